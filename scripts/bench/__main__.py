@@ -32,6 +32,7 @@ import stall
 import startup
 import store_blobs
 import stream
+import tls
 import tokens
 import trainer
 from harness import MIB, Case, Comparison, Settings, Skipped
@@ -59,6 +60,7 @@ CASES = {
         limits.CASE,
         trainer.CASE,
         loops.CASE,
+        tls.CASE,
         *networks.CASES,
         *store_blobs.CASES,
     )

@@ -128,11 +128,14 @@ def figures(origin: Running, folder: Path, one: Running, crowd: Running, *, coun
     return Run(statistics.median(each.last for each in times), detail=detail)
 
 
-def follow(crowd: Running) -> None:
-    """Let the followers connect, and wait until each knows the present versions."""
+def follow(crowd: Running) -> float:
+    """Let the followers connect, wait until each knows the present versions, and return the seconds."""
+    started = time.monotonic()
     crowd.tell("follow")
     crowd.wait_for_output("following")
+    seconds = time.monotonic() - started
     time.sleep(SETTLING)
+    return seconds
 
 
 def broadcast(origin: Running, crowd: Running, folder: Path) -> Told:

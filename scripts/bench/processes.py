@@ -19,7 +19,7 @@ from typing import IO
 
 from harness import Failed
 
-LISTENING = re.compile(rb"Listening on (http://\S+)")
+LISTENING = re.compile(rb"Listening on (https?://\S+)")
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 SOURCE = "PYTHONPATH"
 _LOOK = 0.02

@@ -1,4 +1,4 @@
-"""Many idle followers of a node's feed, in one process, as cheap as can be: ``URL COUNT``.
+"""Many idle followers of a node's feed, in one process, as cheap as can be: ``URL COUNT [CA]``.
 
 Says that it is ``ready``. At a line on stdin it makes COUNT connections, and says ``following`` once each
 has been told all that there is. Then, for each version that becomes complete, it prints when the first and
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import ssl
 import sys
 import time
 from urllib.parse import urlsplit
@@ -59,7 +60,8 @@ class Follower(asyncio.Protocol):
 class Crowd:
     """All followers."""
 
-    def __init__(self, url: str, count: int) -> None:
+    def __init__(self, url: str, count: int, authority: str | None) -> None:
+        self._tls = ssl.create_default_context(cafile=authority) if authority else None
         self.server = urlsplit(url).netloc
         self._count = count
         self._followers: list[Follower] = []
@@ -73,7 +75,9 @@ class Crowd:
 
         async def connect() -> None:
             async with room:
-                _, follower = await loop.create_connection(lambda: Follower(self), host, int(port))
+                _, follower = await loop.create_connection(
+                    lambda: Follower(self), host, int(port), ssl=self._tls
+                )
                 self._followers.append(follower)
                 await follower.told_all
 
@@ -96,9 +100,9 @@ class Crowd:
         await self._failed
 
 
-async def main(url: str, count: str) -> None:
+async def main(url: str, count: str, authority: str | None = None) -> None:
     """Connect at a line on stdin, and follow."""
-    crowd = Crowd(url, int(count))
+    crowd = Crowd(url, int(count), authority)
     print("ready", flush=True)
     sys.stdin.readline()
     failing = asyncio.ensure_future(crowd.forever())

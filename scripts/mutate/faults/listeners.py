@@ -52,7 +52,7 @@ FAULTS = [
     Fault(
         name="ended-connection-still-counts",
         file=CONNECTIONS,
-        old="self._open[watch.address] -= 1",
+        old="self._open[address] -= 1",
         new="pass",
         tests=LIMITED,
     ),
