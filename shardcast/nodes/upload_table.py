@@ -252,8 +252,7 @@ class UploadTable:
             return
         upload = StoredUpload(loaded, self._clock, self._publisher, self._check_room)
         upload.confirm_seconds = self._bounds.confirm_seconds
-        written = (await in_thread((folder / "record").stat)).st_mtime
-        upload.last_used = self._clock() - max(0.0, time.time() - written)
+        upload.last_used = self._clock() - await in_thread(loaded.idle_seconds)
         self._uploads[upload.id] = upload
 
     def _was_published(self, version: str) -> bool:

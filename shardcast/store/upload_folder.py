@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from shardcast.ages import age_of
 from shardcast.digest import new_hasher
 from shardcast.disk_errors import disk_errors
 from shardcast.file_owners import umask
@@ -128,6 +129,15 @@ class UploadFolder:
         except FileNotFoundError as error:
             raise ValueError(f"{error.filename} is missing") from None
         return loaded
+
+    def idle_seconds(self) -> float:
+        """Return the seconds since the record was written.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        record = self.folder / _RECORD
+        return age_of(record, record.stat())
 
     @property
     def payload(self) -> Path:
