@@ -13,6 +13,7 @@ import pytest
 
 import shardcast
 from shardcast.addresses import parse_networks
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.errors import UsageError
 from shardcast.fair_limit import FairLimit
 from shardcast.nodes.origin import Origin
@@ -23,6 +24,7 @@ from tests.support import processes
 from tests.support.archives import put_blobs, running_archive
 from tests.support.memory_store import BlobsInMemory
 from tests.support.published import Published, publish, random_bytes
+from tests.support.stores import fill
 from tests.support.virtual_time import VirtualTime
 
 SIZE = 4_000_000
@@ -182,6 +184,21 @@ async def test_archive_pull_goes_in_turn(tmp_path: Path, time: VirtualTime) -> N
         for key in keys:
             await fetch(archive.url, path=f"/{key}")
         assert time.now == pytest.approx(sum(map(len, blobs)) / RATE, rel=0.05)
+
+
+async def test_small_blobs_of_a_hash_server_go_in_turn(tmp_path: Path, time: VirtualTime) -> None:
+    blobs = [random_bytes(5000, seed) for seed in range(100)]
+    keys = fill(tmp_path, *blobs)
+    async with (
+        time.limit(Rates(RATE)) as limit,
+        StoreServer.running(StoreSettings(tmp_path), bounds=Bounds(uploads=limit)) as server,
+        aiohttp.ClientSession(server.url) as session,
+    ):
+        for key in keys:
+            async with session.get(f"/{key}") as answer:
+                assert len(await answer.read()) == 5000
+    assert time.now == pytest.approx(500_000 / RATE, abs=0.02)
+    assert limit.readers == 0
 
 
 async def test_status_shows_limits_that_are_set(published: Published) -> None:

@@ -78,6 +78,13 @@ FAULTS = [
         tests=SERVED,
     ),
     Fault(
+        name="small-blobs-do-not-wait",
+        file=WRITING,
+        old="        if isinstance(response, BlobResponse):",
+        new="        if False:",
+        tests=SERVED,
+    ),
+    Fault(
         name="small-answers-wait-for-readers",
         file=WRITING,
         old="        if isinstance(response, BlobResponse):",
