@@ -55,7 +55,7 @@ class Guard:
 
     def add_to(self, app: web.Application) -> None:
         """Guard the routes of an application; the caller puts ``middleware`` in its place."""
-        app[MAY_SEND_BODY] = self.allows
+        app[GUARD], app[MAY_SEND_BODY] = self, self.allows
         app.cleanup_ctx.append(self._run)
         app.on_response_prepare.append(_keep_private)
 
@@ -142,6 +142,16 @@ class Guard:
             if request.transport and not still_allows(token, tokens, answer.scope, now):
                 log.info("%s is answered no more: its token %s has ended", request.remote, token.name)
                 request.transport.abort()
+
+
+GUARD = web.AppKey("guard", Guard)
+
+
+def token_name(request: web.Request) -> str:
+    """Return the name of the token that allows a request; empty where it needs none."""
+    guard, rule = request.app.get(GUARD), _rule_of(request)
+    verdict = guard.check(request, rule) if guard and rule else None
+    return verdict.name if isinstance(verdict, Token) else ""
 
 
 def _rule_of(request: web.Request) -> RouteRule | None:

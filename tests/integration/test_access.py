@@ -296,3 +296,13 @@ async def test_push_token_alone_works_as_before_and_two_headers_are_refused(
         async with session.get(f"{archive.url}/{DIGEST}") as answer:
             assert await answer.read() == BLOB
             assert answer.headers["Cache-Control"].startswith("public, ")
+
+
+async def test_status_shows_nodes_below_under_the_names_of_their_tokens(
+    origin: Origin, session: aiohttp.ClientSession, tokens: TokensOnDisk
+) -> None:
+    fleet, operator = tokens.add([Scope.REPORT], name="gpu-fleet"), tokens.add([Scope.STATUS])
+    report = {"node": "1f", "role": "client", "name": "gpu3"}
+    assert await status_of(session, "POST", f"{origin.url}/report", fleet, json=report) == 204
+    async with session.get(f"{origin.url}/status", headers=bearer(operator)) as answer:
+        assert [node["name"] for node in (await answer.json())["below"]] == ["gpu-fleet (gpu3)"]

@@ -26,9 +26,9 @@ class TokensOnDisk:
         self._write()
         self.access = ServerAccess(tokens=TokenFile(path, lambda: self._now))
 
-    def add(self, scopes: Iterable[Scope], expires: float | None = None) -> NewToken:
+    def add(self, scopes: Iterable[Scope], expires: float | None = None, name: str = "") -> NewToken:
         """Add a line for a new token, which counts at once."""
-        new = make_token(scopes, expires=expires)
+        new = make_token(scopes, name, expires)
         self._tokens.append(new.token)
         self._write()
         return new

@@ -14,6 +14,7 @@ from shardcast.protocol.report import MAX_NAME, MAX_REPORT, Node, ReportError, p
 from shardcast.protocol.wire import REPORT_PATH
 from shardcast.server.bodies import read_body
 from shardcast.server.downstream import Downstream
+from shardcast.server.guard import token_name
 from shardcast.server.scoped_routes import add_route
 from shardcast.server.turns import Turns
 
@@ -22,7 +23,7 @@ _SMALL = 16 << 10
 
 
 def _named(nodes: list[Node], subject: str) -> list[Node]:
-    """Return the nodes of a report with the reporter under the name in its certificate, if it showed one.
+    """Return the nodes of a report with the reporter under the name in its certificate or of its token.
 
     The name that it gives itself stands behind that: anybody can give himself any name.
     """
@@ -53,7 +54,7 @@ def add_report_routes(app: web.Application, downstream: Downstream) -> None:
     async def report(request: web.Request) -> web.StreamResponse:
         raw = await read_body(request, MAX_REPORT)
         address = request.remote or ""
-        subject = subject_name(request.get_extra_info("peercert") or {})
+        subject = subject_name(request.get_extra_info("peercert") or {}) or token_name(request)
         try:
             if len(raw) <= _SMALL:
                 downstream.record(_named(parse(raw), subject), address)
