@@ -85,7 +85,11 @@ async def landing_of(published: Published, output: Path) -> AsyncIterator[Landin
 def connections_to(server: BadServer, threads: ThreadPoolExecutor) -> Bulk:
     """Those of a session with these threads, which are closed by hand."""
     session = SimpleNamespace(
-        threads=threads, closing=[], access=ClientAccess(), tls=LiveContext(ClientTls())
+        threads=threads,
+        closing=[],
+        access=ClientAccess(),
+        tls=LiveContext(ClientTls()),
+        downloads=None,
     )
     return Bulk(server.url, cast(Session, session), BOUND)
 

@@ -95,8 +95,8 @@ FAULTS = [
     Fault(
         name="refused-copy-goes-on-blob-by-blob",
         file="shardcast/blobs/copy.py",
-        old="_FOR_ALL_BLOBS = (ServerUnreachable, ServerStalled, AccessDenied)",
-        new="_FOR_ALL_BLOBS = (ServerUnreachable, ServerStalled)",
+        old="_FOR_ALL_BLOBS = (ServerUnreachable, TlsFailure, ServerStalled, AccessDenied)",
+        new="_FOR_ALL_BLOBS = (ServerUnreachable, TlsFailure, ServerStalled)",
         tests=["tests/integration/test_store_tokens.py"],
     ),
 ]
