@@ -99,15 +99,3 @@ class LiveContext:
 
     def _identities(self) -> tuple[FileIdentity | None, ...]:
         return tuple(FileIdentity.at(path) for path in self._tls.files)
-
-
-def serving_context(live: LiveContext) -> ssl.SSLContext:
-    """Return a context for a listener: each handshake is made with the newest context of ``live``."""
-    first = live.context
-
-    def use_newest(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        if live.context is not first:
-            connection.context = live.context
-
-    first.sni_callback = use_newest  # also called for clients that name no server
-    return first

@@ -46,6 +46,7 @@ class ServerTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.num_tickets = 0  # no node resumes a session, and each ticket costs memory and a write
+        context.options |= ssl.OP_NO_RENEGOTIATION  # a client could ask for the costly part again and again
         _load_pair(context, self.certificate, self.key)
         if self.client_ca:
             _load_authorities(context, self.client_ca)

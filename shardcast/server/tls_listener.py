@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from shardcast.access.live_context import LiveContext, serving_context
+from shardcast.access.live_context import LiveContext
 from shardcast.plain_text import one_line
 from shardcast.protocol.wire import TLS_ONLY_REASON
 from shardcast.server.connections import Connections
@@ -48,7 +48,7 @@ class TlsSite(web.SockSite):
     ) -> None:
         """Prepare a site; ``handshake_seconds`` bounds each handshake."""
         super().__init__(runner, sock, backlog=backlog)
-        self._context = serving_context(live)
+        self._live = live
         self._connections = connections
         self._seconds = handshake_seconds
 
@@ -59,7 +59,9 @@ class TlsSite(web.SockSite):
         assert make is not None
 
         def accept() -> TlsProtocol:
-            return TlsProtocol(make(), self._context, self._connections, self._seconds)
+            # A whole context for each connection, not a change of certificate at its server name: a client of
+            # TLS 1.2 could resume a session of the old context, and its certificate is not looked at then.
+            return TlsProtocol(make(), self._live.context, self._connections, self._seconds)
 
         self._server = await loop.create_server(accept, sock=self._sock, backlog=self._backlog)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +20,7 @@ import pytest
 
 from shardcast.access.client_access import ClientAccess
 from shardcast.access.server_access import ServerAccess
-from shardcast.access.tls import ServerTls
+from shardcast.access.tls import ClientTls, ServerTls
 from shardcast.api import ClientNode, OriginServer
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.server.archive_server import ArchiveNode
@@ -237,6 +238,37 @@ async def test_renewed_certificate_serves_new_connections_while_open_ones_go_on(
             async with asyncio.timeout(5):
                 while b'"v2"' not in await feed.content.readline():
                     pass
+
+
+async def test_session_of_a_client_that_is_no_longer_trusted_is_not_resumed(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    clients = Certificates(tmp_path / "clients")
+    tls = ServerTls(certificates.issue(), client_ca=clients.ca)
+    context = ClientTls(certificates.ca, clients.issue("gpu-7.example")).load()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # with 1.3 no session is offered
+    async with Origin.running(tmp_path / "data", HOST, 0, access=ServerAccess(tls=tls)) as origin:
+        port = int(origin.url.rsplit(":", 1)[1])
+
+        def ask(session: ssl.SSLSession | None = None) -> tuple[bytes, ssl.SSLSession | None]:
+            with (
+                socket.create_connection((HOST, port), timeout=30) as plain,
+                context.wrap_socket(plain, server_hostname=HOST, session=session) as secured,
+            ):
+                secured.sendall(b"GET /ready HTTP/1.0\r\n\r\n")
+                return secured.recv(12), secured.session
+
+        first, session = await asyncio.to_thread(ask)
+        again, _ = await asyncio.to_thread(ask, session)
+        assert first == again == b"HTTP/1.0 200"
+        Certificates(tmp_path / "clients")
+        async with asyncio.timeout(30):
+            with pytest.raises(ssl.SSLError, match=r"(?i)unknown.ca"):
+                while True:
+                    await asyncio.to_thread(ask)
+                    await asyncio.sleep(0.1)
+        with pytest.raises(ssl.SSLError, match=r"(?i)unknown.ca"):
+            await asyncio.to_thread(ask, session)
 
 
 async def test_client_certificate_names_the_node_in_status(

@@ -48,9 +48,9 @@ FAULTS = [
     ),
     Fault(
         name="renewed-certificate-is-not-served",
-        file=CONTEXT,
-        old="connection.context = live.context",
-        new="pass",
+        file=LISTENER,
+        old="self._live = live",
+        new="self._live = LiveContext(live._tls)",
         tests=[
             "tests/integration/test_tls.py::test_renewed_certificate_serves_new_connections_while_open_ones_go_on"
         ],
