@@ -418,7 +418,7 @@ async def test_small_shards_arrive_over_tls_without_a_wait(
     data = publish(tmp_path / "small", random_bytes(5000), 1000)
     async with (
         Origin.running(data.data_dir, HOST, 0, access=certificates.server()) as origin,
-        asyncio.timeout(10),
+        asyncio.timeout(20),
     ):
         assert await download(origin.url, tmp_path / "out", certificates.client()) == data.payload
 
