@@ -117,18 +117,23 @@ class ClientNode:
             LocalDiskError: the token file can't be read.
         """
         shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
-        credentials = None if shown is None else Credentials.from_text(shown, "the token")
-        self._access = ClientAccess.from_environment(
-            credentials, client_tls(ca, client_certificate, client_key)
-        )
+        self._credentials = None if shown is None else Credentials.from_text(shown, "the token")
+        self._tls = client_tls(ca, client_certificate, client_key)
+        self._access: ClientAccess | None = ClientAccess.from_environment(self._credentials, self._tls)
         self.servers = server_urls(servers)
         self._access.check_servers(self.servers)
         self.output_dir = str(Path(output_dir).absolute())
         self._origin_id = origin_id
         self._downloads = FairLimit.of(download_limit)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return what is pickled: without the environment's token, which the other process reads itself."""
+        return vars(self) | {"_access": None}
+
     def _client(self) -> Client:
         """Return an asynchronous client of the same servers, to be opened once."""
+        if self._access is None:
+            self._access = ClientAccess.from_environment(self._credentials, self._tls)
         return Client(
             self.servers,
             self.output_dir,

@@ -17,6 +17,7 @@ from shardcast.access.challenge import (
     Challenge,
     parse_challenge,
 )
+from shardcast.access.scopes import Scope
 from shardcast.errors import (
     AccessDenied,
     BadAnswer,
@@ -100,7 +101,8 @@ def _advice(challenge: Challenge) -> str:
         return f"the token lacks {scope}; give {token}"
     if challenge.error == INVALID_TOKEN:
         return f"the token is unknown there, expired or revoked; give {token}"
-    return f"{token} is needed; give --token-file or SHARDCAST_TOKEN"
+    mirror = " (a mirror: --mirror-token-file)" if Scope.STORE_READ in challenge.scopes else ""
+    return f"{token} is needed; give --token-file{mirror} or SHARDCAST_TOKEN"
 
 
 def wants_token(status: int, headers: Headers) -> bool:

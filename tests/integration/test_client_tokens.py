@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -339,6 +340,20 @@ async def test_middle_of_the_library_shows_its_token_and_hides_it(
         finally:
             await asyncio.to_thread(middle.shutdown)
     assert {authorization for _, _, authorization in gate.seen} == {f"Bearer {TOKEN}"}
+
+
+def test_pickled_client_reads_the_token_of_its_new_process(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    gate.add(TOKEN, "read")
+    monkeypatch.setenv("SHARDCAST_TOKEN", TOKEN)
+    with refusing(published.data_dir, gate) as server:
+        pickled = pickle.dumps(ClientNode([server.url], tmp_path))
+        assert TOKEN.encode() not in pickled
+        assert list(pickle.loads(pickled).list_available_versions()) == ["v1"]
+    with pytest.raises(TypeError, match="SHARDCAST_TOKEN_FILE"):
+        pickle.dumps(ClientNode([server.url], tmp_path, token=TOKEN))
 
 
 def test_clients_of_the_library_show_their_token(published: Published, tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def test_flood_in_a_header_is_bounded() -> None:
          'give a token with the scope "read"'),
         (403, 'Bearer error="insufficient_scope", scope="store-read"',
          'GET /feed: 403: the token lacks the scope "store-read"; give a token with the scope "store-read"'),
+        (401, 'Bearer scope="store-read"',
+         'GET /feed: 401: a token with the scope "store-read" is needed; '
+         "give --token-file (a mirror: --mirror-token-file) or SHARDCAST_TOKEN"),
         (401, "Bearer", "GET /feed: 401: a token is needed; give --token-file or SHARDCAST_TOKEN"),
         (403, "", "GET /feed: 403: the server, or a gateway before it, refuses; check who may read there"),
     ],
