@@ -166,6 +166,6 @@ class RetryState:
             return denied
         if isinstance(error, AccessDenied):
             return error
-        if isinstance(error, ServerUnreachable) and not download.wrong:
+        if isinstance(error, (ServerUnreachable, ServerLacks)) and not download.wrong:
             return AccessDenied.among([*self._servers.denied.values(), error])
         return None

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 """Seconds until a lost server is asked again; doubled each time, and spread (``Backoff``)."""
-_SOON_LONGEST = 10
+_LONGEST_AFTER = 10
 """Failures in a row after which the pause is the longest."""
 _PACE, _PACE_EACH = 0.01, 1e-5
 """Seconds between two readings of a feed, and more for each version of it: each reading compares all
@@ -187,7 +187,7 @@ class Follower:
             if self._clock() - started > _LONGEST_PAUSE:
                 self._failures = 0
             if isinstance(self.failure, AccessDenied):
-                self._failures = _SOON_LONGEST  # nothing but a person changes it, and soon is no use
+                self._failures = _LONGEST_AFTER  # nothing but a person changes it, and soon is no use
             pause = self._backoff.spread(self._failures, self._random)
             self._failures += 1
             await self._sleep(pause)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 """Seconds until a lost server is asked again; doubled each time, and spread."""
 _BACKOFF = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-_SOON_LONGEST = 10
+_LONGEST_AFTER = 10
 """Failures in a row after which the pause is the longest."""
 _PACE = 0.01
 """Seconds between two readings of an answer: a flood is read no faster."""
@@ -134,7 +134,7 @@ class Lease:
                 if str(error) != denied:
                     denied = str(error)
                     log.warning("%s is not held any more: %s", self.version, error)
-                failures = _SOON_LONGEST
+                failures = _LONGEST_AFTER
             except PeerError as error:
                 self._lost(peer, error)
             if loop.time() - started > _LONGEST_PAUSE:

@@ -24,6 +24,8 @@ from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
+from shardcast.transfer.limits import Limits
+from tests.support import bad_answers as bad
 from tests.support.archives import wait_until
 from tests.support.bad_servers import BadServer, Exchange, RightAnswer
 from tests.support.gates import Gate, showing
@@ -221,6 +223,21 @@ async def test_token_revoked_in_a_transfer_ends_it_and_keeps_what_landed(
             await client.download("v1", output)
         assert output.read_bytes() == published.payload
         assert gate.requests("/v1/shard_001.bin") == asked
+
+
+@pytest.mark.parametrize("other", ["lacks", "down"])
+async def test_revoked_token_is_the_error_where_no_other_server_can_serve(
+    other: str, published: Published, tmp_path: Path
+) -> None:
+    gate = Gate()
+    gate.add(TOKEN, "read")
+    limits = Limits(attempts=2, unreachable_at_start=0.5, unreachable_once_begun=0.5)
+    with refusing(published.data_dir, gate) as revoking, BadServer(published.data_dir) as useless:
+        await _revoke_at_shards(revoking, gate)
+        useless.set("/v1/shard_*", bad.error(404) if other == "lacks" else bad.closed())
+        async with Client([revoking.url, useless.url], limits=limits, access=showing(TOKEN)) as client:
+            with pytest.raises(AccessDenied, match=f"shard.*the token is unknown there.*{useless.address}"):
+                await client.download("v1", tmp_path / "out")
 
 
 async def _revoke_at_shards(server: BadServer, gate: Gate, after: int = 0) -> None:
