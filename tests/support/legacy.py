@@ -154,6 +154,14 @@ class OldShardcast:
                 check=False,
             )
 
+    @contextlib.contextmanager
+    def running_client(self, *words: str) -> Iterator[processes.Node]:
+        """Run the old client's command, and kill it at the end if it still runs."""
+        with self._copy() as folder:
+            words_of_client = self._words(folder, "client", *words)
+            with processes.started(words_of_client, env=DIRECTLY, timeout=0) as running:
+                yield running
+
 
 @pytest.fixture(scope="session")
 def old() -> OldShardcast:
