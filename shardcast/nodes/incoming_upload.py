@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from shardcast.concurrency import cancel, in_thread
@@ -17,8 +15,6 @@ from shardcast.nodes.upload_ending import UploadEnding
 from shardcast.protocol.uploads import UploadRequest, UploadState, UploadStatus, WholePayload, WrongOffset
 from shardcast.server.callers import CONFIRM_SECONDS
 from shardcast.store.upload_folder import UploadFolder
-
-log = logging.getLogger(__name__)
 
 
 class IncomingUpload(ABC):
@@ -208,26 +204,9 @@ class IncomingUpload(ABC):
     async def _note_version(self) -> None:
         """Write down which version it becomes, before that can be complete."""
 
-    async def _note_complete(self) -> None:
-        """Write down that the version is complete, and remove the bytes that it has now.
-
-        The version is published, whatever the disk says to this; the next start finds it on the list.
-        """
-        try:
-            await in_thread(lambda: self.folder.write_record(complete=True))
-            await in_thread(self.folder.drop_payload)
-        except OSError as error:
-            log.warning("%s is complete, but its upload could not be tidied: %s", self.version, error)
-            self.folder.record = replace(self.folder.record, complete=True)
-
     async def close(self) -> None:
-        """Stop its work; what it has stays for the next start."""
+        """Stop its work, unless it is complete; what it has stays for the next start."""
         await self._stop_receiving()
         if self._ending:
             await self._ending.cancel()
         await in_thread(self.folder.release)
-
-    async def discard(self) -> None:
-        """Give it up, unless it is complete, and remove what it left."""
-        await self.close()
-        await in_thread(self.folder.remove)

@@ -125,7 +125,7 @@ class LiveUpload(IncomingUpload):
         await in_thread(self._writer.close)
         self._pipe.close()
         await self._opened.result()
-        await self._note_complete()
+        await in_thread(self.folder.note_complete)
         return self._opened.version
 
     def _check(self, manifest: Manifest) -> None:

@@ -93,7 +93,7 @@ class StoredUpload(IncomingUpload):
             raise
         finally:
             self._pending = None
-        await self._note_complete()
+        await in_thread(self.folder.note_complete)
         return pending.version
 
     def _progress(self) -> Mapping[str, Any]:

@@ -14,8 +14,7 @@ from typing import Any
 
 from shardcast.concurrency import background_task, in_thread
 from shardcast.disk_errors import disk_errors
-from shardcast.errors import IntegrityError, NoRoom, ShardcastError, UploadRefused
-from shardcast.folders import remove_tree
+from shardcast.errors import IntegrityError, NoRoom, ShardcastError
 from shardcast.nodes.incoming_upload import IncomingUpload
 from shardcast.nodes.live_upload import LiveUpload
 from shardcast.nodes.publisher import Publisher
@@ -33,7 +32,7 @@ from shardcast.protocol.uploads import (
 from shardcast.protocol.wire import version_number
 from shardcast.sizes import format_size
 from shardcast.store.disk_usage import disk_space
-from shardcast.store.upload_folder import UploadFolder
+from shardcast.store.upload_folder import UploadFolder, remove_upload
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)
@@ -83,6 +82,7 @@ class UploadTable:
         self._bounds = bounds or UploadBounds()
         self._clock = clock
         self._uploads: dict[str, IncomingUpload] = {}
+        self._unremoved: set[Path] = set()
         self._beginning = asyncio.Lock()
 
     @asynccontextmanager
@@ -90,7 +90,7 @@ class UploadTable:
         """Take up what an earlier run left, and end what is idle while the block runs.
 
         Raises:
-            LocalDiskError: the folder of uploads can't be read.
+            LocalDiskError: the folder of uploads, or one in it, can't be read.
         """
         for folder in await in_thread(self._left_folders):
             await self._take_up(folder)
@@ -121,17 +121,19 @@ class UploadTable:
             self._folders.data_dir.check_held()
             if not request.live:
                 await in_thread(self._check_announced, request.size or 0)
-            folder = await in_thread(
-                UploadFolder.create, self._root / secrets.token_hex(16), request, undo=UploadFolder.remove
-            )
+            place = self._root / secrets.token_hex(16)
             try:
-                upload = await self._open(folder)
+                upload = await self._open(await in_thread(UploadFolder.create, place, request))
             except BaseException:
-                await in_thread(folder.remove)
+                await self._remove_folder(place)
                 raise
             self._uploads[upload.id] = upload
         log.info("upload %s begins: %s", upload.id[:8], request.name)
-        return upload.status()
+        try:
+            return upload.status()
+        except ShardcastError:  # its sender never learns its id
+            await self._remove(upload)
+            raise
 
     def status(self, upload: str) -> UploadStatus:
         """Return how far an upload is.
@@ -234,21 +236,24 @@ class UploadTable:
             return sorted(self._root.iterdir()) if self._root.is_dir() else []
 
     async def _take_up(self, folder: Path) -> None:
-        """Take up an upload that can go on or tell its version; remove any other."""
+        """Take up an upload that can go on or tell its version; remove any other.
+
+        Raises:
+            LocalDiskError: the disk failed; the upload stays for the next start.
+        """
         try:
             if not is_upload_id(folder.name):
                 raise ValueError("that is no upload's name")
             loaded = await in_thread(UploadFolder.load, folder)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             log.warning("an upload that was left in %s can't go on: %s", folder, error)
-            await in_thread(remove_tree, folder)
+            await self._remove_folder(folder)
             return
         record = loaded.record
         if record.version and not record.complete and self._was_published(record.version):
-            await in_thread(lambda: loaded.write_record(complete=True))
-            await in_thread(loaded.drop_payload)
+            await in_thread(loaded.note_complete)
         if record.request.live and not loaded.record.complete:
-            await in_thread(loaded.remove)  # its open version ended with the node
+            await self._remove_folder(folder)  # its open version ended with the node
             return
         upload = StoredUpload(loaded, self._clock, self._publisher, self._check_room)
         upload.confirm_seconds = self._bounds.confirm_seconds
@@ -323,10 +328,9 @@ class UploadTable:
         complete.sort(key=lambda upload: upload.last_used)
         excess = complete[: max(0, len(complete) - self._bounds.uploads)]
         for upload in {*idle, *excess}:
-            try:
-                await self._remove(upload)
-            except ShardcastError as error:
-                log.warning("%s", error)
+            await self._remove(upload)
+        for folder in list(self._unremoved):
+            await self._remove_folder(folder)
 
     def _patience(self, upload: IncomingUpload) -> float:
         """Return the seconds for which an upload is kept without a request."""
@@ -336,9 +340,15 @@ class UploadTable:
         return self._bounds.live_seconds if upload.request.live and not waits else self._bounds.idle_seconds
 
     async def _remove(self, upload: IncomingUpload) -> None:
-        """Forget an upload and remove its folder."""
+        """Forget an upload, which is given up unless it is complete, and remove its folder."""
         self._uploads.pop(upload.id, None)
-        try:
-            await upload.discard()
-        except OSError as error:
-            raise UploadRefused(f"the upload could not be removed: {error}") from error
+        await upload.close()
+        await self._remove_folder(upload.folder.folder)
+
+    async def _remove_folder(self, folder: Path) -> None:
+        """Remove the folder of no upload; what the disk does not remove now, ``tidy`` removes later."""
+        if await in_thread(remove_upload, folder):
+            self._unremoved.discard(folder)
+        elif folder not in self._unremoved:
+            self._unremoved.add(folder)
+            log.warning("could not remove the upload in %s; trying again later", folder)

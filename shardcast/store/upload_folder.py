@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +18,18 @@ from typing import Self
 
 from shardcast.ages import age_of
 from shardcast.digest import new_hasher
-from shardcast.disk_errors import disk_errors
+from shardcast.disk_errors import disk_errors, error_text
 from shardcast.file_owners import umask
 from shardcast.file_systems import set_permissions
 from shardcast.filesystem import replace as replace_file
-from shardcast.folders import new_folder, remove_tree
+from shardcast.folders import make_folder, remove_tree
 from shardcast.json_text import parse_json
 from shardcast.open_files import close, write_all
 from shardcast.protocol.uploads import UploadRequest
 from shardcast.protocol.wire import version_number
 from shardcast.temporary_files import create_private
+
+log = logging.getLogger(__name__)
 
 _RECORD, _PAYLOAD = "record", "payload"
 _READ = 1 << 20
@@ -98,15 +102,15 @@ class UploadFolder:
 
     @classmethod
     def create(cls, folder: Path, request: UploadRequest) -> Self:
-        """Make the folder of a new upload.
+        """Make the folder of a new upload, durably.
 
         Raises:
-            LocalDiskError: the disk failed.
+            LocalDiskError: the disk failed; ``remove_upload`` removes what was made.
         """
         created = cls(folder, UploadRecord(request))
         with disk_errors("could not begin an upload in", folder):
-            new_folder(folder.parent, exist_ok=True)
-            new_folder(folder)
+            make_folder(folder.parent)
+            make_folder(folder)
             if not request.live:
                 close(create_private(created.payload))
             replace_file(folder / _RECORD, created.record.to_bytes())
@@ -118,26 +122,30 @@ class UploadFolder:
 
         Raises:
             ValueError: its record is missing or damaged, or its payload is.
-            OSError: the disk failed.
+            LocalDiskError: the disk failed; the upload may be as sound as it was.
         """
-        try:
-            loaded = cls(folder, UploadRecord.parse((folder / _RECORD).read_bytes()))
-            if not loaded.record.request.live and not loaded.record.complete:
-                if loaded.payload.stat().st_size < loaded.offset:
-                    raise ValueError("the payload is shorter than its record says")
-                os.truncate(loaded.payload, loaded.offset)
-        except FileNotFoundError as error:
-            raise ValueError(f"{error.filename} is missing") from None
+        with disk_errors("could not take up the upload in", folder):
+            try:
+                loaded = cls(folder, UploadRecord.parse((folder / _RECORD).read_bytes()))
+                if not loaded.record.request.live and not loaded.record.complete:
+                    size = loaded.payload.stat().st_size
+                    if size < loaded.offset:
+                        raise ValueError("the payload is shorter than its record says")
+                    if size > loaded.offset:
+                        os.truncate(loaded.payload, loaded.offset)
+            except FileNotFoundError as error:
+                raise ValueError(f"{error.filename} is missing") from None
         return loaded
 
     def idle_seconds(self) -> float:
         """Return the seconds since the record was written.
 
         Raises:
-            OSError: it can't be read.
+            LocalDiskError: it can't be read.
         """
         record = self.folder / _RECORD
-        return age_of(record, record.stat())
+        with disk_errors("could not read", record):
+            return age_of(record, record.stat())
 
     @property
     def payload(self) -> Path:
@@ -164,12 +172,18 @@ class UploadFolder:
         """Make the bytes durable, and write their number down.
 
         Raises:
-            LocalDiskError: the disk failed.
+            LocalDiskError: the disk failed; bytes that could not be synced count as not received.
         """
         if self.offset != self.record.durable:
             with disk_errors("could not write", self.payload):
                 if self._descriptor >= 0:
-                    os.fsync(self._descriptor)
+                    try:
+                        os.fsync(self._descriptor)
+                    except OSError:
+                        # The system may have dropped the bytes, and a second fsync would report success.
+                        self.offset = self.record.durable
+                        self._hasher, self._hashed = new_hasher("sha256"), 0
+                        raise
                 self.write_record(durable=self.offset)
 
     def seal(self) -> None:
@@ -239,20 +253,28 @@ class UploadFolder:
         replace_file(self.folder / _RECORD, record.to_bytes())
         self.record = record
 
-    def drop_payload(self) -> None:
-        """Remove the bytes, which a version has now.
+    def note_complete(self) -> None:
+        """Write down that the version is complete, and remove the bytes that it has now.
 
-        Raises:
-            OSError: they can't be removed.
+        The version is published, whatever the disk says to this; the next start finds it on the list.
         """
-        self.release()
-        self.payload.unlink(missing_ok=True)
+        try:
+            self.write_record(complete=True)
+            self.release()
+            self.payload.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning(
+                "%s is complete, but its upload could not be tidied: %s",
+                self.record.version, error_text(error),
+            )  # fmt: skip
+            self.record = replace(self.record, complete=True)
 
-    def remove(self) -> None:
-        """Remove the folder.
 
-        Raises:
-            OSError: something in it can't be removed.
-        """
-        self.release()
-        remove_tree(self.folder)
+def remove_upload(folder: Path) -> bool:
+    """Remove the folder of an upload as far as possible, and return whether nothing is left.
+
+    The record goes first, so that a later start does not take up what could not be removed.
+    """
+    with contextlib.suppress(OSError):
+        (folder / _RECORD).unlink(missing_ok=True)
+    return remove_tree(folder)
