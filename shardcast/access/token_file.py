@@ -14,8 +14,8 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, ShardcastError, UsageError
 from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import Lock, try_lock
-from shardcast.folders import sync_folder
-from shardcast.open_files import write_all
+from shardcast.folders import sync_name
+from shardcast.open_files import close, write_all
 
 log = logging.getLogger(__name__)
 
@@ -122,12 +122,12 @@ def append_token(path: Path, token: Token) -> None:
             try:
                 write_all(descriptor, line)
                 os.fsync(descriptor)
+                sync_name(path)
             except OSError:
                 os.ftruncate(descriptor, size)
                 raise
         finally:
-            os.close(descriptor)
-        sync_folder(path.parent)
+            close(descriptor)  # what it must keep was synced
 
 
 def _lock(descriptor: int, path: Path) -> None:
