@@ -7,7 +7,7 @@ work asks of the system is recorded, and what a disk may hold after a cut is com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ import pytest
 from shardcast.filesystem import replace_in_thread
 from shardcast.nodes.output_names import output_name
 from shardcast.nodes.outputs import OutputFolder
+from shardcast.nodes.publisher import Publisher
+from shardcast.nodes.upload_table import UploadTable
+from shardcast.protocol.uploads import UploadState, WholePayload
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.store.versions import VersionFolders
@@ -29,6 +32,7 @@ from tests.support.power.working import DAY, LINES, SHARD, payload
 
 NAMES = (
     "publish", "publish_links", "publish_pipe", "retire", "withdraw", "relay", "change", "download", "follow",
+    "upload",
 )  # fmt: skip
 
 pytestmark = pytest.mark.xdist_group("power cuts")
@@ -140,6 +144,49 @@ def test_origin_keeps_what_it_acknowledged(records: dict[str, Record], name: str
         assert_kept(place / inside, said, "origin", 2 if name == "publish" else 1).data_dir.close()
 
     replay(records[name], check)
+
+
+def test_origin_keeps_the_uploads_it_acknowledged(
+    records: dict[str, Record], run: Callable[[Coroutine[Any, Any, Any]], Any]
+) -> None:
+    def check(place: Path, said: Said) -> None:
+        folders = assert_kept(place / "data", said, "origin")
+        unconfirmed = folders.complete_numbers - set(said_numbers(said, "confirming"))
+        assert not unconfirmed, f"published without a confirmation: {unconfirmed}"
+        run(assert_uploads_kept(folders, said))
+        folders.data_dir.close()
+
+    replay(records["upload"], check)
+
+
+async def assert_uploads_kept(folders: VersionFolders, said: Said) -> None:
+    """Each upload has all bytes that an answer told of, or tells its version, and can go on."""
+    begun = {one["upload"]: one["number"] for one in said if "number" in one}
+    live = {one["upload"] for one in said if one.get("live")}
+    durable = {one["upload"]: one["durable"] for one in said if "upload" in one}
+    published, forgotten = said_numbers(said, "published"), said_values(said, "forgetting")
+    publisher = Publisher(folders)
+    table = UploadTable(folders, publisher)
+    async with table.running():
+        for upload in durable.keys() - set(forgotten):
+            number = begun[upload]
+            if upload in live and number not in published:
+                continue  # its version ended with the origin
+            status, data = table.status(upload), payload(number)
+            if number in folders.complete_numbers:
+                assert (status.state, status.version) == (UploadState.COMPLETE, f"v{number}")
+                continue
+            assert number not in published and status.offset >= durable[upload], "acknowledged bytes are lost"
+            await table.append(upload, status.offset, chunks_of(data[status.offset :]))
+            whole = WholePayload(len(data), sha256(data))
+            lines = [line async for line in table.finish(upload, whole)]
+            assert lines[-1] == {"ready": True}, "wrong bytes were kept"
+    await publisher.close()
+
+
+async def chunks_of(data: bytes) -> AsyncIterator[bytes]:
+    """Yield bytes as the body of a request."""
+    yield data
 
 
 def test_middle_keeps_what_it_lists(records: dict[str, Record]) -> None:

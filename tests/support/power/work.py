@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support.power import stores, versions, working
+from tests.support.power import stores, uploads, versions, working
 
-MODULES = (stores, versions)
+MODULES = (stores, uploads, versions)
 """Where the pieces of work are."""
 
 if __name__ == "__main__":
