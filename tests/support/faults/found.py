@@ -34,6 +34,11 @@ FOUND = (
     # Versions went for room that was not lacking.
     Cell("middle: relay", "mkdir", EVERYWHERE, "ENOSPC", 0),
     Cell("middle: relay", "truncate", EVERYWHERE, "EDQUOT", 0),
+    # Uploads whose senders were told of their bytes were removed; ones that nobody wants stayed.
+    Cell("origin: start beside unfinished uploads", "open", ".shardcast/uploads/@/record", "ENFILE"),
+    Cell("origin: take an upload", "create", ".shardcast/uploads/@/payload", "EMFILE"),
+    Cell("origin: take an upload", "opendir", ".shardcast/uploads/@", "EACCES"),
+    Cell("origin: take a live upload", "unlink", "v#/shard_#.bin.part", "EACCES"),
     # What could not be looked at was taken for removed.
     Cell("middle: relay", "stat", ".shardcast/retired/v#-@", "EIO"),
     # An error that had passed stayed with what it had hit.
@@ -46,6 +51,9 @@ FOUND = (
     # What was acknowledged was lost.
     Cell("origin: publish a link", "stat", "v#/payload", "EACCES"),
     Cell("store: verify", "read", "@/@", "EIO", skip=2),
+    # A token had a line, and was not printed.
+    Cell("origin: append a token", "fsync", ".", "EIO"),
+    Cell("origin: append a token", "close", "tokens", "EIO"),
     # Tracebacks, bare errors of the system, a failure of this machine that was another's.
     Cell("middle: relay", "mkdir", EVERYWHERE, "ENAMETOOLONG", 0),
     Cell("middle: serve", "stat", "v#/shard_#.bin", "ENOMEM"),
@@ -56,6 +64,7 @@ FOUND = (
     Cell("store: start an archive", "stat", ".HASHSERVER_PREFIX", "EIO", skip=1),
     Cell("store: serve from a hash server", "fstat", "@/@", "ESTALE"),
     Cell("registry: get", "stat", ".", "ENOMEM"),
+    Cell("origin: start beside unfinished uploads", "stat", ".shardcast/uploads/@/record", "ESTALE", skip=1),
     # Descriptors and temporary files that stayed.
     Cell("client: replace", "read", EVERYWHERE, "EIO", 0),
     Cell("store: verify", "fstat", "@/@", "EIO"),
