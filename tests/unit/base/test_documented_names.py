@@ -14,7 +14,7 @@ import shardcast
 PACKAGE = Path(shardcast.__file__).parent
 ROOT = PACKAGE.parent
 DOCUMENTS = ("docs/design.md", "docs/reliability.md", "CONTRIBUTING.md")
-DOTTED = re.compile(r"`(?:[a-z_]+\.)*([A-Za-z_]+)\.(?!py`)([A-Za-z_]+)(?:\([^`]*\))?`")
+DOTTED = re.compile(r"`(?:[a-z_]+\.)*([A-Za-z_]+)\.(?!py`|txt`)([A-Za-z_]+)(?:\([^`]*\))?`")
 
 PATHS = re.compile(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`")
 
