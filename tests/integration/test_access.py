@@ -155,6 +155,44 @@ async def test_revoked_token_ends_its_live_upload(
         assert await offset(url) == 100_000
 
 
+@pytest.mark.parametrize(
+    ("kind", "scope"), [("hash server", Scope.STORE_WRITE), ("archive", Scope.ARCHIVE_PUSH)]
+)
+async def test_revoked_token_ends_its_push(
+    kind: str,
+    scope: Scope,
+    tokens: TokensOnDisk,
+    hash_server: StoreServer,
+    archive: ArchiveNode,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guard, "_CHECK_SECONDS", 0.02)
+    token, begun, revoked = tokens.add([scope]), asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        begun.set()
+        await revoked.wait()
+        while True:
+            yield bytes(1000)
+            await asyncio.sleep(0.01)
+
+    method, url = {
+        "hash server": ("PUT", f"{hash_server.url}/{DIGEST}"),
+        "archive": ("POST", f"{archive.url}/v1/push"),
+    }[kind]
+    # The body is asked for only once the guard has let the request pass.
+    sending = asyncio.ensure_future(
+        session.request(method, url, data=body(), headers=bearer(token), expect100=True)
+    )
+    async with asyncio.timeout(30):
+        await begun.wait()
+        tokens.revoke(token)
+        revoked.set()
+        with pytest.raises(aiohttp.ClientError):
+            await sending
+
+
 async def test_token_that_expires_ends_its_lease(
     tokens: TokensOnDisk, tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,20 @@ FOLDER = "shardcast/store/upload_folder.py"
 
 FAULTS = [
     Fault(
+        name="blob-is-put-when-its-token-has-ended",
+        file="shardcast/blobs/server/hash_routes/routes.py",
+        old="writes.put, Scope.STORE_WRITE, stays_open=True)",
+        new="writes.put, Scope.STORE_WRITE)",
+        tests=["tests/integration/test_access.py"],
+    ),
+    Fault(
+        name="push-goes-on-when-its-token-has-ended",
+        file="shardcast/blobs/server/archive_routes/routes.py",
+        old="        stays_open=True,\n",
+        new="",
+        tests=["tests/integration/test_access.py"],
+    ),
+    Fault(
         name="upload-goes-on-when-its-token-has-ended",
         file="shardcast/server/routes/uploads.py",
         old='("PATCH", one, append, True)',

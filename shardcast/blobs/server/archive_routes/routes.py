@@ -42,7 +42,15 @@ def add_archive_routes(app: web.Application, context: ArchiveContext, push: bool
     add_route(app, "POST", PULL_PATH, Pulls(context).answer, scope=Scope.STORE_READ)
     push_scope = None if push else Scope.ARCHIVE_PUSH
     pushes = Pushes(context, push or guarded)
-    add_route(app, "POST", PUSH_PATH, pushes.answer, scope=push_scope, also_accepts=context.is_push_token)
+    add_route(
+        app,
+        "POST",
+        PUSH_PATH,
+        pushes.answer,
+        scope=push_scope,
+        stays_open=True,
+        also_accepts=context.is_push_token,
+    )
     add_route(app, "GET", f"{METADATA_PATH}/{{key}}", pages.metadata, scope=Scope.STORE_READ)
     add_route(app, "GET", "/meta/{key}", pages.page, scope=Scope.STORE_READ)
     add_route(app, "GET", "/stats", pages.stats, scope=Scope.STORE_READ)

@@ -27,9 +27,13 @@ def add_hash_routes(app: web.Application, state: HashServerState) -> None:
     store = state.store
     reads, writes, queries = Reads(state), Writes(state), Queries(state)
 
-    def route(method: str, path: str, handler: Handler, scope: Scope | None) -> None:
+    def route(
+        method: str, path: str, handler: Handler, scope: Scope | None, *, stays_open: bool = False
+    ) -> None:
         answer = guarded(handler, state.activity)
-        add_route(app, method, path, answer, scope=scope, expect_handler=delay_continue)
+        add_route(
+            app, method, path, answer, scope=scope, stays_open=stays_open, expect_handler=delay_continue
+        )
 
     async def begin(app: web.Application) -> None:
         await store.prepare()
@@ -46,7 +50,7 @@ def add_hash_routes(app: web.Application, state: HashServerState) -> None:
     route("GET", LENGTH_PATH, queries.lengths, Scope.STORE_READ)
     if store.writable:
         route("PUT", f"{PROMISE_PATH}/{{checksum:[^/]+}}", writes.promise, Scope.STORE_WRITE)
-        route("PUT", "/{checksum:[^/]+}", writes.put, Scope.STORE_WRITE)
+        route("PUT", "/{checksum:[^/]+}", writes.put, Scope.STORE_WRITE, stays_open=True)
         app.on_startup.append(begin)
     route("GET", "/{checksum:[^/]+}", reads.answer, Scope.STORE_READ)
     route("*", "/{tail:.*}", unrouted, None)  # preflights, and answers that no path is there
