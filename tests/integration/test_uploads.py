@@ -112,6 +112,13 @@ async def api(origin: Origin) -> AsyncIterator[Api]:
         yield Api(http, origin.url)
 
 
+async def test_web_page_begins_no_upload(origin: Origin, api: Api) -> None:
+    announced = {"json": {"name": "x.bin", "size": 3}, "headers": {"Origin": "http://page.example"}}
+    status, answer = await api.ask("POST", "/uploads", **announced)
+    assert (status, answer["error"]["message"]) == (403, "web pages can't publish")
+    assert left(origin) == []
+
+
 # As the command sends
 
 

@@ -15,6 +15,13 @@ FOLDER = "shardcast/store/upload_folder.py"
 
 FAULTS = [
     Fault(
+        name="web-page-publishes",
+        file="shardcast/server/routes/uploads.py",
+        old="if hdrs.ORIGIN in request.headers:",
+        new="if False:",
+        tests=TESTS,
+    ),
+    Fault(
         name="blob-is-put-when-its-token-has-ended",
         file="shardcast/blobs/server/hash_routes/routes.py",
         old="writes.put, Scope.STORE_WRITE, stays_open=True)",

@@ -13,11 +13,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from shardcast.access.scopes import Scope
 from shardcast.disk_errors import is_full
-from shardcast.errors import NodeFailed, NoRoom, ShardcastError, UsageError, to_wire
+from shardcast.errors import NodeFailed, NoRoom, ShardcastError, UploadRefused, UsageError, to_wire
 from shardcast.json_text import parse_json
 from shardcast.protocol.uploads import (
     UploadRequest,
@@ -134,9 +134,15 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _refusing(handler: _Handler) -> _Handler:
-    """Return a handler that answers errors with a status and ``{"error": …}``."""
+    """Return a handler that answers errors with a status and ``{"error": …}``.
+
+    Requests of web pages are refused: a browser sends them from its machine, also to ``127.0.0.1``, and under
+    a name that points there it lets the page read the answers.
+    """
 
     async def answer(request: web.Request) -> web.StreamResponse:
+        if hdrs.ORIGIN in request.headers:
+            return _refusal(request, UploadRefused("web pages can't publish"), 403)
         try:
             return await handler(request)
         except ShardcastError as error:
@@ -147,9 +153,9 @@ def _refusing(handler: _Handler) -> _Handler:
     return answer
 
 
-def _refusal(request: web.Request, error: ShardcastError) -> web.Response:
+def _refusal(request: web.Request, error: ShardcastError, status: int | None = None) -> web.Response:
     """Return the answer to a request that is refused; the rest of its body is not read."""
-    status = next(
+    status = status or next(
         (code for kind, code in _STATUSES if isinstance(error, kind)), 507 if is_full(error) else 500
     )
     log.log(
