@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,11 +124,29 @@ def _client_options(
     )
 
 
-def _file_option(name: str, text: str, *more_prefixes: str) -> Callable[[Command], Command]:
+class _Lock(click.Option):
+    """An option without which a server is open to more people."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the value of the first variable that is set.
+
+        Raises:
+            BadParameter: one is set, and empty: of the shell's ``$FILE``, say, and the server would be open.
+        """
+        for name in self.envvar or ():
+            if os.environ.get(name) == "":
+                raise click.BadParameter(f"{name} is set, and empty; unset it or name a file", ctx, self)
+        return super().resolve_envvar_value(ctx)
+
+
+def _file_option(
+    name: str, text: str, *more_prefixes: str, cls: type[click.Option] = click.Option
+) -> Callable[[Command], Command]:
     """Make an option that names a file, with a variable of each prefix, those of ``more_prefixes`` first."""
     variable = name.removeprefix("--").replace("-", "_").upper()
     return click.option(
         name,
+        cls=cls,
         type=NamedPath(path_type=Path),
         envvar=[prefix + variable for prefix in (*more_prefixes, ENVIRONMENT_PREFIX)],
         show_envvar=True,
@@ -144,17 +163,22 @@ def _server_options(*prefixes: str) -> AddOptions:
             "--tokens",
             "A file of tokens, made by `shardcast token new`; each request needs one of them then.",
             *prefixes,
+            cls=_Lock,
         ),
         _file_option(
             "--certificate",
             "The certificate (PEM) of this server, with its chain: speak TLS. Read again when it changes.",
             *prefixes,
+            cls=_Lock,
         ),
-        _file_option("--key", "The key of --certificate (PEM), where that file does not have it.", *prefixes),
+        _file_option(
+            "--key", "The key of --certificate (PEM), where that file does not have it.", *prefixes, cls=_Lock
+        ),
         _file_option(
             "--client-ca",
             "CAs (PEM): answer only clients with a certificate that one of them signed.",
             *prefixes,
+            cls=_Lock,
         ),
     )
 

@@ -48,7 +48,8 @@ def demo(path: Path | None, as_json: bool) -> None:
     """
     options.start_logging()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
-    os.environ.pop("SHARDCAST_TOKENS", None)  # its nodes are here alone, and their clients have no token
+    for name in ("TOKENS", "CERTIFICATE", "KEY", "CLIENT_CA"):
+        os.environ.pop(f"SHARDCAST_{name}", None)  # its nodes are here alone, and its clients show nothing
     if path:
         check_payload(path)
     with tempfile.TemporaryDirectory(prefix="shardcast-demo-") as folder:

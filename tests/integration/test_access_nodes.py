@@ -75,6 +75,9 @@ def test_hash_server_under_gunicorn_reads_its_tokens(
     file.write_text("nonsense\n")
     with pytest.raises(UsageError, match="line 1"):
         hash_server.app()
+    monkeypatch.setenv("SHARDCAST_STORE_TOKENS", "")
+    with pytest.raises(UsageError, match="SHARDCAST_STORE_TOKENS is set, and empty"):
+        hash_server.app()
 
 
 @pytest.mark.parametrize(

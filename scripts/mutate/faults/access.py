@@ -133,6 +133,13 @@ FAULTS = [
         tests=["tests/integration/test_access.py"],
     ),
     Fault(
+        name="empty-variable-opens-a-server",
+        file="shardcast/cli/access_options.py",
+        old='if os.environ.get(name) == "":',
+        new="if False:",
+        tests=["tests/unit/cli/test_token.py"],
+    ),
+    Fault(
         name="open-listener-says-nothing",
         file="shardcast/server/application.py",
         old="if app[ACCESS].is_open and not bound.is_loopback:",

@@ -48,6 +48,8 @@ _ANOTHER_PORT = (errno.EADDRINUSE, errno.EACCES)
 """Errors that concern one port: another may be free."""
 _POLL = 1.0
 """Seconds between two looks at the time without requests."""
+_TOKENS_VARIABLES = ("SHARDCAST_STORE_TOKENS", "SHARDCAST_TOKENS")
+"""Variables that name the file of tokens; the first takes precedence."""
 _TRUE, _FALSE = ("true", "1"), ("false", "0", "")
 
 
@@ -147,10 +149,14 @@ def read_access(environ: Mapping[str, str]) -> ServerAccess:
     """Return the access rules that environment variables hold.
 
     Raises:
-        UsageError: the file of tokens is broken.
+        UsageError: the file of tokens is broken, or a variable is set, and empty.
         LocalDiskError: the file can't be read.
     """
-    path = environ.get("SHARDCAST_STORE_TOKENS") or environ.get("SHARDCAST_TOKENS")
+    paths = [environ.get(name) for name in _TOKENS_VARIABLES]
+    if "" in paths:
+        name = _TOKENS_VARIABLES[paths.index("")]
+        raise UsageError(f"{name} is set, and empty; unset it or name a file")
+    path = next(filter(None, paths), None)
     return ServerAccess(tokens=TokenFile(Path(path)) if path else None)
 
 

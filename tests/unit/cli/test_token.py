@@ -157,3 +157,16 @@ def test_variable_names_the_file_of_tokens(
     assert callable(add_options)
     result = CliRunner(env=environ).invoke(command.click.command()(add_options(serve)), [])
     assert (result.exit_code, [str(one.path) if one else None for one in found]) == (0, [read])
+
+
+@pytest.mark.parametrize("name", ["TOKENS", "CERTIFICATE", "KEY", "CLIENT_CA"])
+@pytest.mark.parametrize("add_options", [server_access_options, store_access_options])
+def test_empty_variable_of_a_lock_opens_no_server(add_options: object, name: str) -> None:
+    def serve(*, server_access: ServerAccessOptions) -> None:
+        pytest.fail("it would serve without a lock")
+
+    assert callable(add_options)
+    environ = {f"SHARDCAST_{name}": ""}
+    result = CliRunner(env=environ).invoke(command.click.command()(add_options(serve)), [])
+    assert result.exit_code == 2
+    assert f"SHARDCAST_{name} is set, and empty" in result.output
