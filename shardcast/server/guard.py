@@ -199,7 +199,10 @@ def _plain_answer(
 
 
 async def _keep_private(request: web.Request, response: web.StreamResponse) -> None:
-    """Keep shared caches from answering others with what a token was needed for (``on_response_prepare``)."""
+    """Keep shared caches from answering others with what a token was needed for (``on_response_prepare``).
+
+    nginx's cache heeds this header, and not that a request had a token.
+    """
     control, (first, *rest) = hdrs.CACHE_CONTROL, response.headers.get(hdrs.CACHE_CONTROL, "").split(", ")
-    if first == "public":
+    if first in ("", "public"):
         response.headers[control] = ", ".join(["private", *rest])

@@ -316,6 +316,20 @@ async def test_authorized_port_takes_pushes_without_a_token_and_nothing_else(
         assert answer.headers["Cache-Control"].startswith("private, ")
 
 
+@pytest.mark.parametrize("path", ["v1/shard_001.bin", "v1/manifest.jsonl", "status", "distribution.txt"])
+async def test_shared_caches_keep_nothing_that_needs_a_token(
+    path: str, tokens: TokensOnDisk, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    publish(tmp_path / "origin", b"payload", 1000)
+    token = tokens.add([Scope.READ, Scope.STATUS])
+    async with (
+        Origin.running(tmp_path / "origin", **HERE, access=tokens.access) as node,
+        session.get(f"{node.url}/{path}", headers=bearer(token)) as answer,
+    ):
+        assert answer.status == 200
+        assert answer.headers["Cache-Control"].split(", ")[0] in ("private", "no-cache", "no-store")
+
+
 @asynccontextmanager
 async def open_archive(folder: Path) -> AsyncIterator[ArchiveNode]:
     """Run an archive with a push token, and without tokens."""

@@ -107,7 +107,7 @@ FAULTS = [
     Fault(
         name="shared-cache-may-keep-what-needed-a-token",
         file=GUARD,
-        old='if first == "public":',
+        old='if first in ("", "public"):',
         new="if False:",
         tests=["tests/integration/test_access.py"],
     ),
@@ -130,6 +130,13 @@ FAULTS = [
         file="shardcast/blobs/server/archive_routes/routes.py",
         old="also_accepts=context.is_push_token",
         new="also_accepts=None",
+        tests=["tests/integration/test_access.py"],
+    ),
+    Fault(
+        name="shared-cache-may-keep-what-says-nothing-of-caches",
+        file="shardcast/server/guard.py",
+        old='if first in ("", "public"):',
+        new='if first == "public":',
         tests=["tests/integration/test_access.py"],
     ),
     Fault(
