@@ -172,19 +172,20 @@ class UploadFolder:
         """Make the bytes durable, and write their number down.
 
         Raises:
-            LocalDiskError: the disk failed; bytes that could not be synced count as not received.
+            LocalDiskError: the disk failed; what was not made durable counts as not received.
         """
-        if self.offset != self.record.durable:
-            with disk_errors("could not write", self.payload):
+        if self.offset == self.record.durable:
+            return
+        with disk_errors("could not write", self.payload):
+            try:
                 if self._descriptor >= 0:
-                    try:
-                        os.fsync(self._descriptor)
-                    except OSError:
-                        # The system may have dropped the bytes, and a second fsync would report success.
-                        self.offset = self.record.durable
-                        self._hasher, self._hashed = new_hasher("sha256"), 0
-                        raise
+                    os.fsync(self._descriptor)
                 self.write_record(durable=self.offset)
+            except OSError:
+                # The system may have dropped the bytes, and a second fsync would report success.
+                self.offset = self.record.durable
+                self._hasher, self._hashed = new_hasher("sha256"), 0
+                raise
 
     def seal(self) -> None:
         """Make the payload ready to be published: nothing behind its last byte, and readable as versions are.

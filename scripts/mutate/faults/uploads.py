@@ -101,8 +101,8 @@ FAULTS = [
     Fault(
         name="bytes-that-could-not-be-synced-count-as-received",
         file=FOLDER,
-        old="                        self.offset = self.record.durable\n",
-        new="                        pass\n",
+        old="                self.offset = self.record.durable\n",
+        new="                pass\n",
         tests=["tests/unit/store/test_upload_folder.py"],
     ),
     Fault(
@@ -115,8 +115,8 @@ FAULTS = [
     Fault(
         name="bytes-of-an-upload-are-not-synced",
         file=FOLDER,
-        old="                        os.fsync(self._descriptor)",
-        new="                        os.fstat(self._descriptor)",
+        old="                    os.fsync(self._descriptor)",
+        new="                    os.fstat(self._descriptor)",
         tests=["tests/faults/test_power_cuts.py"],
     ),
     Fault(
