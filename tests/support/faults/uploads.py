@@ -21,8 +21,10 @@ from tests.support.payloads import sha256
 
 _HALF = SIZE // 2
 """Bytes of an upload that its sender left."""
-_EXPIRED = 0.7
-"""Seconds after which the origin has tried to remove what expires after 0.5 s."""
+_NEVER = 1e9
+"""Seconds after which an upload expires that shall not."""
+_EXPIRED = 0.2
+"""Seconds in which the origin tries to remove what expires."""
 _SECONDS = 15.0
 """Seconds until what has expired counts as one that stays."""
 
@@ -178,12 +180,23 @@ class ExpireUploads(LeftUploads):
     """Uploads that expire while the origin runs; what can't be removed at once is removed later."""
 
     name = "origin: remove uploads that were left"
-    options: Mapping[str, Any] = {
-        "takes_uploads": True,
-        "upload_bounds": UploadBounds(idle_seconds=0.5, result_seconds=0.5, tidy_seconds=0.02),
-    }
+
+    def __init__(self, place: Path, nodes: Nodes) -> None:
+        super().__init__(place, nodes)
+        self.bounds = UploadBounds(tidy_seconds=0.02)
+        self.options = {"takes_uploads": True, "upload_bounds": self.bounds}
+
+    def expire_after(self, seconds: float) -> None:
+        """Have uploads expire that no request was about for so long; the origin looks at once."""
+        for name in ("idle_seconds", "result_seconds"):
+            object.__setattr__(self.bounds, name, seconds)
+
+    def prepare(self) -> None:
+        self.expire_after(_NEVER)
+        super().prepare()
 
     def act(self) -> Outcome:
+        self.expire_after(0)
         time.sleep(_EXPIRED)  # a look at the folder from here would fail instead of the origin's
         return Outcome(DONE)
 
@@ -192,6 +205,7 @@ class ExpireUploads(LeftUploads):
 
     def recover(self) -> None:
         self.assert_removed()
+        self.expire_after(_NEVER)
         self.assert_published(self.send())
         self.versions.assert_served(self.url, KEEP)
 
