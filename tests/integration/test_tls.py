@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import ssl
@@ -400,16 +401,47 @@ async def test_store_and_archive_speak_tls(kind: str, certificates: Certificates
                 await RemoteStore(url, session).size(key)
 
 
+def plain_http(certificates: Certificates) -> tuple[ServerAccess, ClientAccess]:
+    return certificates.server(), ClientAccess()
+
+
+WRONG_TLS = [*REFUSALS, (plain_http, "write https:// before its address")]
+
+
+@pytest.mark.parametrize("kind", ["middle", "store", "archive", "authorized port"])
+@pytest.mark.parametrize(("refusal", "words"), WRONG_TLS, ids=[each.__name__ for each, _ in WRONG_TLS])
+async def test_each_listener_refuses_wrong_tls(
+    kind: str, refusal: Refusal, words: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    access, shown = refusal(certificates)
+    (tmp_path / "blobs").mkdir()
+    async with _serving(kind, tmp_path / "blobs", access) as url, asyncio.timeout(10):
+        asked = url.replace("https", "http") if refusal is plain_http else url
+        with pytest.raises((NoServerReachable, TlsFailure), match=re.escape(words)):
+            if kind == "middle":
+                async with Client([asked], tmp_path / "out", access=shown) as client:
+                    await client.listings()
+            else:
+                async with open_session(access=shown) as session:
+                    await RemoteStore(asked, session).size("0" * 64)
+
+
 @asynccontextmanager
 async def _serving(kind: str, folder: Path, access: ServerAccess) -> AsyncIterator[str]:
-    """Serve a folder of blobs, and yield the URL."""
+    """Run a listener of this kind over a folder, and yield its URL."""
     if kind == "store":
         settings = StoreSettings(folder, "sha256", "flat")
         async with StoreServer.running(settings, access=access) as server:
             yield server.url
+    elif kind == "middle":
+        async with Middle.running(["http://127.0.0.1:1"], folder, HOST, 0, access=access) as middle:
+            yield middle.url
     else:
-        async with ArchiveNode.on_directory(folder, host=HOST, port=0, access=access) as node:
-            yield node.url
+        async with ArchiveNode.on_directory(
+            folder, host=HOST, port=0, authorized_port=0, access=access
+        ) as node:
+            assert node.push_url
+            yield node.push_url if kind == "authorized port" else node.url
 
 
 async def test_small_shards_arrive_over_tls_without_a_wait(
