@@ -1,0 +1,46 @@
+"""Answers that a node gives at the same time: so many in all, so many to one asker, the rest refused."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from shardcast.policy.swarm.rules import SwarmRules
+
+
+class AnswerSlots:
+    """The answers that a node is giving.
+
+    A refusal costs the asker a round trip. An answer that waits for others costs it a request, and the
+    range is not asked from a neighbour with time to spare.
+    """
+
+    __slots__ = ("_askers", "_limit", "_limit_of_asker", "under_way")
+
+    def __init__(self, rules: SwarmRules) -> None:
+        self._limit = rules.answers
+        self._limit_of_asker = rules.asker_answers
+        self._askers: dict[Hashable, int] = {}
+        self.under_way = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the next request is refused, whoever sends it."""
+        return self.under_way >= self._limit
+
+    def begin(self, asker: Hashable) -> bool:
+        """Take a slot for an answer to ``asker``; return False to refuse the request."""
+        given = self._askers.get(asker, 0)
+        if self.under_way >= self._limit or given >= self._limit_of_asker:
+            return False
+        self._askers[asker] = given + 1
+        self.under_way += 1
+        return True
+
+    def end(self, asker: Hashable) -> None:
+        """Give back the slot of an answer that was sent, or broke off."""
+        given = self._askers[asker]
+        if given == 1:
+            del self._askers[asker]
+        else:
+            self._askers[asker] = given - 1
+        self.under_way -= 1

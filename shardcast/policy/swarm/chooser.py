@@ -1,0 +1,335 @@
+"""The choice of a downloading node: which range it asks for next, and from which server or neighbour."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from random import Random
+
+from shardcast.policy.backoff import Backoff
+from shardcast.policy.swarm.ledger import Answer, Asked, Handout
+from shardcast.policy.swarm.masks import random_range
+from shardcast.policy.swarm.neighbours import Neighbour, Neighbourhood
+from shardcast.policy.swarm.requests import RangeRequest, Server
+from shardcast.policy.swarm.rules import SwarmRules
+
+FOREVER = float("inf")
+
+
+class RangeChooser:
+    """The requests of one node for one version.
+
+    ``next_request`` says what to ask; the caller sends it and tells how it ended: ``received``, ``refused``,
+    ``failed``, ``wrong``, or for a request for a server's next range first ``answered``. What the methods
+    return is to be cancelled.
+
+    Attributes:
+        held: the ranges that are here, verified.
+        neighbours: whom the node may ask.
+        under_way: the requests that are out.
+        wake_at: after ``next_request`` returned None, the time at which to try again although nothing
+            happened.
+    """
+
+    def __init__(
+        self, rules: SwarmRules, random: Random, *, key: Hashable = None, site: str | None = None
+    ) -> None:
+        """Begin with nothing held, and nobody to ask.
+
+        Args:
+            rules: the numbers to go by.
+            random: for every choice among equals.
+            key: the node's own name, as servers know it.
+            site: the node's own site.
+        """
+        self.rules = rules
+        self.held = 0
+        self.neighbours = Neighbourhood(rules, random)
+        self.under_way: list[RangeRequest] = []
+        self.wake_at = FOREVER
+        self._random = random
+        self._key = key
+        self._site = site
+        self._servers: list[Server] = []
+        self._known = 0  # the ranges that exist
+        self._taken = 0  # held, or asked for
+        self._claims = 0  # ranges that may be asked across the border
+        self._claimed: deque[tuple[float, int]] = deque()  # until when
+
+    def extend(self, mask: int) -> None:
+        """Add ranges of the version: all at once, or those of a version that is being made as they come."""
+        self._known |= mask
+        for server in self._servers:
+            server.exhausted = False
+
+    def hold(self, mask: int) -> None:
+        """Note ranges that are here without a request, such as those of an earlier run."""
+        self.held |= mask
+        self._taken |= mask
+        for server in self._servers:
+            server.unreported |= mask
+
+    def add_server(self, key: Hashable, *, first_at: float = 0.0, longest_pause: float | None = None) -> None:
+        """Add a server that hands out ranges.
+
+        Args:
+            key: the caller's name for it.
+            first_at: the time before which it is not asked; see ``first_ask``.
+            longest_pause: seconds that no pause there exceeds; the rules' where it is None.
+        """
+        longest = longest_pause or self.rules.longest_server_pause
+        backoff = Backoff(self.rules.first_server_pause, longest)
+        server = Server(key, backoff, paused_until=first_at, unreported=self.held)
+        self._servers.insert(int(self._random.random() * (len(self._servers) + 1)), server)
+
+    def remove_server(self, key: Hashable) -> list[RangeRequest]:
+        """Remove a server; return the requests that were out there."""
+        lost = [request for request in self.under_way if request.server and request.server.key == key]
+        for request in lost:
+            self._close(request)
+        self._servers = [server for server in self._servers if server.key != key]
+        return lost
+
+    def remove_neighbour(self, key: Hashable) -> list[RangeRequest]:
+        """Remove a neighbour that left; return the requests that were out there."""
+        neighbour = self.neighbours[key]
+        lost = [request for request in self.under_way if request.source is neighbour]
+        for request in lost:
+            self._close(request)
+        self.neighbours.remove(key)
+        return lost
+
+    @property
+    def missing(self) -> int:
+        """The ranges that are neither here nor asked for."""
+        return self._known & ~self._taken
+
+    @property
+    def done(self) -> bool:
+        """Whether every range that exists is here."""
+        return self.held == self._known
+
+    # Asking
+
+    def next_request(self, now: float) -> RangeRequest | None:
+        """Return the next request to send; None when there is none now.
+
+        The servers' share of the requests is filled first: what they hand out nobody else has. Then come
+        neighbours, then, for a node that no neighbour can help, a server again, and at the end what has
+        been under way for long is asked from a second neighbour.
+        """
+        self.wake_at = FOREVER
+        while self._claimed and self._claimed[0][0] <= now:  # others of the site claim them from now on
+            self._claims &= ~self._claimed.popleft()[1]
+        if len(self.under_way) >= self.rules.requests:
+            return None
+        missing = self._known & ~self._taken
+        if not missing:
+            return self._duplicate(now) if self._known & ~self.held else None
+        return self._ask_server(now) or self._ask_neighbour(missing, now) or self._ask_for_help(now)
+
+    def _ask_server(self, now: float, *, help: bool = False) -> RangeRequest | None:  # noqa: A002
+        """Ask a server for its next range."""
+        for server in self._servers:
+            if server.under_way >= self.rules.server_requests or (server.exhausted and not help):
+                continue
+            if now < server.paused_until:
+                self.wake_at = min(self.wake_at, server.paused_until)
+                continue
+            under_way = self._taken & ~self.held
+            asked = Asked(self._key, self._site, server.unreported, under_way, self._across(), help)
+            server.unreported = 0
+            return self._open(RangeRequest(now, server, asked=asked))
+        return None
+
+    def _ask_neighbour(self, missing: int, now: float) -> RangeRequest | None:
+        """Ask a random neighbour for the rarest range that it offers."""
+        neighbours = self.neighbours.all
+        start = int(self._random.random() * len(neighbours))
+        limit = self.rules.peer_requests
+        claimed = missing & self._claims
+        for position in range(start - len(neighbours), start):
+            neighbour = neighbours[position]
+            candidates = neighbour.offered & (missing if neighbour.near else claimed)
+            if not candidates or neighbour.under_way >= limit:
+                continue
+            if now < neighbour.paused_until:
+                self.wake_at = min(self.wake_at, neighbour.paused_until)
+                continue
+            if self.rules.rarest_first:
+                candidates = self.neighbours.near.rarest(candidates)
+            number = random_range(candidates, self._random)
+            return self._open(RangeRequest(now, neighbour, number=number))
+        return None
+
+    def _ask_for_help(self, now: float) -> RangeRequest | None:
+        """Ask a server for what it handed out before, where no neighbour offers anything that is missing."""
+        if len(self.under_way) > self.rules.help_below:
+            return None
+        if (self.neighbours.near.counted | self._claims & self.neighbours.far.counted) & self.missing:
+            return None
+        return self._ask_server(now, help=True)
+
+    def _duplicate(self, now: float) -> RangeRequest | None:
+        """Ask a second neighbour for the range that has been under way longest, when all are."""
+        numbers = [request.number for request in self.under_way]
+        for request in sorted(self.under_way, key=lambda one: one.since):
+            due = request.since + self.rules.duplicate_after
+            if now < due:
+                self.wake_at = min(self.wake_at, due)
+                return None
+            if request.number is None or numbers.count(request.number) > 1:
+                continue
+            neighbour = self._second_holder(request, now)
+            if neighbour is not None:
+                return self._open(RangeRequest(now, neighbour, number=request.number))
+        return None
+
+    def _second_holder(self, request: RangeRequest, now: float) -> Neighbour | None:
+        """Return a neighbour that offers the range of a request that is out elsewhere."""
+        assert request.number is not None
+        bit = 1 << request.number
+        for neighbour in self._random.sample(self.neighbours.all, len(self.neighbours.all)):
+            allowed = neighbour.offered & bit and (neighbour.near or self._claims & bit)
+            if not allowed or neighbour is request.source:
+                continue
+            if neighbour.under_way >= self.rules.peer_requests:
+                continue
+            if now < neighbour.paused_until:
+                self.wake_at = min(self.wake_at, neighbour.paused_until)
+                continue
+            return neighbour
+        return None
+
+    def _across(self) -> int:
+        """Return the ranges to be had in other sites alone."""
+        return self.neighbours.across & self._known & ~self._taken
+
+    # What became of a request
+
+    def answered(self, request: RangeRequest, handout: Handout, now: float) -> bool:
+        """Take a server's answer to a request for its next range.
+
+        Returns:
+            Whether the bytes that follow are wanted. Where False, the request is over.
+        """
+        server = request.server
+        assert server is not None
+        if handout.answer is Answer.BODY:
+            number = handout.number
+            if self._taken >> number & 1:
+                self._close(request)
+                return False
+            request.number = number
+            request.progress_at = now
+            self._taken |= 1 << number
+            server.failures = 0
+            server.exhausted = False
+            return True
+        self._close(request)
+        if handout.answer is Answer.CLAIMS:
+            self._claims |= handout.ranges
+            self._claimed.append((now + self.rules.crossing_seconds, handout.ranges))
+            server.failures = 0
+            server.claimed |= handout.ranges
+        elif handout.answer is Answer.PAUSE:
+            self._pause(server, now)
+        else:
+            server.exhausted = handout.answer is Answer.NONE
+            self._pause(server, now)
+        return False
+
+    def received(self, request: RangeRequest, now: float) -> list[RangeRequest]:
+        """Note that the range of a request came, and was right.
+
+        Returns:
+            Other requests for the same range, which are over: cancel them.
+        """
+        number = request.number
+        assert number is not None
+        bit = 1 << number
+        self._close(request)
+        if request.neighbour is not None:
+            self.neighbours.served(request.neighbour)
+        losers = [other for other in self.under_way if other.number == number]
+        for loser in losers:
+            self._close(loser)
+        self.held |= bit
+        self._taken |= bit
+        self._claims &= ~bit
+        for server in self._servers:
+            server.unreported |= bit
+            if server.claimed & bit:  # its site's window waits for the news
+                server.claimed &= ~bit
+                server.paused_until = min(server.paused_until, now)
+        return losers
+
+    def refused(self, request: RangeRequest, now: float) -> None:
+        """Note that a neighbour or a server gives as many answers as it can."""
+        self._close(request)
+        if request.server is not None:
+            self._pause(request.server, now)
+        elif request.neighbour is not None:
+            self.neighbours.refused(request.neighbour, now)
+
+    def absent(self, request: RangeRequest, now: float) -> None:
+        """Note that a neighbour had not what it offered."""
+        self._close(request)
+        if request.neighbour is not None and request.number is not None:
+            self.neighbours.withdraws(request.neighbour.key, 1 << request.number)
+            self.neighbours.let_down(request.neighbour, now)
+
+    def failed(self, request: RangeRequest, now: float) -> None:
+        """Note that an answer stalled or broke off."""
+        self._close(request)
+        if request.server is not None:
+            if request.asked is not None:
+                request.server.unreported |= request.asked.new
+            self._pause(request.server, now)
+        elif request.neighbour is not None:
+            self.neighbours.let_down(request.neighbour, now)
+
+    def wrong(self, request: RangeRequest, now: float) -> list[RangeRequest]:
+        """Note that the bytes of a range were wrong: the sender is not asked again for this version.
+
+        Returns:
+            The sender's other requests, which are over: cancel them.
+        """
+        self._close(request)
+        if request.server is not None:
+            return self.remove_server(request.server.key)
+        assert request.neighbour is not None
+        others = [other for other in self.under_way if other.source is request.neighbour]
+        for other in others:
+            self._close(other)
+        self.neighbours.ban(request.neighbour)
+        return others
+
+    def stalled(self, now: float) -> list[RangeRequest]:
+        """Return the requests that brought nothing for too long: cancel each, and call ``failed``."""
+        latest = now - self.rules.stalled_after
+        return [request for request in self.under_way if request.progress_at <= latest]
+
+    def _open(self, request: RangeRequest) -> RangeRequest:
+        """Note that a request is out."""
+        self.under_way.append(request)
+        if request.number is not None:
+            self._taken |= 1 << request.number
+        request.source.under_way += 1
+        return request
+
+    def _close(self, request: RangeRequest) -> None:
+        """Note that a request is over; its range is missing again, unless another request is out for it."""
+        self.under_way.remove(request)
+        request.source.under_way -= 1
+        number = request.number
+        if number is None or self.held >> number & 1:
+            return
+        if all(other.number != number for other in self.under_way):
+            self._taken &= ~(1 << number)
+
+    def _pause(self, server: Server, now: float) -> None:
+        """Leave a server alone, longer each time."""
+        pause = server.backoff.pause(server.failures) * (0.5 + self._random.random())
+        server.paused_until = max(server.paused_until, now + pause)
+        server.failures += 1

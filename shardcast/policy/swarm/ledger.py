@@ -1,0 +1,298 @@
+"""The ledger of a server: which range it hands out next, by what it handed out and what nodes report.
+
+A server's upload is the scarcest good of a swarm. So it hands each range out once to each site, lowest first,
+and the nodes spread what they have. All it knows of that spread is what nodes report when they ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+
+from shardcast.policy.swarm.crossings import SiteRecord
+from shardcast.policy.swarm.masks import lowest, random_range, ranges_of
+from shardcast.policy.swarm.recent import RecentRanges
+from shardcast.policy.swarm.rules import SwarmRules
+
+NEVER = float("-inf")
+
+
+class Answer(Enum):
+    """What a server answers to a node that asks for its next range."""
+
+    BODY = "body"
+    """The bytes of a range."""
+    CLAIMS = "claims"
+    """Ranges that the node may now ask from neighbours in other sites."""
+    WAIT = "wait"
+    """Nothing yet: the server keeps the request until there is more, or for a moment."""
+    PAUSE = "pause"
+    """Nothing for this node now: the node backs off."""
+    NONE = "none"
+    """All was handed out: the node asks again when there is more, or when no neighbour can help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The request of a node for its next range.
+
+    Attributes:
+        node: the node's key.
+        site: its site; None where it has none.
+        new: the ranges that it got since its last request here.
+        under_way: the ranges that it has asked for.
+        across: the ranges that it lacks, that neighbours in other sites offer and none in its own does.
+        help: whether no neighbour offers anything that it lacks.
+    """
+
+    node: Hashable
+    site: str | None = None
+    new: int = 0
+    under_way: int = 0
+    across: int = 0
+    help: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Handout:
+    """The answer to a request.
+
+    Attributes:
+        answer: its kind.
+        ranges: the mask of the range whose bytes follow, or of the ranges that are claimed.
+    """
+
+    answer: Answer
+    ranges: int = 0
+
+    @property
+    def number(self) -> int:
+        """The range whose bytes follow."""
+        return lowest(self.ranges)
+
+
+class Ledger:
+    """The hand-outs of one version at one server.
+
+    Attributes:
+        growing: whether the server will have more ranges to hand out than it has now.
+    """
+
+    def __init__(
+        self, rules: SwarmRules, random: Random, *, site: str | None = None, growing: bool = False
+    ) -> None:
+        """Begin with nothing to hand out.
+
+        Args:
+            rules: the numbers to go by.
+            random: for the choice among equals.
+            site: the server's own site.
+            growing: whether there will be more ranges than ``offer`` has told.
+        """
+        self.growing = growing
+        self._rules = rules
+        self._random = random
+        self._home = site
+        self._own = 0  # what this server hands out first of all servers
+        self._available = 0  # what it can send
+        self._sites: dict[str | None, SiteRecord] = {}
+        self._handed = 0  # to any site
+        self._known: dict[Hashable, int] = {}  # what each node reported
+        self._reported = 0  # what any node reported
+        self._sole: dict[Hashable, int] = {}  # handed out to this node, and reported by no other
+        self._owners: dict[int, Hashable] = {}  # of each such range
+        self._all_sole = 0
+        self._young = RecentRanges(rules.crossing_seconds)
+        self._askers: list[tuple[Hashable, float]] = []  # the last two that differ, the latest first
+        self._home_asked_at = NEVER
+
+    def offer(self, mask: int, *, own: bool = True) -> None:
+        """Add ranges that the server can send now.
+
+        Args:
+            mask: the ranges.
+            own: whether this server is the one to hand them out. A middle hands out what the origin gave it;
+                what came from other middles, which hand that out, it gives only to nodes that need help.
+        """
+        self._available |= mask
+        if own:
+            self._own |= mask
+
+    def withdraw(self, mask: int) -> None:
+        """Note that the server can send some ranges no more."""
+        self._available &= ~mask
+        self._own &= ~mask
+
+    def knows(self, node: Hashable) -> bool:
+        """Return whether a node has reported here. One that has not must report all that it has."""
+        return node in self._known
+
+    def report(self, node: Hashable, site: str | None, new: int, now: float) -> None:
+        """Note the ranges that a node got."""
+        self._known[node] = self._known.get(node, 0) | new
+        if not new:
+            return
+        self._reported |= new
+        if self._sites.get(site):
+            self._sites[site].arrived(new, now)
+        for number in ranges_of(new & self._all_sole & ~self._sole.get(node, 0)):
+            self._drop_sole(self._owners[number], 1 << number)
+
+    def decide(self, asked: Asked, now: float, *, may_send: bool = True) -> Handout:
+        """Answer a request for the next range, and note what is handed out.
+
+        Args:
+            asked: the request.
+            now: the time, in seconds.
+            may_send: whether there is a free slot for an answer with a body.
+        """
+        alone = self._note_asker(asked, now)
+        self.report(asked.node, asked.site, asked.new, now)
+        site = self._site(asked.site)
+        site.expire(now)
+        lacks = ~(self._known[asked.node] | asked.under_way)
+        if asked.site == self._home:
+            return self._hand_home(asked, site, lacks, now, may_send=may_send, alone=alone)
+        return self._hand_abroad(asked, site, lacks, now, may_send=may_send)
+
+    def failed(self, node: Hashable, site: str | None, number: int) -> None:
+        """Note that an answer broke off: its range was not handed out, unless a node reported it."""
+        if self._reported >> number & 1:
+            return
+        self._drop_sole(node, 1 << number)
+        self._handed &= ~(1 << number)
+        self._site(site).take_back(number)
+
+    def forget(self, node: Hashable) -> None:
+        """Note that a node left: what only that node had is handed out anew."""
+        self._known.pop(node, None)
+        lost = self._sole.get(node, 0)
+        self._drop_sole(node, lost)
+        self._handed &= ~lost
+        self._reported &= ~lost
+        for site in self._sites.values():
+            site.forget(node)
+            site.forget_ranges(lost)
+
+    # Within the server's own site
+
+    def _hand_home(
+        self, asked: Asked, site: SiteRecord, lacks: int, now: float, *, may_send: bool, alone: bool
+    ) -> Handout:
+        """Answer a node of the server's own site: it gets each range from the server once."""
+        fresh = self._own & ~site.handed & lacks
+        if fresh:
+            credit = self._rules.credit
+            held = self._sole.get(asked.node, 0)
+            spent = credit is not None and held.bit_count() >= credit and not alone
+            if spent or not may_send:
+                return Handout(Answer.PAUSE)
+            fresh = fresh & ~self._handed or fresh
+            return self._body(asked, site, lowest(fresh & ~self._reported or fresh), now)
+        if not asked.help:
+            return Handout(Answer.WAIT if self.growing else Answer.NONE)
+        return self._help(asked, site, self._available & lacks, now, may_send=may_send)
+
+    # Across the border
+
+    def _hand_abroad(
+        self, asked: Asked, site: SiteRecord, lacks: int, now: float, *, may_send: bool
+    ) -> Handout:
+        """Answer a node of another site: a range crosses the border once, from a neighbour where one has it.
+
+        While nodes of the server's own site ask, they get the new ranges, and other sites claim them
+        there. A range that no neighbour brought near in the time for a crossing comes from the server.
+        """
+        room = site.room(asked.node, now)
+        if not room:
+            return Handout(Answer.PAUSE)
+        missing = self._own & ~site.handed & lacks
+        claims = self._claim(asked, site, missing & asked.across, room, now)
+        if claims:
+            return Handout(Answer.CLAIMS, claims)
+        busy_home = now - self._home_asked_at < self._rules.alone_after
+        fresh = 0 if busy_home else missing & ~self._handed
+        body = fresh or missing & self._handed & ~self._young.expire(now)
+        if body and may_send:
+            site.cross(lowest(body), asked.node, now)
+            return self._body(asked, site, lowest(body), now)
+        if missing:
+            return Handout(Answer.PAUSE)
+        if not asked.help:
+            return Handout(Answer.WAIT if self.growing else Answer.NONE)
+        return self._help(asked, site, self._available & lacks, now, may_send=may_send)
+
+    def _claim(self, asked: Asked, site: SiteRecord, claimable: int, room: int, now: float) -> int:
+        """Choose ranges that a node may bring across the border."""
+        claims = 0
+        while claimable and room:
+            number = random_range(claimable, self._random)
+            site.cross(number, asked.node, now)
+            site.hand(number, now)
+            claims |= 1 << number
+            claimable &= ~claims
+            room -= 1
+        return claims
+
+    # Both
+
+    def _help(self, asked: Asked, site: SiteRecord, lacking: int, now: float, *, may_send: bool) -> Handout:
+        """Answer a node that no neighbour can help: the range handed out least, none twice in a moment."""
+        candidates = lacking & ~site.young.mask
+        if not candidates or not may_send:
+            return Handout(Answer.PAUSE)
+        return self._body(asked, site, random_range(site.counts.rarest(candidates), self._random), now)
+
+    def _body(self, asked: Asked, site: SiteRecord, number: int, now: float) -> Handout:
+        """Hand a range out to a node."""
+        bit = 1 << number
+        if not (self._handed | self._reported) & bit:
+            self._sole[asked.node] = self._sole.get(asked.node, 0) | bit
+            self._all_sole |= bit
+            self._owners[number] = asked.node
+        self._handed |= bit
+        self._young.add(number, now)
+        site.hand(number, now)
+        return Handout(Answer.BODY, bit)
+
+    def _drop_sole(self, node: Hashable, mask: int) -> None:
+        """Note that some of what was handed out to a node alone is not there any more, or elsewhere too."""
+        held = self._sole.get(node, 0)
+        for number in ranges_of(held & mask):
+            del self._owners[number]
+        self._all_sole &= ~(held & mask)
+        if held & ~mask:
+            self._sole[node] = held & ~mask
+        else:
+            self._sole.pop(node, None)
+
+    def _site(self, name: str | None) -> SiteRecord:
+        """Return the record of a site."""
+        record = self._sites.get(name)
+        if record is None:
+            record = self._sites[name] = SiteRecord(self._rules, home=name == self._home)
+        return record
+
+    def _note_asker(self, asked: Asked, now: float) -> bool:
+        """Note who asks, and return whether no other node asked just now."""
+        others = [one for one in self._askers if one[0] != asked.node]
+        self._askers = [(asked.node, now), *others[:1]]
+        if asked.site == self._home:
+            self._home_asked_at = now
+        return not others or now - others[0][1] >= self._rules.alone_after
+
+    @property
+    def handed(self) -> int:
+        """The ranges that were handed out to any site."""
+        return self._handed
+
+    @property
+    def sole(self) -> int:
+        """The ranges that only the nodes have that they were handed out to, by what nodes report."""
+        return self._all_sole
+
+    def unspread(self, node: Hashable) -> list[int]:
+        """Return the ranges that were handed out to a node, and that no other node has reported."""
+        return list(ranges_of(self._sole.get(node, 0)))

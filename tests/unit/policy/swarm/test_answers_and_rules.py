@@ -1,0 +1,56 @@
+"""How many answers a node gives, and the numbers that the rules begin with."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from shardcast.policy.swarm.answers import AnswerSlots
+from shardcast.policy.swarm.rules import SwarmRules, first_ask, longest_server_pause, range_size, rules_for
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def test_ninth_answer_is_refused_until_one_ends() -> None:
+    slots = AnswerSlots(SwarmRules())
+    assert all(slots.begin(asker) for asker in range(8))
+    assert slots.full
+    assert not slots.begin("another")
+    slots.end(3)
+    assert slots.begin("another")
+
+
+def test_one_asker_cannot_take_all_slots() -> None:
+    slots = AnswerSlots(SwarmRules())
+    assert [slots.begin("a") for _ in range(3)] == [True, True, False]
+    slots.end("a")
+    assert slots.begin("a")
+
+
+@pytest.mark.parametrize(
+    ("rate", "size"),
+    [(0, 256 * KIB), (25e6, 256 * KIB), (60e6, 512 * KIB), (200e6, 7 * 256 * KIB), (1e12, 16 * MIB)],
+)
+def test_range_is_a_piece_or_ten_milliseconds_of_the_link(rate: float, size: int) -> None:
+    assert range_size(256 * KIB, rate) == size
+
+
+@pytest.mark.parametrize(("round_trip", "requests"), [(0.0, 8), (0.01, 8), (0.06, 13), (9.0, 24)])
+def test_far_neighbours_get_more_requests_at_once(round_trip: float, requests: int) -> None:
+    rules = rules_for(round_trip=round_trip)
+    assert (rules.requests, rules.answers, rules.credit) == (requests, requests, requests)
+
+
+@pytest.mark.parametrize(("members", "seconds"), [(0, 1.0), (100, 1.0), (1000, 4.0), (10**6, 4.0)])
+def test_more_members_wait_longer_for_a_server_that_refuses(members: int, seconds: float) -> None:
+    assert longest_server_pause(members) == seconds
+    assert rules_for(members=members).longest_server_pause == seconds
+
+
+def test_first_requests_of_many_nodes_are_spread() -> None:
+    random = Random(1)
+    delays = [first_ask(10_000, random) for _ in range(1000)]
+    assert 0 <= min(delays) < 0.1
+    assert 1.9 < max(delays) <= 2.0
+    assert first_ask(10, random) <= 0.002
