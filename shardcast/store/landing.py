@@ -111,6 +111,11 @@ class Landing:
         """Bytes that are here."""
         return self._pieces.byte_count
 
+    @property
+    def piece_mask(self) -> int:
+        """The pieces that are here, as an integer whose bit ``n`` stands for the shard's piece ``n``."""
+        return self._pieces.mask
+
     def missing(self) -> list[tuple[int, int]]:
         """Return the ranges that are not here, each as the offsets of its first byte and after its last."""
         return self._pieces.missing()

@@ -19,6 +19,7 @@ from shardcast.store.interfaces import Confirm
 from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_part import OutputPart, resolve_output, seed_files
+from shardcast.store.output_pieces import OutputPieces
 
 _SAMPLES = 16
 """Pieces of another file that are compared before the whole file is taken for a seed."""
@@ -83,6 +84,15 @@ class OutputFile:
         room, written = os.fstatvfs(part), os.fstat(part).st_blocks * 512
         if room.f_bavail * room.f_frsize + written < self._live.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def open_pieces(self) -> OutputPieces:
+        """Open the file once more, for neighbours that get pieces of it.
+
+        Raises:
+            LocalDiskError: it can't be opened.
+        """
+        with disk_errors("could not open", self.output):
+            return OutputPieces(self._part.descriptor, self._target)
 
     async def next_wanted(self) -> Shard:
         """Wait for ever: no reader requests shards of a file that is not whole."""

@@ -6,6 +6,8 @@ import threading
 
 from shardcast.concurrency import Notifier
 
+_DIGITS = bytes.maketrans(b"\0\1", b"01")
+
 
 class PieceMap:
     """A byte a piece: 1 once the piece is verified and written, 0 before.
@@ -52,6 +54,11 @@ class PieceMap:
             return 0
         last = self._size - (len(landed) - 1) * self._piece_size
         return (sum(landed) - landed[-1]) * self._piece_size + landed[-1] * last
+
+    @property
+    def mask(self) -> int:
+        """The pieces that are here, as an integer whose bit ``n`` stands for piece ``n``."""
+        return int(bytes(self._landed)[::-1].translate(_DIGITS) or b"0", 2)
 
     def missing(self) -> list[tuple[int, int]]:
         """Return the ranges that are not here, each as the offsets of its first byte and after its last."""

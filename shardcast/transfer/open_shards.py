@@ -18,11 +18,13 @@ class OpenShards:
 
     Attributes:
         opened_all: whether every shard of the version has been opened.
+        paused: whether the workers get no ranges, since the pieces come by another way.
     """
 
     def __init__(self, sink: ShardSink, look_ahead: int, notifier: Notifier) -> None:
         """Commit shards to ``sink``; ``look_ahead``: shards open beyond the last one hashed."""
         self.opened_all = False
+        self.paused = False
         self._sink = sink
         self._look_ahead = look_ahead
         self._notifier = notifier
@@ -71,6 +73,15 @@ class OpenShards:
     # Ranges and landings
 
     @property
+    def landings(self) -> list[Landing]:
+        """The landings of the open shards, by the shards' numbers."""
+        return [download.landing for _, download in sorted(self._downloads.items())]
+
+    def find(self, number: int) -> ShardDownload | None:
+        """Return an open shard; None for others."""
+        return self._downloads.get(number)
+
+    @property
     def ranges_ready(self) -> int:
         """Ranges that wait for a worker."""
         return len(self._todo)
@@ -78,11 +89,24 @@ class OpenShards:
     def add(self, download: ShardDownload, *, first: bool) -> None:
         """Offer what is missing of a shard to the workers, before all others or after them."""
         self._downloads[download.landing.shard.number] = download
-        tasks = [RangeTask(download, start, end) for start, end in download.landing.missing()]
+        tasks = [] if self.paused else _missing_of(download)
         if first:
             self._todo.extendleft(reversed(tasks))
         else:
             self._todo.extend(tasks)
+        self._notifier.notify()
+
+    def pause(self) -> None:
+        """Offer the workers no range, until ``resume``."""
+        self.paused = True
+        self._todo.clear()
+        self._notifier.notify()
+
+    def resume(self) -> None:
+        """Offer the workers all that is missing of the open shards, in order."""
+        self.paused = False
+        for _, download in sorted(self._downloads.items()):
+            self._todo.extend(_missing_of(download))
         self._notifier.notify()
 
     def next_range(self) -> RangeTask | None:
@@ -135,3 +159,8 @@ class OpenShards:
     async def close(self) -> None:
         """Close all landings."""
         await close_landings([download.landing for download in self._downloads.values()])
+
+
+def _missing_of(download: ShardDownload) -> list[RangeTask]:
+    """Return what is missing of a shard, as tasks."""
+    return [RangeTask(download, start, end) for start, end in download.landing.missing()]

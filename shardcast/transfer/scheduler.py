@@ -221,6 +221,14 @@ class Scheduler:
             victim.answer.cancel()
         return RangeTask(victim.task.download, start, end)
 
+    def cut_short(self, piece_size: int) -> None:
+        """Let each answer under way end with the piece that it is at, and leave the rest of its range."""
+        for active in self._servers.running.values():
+            request = active.request
+            begun = (request.start + request.received) // piece_size + 1
+            end = min(active.task.end, request.end, begun * piece_size)
+            active.task.end = request.end = end
+
     def _slowest(self, may_lose: Callable[[ShardDownload], bool]) -> tuple[ActiveRequest, Range] | None:
         """Return the request that would take longest to end, and the range that is left of it."""
         now = self._clock()

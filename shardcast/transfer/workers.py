@@ -14,6 +14,7 @@ from shardcast.peer.server import Peer
 from shardcast.protocol.manifest import Manifest
 from shardcast.sharding.payload_hasher import PayloadHasher
 from shardcast.store.interfaces import ShardSink
+from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.transfer.limits import Limits, Progress, free_descriptors
 from shardcast.transfer.open_shards import OpenShards
@@ -103,6 +104,38 @@ class Transfer:
         if self._servers.join(peer):
             self._notifier.notify()
 
+    # Pieces that come by another way: from the neighbours in a swarm
+
+    @property
+    def open_landings(self) -> list[Landing]:
+        """The landings of the shards that are open now, by the shards' numbers."""
+        return self._shards.landings
+
+    @property
+    def paused(self) -> bool:
+        """Whether the pieces come by another way now."""
+        return self._shards.paused
+
+    def pause(self) -> None:
+        """Ask the servers for no more ranges, and let each answer under way end with its present piece."""
+        self._shards.pause()
+        self._scheduler.cut_short(self.manifest.header.piece_size)
+
+    def resume(self) -> None:
+        """Ask the servers again for all that is missing."""
+        if self.paused:
+            self._shards.resume()
+
+    async def commit_if_whole(self, number: int) -> None:
+        """Hand a shard over to the sink once pieces that came by another way have made it whole.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        download = self._shards.find(number)
+        if download and download.landing.whole:
+            await self._shards.commit(download)
+
     async def run(self) -> Manifest:
         """Fetch, verify and complete the version, and return its manifest.
 
@@ -170,7 +203,7 @@ class Transfer:
 
     def _next_task(self) -> RangeTask | None:
         """Return what an idle worker does next; None while it should wait."""
-        if self._scheduler.full or self._shards.digest_lags:
+        if self._shards.paused or self._scheduler.full or self._shards.digest_lags:
             return None
         return self._shards.next_range() or self._scheduler.steal(self._shards.may_lose)
 

@@ -7,10 +7,10 @@ from collections.abc import Hashable
 from random import Random
 
 from shardcast.policy.backoff import Backoff
-from shardcast.policy.swarm.ledger import Answer, Asked, Handout
+from shardcast.policy.swarm.ledger import Asked, Handout, HandoutKind
 from shardcast.policy.swarm.masks import random_range
 from shardcast.policy.swarm.neighbours import Neighbour, Neighbourhood
-from shardcast.policy.swarm.requests import RangeRequest, Server
+from shardcast.policy.swarm.requests import Server, SwarmRequest
 from shardcast.policy.swarm.rules import SwarmRules
 
 FOREVER = float("inf")
@@ -45,7 +45,7 @@ class RangeChooser:
         self.rules = rules
         self.held = 0
         self.neighbours = Neighbourhood(rules, random)
-        self.under_way: list[RangeRequest] = []
+        self.under_way: list[SwarmRequest] = []
         self.wake_at = FOREVER
         self._random = random
         self._key = key
@@ -82,7 +82,7 @@ class RangeChooser:
         server = Server(key, backoff, paused_until=first_at, unreported=self.held)
         self._servers.insert(int(self._random.random() * (len(self._servers) + 1)), server)
 
-    def remove_server(self, key: Hashable) -> list[RangeRequest]:
+    def remove_server(self, key: Hashable) -> list[SwarmRequest]:
         """Remove a server; return the requests that were out there."""
         lost = [request for request in self.under_way if request.server and request.server.key == key]
         for request in lost:
@@ -90,7 +90,7 @@ class RangeChooser:
         self._servers = [server for server in self._servers if server.key != key]
         return lost
 
-    def remove_neighbour(self, key: Hashable) -> list[RangeRequest]:
+    def remove_neighbour(self, key: Hashable) -> list[SwarmRequest]:
         """Remove a neighbour that left; return the requests that were out there."""
         neighbour = self.neighbours[key]
         lost = [request for request in self.under_way if request.source is neighbour]
@@ -111,7 +111,7 @@ class RangeChooser:
 
     # Asking
 
-    def next_request(self, now: float) -> RangeRequest | None:
+    def next_request(self, now: float) -> SwarmRequest | None:
         """Return the next request to send; None when there is none now.
 
         The servers' share of the requests is filled first: what they hand out nobody else has. Then come
@@ -128,7 +128,7 @@ class RangeChooser:
             return self._duplicate(now) if self._known & ~self.held else None
         return self._ask_server(now) or self._ask_neighbour(missing, now) or self._ask_for_help(now)
 
-    def _ask_server(self, now: float, *, help: bool = False) -> RangeRequest | None:  # noqa: A002
+    def _ask_server(self, now: float, *, help: bool = False) -> SwarmRequest | None:  # noqa: A002
         """Ask a server for its next range."""
         for server in self._servers:
             if server.under_way >= self.rules.server_requests or (server.exhausted and not help):
@@ -136,13 +136,13 @@ class RangeChooser:
             if now < server.paused_until:
                 self.wake_at = min(self.wake_at, server.paused_until)
                 continue
-            under_way = self._taken & ~self.held
+            under_way = self._taken & ~self.held | ~self._known
             asked = Asked(self._key, self._site, server.unreported, under_way, self._across(), help)
             server.unreported = 0
-            return self._open(RangeRequest(now, server, asked=asked))
+            return self._open(SwarmRequest(now, server, asked=asked))
         return None
 
-    def _ask_neighbour(self, missing: int, now: float) -> RangeRequest | None:
+    def _ask_neighbour(self, missing: int, now: float) -> SwarmRequest | None:
         """Ask a random neighbour for the rarest range that it offers."""
         neighbours = self.neighbours.all
         start = int(self._random.random() * len(neighbours))
@@ -159,10 +159,10 @@ class RangeChooser:
             if self.rules.rarest_first:
                 candidates = self.neighbours.near.rarest(candidates)
             number = random_range(candidates, self._random)
-            return self._open(RangeRequest(now, neighbour, number=number))
+            return self._open(SwarmRequest(now, neighbour, number=number))
         return None
 
-    def _ask_for_help(self, now: float) -> RangeRequest | None:
+    def _ask_for_help(self, now: float) -> SwarmRequest | None:
         """Ask a server for what it handed out before, where no neighbour offers anything that is missing."""
         if len(self.under_way) > self.rules.help_below:
             return None
@@ -170,7 +170,7 @@ class RangeChooser:
             return None
         return self._ask_server(now, help=True)
 
-    def _duplicate(self, now: float) -> RangeRequest | None:
+    def _duplicate(self, now: float) -> SwarmRequest | None:
         """Ask a second neighbour for the range that has been under way longest, when all are."""
         numbers = [request.number for request in self.under_way]
         for request in sorted(self.under_way, key=lambda one: one.since):
@@ -182,10 +182,10 @@ class RangeChooser:
                 continue
             neighbour = self._second_holder(request, now)
             if neighbour is not None:
-                return self._open(RangeRequest(now, neighbour, number=request.number))
+                return self._open(SwarmRequest(now, neighbour, number=request.number))
         return None
 
-    def _second_holder(self, request: RangeRequest, now: float) -> Neighbour | None:
+    def _second_holder(self, request: SwarmRequest, now: float) -> Neighbour | None:
         """Return a neighbour that offers the range of a request that is out elsewhere."""
         assert request.number is not None
         bit = 1 << request.number
@@ -207,7 +207,7 @@ class RangeChooser:
 
     # What became of a request
 
-    def answered(self, request: RangeRequest, handout: Handout, now: float) -> bool:
+    def answered(self, request: SwarmRequest, handout: Handout, now: float) -> bool:
         """Take a server's answer to a request for its next range.
 
         Returns:
@@ -215,7 +215,7 @@ class RangeChooser:
         """
         server = request.server
         assert server is not None
-        if handout.answer is Answer.BODY:
+        if handout.answer is HandoutKind.BODY:
             number = handout.number
             if self._taken >> number & 1:
                 self._close(request)
@@ -227,19 +227,19 @@ class RangeChooser:
             server.exhausted = False
             return True
         self._close(request)
-        if handout.answer is Answer.CLAIMS:
+        if handout.answer is HandoutKind.CLAIMS:
             self._claims |= handout.ranges
             self._claimed.append((now + self.rules.crossing_seconds, handout.ranges))
             server.failures = 0
             server.claimed |= handout.ranges
-        elif handout.answer is Answer.PAUSE:
+        elif handout.answer is HandoutKind.PAUSE:
             self._pause(server, now)
         else:
-            server.exhausted = handout.answer is Answer.NONE
+            server.exhausted = handout.answer is HandoutKind.NONE
             self._pause(server, now)
         return False
 
-    def received(self, request: RangeRequest, now: float) -> list[RangeRequest]:
+    def received(self, request: SwarmRequest, now: float) -> list[SwarmRequest]:
         """Note that the range of a request came, and was right.
 
         Returns:
@@ -264,7 +264,7 @@ class RangeChooser:
                 server.paused_until = min(server.paused_until, now)
         return losers
 
-    def refused(self, request: RangeRequest, now: float) -> None:
+    def refused(self, request: SwarmRequest, now: float) -> None:
         """Note that a neighbour or a server gives as many answers as it can."""
         self._close(request)
         if request.server is not None:
@@ -272,14 +272,14 @@ class RangeChooser:
         elif request.neighbour is not None:
             self.neighbours.refused(request.neighbour, now)
 
-    def absent(self, request: RangeRequest, now: float) -> None:
+    def absent(self, request: SwarmRequest, now: float) -> None:
         """Note that a neighbour had not what it offered."""
         self._close(request)
         if request.neighbour is not None and request.number is not None:
             self.neighbours.withdraws(request.neighbour.key, 1 << request.number)
             self.neighbours.let_down(request.neighbour, now)
 
-    def failed(self, request: RangeRequest, now: float) -> None:
+    def failed(self, request: SwarmRequest, now: float) -> None:
         """Note that an answer stalled or broke off."""
         self._close(request)
         if request.server is not None:
@@ -289,7 +289,7 @@ class RangeChooser:
         elif request.neighbour is not None:
             self.neighbours.let_down(request.neighbour, now)
 
-    def wrong(self, request: RangeRequest, now: float) -> list[RangeRequest]:
+    def wrong(self, request: SwarmRequest, now: float) -> list[SwarmRequest]:
         """Note that the bytes of a range were wrong: the sender is not asked again for this version.
 
         Returns:
@@ -305,12 +305,12 @@ class RangeChooser:
         self.neighbours.ban(request.neighbour)
         return others
 
-    def stalled(self, now: float) -> list[RangeRequest]:
+    def stalled(self, now: float) -> list[SwarmRequest]:
         """Return the requests that brought nothing for too long: cancel each, and call ``failed``."""
         latest = now - self.rules.stalled_after
         return [request for request in self.under_way if request.progress_at <= latest]
 
-    def _open(self, request: RangeRequest) -> RangeRequest:
+    def _open(self, request: SwarmRequest) -> SwarmRequest:
         """Note that a request is out."""
         self.under_way.append(request)
         if request.number is not None:
@@ -318,7 +318,7 @@ class RangeChooser:
         request.source.under_way += 1
         return request
 
-    def _close(self, request: RangeRequest) -> None:
+    def _close(self, request: SwarmRequest) -> None:
         """Note that a request is over; its range is missing again, unless another request is out for it."""
         self.under_way.remove(request)
         request.source.under_way -= 1

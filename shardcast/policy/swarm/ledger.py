@@ -19,7 +19,7 @@ from shardcast.policy.swarm.rules import SwarmRules
 NEVER = float("-inf")
 
 
-class Answer(Enum):
+class HandoutKind(Enum):
     """What a server answers to a node that asks for its next range."""
 
     BODY = "body"
@@ -42,7 +42,8 @@ class Asked:
         node: the node's key.
         site: its site; None where it has none.
         new: the ranges that it got since its last request here.
-        under_way: the ranges that it has asked for.
+        under_way: the ranges that it has asked for, or has no place for yet: a negative number where it has
+            none for any from some range on.
         across: the ranges that it lacks, that neighbours in other sites offer and none in its own does.
         help: whether no neighbour offers anything that it lacks.
     """
@@ -64,7 +65,7 @@ class Handout:
         ranges: the mask of the range whose bytes follow, or of the ranges that are claimed.
     """
 
-    answer: Answer
+    answer: HandoutKind
     ranges: int = 0
 
     @property
@@ -188,11 +189,11 @@ class Ledger:
             held = self._sole.get(asked.node, 0)
             spent = credit is not None and held.bit_count() >= credit and not alone
             if spent or not may_send:
-                return Handout(Answer.PAUSE)
+                return Handout(HandoutKind.PAUSE)
             fresh = fresh & ~self._handed or fresh
             return self._body(asked, site, lowest(fresh & ~self._reported or fresh), now)
         if not asked.help:
-            return Handout(Answer.WAIT if self.growing else Answer.NONE)
+            return Handout(HandoutKind.WAIT if self.growing else HandoutKind.NONE)
         return self._help(asked, site, self._available & lacks, now, may_send=may_send)
 
     # Across the border
@@ -207,11 +208,11 @@ class Ledger:
         """
         room = site.room(asked.node, now)
         if not room:
-            return Handout(Answer.PAUSE)
+            return Handout(HandoutKind.PAUSE)
         missing = self._own & ~site.handed & lacks
         claims = self._claim(asked, site, missing & asked.across, room, now)
         if claims:
-            return Handout(Answer.CLAIMS, claims)
+            return Handout(HandoutKind.CLAIMS, claims)
         busy_home = now - self._home_asked_at < self._rules.alone_after
         fresh = 0 if busy_home else missing & ~self._handed
         body = fresh or missing & self._handed & ~self._young.expire(now)
@@ -219,9 +220,9 @@ class Ledger:
             site.cross(lowest(body), asked.node, now)
             return self._body(asked, site, lowest(body), now)
         if missing:
-            return Handout(Answer.PAUSE)
+            return Handout(HandoutKind.PAUSE)
         if not asked.help:
-            return Handout(Answer.WAIT if self.growing else Answer.NONE)
+            return Handout(HandoutKind.WAIT if self.growing else HandoutKind.NONE)
         return self._help(asked, site, self._available & lacks, now, may_send=may_send)
 
     def _claim(self, asked: Asked, site: SiteRecord, claimable: int, room: int, now: float) -> int:
@@ -242,7 +243,7 @@ class Ledger:
         """Answer a node that no neighbour can help: the range handed out least, none twice in a moment."""
         candidates = lacking & ~site.young.mask
         if not candidates or not may_send:
-            return Handout(Answer.PAUSE)
+            return Handout(HandoutKind.PAUSE)
         return self._body(asked, site, random_range(site.counts.rarest(candidates), self._random), now)
 
     def _body(self, asked: Asked, site: SiteRecord, number: int, now: float) -> Handout:
@@ -255,7 +256,7 @@ class Ledger:
         self._handed |= bit
         self._young.add(number, now)
         site.hand(number, now)
-        return Handout(Answer.BODY, bit)
+        return Handout(HandoutKind.BODY, bit)
 
     def _drop_sole(self, node: Hashable, mask: int) -> None:
         """Note that some of what was handed out to a node alone is not there any more, or elsewhere too."""

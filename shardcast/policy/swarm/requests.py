@@ -45,7 +45,7 @@ class Server:
         self.exhausted = False
 
 
-class RangeRequest:
+class SwarmRequest:
     """A request that is out: for a server's next range, or for a range of a neighbour.
 
     Attributes:

@@ -8,9 +8,9 @@ from random import Random
 import pytest
 
 from shardcast.policy.swarm.chooser import FOREVER, RangeChooser
-from shardcast.policy.swarm.ledger import Answer, Handout
+from shardcast.policy.swarm.ledger import Handout, HandoutKind
 from shardcast.policy.swarm.masks import first_ranges, mask_of
-from shardcast.policy.swarm.requests import RangeRequest
+from shardcast.policy.swarm.requests import SwarmRequest
 from shardcast.policy.swarm.rules import SwarmRules
 
 RULES = SwarmRules()
@@ -34,13 +34,13 @@ def chooser(
     return made
 
 
-def ask(node: RangeChooser, now: float = 0.0) -> RangeRequest:
+def ask(node: RangeChooser, now: float = 0.0) -> SwarmRequest:
     request = node.next_request(now)
     assert request is not None
     return request
 
 
-def all_asked(node: RangeChooser, now: float = 0.0) -> list[RangeRequest]:
+def all_asked(node: RangeChooser, now: float = 0.0) -> list[SwarmRequest]:
     requests = []
     while request := node.next_request(now):
         requests.append(request)
@@ -85,7 +85,7 @@ def test_refusing_server_is_left_alone_twice_as_long_each_time() -> None:
     node = chooser({}, servers=1, rules=replace(RULES, server_requests=1))
     pauses, now = [], 0.0
     for _ in range(7):
-        node.answered(ask(node, now), Handout(Answer.PAUSE), now)
+        node.answered(ask(node, now), Handout(HandoutKind.PAUSE), now)
         assert node.next_request(now) is None
         pauses.append(node.wake_at - now)
         now = node.wake_at
@@ -99,10 +99,10 @@ def test_request_tells_the_server_what_is_new_since_the_last_one() -> None:
     first = ask(node)
     assert first.asked is not None
     assert (first.asked.node, first.asked.new) == ("me", mask_of([1]))
-    assert node.answered(first, Handout(Answer.BODY, mask_of([0])), 0.0)
+    assert node.answered(first, Handout(HandoutKind.BODY, mask_of([0])), 0.0)
     node.received(first, 0.1)
     node.received(next(r for r in all_asked(node) if r.number == 4), 0.2)
-    node.answered(node.under_way[0], Handout(Answer.PAUSE), 0.2)
+    node.answered(node.under_way[0], Handout(HandoutKind.PAUSE), 0.2)
     again = ask(node, 1.0)
     assert again.asked is not None
     assert again.asked.new == mask_of([4])
@@ -120,14 +120,14 @@ def test_news_that_a_server_did_not_get_is_told_again() -> None:
 def test_body_that_came_from_elsewhere_meanwhile_is_not_wanted() -> None:
     node = chooser({"a": [0]}, servers=1)
     requests = all_asked(node)
-    assert not node.answered(requests[0], Handout(Answer.BODY, mask_of([0])), 0.1)
+    assert not node.answered(requests[0], Handout(HandoutKind.BODY, mask_of([0])), 0.1)
     assert requests[0] not in node.under_way
 
 
 def test_exhausted_server_is_asked_again_only_for_help_or_more() -> None:
     node = chooser({"a": [0]}, servers=1)
     for request in all_asked(node)[:2]:
-        node.answered(request, Handout(Answer.NONE), 0.0)
+        node.answered(request, Handout(HandoutKind.NONE), 0.0)
     assert all_asked(node, 5.0)[0].asked is not None  # nobody offers range 1
     helped = node.under_way[-1].asked
     assert helped is not None
@@ -136,10 +136,10 @@ def test_exhausted_server_is_asked_again_only_for_help_or_more() -> None:
     node.neighbours.offers("b", mask_of([1]))
     assert [request.source.key for request in all_asked(node, 5.0)] == ["b"]
     for request in [one for one in node.under_way if one.server]:
-        node.answered(request, Handout(Answer.NONE), 5.0)
+        node.answered(request, Handout(HandoutKind.NONE), 5.0)
     assert all_asked(node, 99.0)  # of those that nobody offers
     for request in [one for one in node.under_way if one.server]:
-        node.answered(request, Handout(Answer.NONE), 99.0)
+        node.answered(request, Handout(HandoutKind.NONE), 99.0)
     node.neighbours.offers("b", first_ranges(10))
     assert node.next_request(200.0) is None  # b is asked, and offers what is missing
     node.extend(mask_of([10]))
@@ -231,23 +231,23 @@ def test_range_in_another_site_is_asked_only_once_it_is_claimed() -> None:
     assert request.asked is not None
     assert request.asked.across == mask_of([3, 4])
     assert node.next_request(0.0) is None
-    node.answered(request, Handout(Answer.CLAIMS, mask_of([4])), 0.1)
+    node.answered(request, Handout(HandoutKind.CLAIMS, mask_of([4])), 0.1)
     assert [one.number for one in all_asked(node, 0.1)] == [None, 4]
 
 
 def test_claim_that_was_not_used_in_time_is_given_up() -> None:
     node = border([3, 4])
     node.neighbours.refused(node.neighbours["stranger"], 1.98)
-    node.answered(ask(node), Handout(Answer.CLAIMS, mask_of([4])), 0.0)
+    node.answered(ask(node), Handout(HandoutKind.CLAIMS, mask_of([4])), 0.0)
     assert [one.number for one in all_asked(node, 1.9)] == [None]
     assert all_asked(node, 2.1) == []
 
 
 def test_finished_crossing_is_reported_at_once() -> None:
     node = border([3, 4])
-    node.answered(ask(node), Handout(Answer.CLAIMS, mask_of([4])), 0.0)
+    node.answered(ask(node), Handout(HandoutKind.CLAIMS, mask_of([4])), 0.0)
     server, across = all_asked(node, 0.0)
-    node.answered(server, Handout(Answer.PAUSE), 0.1)
+    node.answered(server, Handout(HandoutKind.PAUSE), 0.1)
     assert node.next_request(0.1) is None
     node.received(across, 0.11)
     report = ask(node, 0.11).asked

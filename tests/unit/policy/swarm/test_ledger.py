@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from shardcast.policy.swarm.ledger import Answer, Asked, Handout, Ledger
+from shardcast.policy.swarm.ledger import Asked, Handout, HandoutKind, Ledger
 from shardcast.policy.swarm.masks import first_ranges, mask_of, ranges_of
 from shardcast.policy.swarm.rules import SwarmRules
 
@@ -31,7 +31,7 @@ def test_ranges_are_handed_out_once_lowest_first() -> None:
     server = ledger(4)
     given = [server.decide(Asked(node), 0.0).number for node in ("a", "b", "a", "b")]
     assert given == [0, 1, 2, 3]
-    assert server.decide(Asked("a"), 0.0) == Handout(Answer.NONE)
+    assert server.decide(Asked("a"), 0.0) == Handout(HandoutKind.NONE)
 
 
 def test_range_that_asker_has_goes_to_another() -> None:
@@ -49,17 +49,18 @@ def test_range_known_to_be_elsewhere_is_handed_out_last() -> None:
 
 def test_request_without_slot_gets_nothing_and_takes_nothing() -> None:
     server = ledger(1)
-    assert server.decide(Asked("a"), 0.0, may_send=False) == Handout(Answer.PAUSE)
+    assert server.decide(Asked("a"), 0.0, may_send=False) == Handout(HandoutKind.PAUSE)
     assert server.decide(Asked("b"), 0.0).number == 0
 
 
 def test_node_that_passes_nothing_on_gets_no_more_than_its_credit() -> None:
     server = ledger(20, credit=3)
     server.decide(Asked("b"), 0.0)
-    assert [server.decide(Asked("a"), 0.0).answer for _ in range(4)] == [Answer.BODY] * 3 + [Answer.PAUSE]
+    kinds = [server.decide(Asked("a"), 0.0).answer for _ in range(4)]
+    assert kinds == [HandoutKind.BODY] * 3 + [HandoutKind.PAUSE]
     server.decide(Asked("b", new=mask_of([2])), 0.1)  # came from a
-    assert server.decide(Asked("a"), 0.2).answer is Answer.BODY
-    assert server.decide(Asked("a"), 0.2).answer is Answer.PAUSE
+    assert server.decide(Asked("a"), 0.2).answer is HandoutKind.BODY
+    assert server.decide(Asked("a"), 0.2).answer is HandoutKind.PAUSE
 
 
 def test_own_report_gives_no_credit_back() -> None:
@@ -67,7 +68,7 @@ def test_own_report_gives_no_credit_back() -> None:
     server.decide(Asked("b"), 0.0)
     server.decide(Asked("a"), 0.0)
     server.decide(Asked("a"), 0.0)
-    assert server.decide(Asked("a", new=mask_of([1, 2])), 0.1).answer is Answer.PAUSE
+    assert server.decide(Asked("a", new=mask_of([1, 2])), 0.1).answer is HandoutKind.PAUSE
     assert server.unspread("a") == [1, 2]
 
 
@@ -76,8 +77,8 @@ def test_only_asker_gets_more_than_its_credit() -> None:
     server.decide(Asked("b"), 0.0)
     server.decide(Asked("a"), 0.0)
     server.decide(Asked("a"), 0.0)
-    assert server.decide(Asked("a"), 0.4).answer is Answer.PAUSE
-    assert server.decide(Asked("a"), 0.6).answer is Answer.BODY
+    assert server.decide(Asked("a"), 0.4).answer is HandoutKind.PAUSE
+    assert server.decide(Asked("a"), 0.6).answer is HandoutKind.BODY
 
 
 def test_node_without_help_gets_what_was_handed_out_least_but_not_twice_in_a_moment() -> None:
@@ -85,11 +86,11 @@ def test_node_without_help_gets_what_was_handed_out_least_but_not_twice_in_a_mom
     drain(server, "a", 3, 0.0)
     first = server.decide(Asked("b", help=True), 1.0)
     again = [server.decide(Asked("c", help=True), 1.0) for _ in range(3)]
-    assert first.answer is Answer.BODY
-    assert [one.answer for one in again] == [Answer.BODY, Answer.BODY, Answer.PAUSE]
+    assert first.answer is HandoutKind.BODY
+    assert [one.answer for one in again] == [HandoutKind.BODY, HandoutKind.BODY, HandoutKind.PAUSE]
     assert {first.number, again[0].number, again[1].number} == {0, 1, 2}
     later = server.decide(Asked("c", help=True, under_way=mask_of([0])), 1.6)
-    assert later.answer is Answer.BODY
+    assert later.answer is HandoutKind.BODY
     assert later.number in (1, 2)
 
 
@@ -102,7 +103,7 @@ def test_help_gives_only_what_asker_lacks() -> None:
 def test_server_that_will_have_more_lets_wait() -> None:
     server = ledger(1, growing=True)
     server.decide(Asked("a"), 0.0)
-    assert server.decide(Asked("b"), 0.0) == Handout(Answer.WAIT)
+    assert server.decide(Asked("b"), 0.0) == Handout(HandoutKind.WAIT)
     server.offer(mask_of([1]))
     assert server.decide(Asked("b"), 0.0).number == 1
 
@@ -111,7 +112,7 @@ def test_middle_gives_what_others_hand_out_only_as_help() -> None:
     server = ledger(1)
     server.offer(mask_of([5]), own=False)
     assert server.decide(Asked("a"), 0.0).number == 0
-    assert server.decide(Asked("a"), 0.0).answer is Answer.NONE
+    assert server.decide(Asked("a"), 0.0).answer is HandoutKind.NONE
     assert server.decide(Asked("a", help=True, under_way=1), 0.0).number == 5
 
 
@@ -138,7 +139,7 @@ def test_range_that_server_lost_is_handed_out_no_more() -> None:
     server = ledger(2)
     server.withdraw(mask_of([0]))
     assert server.decide(Asked("a"), 0.0).number == 1
-    assert server.decide(Asked("a", new=mask_of([1]), help=True), 9.0).answer is Answer.PAUSE
+    assert server.decide(Asked("a", new=mask_of([1]), help=True), 9.0).answer is HandoutKind.PAUSE
 
 
 # Sites
@@ -161,32 +162,32 @@ def test_other_site_claims_each_range_that_neighbours_across_offer_once() -> Non
 def test_own_site_claims_nothing() -> None:
     server = ledger(2, site="home")
     assert server.decide(Asked("a", "home", across=mask_of([0, 1])), 0.0) == Handout(
-        Answer.BODY, mask_of([0])
+        HandoutKind.BODY, mask_of([0])
     )
 
 
 def test_new_ranges_are_for_the_own_site_while_it_asks() -> None:
     server = ledger(5, site="home")
     assert server.decide(Asked("a", "home"), 0.0).number == 0
-    assert server.decide(abroad("x"), 0.1).answer is Answer.PAUSE
-    assert server.decide(abroad("x"), 1.0) == Handout(Answer.BODY, mask_of([1]))
+    assert server.decide(abroad("x"), 0.1).answer is HandoutKind.PAUSE
+    assert server.decide(abroad("x"), 1.0) == Handout(HandoutKind.BODY, mask_of([1]))
 
 
 def test_range_that_no_neighbour_brings_across_comes_from_the_server() -> None:
     server = ledger(1, site="home")
     server.decide(Asked("a", "home"), 0.0)
-    assert server.decide(abroad("x"), 1.9).answer is Answer.PAUSE
-    assert server.decide(abroad("x"), 2.0) == Handout(Answer.BODY, mask_of([0]))
-    assert server.decide(abroad("y"), 3.9).answer is Answer.NONE
+    assert server.decide(abroad("x"), 1.9).answer is HandoutKind.PAUSE
+    assert server.decide(abroad("x"), 2.0) == Handout(HandoutKind.BODY, mask_of([0]))
+    assert server.decide(abroad("y"), 3.9).answer is HandoutKind.NONE
 
 
 def test_crossing_not_finished_in_time_is_given_to_another_node() -> None:
     server = ledger(1, site="home")
     server.decide(Asked("a", "home"), 0.0)
-    assert server.decide(abroad("x", across=[0]), 1.0) == Handout(Answer.CLAIMS, 1)
-    assert server.decide(abroad("y", across=[0]), 2.9).answer is not Answer.CLAIMS
-    assert server.decide(abroad("x", across=[0]), 3.0).answer is Answer.PAUSE  # who was late waits
-    assert server.decide(abroad("y", across=[0]), 3.0) == Handout(Answer.CLAIMS, 1)
+    assert server.decide(abroad("x", across=[0]), 1.0) == Handout(HandoutKind.CLAIMS, 1)
+    assert server.decide(abroad("y", across=[0]), 2.9).answer is not HandoutKind.CLAIMS
+    assert server.decide(abroad("x", across=[0]), 3.0).answer is HandoutKind.PAUSE  # who was late waits
+    assert server.decide(abroad("y", across=[0]), 3.0) == Handout(HandoutKind.CLAIMS, 1)
 
 
 def test_finished_crossing_is_not_given_again() -> None:
@@ -194,7 +195,7 @@ def test_finished_crossing_is_not_given_again() -> None:
     server.decide(Asked("a", "home"), 0.0)
     server.decide(abroad("x", across=[0]), 1.0)
     server.decide(abroad("x", new=[0]), 1.5)
-    assert server.decide(abroad("y", across=[0]), 9.0).answer is Answer.NONE
+    assert server.decide(abroad("y", across=[0]), 9.0).answer is HandoutKind.NONE
 
 
 def test_crossings_of_a_node_that_left_are_given_anew() -> None:
@@ -202,7 +203,7 @@ def test_crossings_of_a_node_that_left_are_given_anew() -> None:
     server.decide(Asked("a", "home"), 0.0)
     server.decide(abroad("x", across=[0]), 1.0)
     server.forget("x")
-    assert server.decide(abroad("y", across=[0]), 1.1) == Handout(Answer.CLAIMS, 1)
+    assert server.decide(abroad("y", across=[0]), 1.1) == Handout(HandoutKind.CLAIMS, 1)
 
 
 @pytest.mark.parametrize(("seconds", "wider"), [(0.1, True), (1.5, False)])

@@ -1,0 +1,364 @@
+"""The exchange of one version's pieces: what this node asks for, verifies, offers and gives.
+
+``policy.swarm`` decides; this carries it out, on the event loop. Only what changes a file runs in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Hashable
+from random import Random
+from typing import Any
+
+from shardcast.concurrency import cancel
+from shardcast.errors import PeerError, ShardcastError
+from shardcast.policy.swarm.answers import AnswerSlots
+from shardcast.policy.swarm.chooser import RangeChooser
+from shardcast.policy.swarm.ledger import Handout, HandoutKind
+from shardcast.policy.swarm.requests import SwarmRequest
+from shardcast.protocol.piece_numbers import PieceNumbers
+from shardcast.store.landing import Landing, WrongPiece
+from shardcast.swarm.links import GivenPiece, HandedOut, Link, PieceFiles, PieceServer, PieceSink
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.25
+"""Seconds between two looks at requests that bring nothing."""
+
+
+class Exchange:
+    """One version at one node of a swarm.
+
+    Attributes:
+        chooser: the decisions of this node.
+        links: the neighbours, by key.
+        received: bytes that came, by the key of a neighbour or the URL of a server.
+        given: bytes that went to each neighbour, by key.
+        banned: the keys of neighbours that sent wrong pieces.
+    """
+
+    def __init__(
+        self,
+        numbers: PieceNumbers,
+        files: PieceFiles,
+        *,
+        chooser: RangeChooser,
+        slots: AnswerSlots,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+    ) -> None:
+        """Begin with no neighbour and no server.
+
+        Args:
+            numbers: of the version's pieces; they grow while it is being made.
+            files: where verified pieces lie.
+            chooser: decides what to ask for.
+            slots: of the answers that this node gives at once, for all its versions together.
+            clock: gives seconds; a test's in tests.
+            random: spreads pauses.
+        """
+        self.chooser = chooser
+        self.links: dict[Hashable, Link] = {}
+        self.received: dict[Hashable, int] = {}
+        self.given: dict[Hashable, int] = {}
+        self.banned: set[Hashable] = set()
+        self._numbers = numbers
+        self._files = files
+        self._slots = slots
+        self._clock = clock
+        self._sink: PieceSink | None = None
+        self._servers: dict[Hashable, PieceServer] = {}
+        self._opened: set[int] = set()  # shards whose pieces the chooser knows
+        self._told = 0
+        self._work = asyncio.Event()
+        self._asked: dict[tuple[Hashable, int], SwarmRequest] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gifts: dict[tuple[Hashable, int], asyncio.Task[None]] = {}
+        self.failure: ShardcastError | None = None
+
+    # Who takes part
+
+    def begin(self, sink: PieceSink) -> None:
+        """Fetch into a sink's landings from now on, as they are opened."""
+        self._sink = sink
+        self._work.set()
+
+    def hold_all(self) -> None:
+        """Note that all of the version is here."""
+        mask = self._numbers.everything
+        self.chooser.extend(mask)
+        self.chooser.hold(mask)
+        self._sink = None
+        self._work.set()
+
+    def add_server(self, server: PieceServer) -> None:
+        """Ask a server, too, for what it hands out."""
+        if server.url not in self._servers:
+            self._servers[server.url] = server
+            self.chooser.add_server(server.url)
+            self._work.set()
+
+    def add_link(self, link: Link) -> None:
+        """Exchange pieces with one more neighbour."""
+        self.links[link.key] = link
+        self.chooser.neighbours.add(link.key, near=link.near)
+        link.tell(self._told, 0)
+        self._work.set()
+
+    def remove_link(self, link: Link) -> None:
+        """Note that the stream to a neighbour has ended."""
+        if self.links.get(link.key) is not link:
+            return
+        del self.links[link.key]
+        for request in self.chooser.remove_neighbour(link.key):
+            self._forget(request)
+        for key, gift in list(self._gifts.items()):
+            if key[0] == link.key:
+                gift.cancel()
+        self._work.set()
+
+    def is_done(self, key: Hashable) -> bool:
+        """Return whether a neighbour offers all of the version."""
+        return self.chooser.neighbours[key].offered == self._numbers.everything
+
+    async def run(self) -> None:
+        """Exchange pieces until this is cancelled."""
+        tasks = [asyncio.ensure_future(work) for work in (self._ask(), self._offer(), self._look())]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await cancel([*tasks, *self._tasks, *self._gifts.values()])
+            for link in list(self.links.values()):
+                link.close("the version is not shared here any more")
+
+    # Asking
+
+    async def _ask(self) -> None:
+        """Send requests, as long as there is anything to ask for."""
+        while True:
+            self._work.clear()
+            now = self._clock()
+            while self._sink and (request := self.chooser.next_request(now)):
+                self._send(request)
+            pause = self.chooser.wake_at - now if self._sink else float("inf")
+            try:
+                async with asyncio.timeout(None if pause == float("inf") else max(pause, 0.0)):
+                    await self._work.wait()
+            except TimeoutError:
+                continue
+
+    def _send(self, request: SwarmRequest) -> None:
+        """Send one request."""
+        if request.server is not None:
+            self._begin(self._ask_server(request, self._servers[request.server.key]))
+            return
+        assert request.neighbour is not None and request.number is not None
+        self._asked[request.neighbour.key, request.number] = request
+        self.links[request.neighbour.key].want(request.number)
+
+    async def _ask_server(self, request: SwarmRequest, server: PieceServer) -> None:
+        """Ask a server for its next piece, and land it."""
+        assert request.asked is not None
+        try:
+            handed = await server.next_piece(request.asked)
+        except PeerError as error:
+            log.debug("%s", error)
+            if request in self.chooser.under_way:
+                self.chooser.failed(request, self._clock())
+            return
+        finally:
+            self._work.set()
+        if request not in self.chooser.under_way:
+            return
+        handout = _handout_of(handed)
+        if self.chooser.answered(request, handout, self._clock()) and handed.data is not None:
+            await self._take(request, handed.data, server.url)
+
+    async def _take(self, request: SwarmRequest, data: memoryview, sender: Hashable) -> None:
+        """Verify and write the piece of a request."""
+        assert request.number is not None
+        place = self._numbers.run(request.number)
+        landing = self._landing(place.shard)
+        try:
+            if landing is None or len(data) != place.length:
+                raise WrongPiece(place.offset)
+            await landing.in_thread(landing.land_in_thread, place.offset, data)
+        except WrongPiece:
+            log.warning("%s sent a wrong piece, and is not asked for this version again", sender)
+            for other in self.chooser.wrong(request, self._clock()) if self._is_out(request) else ():
+                self._withdraw(other)
+            self.banned.add(sender)
+            if sender in self.links:
+                self.links[sender].close("it sent a wrong piece")
+            self._work.set()
+            return
+        self.received[sender] = self.received.get(sender, 0) + len(data)
+        self._landed(request)
+        if self._sink:
+            await self._sink.commit_if_whole(place.shard)
+
+    def _landed(self, request: SwarmRequest) -> None:
+        """Note that the piece of a request is here."""
+        if self._is_out(request):
+            for loser in self.chooser.received(request, self._clock()):
+                self._withdraw(loser)
+        elif request.number is not None:
+            self.chooser.hold(1 << request.number)
+        self._work.set()
+
+    def _is_out(self, request: SwarmRequest) -> bool:
+        """Return whether a request is not over yet."""
+        return request in self.chooser.under_way
+
+    def _withdraw(self, request: SwarmRequest) -> None:
+        """Cancel a request that is over already for the chooser."""
+        self._forget(request)
+        if request.neighbour is not None and request.number is not None:
+            link = self.links.get(request.neighbour.key)
+            if link:
+                link.cancel(request.number)
+
+    def _forget(self, request: SwarmRequest) -> None:
+        """Expect no answer to a request any more."""
+        if request.neighbour is not None and request.number is not None:
+            self._asked.pop((request.neighbour.key, request.number), None)
+
+    def _landing(self, shard: int) -> Landing | None:
+        """Return the landing of a shard that is open."""
+        landings = self._sink.open_landings if self._sink else []
+        return next((landing for landing in landings if landing.shard.number == shard), None)
+
+    async def _look(self) -> None:
+        """Take requests that bring nothing elsewhere."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = self._clock()
+            for request in self.chooser.stalled(now):
+                if request.server is not None and request.number is None:
+                    continue  # the call has a deadline of its own
+                self.chooser.failed(request, now)
+                self._withdraw(request)
+                self._work.set()
+
+    # What neighbours say
+
+    def offered(self, link: Link, gained: int, lost: int) -> None:
+        """Take a neighbour's word for what it has."""
+        neighbours = self.chooser.neighbours
+        if link.key in neighbours:
+            neighbours.offers(link.key, gained & self._numbers.everything)
+            neighbours.withdraws(link.key, lost)
+            self._work.set()
+
+    def refused(self, link: Link, number: int, *, absent: bool) -> None:
+        """Take a neighbour's refusal."""
+        request = self._asked.pop((link.key, number), None)
+        if request is None or not self._is_out(request):
+            return
+        (self.chooser.absent if absent else self.chooser.refused)(request, self._clock())
+        self._work.set()
+
+    def progressed(self, link: Link, number: int) -> None:
+        """Note that bytes of a piece came."""
+        request = self._asked.get((link.key, number))
+        if request:
+            request.progress_at = self._clock()
+
+    def expects(self, link: Link, number: int) -> int | None:
+        """Return the bytes of a piece that was asked for; None where it was not, or no more."""
+        return self._numbers.run(number).length if (link.key, number) in self._asked else None
+
+    async def came(self, link: Link, number: int, data: memoryview) -> None:
+        """Take a piece that was asked for."""
+        request = self._asked.pop((link.key, number), None)
+        if request is not None:
+            await self._take(request, data, link.key)
+
+    def wanted(self, link: Link, number: int) -> None:
+        """Give a neighbour a piece, or refuse it."""
+        piece = self._find(number) if self.chooser.held >> number & 1 else None
+        if piece is None or (link.key, number) in self._gifts:
+            link.refuse(number, absent=piece is None)
+        elif not self._slots.begin(link.key):
+            link.refuse(number, absent=False)
+        else:
+            gift = asyncio.ensure_future(self._give(link, number, piece))
+            self._gifts[link.key, number] = gift
+
+    def unwanted(self, link: Link, number: int) -> None:
+        """Give a neighbour a piece no more, unless its first bytes are on their way."""
+        if gift := self._gifts.get((link.key, number)):
+            gift.cancel()
+
+    async def _give(self, link: Link, number: int, piece: GivenPiece) -> None:
+        """Send a piece."""
+        try:
+            await link.give(number, piece)
+            self.given[link.key] = self.given.get(link.key, 0) + piece.length
+        except OSError as error:
+            link.close(str(error))
+        finally:
+            self._slots.end(link.key)
+            self._gifts.pop((link.key, number), None)
+
+    def _find(self, number: int) -> GivenPiece | None:
+        """Return where a piece lies; a piece that is there no more is withdrawn first."""
+        place = self._numbers.run(number)
+        return self._files.find(place.shard, place.offset, place.length)
+
+    # Offering
+
+    async def _offer(self) -> None:
+        """Tell the neighbours what became servable, in batches."""
+        while True:
+            self._learn()
+            gained = self.chooser.held & ~self._told
+            if gained:
+                self._told |= gained
+                for link in self.links.values():
+                    link.tell(gained, 0)
+            await asyncio.sleep(self.chooser.rules.have_interval)
+
+    def _learn(self) -> None:
+        """Note the shards that were opened, and what landed of them by another way."""
+        for landing in self._sink.open_landings if self._sink else ():
+            number = landing.shard.number
+            first = self._numbers.first_of(number)
+            if number not in self._opened:
+                self._opened.add(number)
+                self.chooser.extend(self._numbers.in_shard(number))
+                self._work.set()
+            here = landing.piece_mask << first
+            if here & ~self.chooser.held:
+                self.chooser.hold(here)
+                self._work.set()
+
+    def withdraw_all(self) -> None:
+        """Tell the neighbours that nothing can be had here any more: the file was changed or removed."""
+        for link in self.links.values():
+            link.tell(0, self._told)
+        self._told = self.chooser.held = 0
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work beside this."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Forget work that has ended, and keep its failure: this machine's disk failed."""
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), ShardcastError):
+            self.failure = error
+            self._work.set()
+
+
+def _handout_of(handed: HandedOut) -> Handout:
+    """Return a server's answer as the rules have it."""
+    if handed.number is not None:
+        return Handout(HandoutKind.BODY, 1 << handed.number)
+    if handed.claims:
+        return Handout(HandoutKind.CLAIMS, handed.claims)
+    return Handout(HandoutKind.NONE if handed.exhausted else HandoutKind.PAUSE)

@@ -1,0 +1,62 @@
+"""A sharing node exchanges pieces over slow links, and asks its servers for ranges otherwise."""
+
+from __future__ import annotations
+
+from shardcast.policy.swarm.mode import (
+    FAST_LINK,
+    FRUITLESS_SECONDS,
+    MEASURED_SECONDS,
+    RETRY_SECONDS,
+    FetchMode,
+    Situation,
+)
+
+SLOW = 25e6  # bytes a second
+
+
+class Download:
+    """A download whose mode is looked at ten times a second."""
+
+    def __init__(self, *, exchanges: bool = False) -> None:
+        self.mode = FetchMode(0.0, exchanges=exchanges)
+        self._now, self._received = 0.0, 0.0
+
+    def run(self, seconds: float, rate: float, *, neighbours: int = 3, hands_out: bool = True) -> bool:
+        """Let time pass while bytes come at a rate; return whether pieces are exchanged then."""
+        for _ in range(round(seconds * 10)):
+            self._now += 0.1
+            self._received += rate / 10
+            self.mode.update(Situation(self._now, neighbours, hands_out, int(self._received)))
+        return self.mode.exchanges
+
+
+def test_node_with_neighbours_on_a_slow_link_exchanges_pieces() -> None:
+    assert Download().run(2.0, SLOW)
+
+
+def test_node_without_neighbours_asks_for_ranges() -> None:
+    download = Download()
+    assert not download.run(2.0, SLOW, neighbours=0)
+    assert download.run(0.2, SLOW)
+
+
+def test_node_whose_servers_hand_nothing_out_asks_for_ranges() -> None:
+    assert not Download().run(2.0, SLOW, hands_out=False)
+
+
+def test_fast_link_is_found_out_and_remembered() -> None:
+    download = Download(exchanges=True)
+    assert not download.run(2 * MEASURED_SECONDS + 0.1, 2 * FAST_LINK)
+    assert not download.run(5.0, SLOW)
+
+
+def test_node_that_was_named_neighbours_waits_a_moment_for_them() -> None:
+    download = Download(exchanges=True)
+    assert download.run(0.8, 0.0, neighbours=0)
+    assert not download.run(0.5, 0.0, neighbours=0)
+
+
+def test_exchange_without_a_byte_gives_way_to_ranges_and_is_tried_again() -> None:
+    download = Download(exchanges=True)
+    assert not download.run(FRUITLESS_SECONDS + 0.5, 0.0)
+    assert download.run(RETRY_SECONDS + 0.5, SLOW)

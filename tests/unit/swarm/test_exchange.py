@@ -1,0 +1,168 @@
+"""Nodes that exchange the pieces of a version all get it, verified, and the server sends it about once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Hashable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+from shardcast.concurrency import background_task
+from shardcast.policy.swarm.answers import AnswerSlots
+from shardcast.policy.swarm.chooser import RangeChooser
+from shardcast.policy.swarm.ledger import Asked, HandoutKind, Ledger
+from shardcast.policy.swarm.rules import SwarmRules
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.piece_numbers import PieceNumbers
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
+from shardcast.swarm.exchange import Exchange
+from shardcast.swarm.links import GivenPiece, HandedOut
+from shardcast.transfer.workers import Transfer
+from tests.support.payloads import PIECE, manifest, random_bytes
+
+RULES = SwarmRules(have_interval=0.005)
+
+
+class HandingServer:
+    """A server in memory that hands out pieces by the ledger."""
+
+    def __init__(self, data: bytes, described: Manifest, node: str, ledger: Ledger, sent: list[int]) -> None:
+        self.url = "http://origin"
+        self._data, self._node, self._ledger, self._sent = data, node, ledger, sent
+        self._numbers = PieceNumbers.of(described)
+        self._shards = described.shards
+
+    async def next_piece(self, asked: Asked) -> HandedOut:
+        await asyncio.sleep(0)
+        asked = replace(asked, node=self._node)
+        handout = self._ledger.decide(asked, time.monotonic())
+        if handout.answer is not HandoutKind.BODY:
+            return HandedOut(exhausted=handout.answer is HandoutKind.NONE)
+        place = self._numbers.run(handout.number)
+        start = self._shards[place.shard - 1].offset + place.offset
+        self._sent.append(handout.number)
+        return HandedOut(handout.number, memoryview(self._data[start : start + place.length]))
+
+
+class MemoryLink:
+    """One end of a link in memory: what it is told, it tells the other node's exchange."""
+
+    def __init__(self, key: Hashable, *, lies: bool = False) -> None:
+        self.key, self.near = key, True
+        self.far: tuple[Exchange, MemoryLink] | None = None
+        self.lies = lies
+        self.closed = ""
+
+    def _soon(self, name: str, *args: object, **named: object) -> None:
+        if self.far and not self.closed:
+            exchange, link = self.far
+            asyncio.get_running_loop().call_soon(lambda: getattr(exchange, name)(link, *args, **named))
+
+    def tell(self, gained: int, lost: int) -> None:
+        self._soon("offered", gained, lost)
+
+    def want(self, number: int) -> None:
+        self._soon("wanted", number)
+
+    def cancel(self, number: int) -> None:
+        self._soon("unwanted", number)
+
+    def refuse(self, number: int, *, absent: bool) -> None:
+        self._soon("refused", number, absent=absent)
+
+    async def give(self, number: int, piece: GivenPiece) -> None:
+        piece.file.seek(piece.offset)
+        data = piece.file.read(piece.length)
+        if self.far:
+            exchange, link = self.far
+            await exchange.came(link, number, memoryview(bytes(len(data)) if self.lies else data))
+
+    def close(self, reason: str) -> None:
+        self.closed = reason
+        if self.far:
+            exchange, link = self.far
+            self.far = None
+            exchange.remove_link(link)
+            link.close(reason)
+
+
+class Files:
+    """The pieces in an output file."""
+
+    def __init__(self, sink: OutputFile, described: Manifest) -> None:
+        self.file = sink.open_pieces().file
+        self._shards = described.shards
+
+    def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
+        return GivenPiece(self.file, self._shards[shard - 1].offset + start, length)
+
+
+def connect(names: tuple[str, str], nodes: dict[str, Exchange], *, liar: str = "") -> None:
+    """Link two nodes."""
+    first, second = (MemoryLink(name) for name in reversed(names))
+    first.far, second.far = (nodes[names[1]], second), (nodes[names[0]], first)
+    first.lies, second.lies = liar == names[0], liar == names[1]
+    nodes[names[0]].add_link(first)
+    nodes[names[1]].add_link(second)
+
+
+@asynccontextmanager
+async def downloading(
+    path: Path, data: bytes, name: str, ledger: Ledger, sent: list[int]
+) -> AsyncIterator[tuple[Exchange, asyncio.Future[Manifest]]]:
+    """Yield a node's exchange, and the end of its transfer."""
+    described = manifest(data)
+    sink = OutputFile(path / name, live := LiveManifest.of(described))
+    transfer = Transfer(live, [], sink)
+    transfer.pause()
+    chooser = RangeChooser(RULES, Random(name), key=name)
+    table = PieceNumbers.of(described)
+    files = Files(sink, described)
+    exchange = Exchange(table, files, chooser=chooser, slots=AnswerSlots(RULES))
+    exchange.add_server(HandingServer(data, described, name, ledger, sent))
+    exchange.begin(transfer)
+    run = asyncio.ensure_future(transfer.run())
+    async with background_task(exchange.run()):
+        yield exchange, run
+    files.file.close()
+    sink.close()
+
+
+async def share(tmp_path: Path, data: bytes, count: int, *, liar: str = "") -> list[int]:
+    """Have some nodes get a payload, all linked to each other; return the pieces that the server sent."""
+    sent: list[int] = []
+    ledger = Ledger(RULES, Random(1))
+    table = PieceNumbers.of(manifest(data))
+    ledger.offer(table.everything)
+    async with AsyncExitStack() as stack:
+        nodes, runs = {}, []
+        for number in range(count):
+            name = f"n{number}"
+            entered = downloading(tmp_path, data, name, ledger, sent)
+            nodes[name], run = await stack.enter_async_context(entered)
+            if name != liar:
+                runs.append((name, run))
+        for first in range(count):
+            for second in range(first + 1, count):
+                connect((f"n{first}", f"n{second}"), nodes, liar=liar)
+        async with asyncio.timeout(20):
+            for name, run in runs:
+                await run
+                assert (tmp_path / name).read_bytes() == data
+    return sent
+
+
+async def test_nodes_that_exchange_pieces_all_get_the_payload(tmp_path: Path) -> None:
+    data = random_bytes(60 * PIECE + 17)
+    sent = await share(tmp_path, data, 5)
+    assert len(sent) <= 61 * 1.1
+    assert set(sent) == set(range(61))
+
+
+async def test_wrong_piece_is_not_kept_and_its_sender_is_left(tmp_path: Path) -> None:
+    data = random_bytes(40 * PIECE)
+    await share(tmp_path, data, 4, liar="n3")
