@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+import carriers
 import elsewhere
 import followers
 import followers_nginx
@@ -58,6 +59,7 @@ CASES = {
         stall.CASE,
         tokens.CASE,
         limits.CASE,
+        carriers.CASE,
         trainer.CASE,
         loops.CASE,
         tls.CASE,

@@ -33,14 +33,14 @@ def linked_copy(data_dir: Path, copy: Path) -> Path:
     return Path(shutil.copytree(data_dir, copy, copy_function=os.link, ignore=own))
 
 
-def origin_options(data_dir: Path) -> list[str]:
-    """Return ``origin`` with its options: on a free port of 127.0.0.1."""
-    return ["origin", "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0"]
+def origin_options(data_dir: Path, host: str = "127.0.0.1") -> list[str]:
+    """Return ``origin`` with its options: on a free port of an address."""
+    return ["origin", "--data-dir", str(data_dir), "--host", host, "--port", "0"]
 
 
-def origin_words(data_dir: Path) -> list[str]:
+def origin_words(data_dir: Path, host: str = "127.0.0.1") -> list[str]:
     """Return the command of an origin."""
-    return shardcast_words(*origin_options(data_dir))
+    return shardcast_words(*origin_options(data_dir, host))
 
 
 def client_options(servers: Sequence[str], output: Path) -> list[str]:
