@@ -76,8 +76,12 @@ def _prepare(descriptor: int, part: Path | str, durable: bool, mode: int | None)
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[int]:
+def atomic_file(path: Path, mode: int | None = None) -> Iterator[int]:
     """Make a temporary file that gets the name ``path`` at the end, durably; after an error it is removed.
+
+    Args:
+        path: its final name.
+        mode: permissions of the file; None for those of any new file.
 
     Yields:
         Its descriptor.
@@ -90,7 +94,7 @@ def atomic_file(path: Path) -> Iterator[int]:
     try:
         try_lock(descriptor)  # shows other processes that this file is being written
         yield descriptor
-        give_name(descriptor, part, path)
+        give_name(descriptor, part, path, mode=mode)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
@@ -99,13 +103,18 @@ def atomic_file(path: Path) -> Iterator[int]:
         close(descriptor)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, mode: int | None = None) -> None:
     """Replace the content of ``path`` by ``data`` in one step, durably.
+
+    Args:
+        path: the file.
+        data: its new content.
+        mode: permissions of the file; None for those of any new file.
 
     Raises:
         LocalDiskError: the disk is full, or may not be written.
     """
-    with disk_errors("could not write", path), atomic_file(path) as descriptor:
+    with disk_errors("could not write", path), atomic_file(path, mode) as descriptor:
         write_all(descriptor, data)
 
 

@@ -1,0 +1,131 @@
+"""The keys of the servers that vouch for members of a swarm, with these servers' clocks."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from shardcast.access.signing import key_id
+
+MAX_KEYS = 128
+"""Keys of a ring."""
+KEY_SECONDS = 120.0
+"""Seconds for which a key counts after it was told last."""
+
+
+@dataclass(frozen=True, slots=True)
+class VouchingKey:
+    """A server's public key.
+
+    Attributes:
+        public: the key.
+        now: the time of the server's clock, in seconds since 1970, when the key was told.
+    """
+
+    public: bytes
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A key of a ring.
+
+    Attributes:
+        public: the key.
+        ahead: seconds by which the server's clock is ahead of the ring's.
+        told_at: when the key was told last.
+    """
+
+    public: bytes
+    ahead: float
+    told_at: float
+
+
+class KeyRing:
+    """The keys that count at a node, by who told them.
+
+    Tickets expire by their signers' clocks, which are known from the answers: a node whose own clock is wrong
+    keeps its neighbours.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Know no key; ``clock`` gives seconds."""
+        self._clock = clock
+        self._by_source: dict[str, dict[str, _Entry]] = {}
+
+    def tell(self, source: str, keys: Iterable[VouchingKey], limit: int = MAX_KEYS) -> None:
+        """Take the keys that a source tells, instead of those that it told before.
+
+        Keys that exceed a bound are left out; those that are here already come first.
+
+        Args:
+            source: the name of who tells them.
+            keys: the keys.
+            limit: keys that count of this source.
+        """
+        now = self._clock()
+        self._forget(now)
+        before = self._by_source.pop(source, {})
+        room = min(limit, MAX_KEYS - sum(map(len, self._by_source.values())))
+        told = {key_id(key.public): _Entry(key.public, key.now - now, now) for key in keys}
+        known_first = sorted(told, key=lambda name: name not in before)
+        if room > 0 and told:
+            self._by_source[source] = {name: told[name] for name in known_first[:room]}
+
+    def still_told(self, source: str) -> None:
+        """Note that a source told the same keys again."""
+        now = self._clock()
+        entries = self._by_source.get(source, {})
+        for name, entry in entries.items():
+            entries[name] = _Entry(entry.public, entry.ahead, now)
+
+    def forget(self, source: str) -> None:
+        """Drop the keys of a source."""
+        self._by_source.pop(source, None)
+
+    def public_key(self, signer: str) -> bytes | None:
+        """Return a key by its id; None for a key that does not count."""
+        entry = self._find(signer)
+        return entry.public if entry else None
+
+    def now(self, signer: str) -> float:
+        """Return the time of a server's clock by its key's id, in seconds since 1970.
+
+        Raises:
+            KeyError: the key does not count.
+        """
+        entry = self._find(signer)
+        if entry is None:
+            raise KeyError(signer)
+        return self._clock() + entry.ahead
+
+    def keys(self, without: str | None = None) -> list[VouchingKey]:
+        """Return all keys that count, each once, but those that only the source ``without`` told."""
+        now = self._clock()
+        self._forget(now)
+        found = {
+            name: VouchingKey(entry.public, now + entry.ahead)
+            for source, entries in self._by_source.items()
+            for name, entry in entries.items()
+            if source != without
+        }
+        return [found[name] for name in sorted(found)]
+
+    def _find(self, signer: str) -> _Entry | None:
+        """Return the entry of a key that counts."""
+        self._forget(self._clock())
+        return next((entries[signer] for entries in self._by_source.values() if signer in entries), None)
+
+    def _forget(self, now: float) -> None:
+        """Drop the keys that were told too long ago."""
+        for source, entries in list(self._by_source.items()):
+            if any(now - entry.told_at >= KEY_SECONDS for entry in entries.values()):
+                del self._by_source[source]  # all of a source are told at once
+
+
+def fingerprint(keys: Iterable[VouchingKey]) -> str:
+    """Return a short name of a set of keys, by which two nodes find that they know the same."""
+    ids = sorted(key_id(key.public) for key in keys)
+    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]

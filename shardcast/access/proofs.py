@@ -1,0 +1,83 @@
+"""Proofs between neighbours: each end of a connection shows that it has the key of its ticket.
+
+Both ends send a fresh challenge, and each signs both challenges, both keys and the certificate of the
+connection. So a proof is worth nothing on another connection, to another neighbour, or to its own sender.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from enum import Enum
+
+from shardcast.access.signing import SIGNATURE_SIZE, SigningKey, is_signed
+
+CHALLENGE_SIZE = 32
+"""Bytes of a challenge."""
+_PURPOSE = b"shardcast proof 1\0"
+
+
+class End(Enum):
+    """An end of a connection between neighbours."""
+
+    OPENER = b"opener"
+    """The end that connected."""
+    ACCEPTOR = b"acceptor"
+    """The end that was connected to."""
+
+
+def new_challenge() -> bytes:
+    """Return a fresh challenge."""
+    return secrets.token_bytes(CHALLENGE_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class ProofContext:
+    """The facts about a connection that both ends sign.
+
+    Attributes:
+        opener_key: the public key of the opener's ticket.
+        acceptor_key: the public key of the acceptor's ticket.
+        opener_challenge: the opener's challenge.
+        acceptor_challenge: the acceptor's challenge.
+        certificate: SHA-256 of the acceptor's certificate; empty for a connection without TLS.
+    """
+
+    opener_key: bytes
+    acceptor_key: bytes
+    opener_challenge: bytes
+    acceptor_challenge: bytes
+    certificate: bytes = b""
+
+    def signed_by(self, end: End) -> bytes:
+        """Return the message that an end signs; each field has its length before it."""
+        fields = (
+            end.value,
+            self.opener_key,
+            self.acceptor_key,
+            self.opener_challenge,
+            self.acceptor_challenge,
+            self.certificate,
+        )
+        return _PURPOSE + b"".join(len(field).to_bytes(2) + field for field in fields)
+
+
+def prove(context: ProofContext, end: End, key: SigningKey) -> bytes:
+    """Return the proof that one end, this one, has its key."""
+    return key.sign(context.signed_by(end))
+
+
+def is_proof(context: ProofContext, end: End, proof: bytes) -> bool:
+    """Return whether a proof shows that the other end, ``end``, has the key of its ticket.
+
+    Raises:
+        UsageError: the library for keys is missing.
+    """
+    public = context.opener_key if end is End.OPENER else context.acceptor_key
+    return len(proof) == SIGNATURE_SIZE and is_signed(context.signed_by(end), proof, public)
+
+
+def certificate_digest(certificate: bytes | None) -> bytes:
+    """Return the SHA-256 of a certificate in DER, as a context has it; empty without TLS."""
+    return hashlib.sha256(certificate).digest() if certificate else b""

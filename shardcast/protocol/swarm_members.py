@@ -1,0 +1,332 @@
+"""Members of a swarm on the wire, and the checks of their fields, which announcements and answers share."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, TypeVar
+
+from shardcast.digest import is_digest
+from shardcast.json_text import parse_json
+from shardcast.protocol.wire import is_id
+
+MAX_SITE = 64
+"""Characters of a site's name."""
+MAX_RATE = 1 << 50
+"""Bytes a second that a member can say it gives."""
+MAX_KEYS = 128
+"""Keys of servers in a message."""
+MAX_RELAYED = 200
+"""Members that servers tell each other in a message."""
+MAX_AGE = 60.0
+"""Seconds since a member's own announcement, in a message between servers."""
+KEY_SIZE = 32
+"""Bytes of a public key."""
+
+_MAX_BRACKETS = 2 * (MAX_KEYS + MAX_RELAYED) + 100
+"""Lists and objects in a message."""
+_LAST_SECOND = float(1 << 40)
+"""Seconds since 1970 that no server's clock shows."""
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*", re.ASCII)
+_NONCE = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+T = TypeVar("T")
+
+
+class SwarmError(ValueError):
+    """The bytes are no message of a swarm, or one that breaks a bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address at which a member listens.
+
+    Attributes:
+        host: an IP address.
+        port: a port.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedMember:
+    """A member that others can connect to, as a server names it to another member.
+
+    Attributes:
+        node: its generation id.
+        key: its public key.
+        place: where it listens.
+        site: its site; None for none.
+        certificate: SHA-256 of its certificate in hex; None where it speaks plain HTTP.
+    """
+
+    node: str
+    key: bytes
+    place: Place
+    site: str | None = None
+    certificate: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its JSON object on the wire."""
+        return {
+            "node": self.node,
+            "key": key_text(self.key),
+            "host": self.place.host,
+            "port": self.place.port,
+            "site": self.site,
+            "certificate": self.certificate,
+        }
+
+    @classmethod
+    def parse(cls, value: object) -> NamedMember:
+        """Return the member in a JSON object; unknown keys are ignored.
+
+        Raises:
+            SwarmError: it is no member.
+        """
+        values = read_object(value, "a member")
+        host = read_host(values.get("host"))
+        return cls(
+            read_id(values.get("node")),
+            read_key(values.get("key")),
+            Place(host, read_port(values.get("port"))),
+            optional(read_site, values.get("site")),
+            optional(read_digest, values.get("certificate")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedMember:
+    """A member of one server, as that server tells it to another one of the same origin.
+
+    Attributes:
+        member: the member.
+        age: seconds since it announced itself.
+        rate: bytes a second that it says it gives.
+        nonce: of its last announcement, for a check of the place; None where the teller is an upstream, whose
+            check counts.
+    """
+
+    member: NamedMember
+    age: float
+    rate: int = 0
+    nonce: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its JSON object on the wire."""
+        relayed = {"age": round(self.age, 1), "rate": self.rate, "nonce": self.nonce}
+        return self.member.as_dict() | relayed
+
+    @classmethod
+    def parse(cls, value: object) -> RelayedMember:
+        """Return the member in a JSON object; unknown keys are ignored.
+
+        Raises:
+            SwarmError: it is no member.
+        """
+        values = read_object(value, "a member")
+        return cls(
+            NamedMember.parse(values),
+            read_seconds(values.get("age"), 0, MAX_AGE),
+            read_rate(values.get("rate", 0)),
+            optional(read_nonce, values.get("nonce")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKey:
+    """The key by which a server signs tickets, as servers tell it.
+
+    Attributes:
+        key: the public key.
+        now: the time of that server's clock, in seconds since 1970.
+    """
+
+    key: bytes
+    now: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its JSON object on the wire."""
+        return {"key": key_text(self.key), "now": round(self.now, 1)}
+
+    @classmethod
+    def parse(cls, value: object) -> ServerKey:
+        """Return the key in a JSON object; unknown keys are ignored.
+
+        Raises:
+            SwarmError: it is no key.
+        """
+        values = read_object(value, "a key")
+        return cls(read_key(values.get("key")), read_seconds(values.get("now"), 0, _LAST_SECOND))
+
+
+def read_message(raw: bytes, max_bytes: int) -> Mapping[str, Any]:
+    """Return the JSON object of a message.
+
+    Raises:
+        SwarmError: the bytes are none, or too many.
+    """
+    if len(raw) > max_bytes:
+        raise SwarmError(f"more than {max_bytes} bytes")
+    if raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS:
+        raise SwarmError("too many lists and objects")
+    try:
+        value = parse_json(raw)
+    except ValueError:
+        raise SwarmError("no JSON") from None
+    return read_object(value, "a message")
+
+
+def read_object(value: object, what: str) -> Mapping[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        SwarmError: the value is something else; ``what`` names it.
+    """
+    if not isinstance(value, dict):
+        raise SwarmError(f"{what} that is no JSON object")
+    return value
+
+
+def read_list(value: object, read: Callable[[object], T], max_items: int, what: str) -> tuple[T, ...]:
+    """Return the items of a JSON list.
+
+    Raises:
+        SwarmError: the value is no list, is too long, or has an item that ``read`` refuses.
+    """
+    if not isinstance(value, list) or len(value) > max_items:
+        raise SwarmError(f"{what} that are no list, or too many")
+    return tuple(map(read, value))
+
+
+def optional(read: Callable[[object], T], value: object) -> T | None:
+    """Return what ``read`` makes of a value; None for None."""
+    return None if value is None else read(value)
+
+
+def read_id(value: object) -> str:
+    """Return the id of a node, an origin, or a set of keys.
+
+    Raises:
+        SwarmError: the value is no id.
+    """
+    if not is_id(value):
+        raise SwarmError("an id that is none")
+    return value
+
+
+def read_digest(value: object) -> str:
+    """Return a SHA-256 in hex.
+
+    Raises:
+        SwarmError: the value is none.
+    """
+    if not isinstance(value, str) or not is_digest(value):
+        raise SwarmError("a digest that is none")
+    return value
+
+
+def read_nonce(value: object) -> str:
+    """Return a nonce or a secret: 32 hex digits.
+
+    Raises:
+        SwarmError: the value is none.
+    """
+    if not isinstance(value, str) or not _NONCE.fullmatch(value):
+        raise SwarmError("a nonce, or a secret, that is none")
+    return value
+
+
+def read_site(value: object) -> str:
+    """Return a site's name: letters, digits and ``._:/-``.
+
+    Raises:
+        SwarmError: the value is none.
+    """
+    if not isinstance(value, str) or len(value) > MAX_SITE or not _SITE.fullmatch(value):
+        raise SwarmError("a site's name that is none")
+    return value
+
+
+def read_rate(value: object) -> int:
+    """Return a number of bytes a second.
+
+    Raises:
+        SwarmError: the value is none.
+    """
+    if type(value) is not int or not 0 <= value <= MAX_RATE:
+        raise SwarmError("a rate that is none")
+    return value
+
+
+def read_seconds(value: object, least: float, most: float) -> float:
+    """Return a number of seconds.
+
+    Raises:
+        SwarmError: the value is none, or out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise SwarmError("seconds that are none, or out of bounds")
+    return float(value)
+
+
+def read_port(value: object) -> int:
+    """Return a port.
+
+    Raises:
+        SwarmError: the value is none.
+    """
+    if type(value) is not int or not 0 < value < 1 << 16:
+        raise SwarmError("a port that is none")
+    return value
+
+
+def read_host(value: object) -> str:
+    """Return an IP address, as it is written usually; an IPv4 address that IPv6 maps is an IPv4 address.
+
+    Raises:
+        SwarmError: the value is a name, has a zone, or is no address.
+    """
+    try:
+        if not isinstance(value, str) or len(value) > MAX_SITE or "%" in value:
+            raise ValueError("no address")
+        return str(canonical(ip_address(value)))
+    except ValueError:
+        raise SwarmError("a host that is no IP address") from None
+
+
+def canonical(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the IPv4 address that an IPv6 address maps; other addresses as they are."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def key_text(key: bytes) -> str:
+    """Return a public key as it is written: base64."""
+    return base64.b64encode(key).decode()
+
+
+def read_key(value: object) -> bytes:
+    """Return a public key.
+
+    Raises:
+        SwarmError: the value is none.
+    """
+    try:
+        if not isinstance(value, str):
+            raise ValueError("no text")
+        key = base64.b64decode(value, validate=True)
+        if len(key) != KEY_SIZE:
+            raise ValueError("no key")
+        return key
+    except (ValueError, binascii.Error):
+        raise SwarmError("a key that is none") from None
