@@ -227,11 +227,11 @@ def parse_runs(value: object, pieces: int = MAX_PIECES) -> int:
         end = first + count
         if end > pieces:
             raise PieceError(f"a piece {min(end, MAX_PIECES) - 1} of a version that has {pieces}")
-    return _join(value)
+    return mask_of_runs(value)
 
 
-def _join(runs: list[list[int]]) -> int:
-    """Return the set of runs that were checked."""
+def mask_of_runs(runs: Sequence[Sequence[int]]) -> int:
+    """Return the set of runs, each a first piece and a count, lowest first, none of which overlap."""
     if len(runs) <= _FEW_RUNS:
         mask = 0
         for first, count in runs:

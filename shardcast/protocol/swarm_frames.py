@@ -1,0 +1,371 @@
+"""Frames of the stream between two neighbours of a swarm.
+
+A frame is a byte that names its kind, three bytes with the length of its payload, and the payload; numbers
+are big-endian. Both ends send frames at any time, a hello first. Readers skip frames of kinds that they don't
+know, and bytes after those fields of a frame that they know, so that later versions can add both.
+
+====== ======== =====================================================================================
+kind   name     payload
+====== ======== =====================================================================================
+0      ping     nothing: the sender is alive
+1      hello    JSON: who the sender is, and which version the stream is about
+2, 3   have,    pieces that the sender has verified, or has no more: a byte 0 and runs (first piece, count:
+       lost     4 bytes each), or a byte 1, the first piece (4 bytes) and bits, the lowest of each byte first
+4      want     request id, first piece, count: 4 bytes each; the pieces lie in one shard
+5      cancel   request id: the asker wants no more of it
+6      refuse   request id (4), reason (1), milliseconds to wait before asking again (2): no more comes of it
+7      bytes    request id (4), and the next bytes of the request
+8      bye      UTF-8: why the sender ends the stream
+====== ======== =====================================================================================
+
+A request ends when all of its bytes, or a refusal, have been sent; a cancelled one with either. Ids are
+chosen by the asker, and no two of its requests have the same one at a time. The bytes of requests are sent
+one request after the other, in frames of at most ``MAX_PORTION``, so that a small frame waits behind one of
+these at most.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from shardcast.digest import is_digest
+from shardcast.json_text import parse_json
+from shardcast.plain_text import one_line
+from shardcast.protocol.piece_numbers import MAX_PIECES, mask_of_run, mask_of_runs, runs_of
+from shardcast.protocol.wire import is_id, version_number
+
+UPGRADE = "shardcast-swarm/1"
+"""Value of the header ``Upgrade`` of the request that begins a stream."""
+
+PING, HELLO, HAVE, LOST, WANT, CANCEL, REFUSE, BYTES, BYE = range(9)
+HEAD_SIZE = 4
+"""Bytes before the payload of a frame."""
+BYTES_HEAD_SIZE = 8
+"""Bytes of a frame of kind ``BYTES`` before the bytes of a request."""
+MAX_CONTROL = 64 << 10
+"""Bytes of the payload of a frame, other than the bytes of a request."""
+MAX_PORTION = 256 << 10
+"""Bytes of a request in one frame."""
+MAX_HELLO = 16 << 10
+"""Bytes of the JSON of a hello."""
+MAX_REASON = 200
+"""Characters of the text of a bye."""
+MAX_WAIT = 65.535
+"""Seconds that a refusal can name."""
+MAX_REQUEST = (1 << 32) - 1
+
+_HEAD = struct.Struct("!I")
+_BYTES_HEAD = struct.Struct("!II")
+_WANT = struct.Struct("!III")
+_REFUSE = struct.Struct("!IBH")
+_RUN = struct.Struct("!II")
+_RUNS, _BITS = 0, 1
+_RUNS_A_FRAME = (MAX_CONTROL - 1) // _RUN.size
+_BITS_A_FRAME = (MAX_CONTROL - 5) * 8
+
+
+class FrameError(ValueError):
+    """The bytes are no frames of this protocol, or break one of its bounds."""
+
+
+class Refusal(IntEnum):
+    """The reason of a refusal; readers take a reason that they don't know for ``LACKS``.
+
+    Attributes:
+        LACKS: the sender does not have these pieces (any more).
+        BUSY: the sender gives to as many as it can.
+        CANCELLED: the asker has cancelled the request.
+        FAILED: the sender could not read the pieces.
+    """
+
+    LACKS = 0
+    BUSY = 1
+    CANCELLED = 2
+    FAILED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first frame of each end.
+
+    Attributes:
+        node: the id of the sender's node.
+        generation: the id of this run of the node.
+        origin: the origin id of the version.
+        version: its name, ``v7``.
+        digest: its SHA-256 in hex; None while the version is being made.
+        extra: further keys, such as those of later versions.
+    """
+
+    node: str
+    generation: str
+    origin: str | None
+    version: str
+    digest: str | None = None
+    extra: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """Pieces that the sender has verified, as a set (``piece_numbers``)."""
+
+    pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Pieces that the sender has no more, as a set."""
+
+    pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A request for ``count`` pieces from ``first`` on."""
+
+    request: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The end of the asker's interest in a request."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The end of a request of which no more bytes come.
+
+    Attributes:
+        request: the request.
+        reason: why.
+        wait: seconds before the next request is welcome.
+    """
+
+    request: int
+    reason: Refusal
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """The end of the stream."""
+
+    reason: str
+
+
+Control = Hello | Ping | Have | Lost | Want | Cancel | Refuse | Bye
+"""A frame without bytes of requests."""
+
+
+# Writing
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    """Return a frame."""
+    return _HEAD.pack(kind << 24 | len(payload)) + payload
+
+
+def encode(control: Control) -> bytes:
+    """Return a frame, or the frames that a large set of pieces takes.
+
+    Raises:
+        ValueError: it breaks a bound.
+    """
+    match control:
+        case Ping():
+            return frame(PING)
+        case Have(pieces):
+            return b"".join(frame(HAVE, part) for part in _set_payloads(pieces))
+        case Lost(pieces):
+            return b"".join(frame(LOST, part) for part in _set_payloads(pieces))
+        case Want(request, first, count):
+            return frame(WANT, _WANT.pack(request, first, count))
+        case Cancel(request):
+            return frame(CANCEL, _HEAD.pack(request))
+        case Refuse(request, reason, wait):
+            return frame(REFUSE, _REFUSE.pack(request, reason, round(1000 * min(max(wait, 0.0), MAX_WAIT))))
+        case Bye(reason):
+            return frame(BYE, one_line(reason, MAX_REASON).encode())
+        case Hello():
+            return frame(HELLO, _hello_payload(control))
+
+
+def bytes_head(request: int, size: int) -> bytes:
+    """Return the head of a frame with ``size`` bytes of a request, which follow."""
+    return _BYTES_HEAD.pack(BYTES << 24 | size + _HEAD.size, request)
+
+
+def _hello_payload(hello: Hello) -> bytes:
+    """Return the JSON of a hello.
+
+    Raises:
+        ValueError: it is too long.
+    """
+    known = {key: getattr(hello, key) for key in ("node", "generation", "origin", "version", "digest")}
+    payload = json.dumps(dict(hello.extra) | known, separators=(",", ":")).encode()
+    if len(payload) > MAX_HELLO:
+        raise ValueError(f"a hello of more than {MAX_HELLO} bytes")
+    return payload
+
+
+def _set_payloads(pieces: int) -> Iterator[bytes]:
+    """Yield the payloads that tell a set of pieces: as runs, or as bits where these are shorter."""
+    if pieces <= 0:
+        return
+    base = (pieces & -pieces).bit_length() - 1
+    runs = runs_of(pieces)
+    if len(runs) * _RUN.size <= (pieces.bit_length() - base) // 8:
+        for start in range(0, len(runs), _RUNS_A_FRAME):
+            part = runs[start : start + _RUNS_A_FRAME]
+            yield bytes((_RUNS,)) + b"".join(_RUN.pack(*run) for run in part)
+        return
+    bits, mask = pieces >> base, mask_of_run(0, _BITS_A_FRAME)
+    while bits:
+        now, bits = bits & mask, bits >> _BITS_A_FRAME
+        if now:
+            yield bytes((_BITS,)) + _HEAD.pack(base) + now.to_bytes((now.bit_length() + 7) // 8, "little")
+        base += _BITS_A_FRAME
+
+
+# Reading
+
+
+def decode_head(buffer: bytes | bytearray | memoryview, offset: int) -> tuple[int, int]:
+    """Return the kind of a frame and the length of its payload.
+
+    Raises:
+        FrameError: the payload is longer than any of that kind, or too short for it.
+    """
+    (word,) = _HEAD.unpack_from(buffer, offset)
+    kind, length = word >> 24, word & 0xFFFFFF
+    if kind == BYTES:
+        if not _HEAD.size < length <= MAX_PORTION + _HEAD.size:
+            raise FrameError(f"a frame with {length} bytes of a request")
+    elif length > (MAX_HELLO if kind == HELLO else MAX_CONTROL):
+        raise FrameError(f"a frame of kind {kind} with {length} bytes")
+    return kind, length
+
+
+def decode_request(buffer: bytes | bytearray | memoryview, offset: int) -> int:
+    """Return the request whose bytes a frame of kind ``BYTES`` at ``offset`` has."""
+    return int(_BYTES_HEAD.unpack_from(buffer, offset)[1])
+
+
+def decode(kind: int, payload: bytes, max_pieces: int = MAX_PIECES) -> Control | None:
+    """Return a frame without bytes of a request; None for a kind that is not known.
+
+    Args:
+        kind: of the frame.
+        payload: of the frame.
+        max_pieces: the pieces of the version. A set of pieces costs its reader as much memory as these allow.
+
+    Raises:
+        FrameError: the payload makes no sense.
+    """
+    decoder = _DECODERS.get(kind)
+    try:
+        return decoder(payload, max_pieces) if decoder else None
+    except struct.error:
+        raise FrameError(f"a frame of kind {kind} with only {len(payload)} bytes") from None
+
+
+def _decode_refuse(payload: bytes, _: int) -> Refuse:
+    """Return a refusal."""
+    request, reason, wait = _REFUSE.unpack_from(payload)
+    known = Refusal(reason) if reason in _REFUSALS else Refusal.LACKS
+    return Refuse(request, known, wait / 1000)
+
+
+def _decode_want(payload: bytes, max_pieces: int) -> Want:
+    """Return a want.
+
+    Raises:
+        FrameError: it asks for no piece, or for one that the version does not have.
+    """
+    request, first, count = _WANT.unpack_from(payload)
+    if not 1 <= count <= max_pieces - first:
+        raise FrameError(f"a want of {count} pieces from piece {first} on")
+    return Want(request, first, count)
+
+
+def _decode_set(payload: bytes, max_pieces: int) -> int:
+    """Return a set of pieces.
+
+    Raises:
+        FrameError: it is none, or has a piece that the version does not have.
+    """
+    form = payload[0] if payload else -1
+    if form == _RUNS and len(payload) % _RUN.size == 1:
+        runs, end = list(_RUN.iter_unpack(memoryview(payload)[1:])), 0
+        for first, count in runs:
+            if first < end or not count:
+                raise FrameError("runs of pieces that overlap, are empty or out of order")
+            end = first + count
+        _check_end(end, max_pieces)
+        return mask_of_runs(runs)
+    if form == _BITS and len(payload) >= 5:
+        base = int(_HEAD.unpack_from(payload, 1)[0])
+        bits = int.from_bytes(memoryview(payload)[5:], "little")
+        _check_end(base + bits.bit_length(), max_pieces)
+        return bits << base
+    raise FrameError("pieces that are neither runs nor bits")
+
+
+def _check_end(end: int, max_pieces: int) -> None:
+    """Check that a version has all pieces before ``end``.
+
+    Raises:
+        FrameError: it has fewer.
+    """
+    if end > max_pieces:
+        raise FrameError(f"a piece {end - 1} of a version that has {max_pieces}")
+
+
+def _decode_hello(payload: bytes, _: int) -> Hello:
+    """Return a hello.
+
+    Raises:
+        FrameError: a key is missing or makes no sense.
+    """
+    try:
+        value = parse_json(payload)
+    except ValueError as error:
+        raise FrameError(f"a hello that is no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise FrameError("a hello that is no JSON object")
+    node, generation, version = (value.pop(key, None) for key in ("node", "generation", "version"))
+    origin, digest = (value.pop(key, None) for key in ("origin", "digest"))
+    if not (is_id(node) and is_id(generation)):
+        raise FrameError("a hello without the ids of a node and its run")
+    if not isinstance(version, str) or version_number(version) is None:
+        raise FrameError("a hello without a version")
+    if not (origin is None or is_id(origin)) or not (digest is None or is_digest(digest)):
+        raise FrameError("a hello with an origin or a digest that is none")
+    return Hello(node, generation, origin, version, digest, tuple(value.items()))
+
+
+_REFUSALS = frozenset(Refusal)
+_DECODERS: dict[int, Callable[[bytes, int], Control]] = {
+    PING: lambda payload, pieces: Ping(),
+    HELLO: _decode_hello,
+    HAVE: lambda payload, pieces: Have(_decode_set(payload, pieces)),
+    LOST: lambda payload, pieces: Lost(_decode_set(payload, pieces)),
+    WANT: _decode_want,
+    CANCEL: lambda payload, pieces: Cancel(*_HEAD.unpack_from(payload)),
+    REFUSE: _decode_refuse,
+    BYE: lambda payload, pieces: Bye(one_line(payload.decode(errors="replace"), MAX_REASON)),
+}

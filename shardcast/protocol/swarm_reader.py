@@ -1,0 +1,160 @@
+"""A reader of the frames of a stream: bytes are received where they stay until a piece is whole."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shardcast.protocol.piece_numbers import MAX_PIECES
+from shardcast.protocol.swarm_frames import (
+    BYTES,
+    BYTES_HEAD_SIZE,
+    HEAD_SIZE,
+    MAX_CONTROL,
+    Control,
+    FrameError,
+    decode,
+    decode_head,
+    decode_request,
+)
+
+_ROOM = HEAD_SIZE + MAX_CONTROL
+"""Bytes of the buffer beside a piece: the longest frame that may come between its bytes."""
+_LARGE = 1 << 20
+"""Bytes of a buffer above which its memory is taken only where it is written to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A whole piece of a request.
+
+    Attributes:
+        request: the request.
+        data: its bytes, valid until the reader is asked for the next frame.
+    """
+
+    request: int
+    data: memoryview
+
+
+class FrameReader:
+    """A reader of frames with a buffer of bounded size, whatever comes.
+
+    The owner receives bytes into ``get_buffer()``, tells how many by ``received()``, and takes frames with
+    ``next_frame()`` until there is none. The bytes of a piece lie at the front of the buffer; heads of frames
+    and whole frames between them are cut out, so that nothing else is copied.
+
+    Attributes:
+        max_piece: bytes of the largest piece.
+        max_pieces: the pieces of the version, as far as it is known.
+    """
+
+    def __init__(self, max_piece: int, length_of: Callable[[int], int]) -> None:
+        """Read frames.
+
+        Args:
+            max_piece: bytes of the largest piece.
+            length_of: returns the bytes of the next piece of a request, given the request; 0 where no bytes
+                of that request may come. Called for the first bytes of each piece.
+        """
+        self.max_piece = max_piece
+        self.max_pieces = MAX_PIECES
+        self._length_of = length_of
+        size = max_piece + _ROOM
+        self._view = memoryview(bytearray(size) if size <= _LARGE else mmap.mmap(-1, size))
+        self._filled = 0
+        self._held = 0  # bytes of the piece, at the front
+        self._length = 0  # of the piece; 0 between two pieces
+        self._portion = 0  # bytes that are still to come in the frame
+        self._request = 0
+        self._given = False  # whether the owner has the piece
+
+    def get_buffer(self) -> memoryview:
+        """Return where the next bytes go; never empty once ``next_frame`` has returned None."""
+        return self._view[self._filled :]
+
+    def received(self, size: int) -> None:
+        """Take ``size`` bytes that were received into the buffer."""
+        self._filled += size
+
+    @property
+    def missing(self) -> int:
+        """The bytes that the piece under way lacks, without heads of frames; 0 between two pieces."""
+        return max(0, self._length - self._filled) if self._length else 0
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether a frame or a piece has begun and is not whole."""
+        return bool(self._filled or self._length)
+
+    def next_frame(self) -> Control | Piece | None:
+        """Return the next whole frame or piece; None until more bytes have come.
+
+        Raises:
+            FrameError: what came is no frame, or bytes of a piece that may not come. The reader is of no more
+                use then.
+        """
+        if self._given:
+            self._cut(0, self._length)
+            self._held = self._length = 0
+            self._given = False
+        while True:
+            if self._portion:
+                if piece := self._take_portion():
+                    return piece
+                if self._portion:
+                    return None
+                continue
+            beyond = self._filled - self._held
+            if beyond < HEAD_SIZE:
+                return None
+            kind, length = decode_head(self._view, self._held)
+            if kind == BYTES:
+                if beyond < BYTES_HEAD_SIZE:
+                    return None
+                self._begin_portion(decode_request(self._view, self._held), length - HEAD_SIZE)
+                self._cut(self._held, BYTES_HEAD_SIZE)
+                continue
+            end = self._held + HEAD_SIZE + length
+            if self._filled < end:
+                return None
+            payload = bytes(self._view[self._held + HEAD_SIZE : end])
+            self._cut(self._held, HEAD_SIZE + length)
+            if control := decode(kind, payload, self.max_pieces):
+                return control
+
+    def _begin_portion(self, request: int, size: int) -> None:
+        """Begin with the bytes of a request in one frame.
+
+        Raises:
+            FrameError: no bytes of that request may come now, or not so many.
+        """
+        if not self._length:
+            self._length, self._request = self._length_of(request), request
+            if not 0 < self._length <= self.max_piece:
+                raise FrameError(f"bytes of request {request}, which was not asked for")
+        elif request != self._request:
+            raise FrameError(f"bytes of request {request} amid a piece of request {self._request}")
+        self._portion = size
+
+    def _take_portion(self) -> Piece | None:
+        """Take what has come of a portion; return the piece when it is whole."""
+        if not self._length:  # the portion goes on with the request's next piece
+            self._length = self._length_of(self._request)
+            if not 0 < self._length <= self.max_piece:
+                raise FrameError(f"more bytes of request {self._request} than were asked for")
+        size = min(self._filled - self._held, self._portion, self._length - self._held)
+        self._held += size
+        self._portion -= size
+        if self._held < self._length:
+            return None
+        self._given = True
+        return Piece(self._request, self._view[: self._length])
+
+    def _cut(self, start: int, size: int) -> None:
+        """Cut bytes out of the buffer."""
+        if size:
+            left = self._filled - size
+            self._view[start:left] = self._view[start + size : self._filled]
+            self._filled = left
