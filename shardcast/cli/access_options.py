@@ -6,16 +6,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from shardcast.access.client_access import TOKEN_VARIABLE, ClientAccess, load_credentials
-from shardcast.access.server_access import ServerAccess
 from shardcast.access.tls import ClientTls, server_tls
-from shardcast.access.token_file import TokenFile
 from shardcast.cli.options import Command, NamedPath, grouped
 from shardcast.constants import ENVIRONMENT_PREFIX
+
+if TYPE_CHECKING:
+    from shardcast.access.server_access import ServerAccess
 
 AddOptions = Callable[[Callable[..., Any]], Callable[..., Any]]
 """A decorator of commands."""
@@ -37,6 +38,9 @@ class ServerAccessOptions:
             UsageError: the options don't fit together, or the file of tokens is broken.
             LocalDiskError: a file can't be read.
         """
+        from shardcast.access.server_access import ServerAccess
+        from shardcast.access.token_file import TokenFile
+
         return ServerAccess(
             tokens=TokenFile(self.tokens) if self.tokens else None,
             tls=server_tls(self.certificate, self.key, self.client_ca),

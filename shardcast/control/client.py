@@ -17,7 +17,7 @@ from typing import Any
 from shardcast.constants import DISTRIBUTION_FILE
 from shardcast.errors import LocalDiskError, NodeFailed, NoNode, ShardcastError, UsageError, from_wire
 from shardcast.json_text import parse_json
-from shardcast.peer.heads import BoundedResponse, Connection
+from shardcast.peer.bounded_answers import BoundedResponse, Connection
 from shardcast.protocol.distribution import Withdrawal, is_version, parse
 from shardcast.protocol.feed import check_reason
 from shardcast.protocol.manifest import check_metadata

@@ -21,10 +21,10 @@ from urllib.parse import SplitResult, urlsplit
 from shardcast.access.secret import clear_locals, has_secret
 from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreachable, ShardcastError
 from shardcast.fair_limit import Share
+from shardcast.peer.bounded_answers import BoundedResponse, Connection, SecureConnection
 from shardcast.peer.connecting import SocketAddress, connect
 from shardcast.peer.download_limit import receive_buffer_size
 from shardcast.peer.failures import broken_error
-from shardcast.peer.heads import BoundedResponse, Connection, SecureConnection
 from shardcast.peer.landing_writer import BUFFER_SIZE, receive_buffer
 from shardcast.peer.redirects import proxy_of
 from shardcast.peer.requests import Answer, RangeRequest

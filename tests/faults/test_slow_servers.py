@@ -427,8 +427,8 @@ DOORS = {
     "peer/redirects.py:_send",
     "blobs/client/endpoint.py:Endpoint.request",
     "peer/bulk.py:_WholeHead.begin",
-    "peer/heads.py:BoundedResponse.begin",
-    "peer/heads.py:Connection.answer",
+    "peer/bounded_answers.py:BoundedResponse.begin",
+    "peer/bounded_answers.py:Connection.answer",
     "control/client.py:ControlConnection.start_request",
 }
 """What those which send have in common."""
@@ -436,7 +436,7 @@ ASKS = ("peer", "control", "blobs/client")
 """The rooms that send requests."""
 SENDING = {"request", "putrequest", "begin", "start_request", "endheaders"}
 ROUND = {
-    "http.client": {"peer/heads.py", "peer/bulk.py", "control/client.py"},
+    "http.client": {"peer/bounded_answers.py", "peer/bulk.py", "control/client.py"},
     "sock_connect": {"peer/connecting.py"},
 }
 """What a request could be sent with, and the files that may: all else would go round the bounds. Sessions of

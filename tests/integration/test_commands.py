@@ -128,6 +128,35 @@ def test_commands_run_by_each_of_their_names() -> None:
         assert own.stdout.startswith(f"Usage: shardcast-{role} [OPTIONS]\n")
 
 
+LOADED = """
+import atexit, sys
+from shardcast.cli.main import main
+heavy = {"aiohttp", "multiprocessing", "rich", "tenacity", "uvloop"}
+atexit.register(lambda: print(*sorted(heavy & set(sys.modules)), file=sys.stderr))
+main()
+"""
+
+
+def loaded(*words: str) -> list[str]:
+    """Which of the modules that take long to import a command imports, to its end."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *words], env=processes.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == DONE, done.stderr
+    return done.stderr.splitlines()[-1].split()
+
+
+def test_commands_import_only_what_they_use(tmp_path: Path) -> None:
+    file, data_dir, blobs = payload(tmp_path / "x.bin", 1000), str(tmp_path / "data"), tmp_path / "blobs"
+    blobs.mkdir()
+    assert loaded("--help") == []
+    assert loaded("client", "--help") == []
+    assert loaded("store", "put", str(file), "-d", str(blobs)) == []
+    with processes.origin(tmp_path / "data"):
+        assert loaded("broadcast", str(file), "--data-dir", data_dir) == []
+        assert loaded("pin", "v1", "--data-dir", data_dir) == []
+
+
 def test_help_names_every_command() -> None:
     done = processes.run("--help")
     assert (done.returncode, done.stderr) == (0, "")

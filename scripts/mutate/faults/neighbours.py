@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fault import Fault
 
+BOUNDED_ANSWERS = "shardcast/peer/bounded_answers.py"
 CONNECTING = "shardcast/peer/connecting.py"
 FAILURES = "shardcast/peer/failures.py"
 HEADS = "shardcast/peer/heads.py"
@@ -28,7 +29,7 @@ FAULTS = [
     ),
     Fault(
         name="head-by-http-client-has-no-deadline",
-        file=HEADS,
+        file=BOUNDED_ANSWERS,
         old="self._deadline = None if silence is None else time.monotonic() + silence",
         new="self._deadline = None",
         tests=["tests/faults/test_slow_servers.py"],
@@ -78,7 +79,7 @@ FAULTS = [
     ),
     Fault(
         name="head-of-any-length",
-        file=HEADS,
+        file=BOUNDED_ANSWERS,
         old="if self._left <= 0:",
         new="if False:",
         tests=FLOOD,

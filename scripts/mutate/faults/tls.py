@@ -113,7 +113,7 @@ FAULTS = [
     ),
     Fault(
         name="head-read-over-tls-waits-for-a-full-buffer",
-        file="shardcast/peer/heads.py",
+        file="shardcast/peer/bounded_answers.py",
         old="            and len(buffer) > io.DEFAULT_BUFFER_SIZE\n",
         new="",
         tests=["tests/integration/test_tls.py::test_small_shards_arrive_over_tls_without_a_wait"],

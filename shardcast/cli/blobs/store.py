@@ -1,148 +1,41 @@
-"""``shardcast store``: the group of its commands, and ``serve``, which takes hashserver's options."""
+"""``shardcast store``: the group of its commands."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import click
-from click.core import ParameterSource
 
-from shardcast.addresses import Network
-from shardcast.cli import options
-from shardcast.cli.access_options import ServerAccessOptions, store_access_options
-from shardcast.cli.blobs.copy import pull, push
-from shardcast.cli.blobs.gc import gc, pin, unpin
-from shardcast.cli.blobs.objects import get, has, ls, put, stat
-from shardcast.cli.blobs.verify import verify
-from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
-from shardcast.cli.serving import ForegroundNode
-from shardcast.errors import AddressTaken, ShardcastError
+from shardcast.cli.lazy_group import LazyCommand, LazyGroup
+
+SERVE = LazyCommand(
+    "serve", "shardcast.cli.blobs.serve", "Serve the blobs in DIRECTORY over HTTP, as hashserver does."
+)
+"""The command that ``shardcast-store`` is, too."""
+_COMMANDS = (
+    LazyCommand("gc", "shardcast.cli.blobs.gc", "Let go of blobs in DIRECTORY that nobody refers to."),
+    LazyCommand("get", "shardcast.cli.blobs.objects", "Get the blob DIGEST, verified."),
+    LazyCommand("has", "shardcast.cli.blobs.objects", "Tell which of DIGESTS are here."),
+    LazyCommand("ls", "shardcast.cli.blobs.objects", "List the blobs in DIRECTORY."),
+    LazyCommand(
+        "pin", "shardcast.cli.blobs.gc", "Keep blobs whoever refers to them, until they are unpinned."
+    ),
+    LazyCommand("pull", "shardcast.cli.blobs.copy", "Get blobs from the server at URL."),
+    LazyCommand(
+        "push", "shardcast.cli.blobs.copy", "Put blobs into the server at URL, a hash server or an archive."
+    ),
+    LazyCommand(
+        "put", "shardcast.cli.blobs.objects", "Put FILES, and print their digests, one a line; - is stdin."
+    ),
+    SERVE,
+    LazyCommand("stat", "shardcast.cli.blobs.objects", "Tell what there is of the blob DIGEST."),
+    LazyCommand(
+        "unpin", "shardcast.cli.blobs.gc", "Let blobs that were pinned go when nobody refers to them."
+    ),
+    LazyCommand(
+        "verify", "shardcast.cli.blobs.verify", "Read every blob in DIRECTORY, and see whether it is right."
+    ),
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, lazy=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 def store() -> None:
     """Keep blobs under their digests."""
-
-
-for _command in (ls, stat, put, get, has, pull, push, verify, gc, pin, unpin):
-    store.add_command(_command)
-
-
-class _Refused(click.ClickException):
-    """A failure with hashserver's exit code 1, for options that can't be right.
-
-    Only options that can't be parsed have exit code 2.
-    """
-
-
-class _Taken(click.ClickException):
-    """A port that is taken: hashserver's exit code 3."""
-
-    exit_code = 3
-
-
-def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Command], options.Command]:
-    """Return an option with a variable of ours and one of hashserver's."""
-    variable = name.removeprefix("--").replace("-", "_").upper()
-    names = [f"SHARDCAST_STORE_{variable}", f"HASHSERVER_{variable}"]
-    return click.option(name, *words, envvar=names, show_envvar=True, **settings)
-
-
-@store.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("directory", envvar=["SHARDCAST_STORE_DIRECTORY", "HASHSERVER_DIRECTORY"])
-@_option("--writable", is_flag=True, help="Take blobs, too.")
-@_option(
-    "--hash-algorithm",
-    type=click.Choice(["sha-256", "sha3-256"]),
-    default="sha-256",
-    show_default=True,
-    help="The digest that blobs are kept under.",
-)
-@_option(
-    "--layout",
-    help="prefix (ab/ab3f…) or flat (ab3f…); without it, the one in which its blobs lie, or else prefix.",
-)
-@_option("--extra-dirs", default="", help="More directories to read, with semicolons between them.")
-@_option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option(
-    "--port",
-    type=int,
-    envvar=["SHARDCAST_STORE_HTTP_PORT", "SHARDCAST_STORE_PORT", "HASHSERVER_PORT"],
-    show_envvar=True,
-    help="The port to listen on; without it, a free one from 49152 to 65535.",
-)
-@click.option("--port-range", type=int, nargs=2, metavar="A B", help="Any free port from A to B.")
-@_option(
-    "--lock-timeout",
-    type=float,
-    default=120.0,
-    show_default=True,
-    help="Seconds after which a lock file that nobody touches counts no more.",
-)
-@click.option("--status-file", type=click.Path(path_type=Path), help="A JSON file to say in how it went.")
-@click.option("--timeout", type=float, help="End after so many seconds without a request.")
-@options.trusted_proxy_option
-@store_access_options
-@upload_limit_options
-@options.logging_options
-@options.node_options
-def serve(
-    directory: str,
-    *,
-    writable: bool,
-    hash_algorithm: str,
-    layout: str | None,
-    extra_dirs: str,
-    host: str,
-    port: int | None,
-    port_range: tuple[int, int] | None,
-    lock_timeout: float,
-    status_file: Path | None,
-    timeout: float | None,
-    trusted_proxy: tuple[Network, ...] | None,
-    server_access: ServerAccessOptions,
-    upload_limits: UploadLimitOptions,
-    ready_fd: int | None,
-    parent: int | None,
-) -> None:
-    """Serve the blobs in DIRECTORY over HTTP, as hashserver does."""
-    options.start_logging()
-    from shardcast.blobs.server.hash_server import (
-        ALGORITHMS,
-        DYNAMIC_PORTS,
-        StoreServer,
-        StoreSettings,
-        parse_directories,
-    )
-    from shardcast.nodes.runtime import run
-    from shardcast.server.bounds import Bounds
-
-    source = click.get_current_context().get_parameter_source("port")
-    if port_range is not None and source is ParameterSource.COMMANDLINE:
-        raise click.UsageError("--port and --port-range exclude each other")
-    ports = port_range or ((port, port) if port is not None else DYNAMIC_PORTS)
-    algorithm, extra = ALGORITHMS[hash_algorithm], parse_directories(extra_dirs)
-    if not directory:
-        raise _Refused("the name of the directory is empty; the current one is .")
-    settings = StoreSettings(
-        Path(directory), algorithm, layout or None, extra, writable=writable, lock_seconds=lock_timeout
-    )
-    foreground = ForegroundNode(ready_fd, parent)
-    bounds = Bounds(trusted=trusted_proxy or (), uploads=foreground.prepare(upload_limits.load))
-    node = StoreServer.running(
-        settings,
-        host,
-        ports,
-        status_file=status_file,
-        timeout=timeout,
-        bounds=bounds,
-        access=foreground.prepare(server_access.load),
-    )
-    try:
-        run(foreground.serve(node, until=StoreServer.wait_until_idle))
-    except AddressTaken as error:
-        raise (_Refused if port_range else _Taken)(str(error)) from error
-    except ShardcastError as error:
-        raise _Refused(str(error)) from error
