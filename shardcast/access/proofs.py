@@ -16,6 +16,8 @@ from shardcast.access.signing import SIGNATURE_SIZE, SigningKey, is_signed
 CHALLENGE_SIZE = 32
 """Bytes of a challenge."""
 _PURPOSE = b"shardcast proof 1\0"
+_ANNOUNCING = b"shardcast announcement 1\0"
+"""Bytes before what is signed, so that no signature passes for another one's."""
 
 
 class End(Enum):
@@ -76,6 +78,20 @@ def is_proof(context: ProofContext, end: End, proof: bytes) -> bool:
     """
     public = context.opener_key if end is End.OPENER else context.acceptor_key
     return len(proof) == SIGNATURE_SIZE and is_signed(context.signed_by(end), proof, public)
+
+
+def prove_to_server(key: SigningKey, node: str, secret: str) -> bytes:
+    """Return the proof in a node's announcements that it has its key."""
+    return key.sign(_ANNOUNCING + f"{node} {secret}".encode())
+
+
+def is_proof_to_server(public: bytes, node: str, secret: str, proof: bytes) -> bool:
+    """Return whether an announcement's proof shows that its node has its key.
+
+    Raises:
+        UsageError: the library for keys is missing.
+    """
+    return is_signed(_ANNOUNCING + f"{node} {secret}".encode(), proof, public)
 
 
 def certificate_digest(certificate: bytes | None) -> bytes:

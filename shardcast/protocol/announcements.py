@@ -3,9 +3,9 @@
 ::
 
     POST /v3/swarm
-    {"node": "81ab…", "secret": "…", "key": "…", "nonce": "…", "origin": "ce0d…", "digest": "9f86…",
-     "port": 41234, "advertise": null, "site": "rack7", "certificate": null, "rate": 0, "sharing": true,
-     "keys": "3c1f…", "leaving": false}
+    {"node": "81ab…", "secret": "…", "key": "…", "proof": "…", "nonce": "…", "origin": "ce0d…",
+     "digest": "9f86…", "port": 41234, "advertise": null, "site": "rack7", "certificate": null, "rate": 0,
+     "sharing": true, "keys": "3c1f…", "leaving": false}
 
 The path has the version. A server that announces itself to its upstream adds ``relay``: its keys, and some of
 its members.
@@ -20,12 +20,14 @@ from typing import Any
 from shardcast.protocol.swarm_members import (
     MAX_KEYS,
     MAX_RELAYED,
+    SIGNATURE_SIZE,
     Place,
     RelayedMember,
     ServerKey,
     SwarmError,
     key_text,
     optional,
+    read_bytes,
     read_digest,
     read_host,
     read_id,
@@ -85,6 +87,7 @@ class Announcement:
         secret: known to the node and to the servers that it announces itself to: nobody else can change what
             it announced, or announce that it leaves.
         key: its public key.
+        proof: signature by which the node shows that it has the key, over its id and the secret.
         nonce: which its check at ``GET /swarm/check`` answers with.
         origin: the version's origin id; None while unknown.
         digest: SHA-256 of the payload in hex; None while the version is open.
@@ -102,6 +105,7 @@ class Announcement:
     node: str
     secret: str
     key: bytes
+    proof: bytes
     nonce: str
     origin: str | None = None
     digest: str | None = None
@@ -121,6 +125,7 @@ class Announcement:
             "node": self.node,
             "secret": self.secret,
             "key": key_text(self.key),
+            "proof": key_text(self.proof),
             "nonce": self.nonce,
             "origin": self.origin,
             "digest": self.digest,
@@ -150,6 +155,7 @@ class Announcement:
             node=read_id(values.get("node")),
             secret=read_nonce(values.get("secret")),
             key=read_key(values.get("key")),
+            proof=read_bytes(values.get("proof"), SIGNATURE_SIZE),
             nonce=read_nonce(values.get("nonce")),
             origin=optional(read_id, values.get("origin")),
             digest=optional(read_digest, values.get("digest")),

@@ -24,8 +24,8 @@ MAX_RELAYED = 200
 """Members that servers tell each other in a message."""
 MAX_AGE = 60.0
 """Seconds since a member's own announcement, in a message between servers."""
-KEY_SIZE = 32
-"""Bytes of a public key."""
+KEY_SIZE, SIGNATURE_SIZE = 32, 64
+"""Bytes of a public key, and of a signature."""
 
 _MAX_BRACKETS = 2 * (MAX_KEYS + MAX_RELAYED) + 100
 """Lists and objects in a message."""
@@ -311,7 +311,7 @@ def canonical(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def key_text(key: bytes) -> str:
-    """Return a public key as it is written: base64."""
+    """Return a key or a signature as it is written: base64."""
     return base64.b64encode(key).decode()
 
 
@@ -321,12 +321,19 @@ def read_key(value: object) -> bytes:
     Raises:
         SwarmError: the value is none.
     """
+    return read_bytes(value, KEY_SIZE)
+
+
+def read_bytes(value: object, size: int) -> bytes:
+    """Return a number of bytes in base64.
+
+    Raises:
+        SwarmError: the value is none, or has more or fewer.
+    """
     try:
-        if not isinstance(value, str):
-            raise ValueError("no text")
-        key = base64.b64decode(value, validate=True)
-        if len(key) != KEY_SIZE:
-            raise ValueError("no key")
-        return key
+        data = base64.b64decode(value, validate=True) if isinstance(value, str) else b""
     except (ValueError, binascii.Error):
-        raise SwarmError("a key that is none") from None
+        data = b""
+    if len(data) != size:
+        raise SwarmError("a key, or a signature, that is none")
+    return data

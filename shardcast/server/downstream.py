@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from shardcast.policy.owner_counts import OwnerCounts
 from shardcast.protocol.report import MAX_NODES, Node
 from shardcast.protocol.wire import version_number
-from shardcast.store.shares import OwnerCounts
 
 _FORGOTTEN = 60.0
 """Seconds after its last report until a node is forgotten."""

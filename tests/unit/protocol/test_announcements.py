@@ -43,6 +43,7 @@ ANNOUNCEMENTS = st.builds(
     node=IDS,
     secret=NONCES,
     key=KEYS,
+    proof=st.binary(min_size=64, max_size=64),
     nonce=NONCES,
     origin=st.none() | IDS,
     digest=st.none() | DIGESTS,
@@ -75,7 +76,13 @@ ANY = st.recursive(
 )
 KEY = "A" * 43 + "="
 MEMBER: dict[str, Any] = {"node": "81ab", "key": KEY, "host": "10.0.0.7", "port": 4000, "age": 1}
-ME: dict[str, Any] = {"node": "81ab", "secret": "0" * 32, "key": KEY, "nonce": "1" * 32, "port": 4000}
+ME: dict[str, Any] = {
+    "node": "81ab",
+    "secret": "0" * 32,
+    "key": KEY,
+    "proof": "A" * 86 + "==",
+    "nonce": "1" * 32,
+}
 ANSWER: dict[str, Any] = {"ticket": "a.b", "announce_again": 3}
 
 
@@ -132,6 +139,7 @@ def test_any_value_in_an_answer_is_read_or_refused(key: str, value: object) -> N
         {"key": "A" * 44},
         {"key": "AAAA"},
         {"nonce": "X" * 32},
+        {"proof": KEY},
         {"port": 0},
         {"port": 65536},
         {"port": True},
@@ -186,7 +194,9 @@ def test_largest_messages_fit_their_bounds() -> None:
     member = NamedMember("f" * 64, b"k" * 32, Place("ffff:" * 7 + "ffff", 65535), "s" * 64, "d" * 64)
     relayed = (RelayedMember(member, 60.0, 1 << 50, "0" * 32),) * MAX_RELAYED
     keys = (ServerKey(b"k" * 32, 1e12),) * MAX_KEYS
-    announcement = Announcement("f" * 64, "0" * 32, b"k" * 32, "0" * 32, relay=Relay(keys, relayed))
+    announcement = Announcement(
+        "f" * 64, "0" * 32, b"k" * 32, b"p" * 64, "0" * 32, relay=Relay(keys, relayed)
+    )
     assert Announcement.parse(announcement.encode()) == announcement
     assert len(announcement.encode()) < MAX_ANNOUNCEMENT
     found = AnnouncementAnswer("t" * 1024, 3.0, keys, (member,) * MAX_NEIGHBOURS, relayed=relayed)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardcast.policy.owner_counts import OwnerCounts
 from shardcast.protocol import report
 from shardcast.protocol.report import (
     MAX_HOPS,
@@ -27,7 +28,6 @@ from shardcast.protocol.report import (
     parse_in_slices,
 )
 from shardcast.server.downstream import Downstream
-from shardcast.store.shares import OwnerCounts
 from tests.support.payloads import patient
 
 IDS = st.text("0123456789abcdef", min_size=1, max_size=64)

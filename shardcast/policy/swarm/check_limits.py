@@ -1,0 +1,92 @@
+"""The limits of a server's checks of members' addresses, so that nobody scans or floods others by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RECHECK_SECONDS = 60.0
+"""Seconds after which a member that was reached is checked again."""
+_FIRST_RETRY = 6.0
+"""Seconds after which a check that failed is made again, doubled each time: at most ten a minute."""
+_MAX_KEYS = 4096
+"""Hosts whose checks are counted; where more have checks, others wait."""
+
+
+def check_pause(reached: bool, failures: int) -> float:
+    """Return the seconds from the start of a member's check to the next one.
+
+    Args:
+        reached: whether the check reached the member.
+        failures: checks in a row that did not.
+    """
+    return RECHECK_SECONDS if reached else min(_FIRST_RETRY * 2.0 ** min(failures - 1, 10), RECHECK_SECONDS)
+
+
+class RateLimit:
+    """A number of events a second for each of many hosts, with a burst."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        """Allow ``rate`` events a second, and ``burst`` at once."""
+        self._rate = rate
+        self._burst = burst
+        self._full_after = burst / rate
+        # By host: events left, and when that was so; those that were asked longest ago come first.
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, host: str, now: float) -> bool:
+        """Return whether a host has an event left, and count it."""
+        self._forget(now)
+        if host not in self._left and len(self._left) >= _MAX_KEYS:
+            return False
+        left, at = self._left.pop(host, (float(self._burst), now))
+        left = min(self._burst, left + (now - at) * self._rate)
+        self._left[host] = (left - 1 if left >= 1 else left), now
+        return left >= 1
+
+    def _forget(self, now: float) -> None:
+        """Drop the hosts that have a whole burst again."""
+        while self._left:
+            host = next(iter(self._left))
+            if now - self._left[host][1] < self._full_after:
+                return
+            del self._left[host]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTarget:
+    """A check that a server could make.
+
+    Attributes:
+        announcer: the address that announced the place.
+        host: the place's address.
+    """
+
+    announcer: str
+    host: str
+
+
+class CheckLimits:
+    """Whether a server makes a check now.
+
+    A place at the announcer's own address costs the announcer more than the server. A place elsewhere, which
+    was advertised or which another server relayed, has narrower limits, of its announcer and of its host.
+    """
+
+    def __init__(self) -> None:
+        self._own = RateLimit(5.0, 128)
+        self._advertised = RateLimit(10 / 60, 10)
+        self._relayed = RateLimit(2.0, 40)
+        self._targets = RateLimit(1.0, 16)
+
+    def allows(self, target: CheckTarget, now: float, *, relayed: bool) -> bool:
+        """Return whether a check may be made now, and count it.
+
+        Args:
+            target: the check.
+            now: the time, in seconds.
+            relayed: whether another server told the place.
+        """
+        if target.host == target.announcer:
+            return self._own.take(target.announcer, now)
+        limit = self._relayed if relayed else self._advertised
+        return limit.take(target.announcer, now) and self._targets.take(target.host, now)

@@ -1,0 +1,110 @@
+"""The choice of the members that a server names: to a member, and to another server of the same origin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from random import Random
+
+from shardcast.policy.swarm.addresses import can_be_told
+from shardcast.policy.swarm.meeting import NAMED, RENEW_SECONDS, Member, named_members
+from shardcast.policy.swarm.members import Entry, Selection, VersionMembers
+
+Wanted = Callable[[Entry], bool]
+"""Tells whether a member can be named."""
+
+
+def members_for(
+    members: VersionMembers,
+    entry: Entry,
+    asker: str | None,
+    now: float,
+    random: Random,
+    *,
+    count: int = NAMED,
+) -> list[Entry]:
+    """Return the members to name to a member: the same as before, and now and then others.
+
+    Args:
+        members: the members of the version.
+        entry: the member that asks.
+        asker: its own address as the server saw it; None where it is unknown.
+        now: the time, in seconds.
+        random: draws members.
+        count: members to name at most.
+    """
+
+    def can_name(other: Entry) -> bool:
+        """Return whether a member is named to the asker."""
+        return other is not entry and other.host is not None and can_be_told(other.host, asker)
+
+    def draw() -> list[Entry]:
+        """Return random members, most of them of the asker's site."""
+        site = entry.facts.site
+        near_pool = members.sites.get(site)
+        near = near_pool.draw(random, count, can_name, _rate) if near_pool else []
+        far = members.all.draw(random, count, lambda one: one.facts.site != site and can_name(one), _rate)
+        by_key: dict[Hashable, Entry] = {one.facts.key: one for one in (*near, *far)}
+        me = _as_member(entry)
+        chosen = named_members(me, [me, *map(_as_member, near)], [*map(_as_member, far)], random, count=count)
+        return [by_key[member.key] for member in chosen]
+
+    return _refresh(members, entry.named, count, can_name, draw, now=now, random=random)
+
+
+def members_to_relay(
+    members: VersionMembers, selection: Selection, count: int, wanted: Wanted, *, now: float, random: Random
+) -> list[Entry]:
+    """Return the members to tell another server: the same as before, and now and then others.
+
+    Args:
+        members: the members of the version.
+        selection: those that were told it before.
+        count: members to tell at most.
+        wanted: tells whether a member can be told.
+        now: the time, in seconds.
+        random: draws members.
+    """
+    return _refresh(
+        members,
+        selection,
+        count,
+        wanted,
+        lambda: members.all.draw(random, count, wanted, _rate),
+        now=now,
+        random=random,
+    )
+
+
+def _refresh(
+    members: VersionMembers,
+    selection: Selection,
+    count: int,
+    wanted: Wanted,
+    draw: Callable[[], list[Entry]],
+    *,
+    now: float,
+    random: Random,
+) -> list[Entry]:
+    """Return a selection without the members that left, and with others in their places."""
+    kept = [entry for entry in selection.entries if members.has(entry) and entry.host and wanted(entry)]
+    if selection.renewed_at is None:
+        selection.renewed_at = now
+    elif now - selection.renewed_at >= RENEW_SECONDS:
+        selection.renewed_at = now
+        if len(members.all) > count:  # else there are no others
+            kept = random.sample(kept, len(kept) // 2)
+    if len(kept) < count:
+        known = set(kept)
+        kept += [entry for entry in draw() if entry not in known]
+    selection.entries = kept[:count]
+    return selection.entries
+
+
+def _rate(entry: Entry) -> int:
+    """Return the bytes a second that a member says it gives."""
+    return entry.facts.rate
+
+
+def _as_member(entry: Entry) -> Member:
+    """Return a member as the choice of neighbours sees it."""
+    return Member(entry.facts.key, entry.facts.site, entry.host is not None)

@@ -1,0 +1,375 @@
+"""The members that a server knows, whom it names to whom, and how many checks it makes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from ipaddress import ip_address
+from random import Random
+
+import pytest
+
+from shardcast.policy.swarm.addresses import can_be_named, can_be_told, guess_site
+from shardcast.policy.swarm.check_limits import CheckLimits, CheckTarget, RateLimit, check_pause
+from shardcast.policy.swarm.meeting import NAMED, RENEW_SECONDS
+from shardcast.policy.swarm.member_table import ANNOUNCE_SECONDS, SILENCES, MemberTable
+from shardcast.policy.swarm.members import Entry, MemberFacts, Selection, Teller
+from shardcast.policy.swarm.naming import members_for, members_to_relay
+from shardcast.policy.swarm.pools import SLOTS, HostPool
+
+V = ("v3", "ce0d")
+SILENT = ANNOUNCE_SECONDS * SILENCES
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Table(MemberTable):
+    """A table whose members are reached at once."""
+
+    def __init__(self, max_members: int = 1000) -> None:
+        self.clock, self.random = Clock(), Random(1)
+        super().__init__(self.clock, max_members)
+
+    def join(self, number: int, host: str = "", site: str = "here", *, reached: bool = True) -> Entry:
+        facts = MemberFacts(
+            str(number), number.to_bytes(32), host or f"10.0.{number >> 8}.{number & 255}", 4000, site
+        )
+        entry = self.announce(V, facts, Teller(facts.host or ""), f"secret {number}")
+        if reached:
+            self.checked(entry, facts, True)
+        return entry
+
+    def name(self, entry: Entry) -> list[Entry]:
+        return members_for(self.of(V), entry, entry.facts.host, self.clock.now, self.random)
+
+    def nodes(self) -> set[str]:
+        return {entry.facts.node for entry in self.of(V).by_key.values()}
+
+
+def test_silent_member_is_forgotten_within_seconds() -> None:
+    table = Table()
+    table.join(1)
+    table.clock.now += SILENT - 1
+    talker = table.join(2)
+    assert [entry.facts.node for entry in table.name(talker)] == ["1"]
+    table.clock.now += 1
+    assert table.name(table.join(2)) == []
+    assert table.nodes() == {"2"}
+
+
+def test_member_that_leaves_is_named_no_more() -> None:
+    table = Table()
+    one, two = table.join(1), table.join(2)
+    assert table.name(two) == [one]
+    table.leave(V, one.facts.key)
+    assert table.name(two) == []
+
+
+def test_member_is_named_once_it_was_reached_and_while_it_shares() -> None:
+    table = Table()
+    one, asker = table.join(1, reached=False), table.join(2)
+    assert table.name(asker) == []
+    table.checked(one, one.facts, False)
+    assert table.name(asker) == []
+    table.checked(one, one.facts, True)
+    assert table.name(asker) == [one]
+    table.announce(V, replace(one.facts, sharing=False), one.teller, "s")
+    assert table.name(asker) == []
+
+
+def test_member_that_moved_is_checked_again() -> None:
+    table = Table()
+    one, asker = table.join(1), table.join(2)
+    moved = replace(one.facts, port=4001)
+    table.announce(V, moved, one.teller, "s")
+    assert table.name(asker) == []
+    table.checked(one, replace(one.facts, port=4000), True)  # of a check that began before
+    assert table.name(asker) == []
+    table.checked(one, moved, True)
+    assert table.name(asker) == [one]
+
+
+def test_members_stay_the_same_and_half_are_renewed() -> None:
+    table = Table()
+    for number in range(200):
+        table.join(number)
+    asker = table.join(500)
+    first = list(table.name(asker))
+    assert len(first) == len(set(first)) == NAMED
+    table.clock.now += 1
+    assert table.name(asker) == first
+    table.clock.now += RENEW_SECONDS - 1
+    for number in range(200):
+        table.join(number)
+    table.join(500)
+    then = table.name(asker)
+    assert NAMED // 2 <= len({*then} & {*first}) < NAMED == len(then)
+
+
+def test_members_that_left_are_replaced_in_what_is_named() -> None:
+    table = Table()
+    for number in range(200):
+        table.join(number)
+    asker = table.join(500)
+    first = list(table.name(asker))
+    for entry in first[:10]:
+        table.leave(V, entry.facts.key)
+    then = table.name(asker)
+    assert set(first[10:]) < set(then) and len(then) == NAMED
+
+
+def test_most_named_members_are_of_the_same_site_and_some_of_others() -> None:
+    table = Table()
+    for number in range(400):
+        table.join(number, site=f"site {number % 4}")
+    sites = Counter(entry.facts.site for entry in table.name(table.join(500, site="site 1")))
+    assert sites["site 1"] > NAMED / 2
+    assert NAMED - sites["site 1"] >= 3
+
+
+def test_small_site_in_a_large_swarm_knows_both() -> None:
+    table = Table()
+    for number in range(300):
+        table.join(number, site="large" if number > 5 else "small")
+    sites = Counter(entry.facts.site for entry in table.name(table.join(500, site="small")))
+    assert sites["small"] == 6
+    assert sites["large"] == NAMED - 6
+
+
+def test_fast_members_are_named_more_often() -> None:
+    table = Table()
+    for number in range(1, 401):
+        entry = table.join(number)
+        table.announce(V, replace(entry.facts, rate=100 if number % 2 else 1), entry.teller, "s")
+    named = Counter(
+        entry.facts.rate
+        for asker in range(500, 600)
+        for entry in table.name(table.join(asker, reached=False))
+    )
+    assert 1.3 * named[1] < named[100] < 4 * named[1]  # a preference, which a liar does not gain much by
+
+
+def test_host_that_invents_members_is_named_no_more_often_than_others() -> None:
+    table = Table(max_members=5000)
+    for number in range(100):
+        table.join(number)
+    for number in range(1000, 5000):
+        table.join(number, "10.9.9.9")
+    named = [entry for asker in range(100) for entry in table.name(table.join(asker))]
+    liars = sum(entry.facts.host == "10.9.9.9" for entry in named)
+    assert liars / len(named) < 1.5 * SLOTS / (100 + SLOTS)
+
+
+def test_inventor_of_members_crowds_out_its_own() -> None:
+    table = Table(max_members=100)
+    honest = {table.join(number).facts.node for number in range(40)}
+    for number in range(1000, 11_000):
+        table.join(number, "10.9.9.9", reached=number % 3 == 0)
+    assert len(table) == 100
+    assert honest <= table.nodes()
+
+
+def test_members_of_other_versions_are_not_named() -> None:
+    table = Table()
+    one = table.join(1)
+    other = table.announce(("v4", "ce0d"), replace(one.facts, key=b"k" * 32), one.teller, "s")
+    table.checked(other, other.facts, True)
+    assert table.name(table.join(2)) == [one]
+    table.keep_only(lambda version: version != V)
+    assert len(table) == 1
+
+
+def test_announcements_are_rarer_the_more_members_there_are() -> None:
+    table = Table(max_members=10_000)
+    first = table.join(0)
+    table.name(first)
+    pauses = []
+    for _ in range(12):
+        pauses.append(table.pause(first))
+        table.clock.now += pauses[-1]
+        table.join(0)
+    assert pauses == sorted(pauses)  # it knows nobody: it asks often at first
+    assert (pauses[0], pauses[-1]) == (0.1, ANNOUNCE_SECONDS)
+    for number in range(1, 4001):
+        table.join(number)
+    assert table.interval(V) == pytest.approx(8, rel=0.01)
+    newcomer = table.join(5000)
+    assert table.pause(newcomer) == pytest.approx(8, rel=0.01)  # all came at once
+
+
+def test_secret_is_of_the_member_that_announces_itself_here() -> None:
+    table = Table()
+    one = table.join(1)
+    assert table.is_secret(V, one.facts.key, "secret 1")
+    assert not table.is_secret(V, one.facts.key, "")
+    relayed = table.relay(V, replace(one.facts, key=b"k" * 32), Teller("10.0.0.9", "m"), 0)
+    assert relayed and not table.is_secret(V, b"k" * 32, "")
+
+
+# Other servers
+
+
+def test_member_that_announces_itself_here_is_not_changed_by_others() -> None:
+    table = Table()
+    one, asker = table.join(1), table.join(2)
+    assert table.relay(V, replace(one.facts, host="10.6.6.6"), Teller("10.0.0.9", "m"), 0) is None
+    assert [entry.facts.host for entry in table.name(asker)] == ["10.0.0.1"]
+
+
+def test_relayed_member_counts_for_its_first_teller_until_that_is_silent() -> None:
+    table = Table()
+    facts, first, other = MemberFacts("1", b"k" * 32, "10.0.0.1", 4000), Teller("a", "a"), Teller("b", "b")
+    assert table.relay(V, facts, first, 1.0)
+    assert table.relay(V, replace(facts, host="10.6.6.6"), other, 0.0) is None
+    table.clock.now += ANNOUNCE_SECONDS + 1
+    assert table.relay(V, replace(facts, host="10.6.6.6"), other, 0.0)
+
+
+def test_age_of_a_relayed_member_only_grows() -> None:
+    table = Table()
+    facts = MemberFacts("1", b"k" * 32, "10.0.0.1", 4000)
+    assert table.relay(V, facts, Teller("a", "a"), SILENT) is None
+    entry = table.relay(V, facts, Teller("a", "a"), 5.0)
+    assert entry and table.clock.now - entry.heard_at == 5.0
+    table.clock.now += 2
+    table.relay(V, facts, Teller("a", "a"), 7.0)  # the same announcement, told again
+    assert table.clock.now - entry.heard_at == 7.0
+    table.clock.now += SILENT - 7
+    assert table.nodes() == set()
+
+
+def test_check_of_an_upstream_counts_and_that_of_a_server_below_does_not() -> None:
+    table = Table()
+    below = table.relay(V, MemberFacts("1", b"1" * 32, "10.0.0.1", 4000), Teller("a", "a"), 0)
+    above = table.relay(V, MemberFacts("2", b"2" * 32, "10.0.0.2", 4000), Teller("b", "b", above=True), 0)
+    assert below and below.host is None
+    assert above and above.host == "10.0.0.2"
+    table.announce(V, replace(above.facts, nonce="n"), Teller("10.0.0.2"), "s")
+    assert above.host is None  # now it speaks for itself, and is checked here
+
+
+def test_relayed_selection_stays_the_same_and_is_bounded() -> None:
+    table, selection = Table(), Selection()
+    for number in range(200):
+        table.join(number)
+
+    def relay() -> list[Entry]:
+        return members_to_relay(
+            table.of(V),
+            selection,
+            50,
+            lambda entry: entry.facts.node != "7",
+            now=table.clock.now,
+            random=table.random,
+        )
+
+    first = list(relay())
+    assert len(first) == 50 and "7" not in {entry.facts.node for entry in first}
+    table.clock.now += 1
+    assert relay() == first
+
+
+def test_changes_count_what_others_can_connect_to() -> None:
+    table = Table()
+    one = table.join(1)
+    before = table.changes
+    table.join(1)
+    assert table.changes == before
+    table.checked(one, one.facts, False)
+    assert table.changes == before + 1
+    table.leave(V, one.facts.key)
+    assert table.changes == before + 1
+
+
+# Pools
+
+
+def test_pool_draws_each_member_and_none_that_left() -> None:
+    pool, random = HostPool[str](), Random(1)
+    for host in range(5):
+        for number in range(30):
+            pool.add(f"h{host}", f"{host} {number}")
+    for number in range(30):
+        pool.remove("h0", f"0 {number}")
+    drawn = {one for _ in range(300) for one in pool.draw(random, 10, lambda one: True, lambda one: 0)}
+    assert drawn == {f"{host} {number}" for host in range(1, 5) for number in range(30)}
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "can"),
+    [
+        ("10.0.0.7", 1024, True),
+        ("10.0.0.7", 1023, False),
+        ("127.0.0.1", 4000, True),
+        ("::1", 4000, True),
+        ("2001:db8::7", 4000, True),
+        ("0.0.0.0", 4000, False),
+        ("::", 4000, False),
+        ("224.0.0.1", 4000, False),
+        ("ff02::1", 4000, False),
+        ("255.255.255.255", 4000, False),
+        ("240.0.0.1", 4000, False),
+        ("169.254.169.254", 8080, False),
+        ("fe80::1", 4000, False),
+    ],
+)
+def test_places_that_are_named(host: str, port: int, can: bool) -> None:
+    assert can_be_named(ip_address(host), port) is can
+
+
+def test_loopback_address_is_told_to_its_own_machine_alone() -> None:
+    assert can_be_told("127.0.0.1", "127.0.0.9")
+    assert not can_be_told("127.0.0.1", "10.0.0.7")
+    assert not can_be_told("::1", None)
+    assert can_be_told("10.0.0.7", None)
+
+
+def test_site_is_guessed_from_the_subnet() -> None:
+    assert guess_site(ip_address("10.1.2.3")) == "10.1.2.0/24"
+    assert guess_site(ip_address("2001:db8::1:2")) == "2001:db8::/64"
+
+
+# Checks
+
+
+def test_member_is_checked_at_most_ten_times_a_minute() -> None:
+    at, checks = 0.0, 0
+    while at < 60:
+        checks += 1
+        at += check_pause(False, checks)
+    assert checks <= 10
+    assert check_pause(True, 0) == 60
+
+
+def test_advertised_places_are_checked_ten_times_a_minute_whoever_they_are() -> None:
+    limits = CheckLimits()
+    scan = [CheckTarget("10.0.0.9", f"10.1.0.{n}") for n in range(200)]
+    made = sum(limits.allows(target, second / 4, relayed=False) for second, target in enumerate(scan[:240]))
+    assert made <= 10 + 10  # the burst, and those of a minute
+
+
+def test_one_host_is_not_flooded_by_many_announcers() -> None:
+    limits = CheckLimits()
+    made = sum(limits.allows(CheckTarget(f"10.2.{n}.1", "10.1.0.1"), 0.0, relayed=True) for n in range(200))
+    assert made == 16
+
+
+def test_members_of_the_same_machine_are_all_checked_soon() -> None:
+    limits = CheckLimits()
+    assert all(limits.allows(CheckTarget("127.0.0.1", "127.0.0.1"), 0.0, relayed=False) for _ in range(100))
+
+
+def test_rate_limit_takes_bounded_memory() -> None:
+    limit = RateLimit(1.0, 2)
+    for number in range(10_000):
+        limit.take(str(number), 0.0)
+    assert not limit.take("new", 0.0)  # who waits is not forgotten for newcomers
+    assert limit.take("new", 3.0)
