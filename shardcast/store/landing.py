@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
 from shardcast.disk_errors import disk_errors, is_full
+from shardcast.errors import LocalDiskError
 from shardcast.open_files import close
 from shardcast.protocol.manifest import Shard
 from shardcast.store.piece_map import PieceMap
@@ -153,6 +154,17 @@ class Landing:
             LocalDiskError: they could not be written.
         """
         await self.in_thread(self.land_in_thread, start, data)
+
+    def land_now(self, start: int, data: Buffer) -> None:
+        """Verify and write bytes as ``land`` does, on the event loop itself.
+
+        Raises:
+            WrongPiece: one of the pieces is wrong.
+            LocalDiskError: they could not be written, or the landing is closed.
+        """
+        if self._closing:
+            raise LocalDiskError(f"could not write {self.path}: the shard is not open any more")
+        self.land_in_thread(start, data)
 
     def land_in_thread(self, start: int, data: Buffer) -> None:
         """Verify and write bytes as ``land`` does, from a thread that was started with ``in_thread``."""

@@ -77,6 +77,21 @@ class ServerProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourProgress:
+    """What the neighbours in a swarm do for a transfer, all together.
+
+    Attributes:
+        count: how many neighbours there are.
+        received: bytes that they sent.
+        given: bytes that went to them.
+    """
+
+    count: int = 0
+    received: int = 0
+    given: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a transfer has come.
 
@@ -86,6 +101,7 @@ class Progress:
         shards: how many shards the manifest has by now.
         shards_done: how many of them are whole.
         servers: what each server does, by URL.
+        neighbours: what the neighbours in a swarm do.
     """
 
     size: int
@@ -93,6 +109,7 @@ class Progress:
     shards: int
     shards_done: int
     servers: dict[str, ServerProgress]
+    neighbours: NeighbourProgress = NeighbourProgress()
 
 
 def free_descriptors() -> int:

@@ -16,7 +16,7 @@ from shardcast.sharding.payload_hasher import PayloadHasher
 from shardcast.store.interfaces import ShardSink
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
-from shardcast.transfer.limits import Limits, Progress, free_descriptors
+from shardcast.transfer.limits import Limits, NeighbourProgress, Progress, free_descriptors
 from shardcast.transfer.open_shards import OpenShards
 from shardcast.transfer.payload_digest import hash_payload
 from shardcast.transfer.ranges import RangeTask
@@ -37,6 +37,7 @@ class Transfer:
 
     Attributes:
         manifest: the version; an open one's grows while the transfer runs.
+        neighbours: returns what the neighbours in a swarm do for it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Transfer:
             sleep: pauses.
         """
         self.manifest = manifest
+        self.neighbours: Callable[[], NeighbourProgress] = NeighbourProgress
         self._sink = sink
         self._survey = make_manifest
         self._limits = limits = (limits or Limits()).within(free_descriptors())
@@ -92,7 +94,16 @@ class Transfer:
             shards=len(self.manifest.shards),
             shards_done=self._shards.shards_done,
             servers=self._servers.progress,
+            neighbours=self.neighbours(),
         )
+
+    @property
+    def received(self) -> int:
+        """Bytes that the servers' answers brought, verified or not."""
+        running = sum(
+            active.request.received - active.progress.received for active in self._servers.running.values()
+        )
+        return sum(self._servers.received.values()) + running
 
     @property
     def wait(self) -> Wait | None:
@@ -125,6 +136,11 @@ class Transfer:
         """Ask the servers again for all that is missing."""
         if self.paused:
             self._shards.resume()
+
+    def count(self, server: str, size: int) -> None:
+        """Note that a server sent ``size`` bytes by another way."""
+        if server in self._servers.received:
+            self._servers.received[server] += size
 
     async def commit_if_whole(self, number: int) -> None:
         """Hand a shard over to the sink once pieces that came by another way have made it whole.

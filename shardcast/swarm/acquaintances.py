@@ -1,0 +1,192 @@
+"""The neighbours of a node for one version: whom it connects to, whom it lets in, whom it leaves.
+
+A member's name is its public key: no other can take that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from dataclasses import dataclass
+from random import Random
+
+from shardcast.concurrency import cancel
+from shardcast.errors import ShardcastError
+from shardcast.policy.backoff import Backoff
+from shardcast.policy.swarm.meeting import Acquaintance, Member, accepts, to_connect, to_leave
+from shardcast.protocol.swarm_members import NamedMember
+from shardcast.swarm.exchange import Exchange
+from shardcast.swarm.links import Link
+
+log = logging.getLogger(__name__)
+
+Dial = Callable[[NamedMember], Awaitable[Link]]
+"""Opens a link to a member; raises ``ShardcastError`` or ``OSError`` where that fails."""
+
+_ROUND_SECONDS = 0.5
+"""Seconds between two looks at whom to connect to, and whom to leave."""
+_DIALS_AT_ONCE = 4
+"""Links that are being opened at once."""
+_AGAIN = Backoff(2.0, 60.0)
+"""Seconds until a member that could not be reached is tried again."""
+
+
+@dataclass
+class _Known:
+    """A neighbour.
+
+    Attributes:
+        link: the stream to it.
+        member: as the rules see it.
+        since: when it became a neighbour.
+        opened: whether this node connected to it.
+        received: bytes that had come from it at the last look.
+        given: bytes that had gone to it at the last look.
+        active_at: when anything went either way last.
+    """
+
+    link: Link
+    member: Member
+    since: float
+    opened: bool
+    received: int = 0
+    given: int = 0
+    active_at: float = 0.0
+
+
+class Acquaintances:
+    """The neighbours that a node has, wants and had no luck with.
+
+    Attributes:
+        me: this node, as the rules see it.
+    """
+
+    def __init__(
+        self,
+        me: Member,
+        exchange: Exchange,
+        dial: Dial,
+        *,
+        random: Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Know nobody yet.
+
+        Args:
+            me: this node.
+            exchange: gets each new link.
+            dial: opens a link.
+            random: to choose by.
+            clock: gives seconds.
+        """
+        self.me = me
+        self._exchange = exchange
+        self._dial = dial
+        self._random = random or Random()
+        self._clock = clock
+        self._named: dict[Hashable, NamedMember] = {}
+        self._known: dict[Hashable, _Known] = {}
+        self._failures: dict[Hashable, tuple[int, float]] = {}  # how many, and when to try again
+        self._dialling: dict[Hashable, asyncio.Task[None]] = {}
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def name(self, members: Iterable[NamedMember]) -> None:
+        """Take the members that the servers name now, instead of those named before."""
+        self._named = {member.key: member for member in members if member.key != self.me.key}
+        self._failures = {key: value for key, value in self._failures.items() if key in self._named}
+        self._news.set()
+
+    def accepts(self, member: Member) -> bool:
+        """Return whether to take a member that connected to this node as a neighbour."""
+        if member.key in self._exchange.banned:
+            return False
+        return accepts(self.me, member, [known.member for known in self._known.values()])
+
+    def met(self, link: Link, member: Member, *, opened: bool) -> None:
+        """Take a member as a neighbour; ``opened``: this node connected to it."""
+        now = self._clock()
+        self._failures.pop(member.key, None)
+        self._known[member.key] = _Known(link, member, now, opened, active_at=now)
+        self._exchange.add_link(link)
+
+    def left(self, link: Link) -> None:
+        """Note that a link has ended."""
+        known = self._known.get(link.key)
+        if known is None or known.link is not link:
+            return
+        del self._known[link.key]
+        self._exchange.remove_link(link)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Connect to members and leave idle neighbours, until this is cancelled."""
+        try:
+            while True:
+                self._news.clear()
+                self._connect()
+                self._leave()
+                try:
+                    async with asyncio.timeout(_ROUND_SECONDS):
+                        await self._news.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            await cancel(self._dialling.values())
+
+    def _connect(self) -> None:
+        """Begin to connect to members that the node wants as neighbours."""
+        now = self._clock()
+        candidates = [
+            Member(member.key, member.site)
+            for member in self._named.values()
+            if member.key not in self._dialling
+            and member.key not in self._exchange.banned
+            and self._failures.get(member.key, (0, 0.0))[1] <= now
+        ]
+        neighbours = [known.member for known in self._known.values()]
+        opened = sum(known.opened for known in self._known.values()) + len(self._dialling)
+        room = _DIALS_AT_ONCE - len(self._dialling)
+        for member in to_connect(self.me, candidates, neighbours, self._random, opened=opened)[:room]:
+            dialling = asyncio.ensure_future(self._meet(self._named[member.key], member))
+            self._dialling[member.key] = dialling
+
+    async def _meet(self, named: NamedMember, member: Member) -> None:
+        """Connect to a member."""
+        try:
+            link = await self._dial(named)
+        except (ShardcastError, OSError) as error:
+            log.debug("no link to %s: %s", named.place, error)
+            count, _ = self._failures.get(member.key, (0, 0.0))
+            self._failures[member.key] = count + 1, self._clock() + _AGAIN.spread(count, self._random)
+        else:
+            if self.accepts(member):
+                self.met(link, member, opened=True)
+            else:
+                link.close("there are enough neighbours")
+        finally:
+            del self._dialling[member.key]
+            self._news.set()
+
+    def _leave(self) -> None:
+        """Leave the neighbour that gives and takes nothing, for another one."""
+        now, exchange = self._clock(), self._exchange
+        for key, known in self._known.items():
+            received, given = exchange.received.get(key, 0), exchange.given.get(key, 0)
+            if (received, given) != (known.received, known.given):
+                known.received, known.given, known.active_at = received, given, now
+        idle = to_leave(
+            self.me,
+            [
+                Acquaintance(known.member, known.active_at, done=exchange.is_done(key))
+                for key, known in self._known.items()
+            ],
+            now,
+            done=exchange.chooser.done,
+        )
+        if idle is not None:
+            self._known[idle.member.key].link.close("others are more use")
