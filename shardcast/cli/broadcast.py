@@ -29,7 +29,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.data_dir_layout import own_folder
 
 if TYPE_CHECKING:
-    from shardcast.access.client_access import ClientAccess
+    from shardcast.cli.broadcast_to import RemoteOrigin
     from shardcast.nodes.publisher import PendingBroadcast, Publisher
 
 _CHUNK = 1 << 20
@@ -120,8 +120,10 @@ def broadcast(
             if given:
                 raise click.UsageError(f"{option} does not go with --to")
         access, uploads = client_access.load(), FairLimit.of(upload_limit)
-        _send(None if streamed else path, name, server_url(to), shard_size,
-              live=live, as_json=as_json, access=access, uploads=uploads)  # fmt: skip
+        from shardcast.cli.broadcast_to import RemoteOrigin
+
+        origin = RemoteOrigin(server_url(to), shard_size, live, access, uploads)
+        _send(None if streamed else path, name, origin, as_json=as_json)
         return
     payload = Streamed(name, shard_size) if streamed else Payload(path.absolute(), shard_size, not link)
     result: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
@@ -139,17 +141,7 @@ def broadcast(
         raise missing
 
 
-def _send(
-    path: Path | None,
-    name: str,
-    server: str,
-    shard_size: int | None,
-    *,
-    live: bool,
-    as_json: bool,
-    access: ClientAccess,
-    uploads: FairLimit | None,
-) -> None:
+def _send(path: Path | None, name: str, origin: RemoteOrigin, *, as_json: bool) -> None:
     """Send a file, or stdin without a ``path``, to an origin elsewhere, and print the version.
 
     Raises:
@@ -157,7 +149,7 @@ def _send(
     """
     from shardcast.cli.broadcast_to import send_file, send_stdin
 
-    access.check_server(server)
+    origin.access.check_server(origin.url)
     where = str(path.absolute()) if path else None
 
     def answer(version: str) -> None:
@@ -166,7 +158,7 @@ def _send(
 
     with progress_display(options.is_quiet()) as display:
         send = partial(send_stdin, name) if path is None else partial(send_file, path)
-        send(server, shard_size, live=live, access=access, uploads=uploads, display=display, answer=answer)
+        send(origin, display, answer)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.access.client_access import ClientAccess
@@ -10,90 +11,79 @@ from shardcast.cli.pipes import read_some
 from shardcast.cli.progress import Display
 from shardcast.cli.streams import input_descriptor
 from shardcast.fair_limit import FairLimit
-from shardcast.nodes.payload_sources import FileSource, StreamSource
+from shardcast.nodes.payload_sources import FileSource, PayloadSource, StreamSource
 from shardcast.nodes.remote_broadcast import RemoteProgress, broadcast_to
 from shardcast.nodes.runtime import run
 from shardcast.protocol.uploads import UploadRequest
 
 
-def send_file(
-    path: Path,
-    server: str,
-    shard_size: int | None,
-    *,
-    live: bool,
-    access: ClientAccess,
-    uploads: FairLimit | None,
-    display: Display,
-    answer: Callable[[str], None],
-) -> None:
-    """Send a file, and print the name of the version once it is complete.
+@dataclass(frozen=True)
+class RemoteOrigin:
+    """An origin elsewhere, and how a payload is sent to it.
 
-    Args:
-        path: the file.
-        server: the URL of the origin.
+    Attributes:
+        url: its URL.
         shard_size: bytes of a shard; None for the origin's own.
         live: whether the version opens at once and grows.
         access: what the origin is shown, and what is required of it.
         uploads: limit of the bytes that are sent; None for no limit.
-        display: shows the progress.
-        answer: prints the version.
+    """
+
+    url: str
+    shard_size: int | None
+    live: bool
+    access: ClientAccess
+    uploads: FairLimit | None
+
+
+def send_file(path: Path, origin: RemoteOrigin, display: Display, answer: Callable[[str], None]) -> None:
+    """Send a file, show its progress, and ``answer`` the version's name once it is complete.
 
     Raises:
         ShardcastError: as ``broadcast_to`` does.
     """
     with FileSource(path) as source:
-        key = source.key(shard_size=shard_size, live=live)
-        request = UploadRequest(source.name, source.size, shard_size, live=live, key=key)
-        shown = _Shown(source.name, display)
-        sending = broadcast_to(
-            server,
-            source,
-            request,
-            access=access,
-            uploads=uploads,
-            on_progress=shown.show,
-            on_complete=answer,
-        )
-        run(sending)
+        key = source.key(shard_size=origin.shard_size, live=origin.live)
+        request = UploadRequest(source.name, source.size, origin.shard_size, live=origin.live, key=key)
+        run(_send(source, request, origin, display, answer))
 
 
-def send_stdin(
-    name: str,
-    server: str,
-    shard_size: int | None,
-    *,
-    live: bool,
-    access: ClientAccess,
-    uploads: FairLimit | None,
-    display: Display,
-    answer: Callable[[str], None],
-) -> None:
-    """Send stdin under a name, and print the name of the version once it is complete; see ``send_file``.
+def send_stdin(name: str, origin: RemoteOrigin, display: Display, answer: Callable[[str], None]) -> None:
+    """Send stdin under a name; see ``send_file``.
 
     Raises:
         ShardcastError: as ``broadcast_to`` does.
     """
     descriptor = input_descriptor()
-    request = UploadRequest(name, None, shard_size, live=live)
+    request = UploadRequest(name, None, origin.shard_size, live=origin.live)
 
     async def send() -> None:
         source = StreamSource(name, lambda max_bytes: read_some(descriptor, max_bytes))
         try:
-            shown = _Shown(name, display)
-            await broadcast_to(
-                server,
-                source,
-                request,
-                access=access,
-                uploads=uploads,
-                on_progress=shown.show,
-                on_complete=answer,
-            )
+            await _send(source, request, origin, display, answer)
         finally:
             await source.close()
 
     run(send())
+
+
+async def _send(
+    source: PayloadSource,
+    request: UploadRequest,
+    origin: RemoteOrigin,
+    display: Display,
+    answer: Callable[[str], None],
+) -> None:
+    """Send a payload to an origin."""
+    await broadcast_to(
+        origin.url,
+        source,
+        request,
+        access=origin.access,
+        uploads=origin.uploads,
+        on_progress=_Shown(request.name, display).show,
+        on_complete=answer,
+    )
 
 
 class _Shown:
