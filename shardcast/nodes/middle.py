@@ -32,9 +32,11 @@ from shardcast.server.application import application, serve, serve_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, owner_bounds
 from shardcast.server.downstream import Downstream
+from shardcast.server.hand_outs import HandOuts
 from shardcast.server.routes.feed import add_feed_routes
 from shardcast.server.routes.health import add_health_routes
 from shardcast.server.routes.lease import add_lease_routes
+from shardcast.server.routes.next_range import add_next_range_routes
 from shardcast.server.routes.pins import add_pin_routes
 from shardcast.server.routes.report import add_report_routes
 from shardcast.server.routes.versions import add_version_routes
@@ -132,6 +134,7 @@ class Middle:
                 partial(add_digest_routes, shards=VersionBlobs(folders)),
                 partial(add_feed_routes, shelf=folders, node_id=node_id, position=middle.place),
                 partial(add_lease_routes, shelf=folders),
+                partial(add_next_range_routes, shelf=folders, hand_outs=HandOuts(folders)),
                 partial(add_report_routes, downstream=middle._downstream),
                 partial(add_health_routes, status=middle.status, get_missing=middle.missing),
             )

@@ -29,9 +29,11 @@ from shardcast.server.application import application, serve, serve_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, owner_bounds
 from shardcast.server.downstream import Downstream
+from shardcast.server.hand_outs import HandOuts
 from shardcast.server.routes.feed import add_feed_routes
 from shardcast.server.routes.health import add_health_routes
 from shardcast.server.routes.lease import add_lease_routes
+from shardcast.server.routes.next_range import add_next_range_routes
 from shardcast.server.routes.pins import add_pin_routes
 from shardcast.server.routes.publish import add_publish_routes
 from shardcast.server.routes.report import add_report_routes
@@ -165,6 +167,7 @@ class Origin:
                     position=lambda: Position(directory.origin_id, 0, highest=folders.line.highest),
                 ),
                 partial(add_lease_routes, shelf=folders),
+                partial(add_next_range_routes, shelf=folders, hand_outs=HandOuts(folders)),
                 partial(add_report_routes, downstream=downstream),
                 partial(
                     add_health_routes,

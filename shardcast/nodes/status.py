@@ -111,6 +111,7 @@ def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
                 "bytes_here": bytes_here,
                 "shards_here": shards_here,
                 "sent": folders.holds.sent(number),
+                "handed_out": folders.holds.handed_out(number),
                 "rate": round(folders.holds.rate(number)),
                 "held": [
                     {"kind": hold.kind, "by": hold.owner, "seconds": hold.seconds and round(hold.seconds, 1)}

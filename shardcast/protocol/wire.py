@@ -67,6 +67,12 @@ LANDING = "landing"
 Value of ``STATE_HEADER``: the answer is such a shard.
 """
 STATE_HEADER, WHOLE = "Shardcast-State", "whole"
+SHARD_HEADER = "Shardcast-Shard"
+"""Header with the number of the shard whose bytes a server hands out."""
+NOT_NOW_HEADER = "Shardcast-Not-Now"
+"""Header that says why a server hands out no bytes."""
+RETRY_MS_HEADER = "Shardcast-Retry-After-Ms"
+"""Header with the milliseconds after which to ask a server for a next range again."""
 NODE_ID_HEADER = "Shardcast-Node"
 """Header with the id of the answering node, by which a node finds itself among its upstreams."""
 
@@ -143,6 +149,11 @@ def manifest_path(version: str) -> str:
 def lease_path(version: str) -> str:
     """Return the path of a version's lease."""
     return f"/{version}/lease"
+
+
+def next_path(version: str) -> str:
+    """Return the path at which a server hands out ranges of a version."""
+    return f"/{version}/next"
 
 
 def shard_path(version: str, shard: int, digits: int = 3) -> str:

@@ -31,6 +31,8 @@ class Watch(asyncio.Protocol):
         taken_at: when the reader had last taken all of the unsent bytes, or a good part of them.
         address: the address under which the connection counts; None where it does not.
         below: the socket's transport where TLS lies between; None where ``transport`` is that.
+        on_reset: called when the connection breaks, rather than ends, before its next request: the last
+            answer may not have been read.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Watch(asyncio.Protocol):
         self.transport = transport
         self.address = address
         self.below = below
+        self.on_reset: Callable[[], None] | None = None
         self.request: web.Request | None = None
         now = clock()
         self.head_since: float | None = now
@@ -93,6 +96,9 @@ class Watch(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Forward, and forget the connection."""
         self._lost(self)
+        if error is not None and self.on_reset:
+            self.on_reset()
+        self.on_reset = None
         self._inner.connection_lost(error)
 
     # Called by the middleware
@@ -100,6 +106,7 @@ class Watch(asyncio.Protocol):
     def start_request(self, request: web.Request) -> None:
         """Note that the head of a request has arrived."""
         self.request, self.head_since, self.bytes_ahead = request, None, 0
+        self.on_reset = None
         self.body_at = (self._clock(), 0)
 
     def end_request(self) -> None:

@@ -24,12 +24,14 @@ class Reader:
         client: the client, in words.
         sent: bytes of payload that were sent.
         started: when it began, in seconds by the clock of the holds.
+        handed_out: whether the bytes are pieces that the server chose for the client.
     """
 
     kind: str
     client: str
     sent: int = 0
     started: float = 0.0
+    handed_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,14 @@ class _Held:
     Attributes:
         readers: answers and leases that are open.
         sent: bytes of the answers that have ended.
+        handed_out: those of them that were handed out.
         last_read: when the last answer ended.
         surplus_since: when the version fell out of retention; None while it is within.
     """
 
     readers: list[Reader] = field(default_factory=list)
     sent: int = 0
+    handed_out: int = 0
     last_read: float = -math.inf
     surplus_since: float | None = None
 
@@ -90,6 +94,7 @@ class Holds:
         finally:
             version.readers.remove(reader)
             version.sent += reader.sent
+            version.handed_out += reader.sent if reader.handed_out else 0
             if kind == READ:
                 version.last_read = self._clock()
 
@@ -151,6 +156,11 @@ class Holds:
         """Return the bytes of a version that were sent since the node began."""
         version = self._versions.get(number, _Held())
         return version.sent + sum(reader.sent for reader in version.readers)
+
+    def handed_out(self, number: int) -> int:
+        """Return the bytes of a version's pieces that were handed out since the node began."""
+        version = self._versions.get(number, _Held())
+        return version.handed_out + sum(reader.sent for reader in version.readers if reader.handed_out)
 
     def rate(self, number: int) -> float:
         """Return the bytes of a version sent a second: the sum over open answers, each since it began."""

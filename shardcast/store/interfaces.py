@@ -6,7 +6,7 @@ other, nor whether the bytes lie in version folders or in the output file of a c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,9 @@ class Shelf(Protocol):
     def manifest(self, version: str) -> bytes | None:
         """Return a complete version's manifest, verbatim; None where there is none."""
 
+    def manifest_of(self, version: str) -> Manifest | None:
+        """Return a complete version's manifest; None where there is none."""
+
     def live(self, version: str) -> LiveManifest | None:
         """Return an open version's manifest, as it grows; None where there is none."""
 
@@ -98,6 +101,12 @@ class Shelf(Protocol):
 
     def landing(self, version: str, number: int) -> Landing | None:
         """Return a shard that is arriving; None for others."""
+
+    def landings(self, version: str) -> Mapping[int, Landing]:
+        """Return the shards of an open version that are arriving, by their numbers."""
+
+    def verified_counts(self, version: str) -> tuple[int, int]:
+        """Return how many shards and bytes of a version are here, verified."""
 
     async def wait_for_shard(self, version: str, number: int) -> None:
         """Wait until a shard of an open version is here or begins to arrive; it is fetched before others."""

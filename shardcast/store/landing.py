@@ -113,8 +113,8 @@ class Landing:
         return self._pieces.byte_count
 
     @property
-    def piece_mask(self) -> int:
-        """The pieces that are here, as an integer whose bit ``n`` stands for the shard's piece ``n``."""
+    def verified_pieces(self) -> int:
+        """The pieces that are here, as an integer whose bit ``n`` stands for piece ``n``."""
         return self._pieces.mask
 
     def missing(self) -> list[tuple[int, int]]:
@@ -265,12 +265,25 @@ class Landing:
         Raises:
             OSError: the landing is closed.
         """
-        with os.fdopen(os.dup(self.descriptor), "rb", buffering=0) as file:
+        with self.opened() as opened:
             self.readers += 1
             try:
-                yield file, self._base
+                yield opened
             finally:
                 self.readers -= 1
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[BinaryIO, int]]:
+        """Open the file once more, for pieces that are here.
+
+        Yields:
+            The file, and the offset of the shard in it.
+
+        Raises:
+            OSError: the landing is closed.
+        """
+        with os.fdopen(os.dup(self.descriptor), "rb", buffering=0) as file:
+            yield file, self._base
 
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Read bytes that are here, and return their number.

@@ -7,6 +7,7 @@ import threading
 from shardcast.concurrency import Notifier
 
 _DIGITS = bytes.maketrans(b"\0\1", b"01")
+"""What the bytes of the map are as binary digits."""
 
 
 class PieceMap:
@@ -58,7 +59,7 @@ class PieceMap:
     @property
     def mask(self) -> int:
         """The pieces that are here, as an integer whose bit ``n`` stands for piece ``n``."""
-        return int(bytes(self._landed)[::-1].translate(_DIGITS) or b"0", 2)
+        return int(self._landed[::-1].translate(_DIGITS) or b"0", 2)
 
     def missing(self) -> list[tuple[int, int]]:
         """Return the ranges that are not here, each as the offsets of its first byte and after its last."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.feed import COMPLETE, KNOWN, OPEN, WITHDRAWN, Event
@@ -140,8 +140,12 @@ class ServedVersions:
 
     def landing(self, version: str, number: int) -> Landing | None:
         """Return a shard that is arriving; None for others."""
+        return self.landings(version).get(number)
+
+    def landings(self, version: str) -> Mapping[int, Landing]:
+        """Return the shards of an open version that are arriving, by their numbers."""
         opened = self._opened(version)
-        return opened.landings.get(number) if opened else None
+        return opened.landings if opened else {}
 
     async def wait_for_shard(self, version: str, number: int) -> None:
         """Wait until a shard of an open version is there, or begins to arrive; it goes before others."""

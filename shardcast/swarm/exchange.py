@@ -349,7 +349,7 @@ class Exchange:
                 self._opened.add(number)
                 self.chooser.extend(self._numbers.in_shard(number))
                 self._work.set()
-            here = landing.piece_mask << first
+            here = landing.verified_pieces << first
             if here & ~self.chooser.held:
                 self.chooser.hold(here)
                 self._work.set()

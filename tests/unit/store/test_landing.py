@@ -48,6 +48,7 @@ def assert_consistent(found: Landing, there: set[int]) -> None:
     prefix = next((piece for piece in range(6) if piece not in there), 6)
     assert found.prefix == sum(sizes[:prefix])
     assert found.verified_bytes == sum(sizes[piece] for piece in there)
+    assert found.verified_pieces == sum(1 << piece for piece in there)
     assert found.whole == (len(there) == 6)
     missing = {piece for start, end in found.missing() for piece in range(start // PIECE, -(-end // PIECE))}
     assert missing == set(range(6)) - there

@@ -1,0 +1,242 @@
+"""Requests for the next range that a server hands out (``POST /v3/next``), and the heads of its answers.
+
+::
+
+    {"node": "81ab…", "has": [[17, 1]], "count": 12, "asked": [[20, 2]], "offered": true, "max": 1}
+
+A node tells what is new since its last request to the server; the count of all its pieces shows the server
+whether a request was lost, so that the node must tell all. The answer has the bytes of consecutive pieces of
+one shard, or says why there are none now.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from shardcast.digest import is_digest
+from shardcast.json_text import parse_json
+from shardcast.protocol.piece_numbers import (
+    MAX_PIECES,
+    PieceError,
+    PieceRun,
+    lowest_runs,
+    parse_runs,
+    runs_of,
+)
+from shardcast.protocol.wire import (
+    MAX_SHARDS,
+    NOT_NOW_HEADER,
+    RETRY_MS_HEADER,
+    SHARD_HEADER,
+    etag,
+    is_id,
+    parse_content_range,
+)
+
+MAX_REQUEST = 64 << 10
+"""Bytes of a request."""
+MAX_RUNS = 1000
+"""Runs of each set in a request, all of which fit its bytes; a node tells the rest by its next request."""
+MAX_COUNT = 64
+"""Pieces in an answer."""
+MAX_RETRY_SECONDS = 60.0
+"""Seconds that a server can have a node wait before the next request."""
+_DEFAULT_RETRY_SECONDS = 1.0
+"""Seconds to wait where a server does not say."""
+_MAX_DIGITS = 9
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+class NextRangeError(ValueError):
+    """A request or an answer is malformed, or breaks a bound."""
+
+
+class Headers(Protocol):
+    """The headers of an answer, whatever the case of their names."""
+
+    def get(self, name: str, default: str, /) -> str:
+        """Return the value of a header."""
+        ...
+
+
+class NotNow(Enum):
+    """The reason for which a server hands out no bytes."""
+
+    WAIT = "wait"
+    """All that the server has by now was handed out, and more comes."""
+    PAUSE = "pause"
+    """The node holds enough that no other node has yet, or is to wait for what others were given."""
+    ALL_GIVEN = "all-given"
+    """All was handed out: ask neighbours, and the server again when none offers what is missing."""
+    BUSY = "busy"
+    """The server gives as many answers as it can."""
+    ABSENT = "absent"
+    """The server does not have the version, or cannot hand it out in pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextRequest:
+    """A node's request for its next range; sets of pieces are masks.
+
+    Attributes:
+        node: the id of the node's run.
+        has: the pieces that it got since its last request to this server.
+        count: how many pieces it has told this server, these included.
+        asked: the pieces that it has asked for elsewhere.
+        lost: pieces that this server handed out to it, and that did not come.
+        offered: whether a neighbour offers a piece that it lacks.
+        max_pieces: pieces in the answer at most.
+    """
+
+    node: str
+    has: int = 0
+    count: int = 0
+    asked: int = 0
+    lost: int = 0
+    offered: bool = False
+    max_pieces: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RangeHead:
+    """The head of an answer with bytes.
+
+    Attributes:
+        shard: the number of the shard.
+        start: the first byte in the shard.
+        end: the byte after the last.
+        size: bytes of the shard.
+        digest: the shard's SHA-256 in hex.
+    """
+
+    shard: int
+    start: int
+    end: int
+    size: int
+    digest: str
+
+
+def encode_request(request: NextRequest) -> bytes:
+    """Return a request as JSON. Its sets must have at most ``MAX_RUNS`` runs (``lowest_runs``)."""
+    values: dict[str, Any] = {"node": request.node, "count": request.count, "offered": request.offered}
+    for name, mask in (("has", request.has), ("asked", request.asked), ("lost", request.lost)):
+        if mask:
+            values[name] = runs_of(mask)
+    if request.max_pieces != 1:
+        values["max"] = request.max_pieces
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def parse_request(raw: bytes) -> NextRequest:
+    """Return the request that JSON tells.
+
+    Raises:
+        NextRangeError: the bytes are no such request.
+    """
+    try:
+        values = parse_json(raw)
+    except ValueError:
+        raise NextRangeError("no JSON") from None
+    if not isinstance(values, dict):
+        raise NextRangeError("no JSON object")
+    node, offered = values.get("node"), values.get("offered", False)
+    if not is_id(node):
+        raise NextRangeError("a node without an id")
+    if type(offered) is not bool:
+        raise NextRangeError("offered is neither true nor false")
+    return NextRequest(
+        node,
+        _pieces(values, "has"),
+        _integer(values, "count", 0, MAX_PIECES),
+        _pieces(values, "asked"),
+        _pieces(values, "lost"),
+        offered,
+        _integer(values, "max", 1, MAX_COUNT, default=1),
+    )
+
+
+def range_headers(run: PieceRun, size: int, digest: str) -> dict[str, str]:
+    """Return the headers of an answer with pieces.
+
+    Args:
+        run: the pieces.
+        size: bytes of their shard.
+        digest: the shard's SHA-256 in hex.
+    """
+    return {
+        SHARD_HEADER: str(run.shard),
+        "Content-Range": f"bytes {run.offset}-{run.end - 1}/{size}",
+        "ETag": etag(digest),
+    }
+
+
+def parse_range_head(headers: Headers) -> RangeHead:
+    """Return the range that the head of an answer names.
+
+    Raises:
+        NextRangeError: the head names none.
+    """
+    shard, span = headers.get(SHARD_HEADER, ""), headers.get("Content-Range", "")
+    bounds, size = parse_content_range(span), span.rpartition("/")[2].strip()
+    digest = headers.get("ETag", "").strip().removeprefix("W/").strip('"')
+    if not (_NUMBER.fullmatch(shard) and 1 <= int(shard) <= MAX_SHARDS):
+        raise NextRangeError(f"{SHARD_HEADER} that is no shard's number")
+    if bounds is None or not _NUMBER.fullmatch(size) or not bounds[0] < bounds[1] <= int(size):
+        raise NextRangeError("a Content-Range that is none")
+    if not is_digest(digest):
+        raise NextRangeError("an ETag that is no shard's digest")
+    return RangeHead(int(shard), bounds[0], bounds[1], int(size), digest)
+
+
+def not_now_headers(reason: NotNow, seconds: float) -> dict[str, str]:
+    """Return the headers of an answer without bytes, with the seconds to wait before the next request."""
+    return {NOT_NOW_HEADER: reason.value, RETRY_MS_HEADER: str(max(1, round(seconds * 1000)))}
+
+
+def parse_not_now(headers: Headers) -> tuple[NotNow | None, float]:
+    """Return why there are no bytes, and the seconds to wait.
+
+    The reason is None where the head names none that is known: a proxy answered, or a server that hands
+    nothing out.
+    """
+    name, milliseconds = headers.get(NOT_NOW_HEADER, ""), headers.get(RETRY_MS_HEADER, "")
+    reason = _REASONS.get(name)
+    if not _NUMBER.fullmatch(milliseconds):
+        return reason, _DEFAULT_RETRY_SECONDS
+    return reason, min(max(int(milliseconds), 1) / 1000, MAX_RETRY_SECONDS)
+
+
+_REASONS: Mapping[str, NotNow] = {reason.value: reason for reason in NotNow}
+
+
+def _pieces(values: Mapping[str, Any], name: str) -> int:
+    """Return a set of pieces, checked; no pieces where the request names none."""
+    runs = values.get(name)
+    if runs is None:
+        return 0
+    if isinstance(runs, list) and len(runs) > MAX_RUNS:
+        raise NextRangeError(f"more than {MAX_RUNS} runs of pieces")
+    try:
+        return parse_runs(runs)
+    except PieceError as error:
+        raise NextRangeError(f"{name}: {error}") from None
+
+
+def _integer(
+    values: Mapping[str, Any], name: str, smallest: int, largest: int, *, default: int | None = None
+) -> int:
+    """Return an integer within its bounds."""
+    value = values.get(name, default)
+    if type(value) is not int or not smallest <= value <= largest:
+        raise NextRangeError(f"{name} is no integer from {smallest} to {largest}")
+    return value
+
+
+def reportable(mask: int) -> int:
+    """Return as many pieces of a set, the lowest ones, as one request can tell."""
+    return lowest_runs(mask, MAX_RUNS)
