@@ -56,7 +56,7 @@ class NextRangeError(ValueError):
     """A request or an answer is malformed, or breaks a bound."""
 
 
-class Headers(Protocol):
+class HeaderValues(Protocol):
     """The headers of an answer, whatever the case of their names."""
 
     def get(self, name: str, default: str, /) -> str:
@@ -175,7 +175,7 @@ def range_headers(run: PieceRun, size: int, digest: str) -> dict[str, str]:
     }
 
 
-def parse_range_head(headers: Headers) -> RangeHead:
+def parse_range_head(headers: HeaderValues) -> RangeHead:
     """Return the range that the head of an answer names.
 
     Raises:
@@ -198,7 +198,7 @@ def not_now_headers(reason: NotNow, seconds: float) -> dict[str, str]:
     return {NOT_NOW_HEADER: reason.value, RETRY_MS_HEADER: str(max(1, round(seconds * 1000)))}
 
 
-def parse_not_now(headers: Headers) -> tuple[NotNow | None, float]:
+def parse_not_now(headers: HeaderValues) -> tuple[NotNow | None, float]:
     """Return why there are no bytes, and the seconds to wait.
 
     The reason is None where the head names none that is known: a proxy answered, or a server that hands

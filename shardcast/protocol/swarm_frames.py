@@ -1,21 +1,23 @@
 """Frames of the stream between two neighbours of a swarm.
 
 A frame is a byte that names its kind, three bytes with the length of its payload, and the payload; numbers
-are big-endian. Both ends send frames at any time, a hello first. Readers skip frames of kinds that they don't
-know, and bytes after those fields of a frame that they know, so that later versions can add both.
+are big-endian. Both ends send frames at any time once they know each other. Readers skip frames of kinds that
+they don't know, and bytes after those fields of a frame that they know, so that later versions can add both.
 
 ====== ======== =====================================================================================
 kind   name     payload
 ====== ======== =====================================================================================
 0      ping     nothing: the sender is alive
-1      hello    JSON: who the sender is, and which version the stream is about
-2, 3   have,    pieces that the sender has verified, or has no more: a byte 0 and runs (first piece, count:
+1      hello    JSON: the version that the stream is about, the sender, its ticket and its challenge
+2      proof    the signature by which the sender proves that it has the key of its ticket
+3      ticket   a newer ticket of the sender, of the same key
+4, 5   have,    pieces that the sender has verified, or has no more: a byte 0 and runs (first piece, count:
        lost     4 bytes each), or a byte 1, the first piece (4 bytes) and bits, the lowest of each byte first
-4      want     request id, first piece, count: 4 bytes each; the pieces lie in one shard
-5      cancel   request id: the asker wants no more of it
-6      refuse   request id (4), reason (1), milliseconds to wait before asking again (2): no more comes of it
-7      bytes    request id (4), and the next bytes of the request
-8      bye      UTF-8: why the sender ends the stream
+6      want     request id, first piece, count: 4 bytes each; the pieces lie in one shard
+7      cancel   request id: the asker wants no more of it
+8      refuse   request id (4), reason (1), milliseconds to wait before asking again (2): no more comes of it
+9      bytes    request id (4), and the next bytes of the request
+10     bye      UTF-8: why the sender ends the stream
 ====== ======== =====================================================================================
 
 A request ends when all of its bytes, or a refusal, have been sent; a cancelled one with either. Ids are
@@ -26,23 +28,20 @@ these at most.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
-from shardcast.digest import is_digest
-from shardcast.json_text import parse_json
 from shardcast.plain_text import one_line
 from shardcast.protocol.piece_numbers import MAX_PIECES, mask_of_run, mask_of_runs, runs_of
-from shardcast.protocol.wire import is_id, version_number
+from shardcast.protocol.swarm_hello import MAX_HELLO, HelloFrame, read_ticket
+from shardcast.protocol.swarm_members import SwarmError
 
 UPGRADE = "shardcast-swarm/1"
 """Value of the header ``Upgrade`` of the request that begins a stream."""
 
-PING, HELLO, HAVE, LOST, WANT, CANCEL, REFUSE, BYTES, BYE = range(9)
+PING, HELLO, PROOF, TICKET, HAVE, LOST, WANT, CANCEL, REFUSE, BYTES, BYE = range(11)
 HEAD_SIZE = 4
 """Bytes before the payload of a frame."""
 BYTES_HEAD_SIZE = 8
@@ -51,8 +50,8 @@ MAX_CONTROL = 64 << 10
 """Bytes of the payload of a frame, other than the bytes of a request."""
 MAX_PORTION = 256 << 10
 """Bytes of a request in one frame."""
-MAX_HELLO = 16 << 10
-"""Bytes of the JSON of a hello."""
+MAX_PROOF = 256
+"""Bytes of a proof."""
 MAX_REASON = 200
 """Characters of the text of a bye."""
 MAX_WAIT = 65.535
@@ -73,7 +72,7 @@ class FrameError(ValueError):
     """The bytes are no frames of this protocol, or break one of its bounds."""
 
 
-class Refusal(IntEnum):
+class RefuseReason(IntEnum):
     """The reason of a refusal; readers take a reason that they don't know for ``LACKS``.
 
     Attributes:
@@ -90,47 +89,40 @@ class Refusal(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
-    """The first frame of each end.
-
-    Attributes:
-        node: the id of the sender's node.
-        generation: the id of this run of the node.
-        origin: the origin id of the version.
-        version: its name, ``v7``.
-        digest: its SHA-256 in hex; None while the version is being made.
-        extra: further keys, such as those of later versions.
-    """
-
-    node: str
-    generation: str
-    origin: str | None
-    version: str
-    digest: str | None = None
-    extra: tuple[tuple[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
+class PingFrame:
     """A sign of life."""
 
 
 @dataclass(frozen=True, slots=True)
-class Have:
+class ProofFrame:
+    """The proof that the sender has the key of its ticket."""
+
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TicketFrame:
+    """A newer ticket of the sender."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class HaveFrame:
     """Pieces that the sender has verified, as a set (``piece_numbers``)."""
 
     pieces: int
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostFrame:
     """Pieces that the sender has no more, as a set."""
 
     pieces: int
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class WantFrame:
     """A request for ``count`` pieces from ``first`` on."""
 
     request: int
@@ -139,14 +131,14 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
+class CancelFrame:
     """The end of the asker's interest in a request."""
 
     request: int
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse:
+class RefuseFrame:
     """The end of a request of which no more bytes come.
 
     Attributes:
@@ -156,18 +148,29 @@ class Refuse:
     """
 
     request: int
-    reason: Refusal
+    reason: RefuseReason
     wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bye:
+class ByeFrame:
     """The end of the stream."""
 
     reason: str
 
 
-Control = Hello | Ping | Have | Lost | Want | Cancel | Refuse | Bye
+Control = (
+    HelloFrame
+    | ProofFrame
+    | TicketFrame
+    | PingFrame
+    | HaveFrame
+    | LostFrame
+    | WantFrame
+    | CancelFrame
+    | RefuseFrame
+    | ByeFrame
+)
 """A frame without bytes of requests."""
 
 
@@ -180,46 +183,33 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 
 def encode(control: Control) -> bytes:
-    """Return a frame, or the frames that a large set of pieces takes.
-
-    Raises:
-        ValueError: it breaks a bound.
-    """
+    """Return a frame, or the frames that a large set of pieces takes; nothing for an empty set."""
     match control:
-        case Ping():
+        case PingFrame():
             return frame(PING)
-        case Have(pieces):
+        case HaveFrame(pieces):
             return b"".join(frame(HAVE, part) for part in _set_payloads(pieces))
-        case Lost(pieces):
+        case LostFrame(pieces):
             return b"".join(frame(LOST, part) for part in _set_payloads(pieces))
-        case Want(request, first, count):
+        case WantFrame(request, first, count):
             return frame(WANT, _WANT.pack(request, first, count))
-        case Cancel(request):
+        case CancelFrame(request):
             return frame(CANCEL, _HEAD.pack(request))
-        case Refuse(request, reason, wait):
+        case RefuseFrame(request, reason, wait):
             return frame(REFUSE, _REFUSE.pack(request, reason, round(1000 * min(max(wait, 0.0), MAX_WAIT))))
-        case Bye(reason):
+        case ByeFrame(reason):
             return frame(BYE, one_line(reason, MAX_REASON).encode())
-        case Hello():
-            return frame(HELLO, _hello_payload(control))
+        case HelloFrame():
+            return frame(HELLO, control.payload())
+        case ProofFrame(signature):
+            return frame(PROOF, signature)
+        case TicketFrame(ticket):
+            return frame(TICKET, ticket.encode("ascii"))
 
 
 def bytes_head(request: int, size: int) -> bytes:
     """Return the head of a frame with ``size`` bytes of a request, which follow."""
     return _BYTES_HEAD.pack(BYTES << 24 | size + _HEAD.size, request)
-
-
-def _hello_payload(hello: Hello) -> bytes:
-    """Return the JSON of a hello.
-
-    Raises:
-        ValueError: it is too long.
-    """
-    known = {key: getattr(hello, key) for key in ("node", "generation", "origin", "version", "digest")}
-    payload = json.dumps(dict(hello.extra) | known, separators=(",", ":")).encode()
-    if len(payload) > MAX_HELLO:
-        raise ValueError(f"a hello of more than {MAX_HELLO} bytes")
-    return payload
 
 
 def _set_payloads(pieces: int) -> Iterator[bytes]:
@@ -283,14 +273,14 @@ def decode(kind: int, payload: bytes, max_pieces: int = MAX_PIECES) -> Control |
         raise FrameError(f"a frame of kind {kind} with only {len(payload)} bytes") from None
 
 
-def _decode_refuse(payload: bytes, _: int) -> Refuse:
+def _decode_refuse(payload: bytes, _: int) -> RefuseFrame:
     """Return a refusal."""
     request, reason, wait = _REFUSE.unpack_from(payload)
-    known = Refusal(reason) if reason in _REFUSALS else Refusal.LACKS
-    return Refuse(request, known, wait / 1000)
+    known = RefuseReason(reason) if reason in _REFUSALS else RefuseReason.LACKS
+    return RefuseFrame(request, known, wait / 1000)
 
 
-def _decode_want(payload: bytes, max_pieces: int) -> Want:
+def _decode_want(payload: bytes, max_pieces: int) -> WantFrame:
     """Return a want.
 
     Raises:
@@ -299,7 +289,7 @@ def _decode_want(payload: bytes, max_pieces: int) -> Want:
     request, first, count = _WANT.unpack_from(payload)
     if not 1 <= count <= max_pieces - first:
         raise FrameError(f"a want of {count} pieces from piece {first} on")
-    return Want(request, first, count)
+    return WantFrame(request, first, count)
 
 
 def _decode_set(payload: bytes, max_pieces: int) -> int:
@@ -335,37 +325,40 @@ def _check_end(end: int, max_pieces: int) -> None:
         raise FrameError(f"a piece {end - 1} of a version that has {max_pieces}")
 
 
-def _decode_hello(payload: bytes, _: int) -> Hello:
+def _decode_hello(payload: bytes, _: int) -> HelloFrame:
     """Return a hello.
 
     Raises:
-        FrameError: a key is missing or makes no sense.
+        FrameError: it is none.
     """
     try:
-        value = parse_json(payload)
+        return HelloFrame.parse(payload)
+    except SwarmError as error:
+        raise FrameError(str(error)) from None
+
+
+def _decode_ticket(payload: bytes, _: int) -> TicketFrame:
+    """Return a ticket.
+
+    Raises:
+        FrameError: it is none.
+    """
+    try:
+        return TicketFrame(read_ticket(payload.decode("ascii")))
     except ValueError as error:
-        raise FrameError(f"a hello that is no JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise FrameError("a hello that is no JSON object")
-    node, generation, version = (value.pop(key, None) for key in ("node", "generation", "version"))
-    origin, digest = (value.pop(key, None) for key in ("origin", "digest"))
-    if not (is_id(node) and is_id(generation)):
-        raise FrameError("a hello without the ids of a node and its run")
-    if not isinstance(version, str) or version_number(version) is None:
-        raise FrameError("a hello without a version")
-    if not (origin is None or is_id(origin)) or not (digest is None or is_digest(digest)):
-        raise FrameError("a hello with an origin or a digest that is none")
-    return Hello(node, generation, origin, version, digest, tuple(value.items()))
+        raise FrameError(str(error)) from None
 
 
-_REFUSALS = frozenset(Refusal)
+_REFUSALS = frozenset(RefuseReason)
 _DECODERS: dict[int, Callable[[bytes, int], Control]] = {
-    PING: lambda payload, pieces: Ping(),
+    PING: lambda payload, pieces: PingFrame(),
     HELLO: _decode_hello,
-    HAVE: lambda payload, pieces: Have(_decode_set(payload, pieces)),
-    LOST: lambda payload, pieces: Lost(_decode_set(payload, pieces)),
+    PROOF: lambda payload, pieces: ProofFrame(payload[:MAX_PROOF]),
+    TICKET: _decode_ticket,
+    HAVE: lambda payload, pieces: HaveFrame(_decode_set(payload, pieces)),
+    LOST: lambda payload, pieces: LostFrame(_decode_set(payload, pieces)),
     WANT: _decode_want,
-    CANCEL: lambda payload, pieces: Cancel(*_HEAD.unpack_from(payload)),
+    CANCEL: lambda payload, pieces: CancelFrame(*_HEAD.unpack_from(payload)),
     REFUSE: _decode_refuse,
-    BYE: lambda payload, pieces: Bye(one_line(payload.decode(errors="replace"), MAX_REASON)),
+    BYE: lambda payload, pieces: ByeFrame(one_line(payload.decode(errors="replace"), MAX_REASON)),
 }

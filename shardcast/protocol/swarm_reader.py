@@ -88,6 +88,12 @@ class FrameReader:
         """Whether a frame or a piece has begun and is not whole."""
         return bool(self._filled or self._length)
 
+    def drop(self, request: int) -> None:
+        """Forget the bytes of a piece of a request of which no more come."""
+        if self._length and self._request == request and not self._portion and not self._given:
+            self._cut(0, self._held)
+            self._held = self._length = 0
+
     def next_frame(self) -> Control | Piece | None:
         """Return the next whole frame or piece; None until more bytes have come.
 

@@ -46,7 +46,7 @@ _ALL_GIVEN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class NothingNow:
     """A request that gets no bytes now.
 
     Attributes:
@@ -245,7 +245,7 @@ class HandOuts:
         """Return whether there is a ledger of a version."""
         return version in self._books
 
-    def next_for(self, version: str, request: NextRequest) -> GrantedRange | Refusal:
+    def next_for(self, version: str, request: NextRequest) -> GrantedRange | NothingNow:
         """Decide what a node gets, and note it. An answer with bytes has a slot until ``end``.
 
         Raises:
@@ -255,10 +255,10 @@ class HandOuts:
         now = self._clock()
         book = self._book(version, now)
         if book is None:
-            return Refusal(NotNow.ABSENT, _ALL_GIVEN_SECONDS)
+            return NothingNow(NotNow.ABSENT, _ALL_GIVEN_SECONDS)
         node = book.node(request.node, now)
         if node is None:
-            return Refusal(NotNow.BUSY, self._rules.longest_server_pause)
+            return NothingNow(NotNow.BUSY, self._rules.longest_server_pause)
         book.note_report(request, node, now)
         has_slot = self._slots.begin(request.node)
         chosen = book.hand_out(request, node, now, may_send=has_slot)
@@ -267,10 +267,10 @@ class HandOuts:
         if has_slot:
             self._slots.end(request.node)
         if chosen is HandoutKind.PAUSE:
-            return Refusal(NotNow.PAUSE if has_slot else NotNow.BUSY, self._rules.first_server_pause)
+            return NothingNow(NotNow.PAUSE if has_slot else NotNow.BUSY, self._rules.first_server_pause)
         if chosen is HandoutKind.WAIT:
-            return Refusal(NotNow.WAIT, self._rules.first_server_pause)
-        return Refusal(NotNow.ALL_GIVEN, _ALL_GIVEN_SECONDS)
+            return NothingNow(NotNow.WAIT, self._rules.first_server_pause)
+        return NothingNow(NotNow.ALL_GIVEN, _ALL_GIVEN_SECONDS)
 
     def end(self, node: str, sent: int) -> None:
         """End an answer of which so many bytes were sent."""

@@ -27,7 +27,7 @@ from shardcast.protocol.wire import BYTES, VERSION_PATTERN
 from shardcast.server.bodies import read_body
 from shardcast.server.connections import CONNECTIONS
 from shardcast.server.file_sender import FileSender
-from shardcast.server.hand_outs import GrantedRange, HandOuts, Refusal, ReportIncomplete
+from shardcast.server.hand_outs import GrantedRange, HandOuts, NothingNow, ReportIncomplete
 from shardcast.server.scoped_routes import add_route
 from shardcast.server.upload_limit import admit
 from shardcast.store.holds import Reader
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _TIDY_SECONDS = 5.0
 """Seconds between two looks for ledgers and nodes that nobody needs."""
 _UNCACHED = {"Cache-Control": "no-store"}
-_NOT_READABLE = Refusal(NotNow.PAUSE, 0.05)
+_NOT_READABLE = NothingNow(NotNow.PAUSE, 0.05)
 _STATUSES = {NotNow.ABSENT: 404, NotNow.BUSY: 503}
 
 
@@ -55,7 +55,7 @@ def add_next_range_routes(app: web.Application, shelf: Shelf, hand_outs: HandOut
         except ReportIncomplete:
             text = "409: fewer pieces were told than counted; tell all\n"
             return web.Response(status=409, text=text, headers=_UNCACHED)
-        if isinstance(chosen, Refusal):
+        if isinstance(chosen, NothingNow):
             return _refuse(chosen)
         sent = 0
         try:
@@ -83,7 +83,7 @@ async def _tidy(hand_outs: HandOuts) -> None:
         hand_outs.tidy()
 
 
-def _refuse(refusal: Refusal) -> web.Response:
+def _refuse(refusal: NothingNow) -> web.Response:
     """Answer that there are no bytes now."""
     status = _STATUSES.get(refusal.reason, 204)
     text = None if status == 204 else f"{status}: {refusal.reason.value}\n"
