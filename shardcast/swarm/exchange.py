@@ -19,6 +19,7 @@ from shardcast.policy.swarm.ledger import Handout, HandoutKind
 from shardcast.policy.swarm.requests import SwarmRequest
 from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.store.landing import Landing, WrongPiece
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.links import GivenPiece, HandedOut, Link, PieceFiles, PieceServer, PieceSink
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Exchange:
 
     def __init__(
         self,
-        numbers: PieceNumbers,
+        live: LiveManifest,
         files: PieceFiles,
         *,
         chooser: RangeChooser,
@@ -51,7 +52,7 @@ class Exchange:
         """Begin with no neighbour and no server.
 
         Args:
-            numbers: of the version's pieces; they grow while it is being made.
+            live: the version's manifest, which grows while the version is being made.
             files: where verified pieces lie.
             chooser: decides what to ask for.
             slots: of the answers that this node gives at once, for all its versions together.
@@ -65,7 +66,8 @@ class Exchange:
         self.received: dict[Hashable, int] = {}
         self.given: dict[Hashable, int] = {}
         self.banned: set[Hashable] = set()
-        self._numbers = numbers
+        self._live = live
+        self._numbers = PieceNumbers(live.header.piece_size, live.shards)
         self._files = files
         self._slots = slots
         self._on_loop = on_loop
@@ -103,6 +105,7 @@ class Exchange:
 
     def hold_all(self) -> None:
         """Note that all of the version is here."""
+        self._numbers.extend(self._live.shards)
         mask = self._numbers.everything
         self.chooser.extend(mask)
         self.chooser.hold(mask)
@@ -136,8 +139,8 @@ class Exchange:
         self._work.set()
 
     def is_done(self, key: Hashable) -> bool:
-        """Return whether a neighbour offers all of the version."""
-        return self.chooser.neighbours[key].offered == self._numbers.everything
+        """Return whether a neighbour offers all of the version, once it is known what that is."""
+        return self._live.manifest is not None and self.chooser.neighbours[key].offered == self._numbers.everything
 
     async def run(self) -> None:
         """Exchange pieces until this is cancelled."""
@@ -342,6 +345,7 @@ class Exchange:
 
     def _learn(self) -> None:
         """Note the shards that were opened, and what landed of them by another way."""
+        self._numbers.extend(self._live.shards)
         for landing in self._sink.open_landings if self._sink else ():
             number = landing.shard.number
             first = self._numbers.first_of(number)

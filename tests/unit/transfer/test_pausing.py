@@ -1,0 +1,79 @@
+"""A transfer whose pieces come by another way for a while, and from its servers before and after that."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from shardcast.fair_limit import FairLimit
+from shardcast.nodes.origin import Origin
+from shardcast.peer.server import Peer
+from shardcast.peer.session import open_session
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
+from shardcast.transfer.workers import Transfer
+from tests.support.published import publish, random_bytes
+
+SHARD = 1 << 20
+DATA = random_bytes(6 * SHARD + 17)
+
+
+async def land_first_pieces(transfer: Transfer, data: bytes) -> int:
+    """Land the first piece of each open shard, as a neighbour's, and return the bytes."""
+    landed = 0
+    for landing in transfer.open_landings:
+        piece = data[landing.shard.offset : landing.shard.end][: landing.piece_size]
+        landing.land_now(0, piece)
+        landed += len(piece)
+        await transfer.commit_if_whole(landing.shard.number)
+    return landed
+
+
+async def test_paused_transfer_asks_for_nothing_and_resumes_with_what_is_missing(tmp_path: Path) -> None:
+    published = await asyncio.to_thread(publish, tmp_path / "data", DATA, SHARD)
+    async with (
+        Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin,
+        open_session() as session,
+        asyncio.timeout(20),
+    ):
+        output = OutputFile(tmp_path / "out", LiveManifest.of(published.manifest))
+        transfer = Transfer(LiveManifest.of(published.manifest), [Peer(origin.url, session)], output)
+        transfer.pause()
+        running = asyncio.ensure_future(transfer.run())
+        while len(transfer.open_landings) < 7:
+            await asyncio.sleep(0)
+        landed = await land_first_pieces(transfer, DATA)
+        assert transfer.progress.done == landed
+        assert transfer.received == 0
+
+        transfer.resume()
+        await running
+        output.close()
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert transfer.received == len(DATA) - landed
+
+
+async def test_answer_under_way_ends_with_its_present_piece(tmp_path: Path) -> None:
+    data = random_bytes(8 << 20)
+    published = await asyncio.to_thread(publish, tmp_path / "data", data, 8 << 20)
+    async with (
+        Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin,
+        open_session(downloads=FairLimit.of(20_000_000)) as session,
+        asyncio.timeout(20),
+    ):
+        output = OutputFile(tmp_path / "out", LiveManifest.of(published.manifest))
+        transfer = Transfer(LiveManifest.of(published.manifest), [Peer(origin.url, session)], output)
+        running = asyncio.ensure_future(transfer.run())
+        while not transfer.received:
+            await asyncio.sleep(0)
+        transfer.pause()
+        while transfer.progress.servers[origin.url].under_way:
+            await asyncio.sleep(0.001)
+        at_rest = transfer.progress.done
+        assert at_rest < len(data)
+        assert not running.done()
+
+        transfer.resume()
+        await running
+        output.close()
+    assert (tmp_path / "out").read_bytes() == data
