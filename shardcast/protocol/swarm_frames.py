@@ -13,17 +13,17 @@ kind   name     payload
 3      ticket   a newer ticket of the sender, of the same key
 4, 5   have,    pieces that the sender has verified, or has no more: a byte 0 and runs (first piece, count:
        lost     4 bytes each), or a byte 1, the first piece (4 bytes) and bits, the lowest of each byte first
-6      want     request id, first piece, count: 4 bytes each; the pieces lie in one shard
+6      want     request id, and the number of a piece: 4 bytes each
 7      cancel   request id: the asker wants no more of it
 8      refuse   request id (4), reason (1), milliseconds to wait before asking again (2): no more comes of it
 9      bytes    request id (4), and the next bytes of the request
 10     bye      UTF-8: why the sender ends the stream
 ====== ======== =====================================================================================
 
-A request ends when all of its bytes, or a refusal, have been sent; a cancelled one with either. Ids are
-chosen by the asker, and no two of its requests have the same one at a time. The bytes of requests are sent
-one request after the other, in frames of at most ``MAX_PORTION``, so that a small frame waits behind one of
-these at most.
+A request ends when all bytes of its piece, or a refusal, have been sent; a cancelled one with either. Ids are
+chosen by the asker, and no two of its requests have the same one, or are for the same piece, at a time. The
+bytes of requests are sent one request after the other, in frames of at most ``MAX_PORTION``, so that a small
+frame waits behind one of these at most.
 """
 
 from __future__ import annotations
@@ -37,9 +37,6 @@ from shardcast.plain_text import one_line
 from shardcast.protocol.piece_numbers import MAX_PIECES, mask_of_run, mask_of_runs, runs_of
 from shardcast.protocol.swarm_hello import MAX_HELLO, HelloFrame, read_ticket
 from shardcast.protocol.swarm_members import SwarmError
-
-UPGRADE = "shardcast-swarm/1"
-"""Value of the header ``Upgrade`` of the request that begins a stream."""
 
 PING, HELLO, PROOF, TICKET, HAVE, LOST, WANT, CANCEL, REFUSE, BYTES, BYE = range(11)
 HEAD_SIZE = 4
@@ -60,7 +57,7 @@ MAX_REQUEST = (1 << 32) - 1
 
 _HEAD = struct.Struct("!I")
 _BYTES_HEAD = struct.Struct("!II")
-_WANT = struct.Struct("!III")
+_WANT = struct.Struct("!II")
 _REFUSE = struct.Struct("!IBH")
 _RUN = struct.Struct("!II")
 _RUNS, _BITS = 0, 1
@@ -123,11 +120,10 @@ class LostFrame:
 
 @dataclass(frozen=True, slots=True)
 class WantFrame:
-    """A request for ``count`` pieces from ``first`` on."""
+    """A request for a piece."""
 
     request: int
-    first: int
-    count: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +187,8 @@ def encode(control: Control) -> bytes:
             return b"".join(frame(HAVE, part) for part in _set_payloads(pieces))
         case LostFrame(pieces):
             return b"".join(frame(LOST, part) for part in _set_payloads(pieces))
-        case WantFrame(request, first, count):
-            return frame(WANT, _WANT.pack(request, first, count))
+        case WantFrame(request, number):
+            return frame(WANT, _WANT.pack(request, number))
         case CancelFrame(request):
             return frame(CANCEL, _HEAD.pack(request))
         case RefuseFrame(request, reason, wait):
@@ -284,12 +280,11 @@ def _decode_want(payload: bytes, max_pieces: int) -> WantFrame:
     """Return a want.
 
     Raises:
-        FrameError: it asks for no piece, or for one that the version does not have.
+        FrameError: it asks for a piece that the version does not have.
     """
-    request, first, count = _WANT.unpack_from(payload)
-    if not 1 <= count <= max_pieces - first:
-        raise FrameError(f"a want of {count} pieces from piece {first} on")
-    return WantFrame(request, first, count)
+    request, number = _WANT.unpack_from(payload)
+    _check_end(number + 1, max_pieces)
+    return WantFrame(request, number)
 
 
 def _decode_set(payload: bytes, max_pieces: int) -> int:

@@ -50,25 +50,33 @@ class FrameReader:
         max_pieces: the pieces of the version, as far as it is known.
     """
 
-    def __init__(self, max_piece: int, length_of: Callable[[int], int]) -> None:
+    def __init__(self, length_of: Callable[[int], int], max_piece: int = 0) -> None:
         """Read frames.
 
         Args:
+            length_of: returns the bytes of the piece of a request, given the request; 0 where no bytes of
+                that request may come. Called for the first bytes of each piece.
             max_piece: bytes of the largest piece.
-            length_of: returns the bytes of the next piece of a request, given the request; 0 where no bytes
-                of that request may come. Called for the first bytes of each piece.
         """
-        self.max_piece = max_piece
         self.max_pieces = MAX_PIECES
         self._length_of = length_of
-        size = max_piece + _ROOM
-        self._view = memoryview(bytearray(size) if size <= _LARGE else mmap.mmap(-1, size))
+        self._view = memoryview(b"")
         self._filled = 0
+        self.take_pieces_of(max_piece)
         self._held = 0  # bytes of the piece, at the front
         self._length = 0  # of the piece; 0 between two pieces
         self._portion = 0  # bytes that are still to come in the frame
         self._request = 0
         self._given = False  # whether the owner has the piece
+
+    def take_pieces_of(self, max_piece: int) -> None:
+        """Take pieces of at most so many bytes from now on; none is under way."""
+        self.max_piece = max_piece
+        size = max_piece + _ROOM
+        view = memoryview(bytearray(size) if size <= _LARGE else mmap.mmap(-1, size))
+        if self._filled:
+            view[: self._filled] = self._view[: self._filled]
+        self._view = view
 
     def get_buffer(self) -> memoryview:
         """Return where the next bytes go; never empty once ``next_frame`` has returned None."""
@@ -82,6 +90,11 @@ class FrameReader:
     def missing(self) -> int:
         """The bytes that the piece under way lacks, without heads of frames; 0 between two pieces."""
         return max(0, self._length - self._filled) if self._length else 0
+
+    @property
+    def request(self) -> int | None:
+        """The request whose piece is under way; None between two pieces."""
+        return self._request if self._length else None
 
     @property
     def is_amid(self) -> bool:

@@ -42,6 +42,9 @@ UPLOADS_PATH = "/uploads"
 UPLOAD_OFFSET_HEADER = "Upload-Offset"
 """Header with the number of an upload's bytes: before the body of a request, or kept so far."""
 
+SWARM_PATH, SWARM_PROTOCOL = "/swarm", "shardcast-swarm/1"
+"""At a node that shares: a two-way stream between neighbours, begun by ``Upgrade`` to this protocol."""
+
 HAS_PATH, HAS_NOW_PATH, LENGTH_PATH = "/has", "/has-now", "/buffer-length"
 """At a hash server, which serves each blob under ``/<checksum>``: which of these blobs are present, and how
 long they are."""
