@@ -21,7 +21,7 @@ from shardcast.server.connections import CONNECTIONS
 _RESET, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 """Values of ``SO_LINGER``: the effect of closing the socket."""
 _POLL_SECONDS = 0.01
-_BODILESS = (204, 304)
+_BODILESS = (101, 204, 304)
 """Statuses of answers without a body."""
 
 

@@ -140,7 +140,10 @@ class Exchange:
 
     def is_done(self, key: Hashable) -> bool:
         """Return whether a neighbour offers all of the version, once it is known what that is."""
-        return self._live.manifest is not None and self.chooser.neighbours[key].offered == self._numbers.everything
+        return (
+            self._live.manifest is not None
+            and self.chooser.neighbours[key].offered == self._numbers.everything
+        )
 
     async def run(self) -> None:
         """Exchange pieces until this is cancelled."""

@@ -1,0 +1,193 @@
+"""The first frames of a stream: each end shows its ticket, and proves that it has the ticket's key.
+
+The end that connected speaks first; the other one shows nothing of itself before it has checked that ticket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shardcast.access.proofs import End, ProofContext, is_proof, new_challenge, prove
+from shardcast.access.signing import SigningKey
+from shardcast.access.tickets import Ticket, TicketRefused, TicketVersion, Vouchers, check_ticket
+from shardcast.protocol.swarm_frames import Control, FrameError, ProofFrame
+from shardcast.protocol.swarm_hello import HelloFrame
+from shardcast.swarm.stream import SwarmStream
+
+GREETING_SECONDS = 5.0
+"""Seconds from a connection to the other end's proof."""
+
+
+class StreamRefused(ConnectionError):
+    """A stream that did not come to be: the other end refused it, or is not who it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a node shows to its neighbours in the swarm of one version.
+
+    Attributes:
+        version: the version.
+        node: the node's generation id.
+        ticket: returns the node's current ticket.
+        key: the key of that ticket.
+        vouchers: the servers whose tickets count.
+        certificate: SHA-256 of the certificate with which this node's server accepts TLS; empty without TLS.
+    """
+
+    version: TicketVersion
+    node: str
+    ticket: Callable[[], str]
+    key: SigningKey
+    vouchers: Vouchers
+    certificate: bytes = b""
+
+    def hello(self, challenge: bytes) -> HelloFrame:
+        """Return the hello of this node."""
+        version = self.version
+        return HelloFrame(version.number, version.origin, version.digest, self.node, self.ticket(), challenge)
+
+    def check(self, ticket: str) -> Ticket:
+        """Return what another member's ticket says.
+
+        Raises:
+            TicketRefused: it lets nobody in.
+        """
+        return check_ticket(ticket, self.version, self.vouchers)
+
+
+class Greeting:
+    """The user of a stream until both ends know each other.
+
+    Attributes:
+        met: ends once they do.
+    """
+
+    def __init__(
+        self,
+        end: End,
+        find: Callable[[TicketVersion], Membership | None],
+        meet: Callable[[SwarmStream, Ticket, Membership], None],
+    ) -> None:
+        """Greet.
+
+        Args:
+            end: which one this is.
+            find: returns this node's membership in the swarm of a version; None where it has none.
+            meet: called once both ends know each other, with the other end's ticket and this end's
+                membership, to give the stream its next user; raises ``StreamRefused`` to end it.
+        """
+        self.met: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._end = end
+        self._find = find
+        self._meet = meet
+        self._challenge = new_challenge()
+        self._stream: SwarmStream | None = None
+        self._certificate = b""
+        self._membership: Membership | None = None
+        self._ticket: Ticket | None = None
+        self._context: ProofContext | None = None
+
+    def begin(
+        self, stream: SwarmStream, version: TicketVersion | None = None, certificate: bytes = b""
+    ) -> None:
+        """Begin on a stream that is attached.
+
+        Args:
+            stream: the stream.
+            version: the one that the opener asks for.
+            certificate: SHA-256 of the certificate that the opener was shown; empty without TLS.
+        """
+        self._stream = stream
+        if version is not None:
+            self._membership, self._certificate = self._find(version), certificate
+            if self._membership is None:
+                raise StreamRefused("this node is no member for that version")
+            stream.send(self._membership.hello(self._challenge))
+
+    # As the user of the stream
+
+    def took(self, frame: Control) -> None:
+        """Take a hello or a proof.
+
+        Raises:
+            FrameError: it is something else, or not right.
+        """
+        if self.met.done():
+            raise FrameError("frames after a greeting that failed")
+        try:
+            if isinstance(frame, HelloFrame) and self._ticket is None:
+                self._take_hello(frame)
+            elif isinstance(frame, ProofFrame) and self._context is not None:
+                self._take_proof(frame)
+            else:
+                raise FrameError("no hello, or no proof after it")
+        except (TicketRefused, StreamRefused) as error:
+            assert self._stream is not None
+            self._fail(str(error))
+            self._stream.close(str(error))
+
+    def _take_hello(self, hello: HelloFrame) -> None:
+        """Check the other end's ticket, and show this end's.
+
+        Raises:
+            TicketRefused, StreamRefused: the other end is no member of this version's swarm.
+        """
+        assert self._stream is not None
+        version = TicketVersion(hello.version, hello.origin, hello.digest)
+        membership = self._membership or self._find(version)
+        if membership is None:
+            raise StreamRefused("there is no such version here")
+        self._ticket = ticket = membership.check(hello.ticket)
+        if ticket.node != hello.node or ticket.node == membership.node:
+            raise StreamRefused("the ticket is another node's")
+        self._membership = membership
+        keys, challenges = (membership.key.public, ticket.key), (self._challenge, hello.challenge)
+        if self._end is End.OPENER:
+            self._context = ProofContext(*keys, *challenges, self._certificate)
+        else:
+            certificate = membership.certificate
+            self._context = ProofContext(*keys[::-1], *challenges[::-1], certificate)
+            self._stream.send(membership.hello(self._challenge), self._proof())
+
+    def _proof(self) -> ProofFrame:
+        """Return this end's proof."""
+        assert self._context is not None and self._membership is not None
+        return ProofFrame(prove(self._context, self._end, self._membership.key))
+
+    def _take_proof(self, frame: ProofFrame) -> None:
+        """Check the other end's proof, and show this end's.
+
+        Raises:
+            StreamRefused: it is wrong.
+        """
+        assert self._context and self._ticket and self._membership and self._stream
+        other = End.ACCEPTOR if self._end is End.OPENER else End.OPENER
+        if not is_proof(self._context, other, frame.signature):
+            raise StreamRefused("the proof is wrong")
+        if self._end is End.OPENER:
+            self._stream.send(self._proof())
+        self._meet(self._stream, self._ticket, self._membership)
+        self.met.set_result(None)
+
+    def length_of(self, request: int) -> int:
+        """Return 0: nothing was asked for yet."""
+        return 0
+
+    def progressed(self, request: int) -> None:
+        """Do nothing: nothing was asked for yet."""
+
+    async def came(self, request: int, data: memoryview) -> None:
+        """Do nothing: nothing was asked for yet."""
+
+    def ended(self, reason: str) -> None:
+        """Fail."""
+        self._fail(reason)
+
+    def _fail(self, reason: str) -> None:
+        """Note that the two ends do not meet."""
+        if not self.met.done():
+            self.met.set_exception(StreamRefused(reason))
+            self.met.exception()  # retrieved: there may be nobody who waits any more

@@ -1,0 +1,238 @@
+"""The frames that one end of a stream sends: small ones at once, bytes of pieces in portions between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from shardcast.fair_limit import Share
+from shardcast.protocol.swarm_frames import RefuseFrame, RefuseReason, bytes_head, encode
+from shardcast.server.cached_reads import CachedReader
+from shardcast.swarm.links import GivenPiece
+from shardcast.swarm.outlets import Outlet
+
+PORTION = 64 << 10
+"""Bytes of a request in one frame, for which a small frame may have to wait."""
+MAX_UNSENT = 4 << 20
+"""Bytes of small frames that wait; an end that takes no more is left. A set of all pieces that a version can
+have, as bits, takes an eighth of it."""
+
+
+class TooSlow(ConnectionError):
+    """The other end does not take what it is told."""
+
+
+@dataclass(eq=False)
+class _Part:
+    """Bytes of a file that answer a request, or a part of these.
+
+    Attributes:
+        request: the request.
+        file: a descriptor that is closed at the part's end; -1 where ``chunk`` has the bytes.
+        offset: of the next byte in the file.
+        left: bytes for which no frame was begun.
+        done: ends when all bytes were handed over.
+        chunk: the bytes, where they come from memory.
+        dropped: whether no further frame is to begin.
+    """
+
+    request: int
+    file: int
+    offset: int
+    left: int
+    done: asyncio.Future[None]
+    chunk: bytes = b""
+    dropped: bool = False
+
+
+class FrameSender:
+    """The frames that one end of a stream sends.
+
+    Attributes:
+        progress: bytes that the connection took so far.
+    """
+
+    def __init__(self, outlet: Outlet, failed: Callable[[OSError], None], share: Share | None = None) -> None:
+        """Send to an outlet.
+
+        Args:
+            outlet: takes the bytes.
+            failed: called with the error that ended the connection.
+            share: of the upload limit; None without one.
+        """
+        self._outlet = outlet
+        self._failed = failed
+        self._share = share
+        self._giving = asyncio.Lock()
+        self._control = bytearray()
+        self._head = b""  # what is left of the head of the frame that is being sent
+        self._portion = 0  # bytes that are left of it
+        self._part: _Part | None = None
+        self._reader: CachedReader | None = None
+        self._read_file: BinaryIO | None = None
+        self._waits = False
+        self._closed = False
+        self.progress = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything waits for the connection to take it."""
+        return bool(self._control or self._part or self._head)
+
+    def send(self, data: bytes) -> None:
+        """Send small frames. Where the other end does not take them, the connection ends."""
+        if self._closed or not data:
+            return
+        self._control += data
+        if len(self._control) > MAX_UNSENT:
+            self._fail(TooSlow(f"it takes nothing, and {len(self._control)} bytes wait for it"))
+        elif not self._waits:
+            self._pump()
+
+    async def give(self, request: int, piece: GivenPiece) -> None:
+        """Answer a request with bytes of a file.
+
+        A call that is cancelled begins no further frame. The other end is told, unless it gets all bytes.
+
+        Raises:
+            OSError: the connection ended, or the file can't be read. The connection is of no more use then.
+        """
+        offset, left = piece.offset, piece.length
+        part: _Part | None = None
+        try:
+            async with self._giving:
+                while left:
+                    size = left if self._share is None else await self._share.take(min(left, PORTION), left)
+                    while size:
+                        part = None
+                        part = await self._part_of(request, piece.file, offset, size)
+                        count = part.left
+                        offset, left, size = offset + count, left - count, size - count
+                        await self._hand_over(part)
+        except asyncio.CancelledError:
+            if part is None or not self._finishes(part) or left:
+                self.send(encode(RefuseFrame(request, RefuseReason.CANCELLED)))
+            raise
+
+    async def _part_of(self, request: int, file: BinaryIO, offset: int, size: int) -> _Part:
+        """Return a part of the answer to a request, at most ``size`` bytes of it.
+
+        Raises:
+            OSError: the file can't be read.
+        """
+        self._check_open()
+        done = asyncio.get_running_loop().create_future()
+        if self._outlet.has_sendfile:
+            return _Part(request, os.dup(file.fileno()), offset, size, done)
+        if self._reader is None or self._read_file is not file:
+            self._reader, self._read_file = CachedReader(file, PORTION), file
+        chunk = await self._reader.read(offset, min(size, PORTION))
+        self._check_open()
+        return _Part(request, -1, offset, len(chunk), done, bytes(chunk))
+
+    def _check_open(self) -> None:
+        """Check that the connection is there.
+
+        Raises:
+            ConnectionResetError: it has ended.
+        """
+        if self._closed:
+            raise ConnectionResetError("the stream has ended")
+
+    async def _hand_over(self, part: _Part) -> None:
+        """Wait until the connection has taken a part."""
+        self._part = part
+        if not self._waits:
+            self._pump()
+        await part.done
+
+    def _finishes(self, part: _Part) -> bool:
+        """Return whether all bytes of a part go; else no further frame of it begins."""
+        if part is not self._part or not part.left:
+            return part.done.done() or not part.left
+        part.dropped = True
+        if not self._portion and not self._head:
+            self._end_part()
+        return False
+
+    def _end_part(self) -> None:
+        """Forget the part, whose last byte has gone, or which was dropped."""
+        part, self._part = self._part, None
+        if part:
+            if part.file >= 0:
+                os.close(part.file)
+            if not part.done.done():
+                part.done.set_result(None)
+
+    def _pump(self) -> None:
+        """Hand bytes over as long as the connection takes them."""
+        try:
+            while self._step():
+                pass
+        except OSError as error:
+            self._fail(error)
+
+    def _step(self) -> bool:
+        """Hand some bytes over, and return whether to go on."""
+        part = self._part
+        if self._head:
+            sent = self._outlet.send(self._head, more=bool(self._portion))
+            self._head = self._head[sent:]
+        elif self._portion and part:
+            sent = self._outlet.send_file(part.file, part.offset, self._portion)
+            part.offset += sent
+            self._portion -= sent
+        elif self._control:
+            sent = self._outlet.send(self._control)
+            del self._control[:sent]
+        elif part and part.left and not part.dropped:
+            self._begin_portion(part)
+            return True
+        else:
+            self._wait(False)
+            return False
+        self.progress += sent
+        if part and not (self._head or self._portion) and (part.dropped or not part.left):
+            self._end_part()
+        self._wait(not sent)
+        return bool(sent)
+
+    def _begin_portion(self, part: _Part) -> None:
+        """Begin a frame with bytes of a part."""
+        size = min(part.left, PORTION)
+        part.left -= size
+        self._head = bytes_head(part.request, size)
+        if part.chunk:
+            self._head += part.chunk
+        else:
+            self._portion = size
+
+    def _wait(self, waits: bool) -> None:
+        """Have the outlet tell when it takes more, or not any more."""
+        if waits is not self._waits:
+            self._waits = waits
+            self._outlet.notify(self._pump if waits else None)
+
+    def _fail(self, error: OSError) -> None:
+        """End with an error."""
+        if not self._closed:
+            self.close(error)
+            self._failed(error)
+
+    def close(self, error: OSError | None = None) -> None:
+        """Send no more; who waits gets the error."""
+        self._closed = True
+        self._waits = False
+        self._control.clear()
+        self._head, self._portion = b"", 0
+        part, self._part = self._part, None
+        if part:
+            if part.file >= 0:
+                os.close(part.file)
+            if not part.done.done():
+                part.done.set_exception(error or ConnectionResetError("the stream has ended"))
+                part.done.exception()  # retrieved: a caller that was cancelled waits no more
+        self._outlet.close()

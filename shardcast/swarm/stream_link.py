@@ -1,0 +1,280 @@
+"""A link over a stream: what an exchange says as frames, and what comes as calls of the exchange."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+from shardcast.access.tickets import Ticket, TicketRefused
+from shardcast.protocol.swarm_frames import (
+    CancelFrame,
+    Control,
+    FrameError,
+    HaveFrame,
+    LostFrame,
+    PingFrame,
+    RefuseFrame,
+    RefuseReason,
+    TicketFrame,
+    WantFrame,
+)
+from shardcast.swarm.greeting import Membership
+from shardcast.swarm.links import GivenPiece, Link
+from shardcast.swarm.stream import SwarmStream
+
+MAX_REQUESTS = 64
+"""Requests of one end that are not over."""
+_TICKET_LOOK = 15.0
+"""Seconds between two looks at the tickets of both ends."""
+_MAX_REQUEST = 1 << 32
+
+
+class PieceExchange(Protocol):
+    """What happens with a neighbour's words and pieces."""
+
+    def add_link(self, link: Link) -> None:
+        """Exchange pieces with one more neighbour."""
+
+    def remove_link(self, link: Link) -> None:
+        """Note that a link has ended."""
+
+    def offered(self, link: Link, gained: int, lost: int) -> None:
+        """Take a neighbour's word for what it has."""
+
+    def wanted(self, link: Link, number: int) -> None:
+        """Give a neighbour a piece, or refuse it."""
+
+    def unwanted(self, link: Link, number: int) -> None:
+        """Give a neighbour a piece no more."""
+
+    def refused(self, link: Link, number: int, *, absent: bool) -> None:
+        """Take a neighbour's refusal."""
+
+    def progressed(self, link: Link, number: int) -> None:
+        """Note that bytes of a piece came."""
+
+    def expects(self, link: Link, number: int) -> int | None:
+        """Return the bytes of a piece that was asked for."""
+
+    async def came(self, link: Link, number: int, data: memoryview) -> None:
+        """Take a piece that was asked for."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request of this end.
+
+    Attributes:
+        number: of the piece.
+        length: its bytes.
+        cancelled: whether it is wanted no more.
+    """
+
+    number: int
+    length: int
+    cancelled: bool = False
+
+
+class StreamLink:
+    """A link to one neighbour over a stream, whose user it is.
+
+    Attributes:
+        key: the neighbour's generation id.
+        near: whether the neighbour is in the same site.
+        ticket: what the neighbour's last ticket says.
+    """
+
+    def __init__(
+        self,
+        stream: SwarmStream,
+        exchange: PieceExchange,
+        ticket: Ticket,
+        membership: Membership,
+        *,
+        near: bool = False,
+    ) -> None:
+        """Take a stream over once both ends know each other.
+
+        Args:
+            stream: the stream; its reader must know the size of pieces.
+            exchange: of the version's pieces.
+            ticket: the neighbour's.
+            membership: this node's.
+            near: whether the neighbour is in the same site.
+        """
+        self.key: Hashable = ticket.node
+        self.near = near
+        self.ticket = ticket
+        self._stream = stream
+        self._exchange = exchange
+        self._membership = membership
+        self._shown = membership.ticket()
+        self._last = 0
+        self._asked: dict[int, _Asked] = {}  # by the id of the request
+        self._asking: dict[int, int] = {}  # the id of the request that is not cancelled, by the piece
+        self._wanted: dict[int, int] = {}  # the id of the neighbour's request, by the piece
+        self._giving: set[int] = set()
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(_TICKET_LOOK, self.look_at_tickets)
+        stream.user = self
+
+    # The link
+
+    def tell(self, gained: int, lost: int) -> None:
+        """Tell which pieces can be had here now, and which no more, as masks."""
+        self._stream.send(LostFrame(lost), HaveFrame(gained))
+
+    def want(self, number: int) -> None:
+        """Ask for a piece that the exchange expects."""
+        length = self._exchange.expects(self, number)
+        if length is None or number in self._asking:
+            return
+        self._last = request = (self._last + 1) % _MAX_REQUEST
+        self._asked[request] = _Asked(number, length)
+        self._asking[number] = request
+        self._stream.send(WantFrame(request, number))
+
+    def cancel(self, number: int) -> None:
+        """Take back the request for a piece; it ends with a refusal, or with bytes that are dropped."""
+        request = self._asking.pop(number, None)
+        if request is not None:
+            self._asked[request].cancelled = True
+            self._stream.send(CancelFrame(request))
+
+    def refuse(self, number: int, *, absent: bool) -> None:
+        """Refuse a piece that the neighbour asked for."""
+        request = self._wanted.pop(number, None)
+        if request is not None:
+            reason = RefuseReason.LACKS if absent else RefuseReason.BUSY
+            self._stream.send(RefuseFrame(request, reason))
+
+    async def give(self, number: int, piece: GivenPiece) -> None:
+        """Send a piece that the neighbour asked for, unless it has taken that back.
+
+        Raises:
+            OSError: the stream ended, or the file can't be read.
+        """
+        request = self._wanted.get(number)
+        if request is None or number in self._giving:
+            return
+        self._giving.add(number)
+        try:
+            await self._stream.give(request, piece)
+        finally:
+            self._giving.discard(number)
+            self._wanted.pop(number, None)
+
+    def close(self, reason: str) -> None:
+        """End the stream."""
+        self._stream.close(reason)
+
+    # The user of the stream
+
+    def took(self, frame: Control) -> None:
+        """Take a small frame.
+
+        Raises:
+            FrameError: it must not come now.
+        """
+        match frame:
+            case HaveFrame(pieces):
+                self._exchange.offered(self, pieces, 0)
+            case LostFrame(pieces):
+                self._exchange.offered(self, 0, pieces)
+            case WantFrame(request, number):
+                self._take_want(request, number)
+            case CancelFrame(request):
+                self._take_cancel(request)
+            case RefuseFrame(request, reason):
+                self._take_refusal(request, reason)
+            case TicketFrame(text):
+                self._take_ticket(text)
+            case PingFrame():
+                pass
+            case _:
+                raise FrameError("a second greeting")
+
+    def _take_want(self, request: int, number: int) -> None:
+        """Take a request of the neighbour.
+
+        Raises:
+            FrameError: the neighbour has too many.
+        """
+        if len(self._wanted) >= MAX_REQUESTS:
+            raise FrameError(f"more than {MAX_REQUESTS} requests")
+        if number in self._wanted:
+            raise FrameError(f"a second request for piece {number}")
+        self._wanted[number] = request
+        self._exchange.wanted(self, number)
+
+    def _take_cancel(self, request: int) -> None:
+        """End a request of the neighbour, unless it is over: the frame crossed the last bytes."""
+        number = next((number for number, found in self._wanted.items() if found == request), None)
+        if number is None:
+            return
+        self._exchange.unwanted(self, number)
+        if number not in self._giving and self._wanted.pop(number, None) is not None:
+            self._stream.send(RefuseFrame(request, RefuseReason.CANCELLED))
+
+    def _take_refusal(self, request: int, reason: RefuseReason) -> None:
+        """Take the end of a request of this end."""
+        asked = self._asked.pop(request, None)
+        if asked is None:
+            return
+        self._stream.reader.drop(request)
+        if not asked.cancelled:
+            self._asking.pop(asked.number, None)
+            absent = reason in (RefuseReason.LACKS, RefuseReason.FAILED)
+            self._exchange.refused(self, asked.number, absent=absent)
+
+    def length_of(self, request: int) -> int:
+        """Return the bytes of the piece of a request; 0 where none may come."""
+        asked = self._asked.get(request)
+        return asked.length if asked else 0
+
+    def progressed(self, request: int) -> None:
+        """Note that bytes of a request came."""
+        asked = self._asked.get(request)
+        if asked and not asked.cancelled:
+            self._exchange.progressed(self, asked.number)
+
+    async def came(self, request: int, data: memoryview) -> None:
+        """Take a piece; one that was cancelled is dropped."""
+        asked = self._asked.pop(request, None)
+        if asked and not asked.cancelled:
+            self._asking.pop(asked.number, None)
+            await self._exchange.came(self, asked.number, data)
+
+    def ended(self, reason: str) -> None:
+        """Tell the exchange that the neighbour has gone."""
+        self._timer.cancel()
+        self._exchange.remove_link(self)
+
+    # Tickets
+
+    def _take_ticket(self, text: str) -> None:
+        """Take a newer ticket of the neighbour.
+
+        Raises:
+            FrameError: it is none, or another member's.
+        """
+        try:
+            ticket = self._membership.check(text)
+        except TicketRefused as error:
+            raise FrameError(str(error)) from None
+        if (ticket.node, ticket.key) != (self.ticket.node, self.ticket.key):
+            raise FrameError("the ticket is another node's")
+        self.ticket = ticket
+
+    def look_at_tickets(self) -> None:
+        """Show a newer ticket, and end the stream where the neighbour's has expired."""
+        self._timer = self._loop.call_later(_TICKET_LOOK, self.look_at_tickets)
+        shown = self._membership.ticket()
+        if shown != self._shown:
+            self._shown = shown
+            self._stream.send(TicketFrame(shown))
+        if self._membership.vouchers.now(self.ticket.signer) >= self.ticket.expires:
+            self._timer.cancel()
+            self._stream.close("the neighbour's ticket has expired")

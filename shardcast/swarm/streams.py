@@ -1,0 +1,176 @@
+"""The streams of a node to its neighbours: those that it opens, and those that it accepts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shardcast.access.proofs import End
+from shardcast.access.tickets import Ticket, TicketVersion
+from shardcast.fair_limit import FairLimit, Share
+from shardcast.peer.upgrade import open_upgraded
+from shardcast.protocol.piece_numbers import MAX_PIECES
+from shardcast.protocol.swarm_members import NamedMember
+from shardcast.protocol.wire import SWARM_PATH, SWARM_PROTOCOL
+from shardcast.swarm.greeting import GREETING_SECONDS, Greeting, Membership, StreamRefused
+from shardcast.swarm.stream import SILENCE_SECONDS, SwarmStream
+from shardcast.swarm.stream_link import PieceExchange, StreamLink
+
+
+@dataclass(frozen=True, slots=True)
+class Participation:
+    """A node's part in the swarm of one version.
+
+    Attributes:
+        membership: what the node shows to its neighbours.
+        exchange: of the version's pieces.
+        piece_size: bytes of a piece.
+        max_pieces: the pieces of the version, or as many as it may get while it is being made.
+        admits: whether a member may become a neighbour: the node has not enough, it is no neighbour yet, nor
+            banned.
+        is_near: whether a member is in the same site.
+    """
+
+    membership: Membership
+    exchange: PieceExchange
+    piece_size: int
+    max_pieces: int = MAX_PIECES
+    admits: Callable[[Ticket], bool] = lambda ticket: True
+    is_near: Callable[[Ticket], bool] = lambda ticket: False
+
+
+class SwarmStreams:
+    """The streams of a node, for all versions that it shares."""
+
+    def __init__(
+        self,
+        find: Callable[[TicketVersion], Participation | None],
+        *,
+        uploads: FairLimit | None = None,
+        downloads: FairLimit | None = None,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
+        """Have no stream yet.
+
+        Args:
+            find: returns the node's part in the swarm of a version; None where it has none.
+            uploads: limit of the bytes of pieces that are sent; None without one.
+            downloads: the same of those that are received.
+            silence: seconds without a byte until a stream ends.
+        """
+        self._find = find
+        self._uploads, self._downloads = uploads, downloads
+        self._silence = silence
+        self._open: set[SwarmStream] = set()
+
+    async def open(self, member: NamedMember, part: Participation) -> StreamLink:
+        """Connect to a member, and return the link once both ends know each other.
+
+        Raises:
+            PeerError: there is no connection, or no stream over it.
+            StreamRefused: the member refuses, or another one answers.
+            OSError: there are too many open files.
+        """
+        certificate = bytes.fromhex(member.certificate) if member.certificate else None
+        place = member.place
+        upgraded = await open_upgraded(
+            place.host, place.port, SWARM_PATH, SWARM_PROTOCOL, certificate=certificate
+        )
+        links: list[StreamLink] = []
+
+        def meet(stream: SwarmStream, ticket: Ticket, _: Membership) -> None:
+            if (ticket.node, ticket.key) != (member.node, member.key):
+                raise StreamRefused("another member than the one that was announced answers there")
+            links.append(_link(stream, ticket, part))
+
+        greeting = Greeting(End.OPENER, lambda version: part.membership, meet)
+        stream = self._attach(greeting, upgraded.transport, upgraded.early)
+        greeting.begin(stream, part.membership.version, upgraded.certificate)
+        await self._greet(greeting, stream)
+        return links[0]
+
+    async def accept(self, transport: asyncio.Transport) -> None:
+        """Take a connection that a neighbour has opened, and return when its stream has ended.
+
+        Raises:
+            OSError: there are too many open files.
+        """
+        parts: dict[int, Participation] = {}
+
+        def find(version: TicketVersion) -> Membership | None:
+            part = self._find(version)
+            if part is not None:
+                parts[id(part.membership)] = part
+            return part.membership if part else None
+
+        def meet(stream: SwarmStream, ticket: Ticket, membership: Membership) -> None:
+            _link(stream, ticket, parts[id(membership)])
+
+        greeting = Greeting(End.ACCEPTOR, find, meet)
+        stream = self._attach(greeting, transport, b"")
+        greeting.begin(stream)
+        try:
+            await self._greet(greeting, stream)
+        except StreamRefused:
+            return
+        await stream.wait_ended()
+
+    def close(self, reason: str) -> None:
+        """End all streams; ``reason`` is told to the neighbours."""
+        for stream in list(self._open):
+            stream.close(reason)
+
+    def _attach(self, greeting: Greeting, transport: asyncio.Transport, early: bytes) -> SwarmStream:
+        """Begin a stream on a connection.
+
+        Raises:
+            OSError: there are too many open files. The connection is dropped.
+        """
+        peer = transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) else None
+
+        def share(limit: FairLimit | None) -> Share | None:
+            return limit.open(address) if limit else None
+
+        stream = SwarmStream(
+            greeting,
+            uploads=share(self._uploads),
+            downloads=share(self._downloads),
+            silence=self._silence,
+            ended=self._open.discard,
+        )
+        stream.attach(transport, early)
+        self._open.add(stream)
+        return stream
+
+    async def _greet(self, greeting: Greeting, stream: SwarmStream) -> None:
+        """Wait until both ends know each other.
+
+        Raises:
+            StreamRefused: they don't, or not in time.
+        """
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                await greeting.met
+        except TimeoutError:
+            stream.close(f"no greeting within {GREETING_SECONDS:g} s")
+            raise StreamRefused(f"no greeting within {GREETING_SECONDS:g} s") from None
+        except asyncio.CancelledError:
+            stream.close("this node gave the stream up")
+            raise
+
+
+def _link(stream: SwarmStream, ticket: Ticket, part: Participation) -> StreamLink:
+    """Return the link over a stream whose ends know each other.
+
+    Raises:
+        StreamRefused: this node does not want the neighbour.
+    """
+    if not part.admits(ticket):
+        raise StreamRefused("this node has enough neighbours, or that one already")
+    stream.reader.take_pieces_of(part.piece_size)
+    stream.reader.max_pieces = part.max_pieces
+    link = StreamLink(stream, part.exchange, ticket, part.membership, near=part.is_near(ticket))
+    part.exchange.add_link(link)
+    return link
