@@ -24,12 +24,14 @@ from shardcast.control import client as control
 from shardcast.control import waiting, writer
 from shardcast.errors import BadAnswer, PeerError, ShardcastError
 from shardcast.peer import server as peer
+from shardcast.peer.next_range import RangeServer
 from shardcast.peer.pace import Upload
 from shardcast.peer.requests import RangeRequest
 from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
 from shardcast.peer.uploads import UploadClient
 from shardcast.protocol.manifest import Shard, manifest_of_old_node
+from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.protocol.uploads import UploadRequest, WholePayload
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
 from shardcast.store.data_dir_layout import own_folder
@@ -132,6 +134,14 @@ async def fetch(asked: Asked, direct: bool = True) -> None:
         await Transfer(live, [server], filling, limits=limits).run()
 
 
+async def ask_next(asked: Asked, direct: bool = True) -> None:
+    """The next range, as a node that shares asks for it."""
+    server = RangeServer(asked.url, asked.session, SECONDS)
+    server.is_plain = direct
+    numbers = PieceNumbers(len(BLOB), [Shard(1, 0, len(BLOB), DIGEST)])
+    await server.ranges("v1", "81ab", numbers).ask(0, lambda head: memoryview(bytearray(len(BLOB))))
+
+
 async def pull(asked: Asked) -> None:
     async for _ in ArchiveClient(asked.url, asked.session, timeout=SECONDS).pull({DIGEST: len(BLOB)}):
         pass
@@ -195,6 +205,12 @@ UPLOADED = Reply(json.dumps(STATUS).encode(), "application/json")
 FEED = Reply(lines(HELLO, {"seq": 1}, {"seq": 2}), NDJSON, ends=False)
 LEASE = Reply(lines({"held": True}, {"held": True}), NDJSON, ends=False)
 PROGRESS = {"progress": {"done": 1, "size": 2}}
+NEXT_RANGE = Reply(
+    BLOB,
+    "application/octet-stream\r\nShardcast-Shard: 1\r\n"
+    f'Content-Range: bytes 0-{len(BLOB) - 1}/{len(BLOB)}\r\nETag: "{DIGEST}"',
+    "206 Partial Content",
+)
 ASKING = ("control/client.py:ChangeRequest.lines",)
 
 REQUESTS: dict[str, Request] = {
@@ -236,6 +252,15 @@ REQUESTS: dict[str, Request] = {
     "shard": Request(("peer/bulk.py:_Exchange._ask",), "/v1/shard", Reply(BLOB), fetch),
     "shard by aiohttp": Request(
         ("peer/server.py:Peer.receive",), "/v1/shard", Reply(BLOB), lambda asked: fetch(asked, direct=False)
+    ),
+    "next range": Request(
+        ("peer/quick_exchange.py:QuickConnections._exchange",), "/v1/next", NEXT_RANGE, ask_next
+    ),
+    "next range by aiohttp": Request(
+        ("peer/next_range.py:NextRanges._exchange_by_aiohttp",),
+        "/v1/next",
+        NEXT_RANGE,
+        lambda asked: ask_next(asked, direct=False),
     ),
     "pull": Request(
         ("blobs/client/archive.py:ArchiveClient.pull_parts",),

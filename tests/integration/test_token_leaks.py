@@ -24,8 +24,10 @@ from shardcast.cli.access_options import ClientAccessOptions
 from shardcast.errors import ShardcastError
 from shardcast.nodes.child_process import NodeProcess
 from shardcast.nodes.client import Client
+from shardcast.peer.next_range import NoRange, RangeServer
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
+from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.transfer.limits import Limits
 from tests.support import bad_answers as bad
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, RightAnswer
@@ -103,9 +105,15 @@ async def test_no_error_of_a_request_shows_the_token(published: Published, tmp_p
     for name, behaviour in FAILURES.items():
         with BadServer(published.data_dir) as server:
             server.set("/v1/shard_*", behaviour()).set("/distribution.txt", behaviour())
+            server.set("/v1/next", behaviour())
             async with open_session(0.3, showing(TOKEN)) as session:
                 with pytest.raises(ShardcastError) as caught:
                     await Peer(server.url, session, 0.3).listings()
+                ranges = RangeServer(server.url, session, 0.3).ranges("v1", "81ab", PieceNumbers(SHARD))
+                try:
+                    assert isinstance(await ranges.ask(0, lambda head: None), NoRange), name
+                except ShardcastError as error:
+                    assert TOKEN not in report(error), name
             assert TOKEN not in report(caught.value), name
             server.set("/distribution.txt", bad.good())
             async with Client([server.url], tmp_path, PATIENCE, access=showing(TOKEN)) as client:

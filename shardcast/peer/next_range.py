@@ -1,0 +1,264 @@
+"""The next ranges of a version, asked from a server that hands them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from shardcast.errors import BadAnswer, UsageError
+from shardcast.fair_limit import Share
+from shardcast.peer.download_limit import shard_turn
+from shardcast.peer.failures import status_error
+from shardcast.peer.pace import read_paced
+from shardcast.peer.quick_exchange import Head, NotPlain, QuickConnections, Request
+from shardcast.peer.redirects import proxy_of
+from shardcast.peer.requests import Answer
+from shardcast.peer.session import Session, answer
+from shardcast.protocol.next_range import (
+    NextRangeError,
+    NextRequest,
+    NotNow,
+    RangeHead,
+    encode_request,
+    parse_not_now,
+    parse_range_head,
+    reportable,
+)
+from shardcast.protocol.piece_numbers import PieceNumbers
+from shardcast.protocol.wire import next_path
+
+_UNSUPPORTED = frozenset({404, 405, 410, 501})
+"""Statuses by which a server that hands nothing out answers a path that it does not know."""
+_UNSUPPORTED_SECONDS = 60.0
+"""Seconds until such a server may be asked again: another program may answer there by then."""
+
+FindBuffer = Callable[[RangeHead], memoryview | None]
+"""A function that returns a buffer of exactly the length of a range; None to decline the range."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedRange:
+    """A range that came.
+
+    Attributes:
+        head: where its bytes lie in the version. They are in the caller's buffer, and not verified.
+    """
+
+    head: RangeHead
+
+
+@dataclass(frozen=True, slots=True)
+class DeclinedRange:
+    """A range that the caller did not want; the server hands it out again."""
+
+    head: RangeHead
+
+
+@dataclass(frozen=True, slots=True)
+class NoRange:
+    """An answer without bytes.
+
+    Attributes:
+        reason: why not; None for a server that hands nothing out.
+        seconds: to wait until the next request.
+    """
+
+    reason: NotNow | None
+    seconds: float
+
+
+class RangeServer:
+    """A server that may hand out ranges, over connections that are kept for all versions."""
+
+    def __init__(self, server: str, session: Session, timeout: float) -> None:
+        """Prepare to ask.
+
+        Args:
+            server: its URL.
+            session: of the node.
+            timeout: seconds for the head of an answer, and for 64 KiB of a body.
+        """
+        self.server = server
+        self.session = session
+        self.timeout = timeout
+        self.quick = QuickConnections(server, session, timeout)
+        self.is_plain = proxy_of(server) is None
+
+    def ranges(self, version: str, node: str, numbers: PieceNumbers) -> NextRanges:
+        """Return the next ranges of a version, for the node whose run has the id ``node``."""
+        return NextRanges(self, version, node, numbers)
+
+
+class NextRanges:
+    """The next ranges of one version from one server, and what the server was told."""
+
+    def __init__(self, server: RangeServer, version: str, node: str, numbers: PieceNumbers) -> None:
+        self._server = server
+        self._path = next_path(version)
+        self._node = node
+        self._numbers = numbers
+        self._told = 0
+        self._lost = 0
+
+    def report_lost(self, mask: int) -> None:
+        """Tell the server, by the next request, that pieces which it handed out came wrong, or not at all."""
+        self._lost |= mask
+
+    async def ask(
+        self,
+        held: int,
+        find_buffer: FindBuffer,
+        *,
+        asked: int = 0,
+        offered: bool = False,
+        max_pieces: int = 1,
+    ) -> ReceivedRange | DeclinedRange | NoRange:
+        """Ask for the next range, and receive its bytes.
+
+        Several requests may be under way at the same time. One that fails or is cancelled after its head came
+        counts as lost.
+
+        Args:
+            held: the pieces that are here.
+            find_buffer: returns where the bytes go.
+            asked: the pieces that others were asked for.
+            offered: whether a neighbour offers a piece that is missing.
+            max_pieces: pieces that may come at most.
+
+        Raises:
+            AccessDenied: the server wants a token, or another one.
+            ServerUnreachable, ServerStalled, ServerBusy, BadAnswer: as their names say.
+            TlsFailure, CannotAsk: as their names say.
+            UsageError: the server is not https, and TLS is required.
+        """
+        for _ in range(2):
+            new, lost = reportable(held & ~self._told), reportable(self._lost)
+            told = self._told | new
+            request = NextRequest(
+                node=self._node,
+                has=new,
+                count=told.bit_count(),
+                asked=reportable(asked),
+                lost=lost,
+                offered=offered,
+                max_pieces=max_pieces,
+            )
+            received = _Receiving(find_buffer)
+            try:
+                head = await self._exchange(Request("POST", self._path, encode_request(request)), received)
+            except BaseException:
+                self._lose(received.head)
+                raise
+            if head.status == 409:
+                self._told = 0
+                continue
+            if head.status in (204, 206, 503):
+                self._told |= new
+                self._lost &= ~lost
+            return self._read(head, received)
+        raise BadAnswer(self._server.server, f"POST {self._path}: it asks for all pieces again and again")
+
+    async def _exchange(self, request: Request, received: _Receiving) -> Answer:
+        """Send a request, and return the head of the answer once its bytes are in their buffer."""
+        server = self._server
+        async with shard_turn(server.session.downloads, server.server) as share:
+            if not server.is_plain:
+                return await self._exchange_by_aiohttp(request, received, share)
+
+            def place(head: Head) -> memoryview | None:
+                return received.place(Answer(server.server, request.name, head.status, head, head.reason))
+
+            try:
+                head = await server.quick.ask(request, place)
+            except NotPlain:
+                server.is_plain = False
+                what = f"{request.name}: the answer has no length; the next one is read in another way"
+                raise BadAnswer(server.server, what) from None
+            if share and received.buffer:
+                await share.take_all(len(received.buffer))
+            return Answer(server.server, request.name, head.status, head, head.reason)
+
+    async def _exchange_by_aiohttp(
+        self, request: Request, received: _Receiving, share: Share | None
+    ) -> Answer:
+        """Send a request through a proxy, or to a server whose answers are not plain."""
+        server, headers = self._server, {"Content-Type": request.content_type}
+        async with answer(
+            server.session, server.server, request.path, request.method,
+            headers=headers, silence=server.timeout, body=request.body,
+        ) as response:  # fmt: skip
+            head = Answer(server.server, request.name, response.status, response.headers, response.reason)
+            buffer, filled = received.place(head), 0
+            if buffer is None:
+                response.close()
+                return head
+            chunks = read_paced(response, server.server, request.name, server.timeout, share=share)
+            async with aclosing(chunks) as paced:
+                async for chunk in paced:
+                    if filled + len(chunk) > len(buffer):
+                        raise BadAnswer(server.server, f"{request.name}: it sends more than it said")
+                    buffer[filled : filled + len(chunk)] = chunk
+                    filled += len(chunk)
+            if filled < len(buffer):
+                missing = len(buffer) - filled
+                raise BadAnswer(server.server, f"{request.name}: it ended {missing} bytes too early")
+            return head
+
+    def _read(self, head: Answer, received: _Receiving) -> ReceivedRange | DeclinedRange | NoRange:
+        """Return what an answer means.
+
+        Raises:
+            PeerError: nothing that this protocol knows.
+        """
+        if head.status == 206 and received.head:
+            if received.buffer is not None:
+                return ReceivedRange(received.head)
+            self._lose(received.head)
+            return DeclinedRange(received.head)
+        reason, seconds = parse_not_now(head.headers)
+        if reason is not None and head.status in (204, 404, 503):
+            return NoRange(reason, seconds)
+        if head.status in _UNSUPPORTED:
+            return NoRange(None, _UNSUPPORTED_SECONDS)
+        raise status_error(head.server, head.request, head.status, head.headers, reason=head.reason)
+
+    def _lose(self, head: RangeHead | None) -> None:
+        """Note that a range which the server handed out did not come."""
+        if head is not None and head.shard <= self._numbers.shard_count:
+            self._lost |= self._numbers.whole_within(head.shard, head.start, head.end)
+
+
+class _Receiving:
+    """The range of an answer, and where its bytes go.
+
+    Attributes:
+        head: the range; None until the head of the answer came, and for an answer without bytes.
+        buffer: where its bytes go; None where they are not wanted.
+    """
+
+    __slots__ = ("_find_buffer", "buffer", "head")
+
+    def __init__(self, find_buffer: FindBuffer) -> None:
+        self._find_buffer = find_buffer
+        self.head: RangeHead | None = None
+        self.buffer: memoryview | None = None
+
+    def place(self, answer: Answer) -> memoryview | None:
+        """Return where the body of an answer goes.
+
+        Raises:
+            BadAnswer: the head names no range.
+        """
+        if answer.status != 206:
+            return None
+        answer.check_status(206)
+        try:
+            self.head = parse_range_head(answer.headers)
+        except NextRangeError as error:
+            raise BadAnswer(answer.server, f"{answer.request}: {error}") from None
+        buffer = self._find_buffer(self.head)
+        if buffer is not None and len(buffer) != self.head.end - self.head.start:
+            raise UsageError(f"a buffer of {len(buffer)} bytes for another range")
+        self.buffer = buffer
+        return buffer
