@@ -25,7 +25,7 @@ class StreamRefused(ConnectionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Membership:
+class SwarmPass:
     """What a node shows to its neighbours in the swarm of one version.
 
     Attributes:
@@ -68,16 +68,16 @@ class Greeting:
     def __init__(
         self,
         end: End,
-        find: Callable[[TicketVersion], Membership | None],
-        meet: Callable[[SwarmStream, Ticket, Membership], None],
+        find: Callable[[TicketVersion], SwarmPass | None],
+        meet: Callable[[SwarmStream, Ticket, SwarmPass], None],
     ) -> None:
         """Greet.
 
         Args:
             end: which one this is.
-            find: returns this node's membership in the swarm of a version; None where it has none.
+            find: returns this node's pass in the swarm of a version; None where it has none.
             meet: called once both ends know each other, with the other end's ticket and this end's
-                membership, to give the stream its next user; raises ``StreamRefused`` to end it.
+                pass, to give the stream its next user; raises ``StreamRefused`` to end it.
         """
         self.met: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._end = end
@@ -86,7 +86,7 @@ class Greeting:
         self._challenge = new_challenge()
         self._stream: SwarmStream | None = None
         self._certificate = b""
-        self._membership: Membership | None = None
+        self._pass: SwarmPass | None = None
         self._ticket: Ticket | None = None
         self._context: ProofContext | None = None
 
@@ -102,10 +102,10 @@ class Greeting:
         """
         self._stream = stream
         if version is not None:
-            self._membership, self._certificate = self._find(version), certificate
-            if self._membership is None:
+            self._pass, self._certificate = self._find(version), certificate
+            if self._pass is None:
                 raise StreamRefused("this node is no member for that version")
-            stream.send(self._membership.hello(self._challenge))
+            stream.send(self._pass.hello(self._challenge))
 
     # As the user of the stream
 
@@ -137,25 +137,25 @@ class Greeting:
         """
         assert self._stream is not None
         version = TicketVersion(hello.version, hello.origin, hello.digest)
-        membership = self._membership or self._find(version)
-        if membership is None:
+        swarm_pass = self._pass or self._find(version)
+        if swarm_pass is None:
             raise StreamRefused("there is no such version here")
-        self._ticket = ticket = membership.check(hello.ticket)
-        if ticket.node != hello.node or ticket.node == membership.node:
+        self._ticket = ticket = swarm_pass.check(hello.ticket)
+        if ticket.node != hello.node or ticket.node == swarm_pass.node:
             raise StreamRefused("the ticket is another node's")
-        self._membership = membership
-        keys, challenges = (membership.key.public, ticket.key), (self._challenge, hello.challenge)
+        self._pass = swarm_pass
+        keys, challenges = (swarm_pass.key.public, ticket.key), (self._challenge, hello.challenge)
         if self._end is End.OPENER:
             self._context = ProofContext(*keys, *challenges, self._certificate)
         else:
-            certificate = membership.certificate
+            certificate = swarm_pass.certificate
             self._context = ProofContext(*keys[::-1], *challenges[::-1], certificate)
-            self._stream.send(membership.hello(self._challenge), self._proof())
+            self._stream.send(swarm_pass.hello(self._challenge), self._proof())
 
     def _proof(self) -> ProofFrame:
         """Return this end's proof."""
-        assert self._context is not None and self._membership is not None
-        return ProofFrame(prove(self._context, self._end, self._membership.key))
+        assert self._context is not None and self._pass is not None
+        return ProofFrame(prove(self._context, self._end, self._pass.key))
 
     def _take_proof(self, frame: ProofFrame) -> None:
         """Check the other end's proof, and show this end's.
@@ -163,13 +163,13 @@ class Greeting:
         Raises:
             StreamRefused: it is wrong.
         """
-        assert self._context and self._ticket and self._membership and self._stream
+        assert self._context and self._ticket and self._pass and self._stream
         other = End.ACCEPTOR if self._end is End.OPENER else End.OPENER
         if not is_proof(self._context, other, frame.signature):
             raise StreamRefused("the proof is wrong")
         if self._end is End.OPENER:
             self._stream.send(self._proof())
-        self._meet(self._stream, self._ticket, self._membership)
+        self._meet(self._stream, self._ticket, self._pass)
         self.met.set_result(None)
 
     def length_of(self, request: int) -> int:

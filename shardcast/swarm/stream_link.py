@@ -20,7 +20,7 @@ from shardcast.protocol.swarm_frames import (
     TicketFrame,
     WantFrame,
 )
-from shardcast.swarm.greeting import Membership
+from shardcast.swarm.greeting import SwarmPass
 from shardcast.swarm.links import GivenPiece, Link
 from shardcast.swarm.stream import SwarmStream
 
@@ -81,7 +81,7 @@ class StreamLink:
     """A link to one neighbour over a stream, whose user it is.
 
     Attributes:
-        key: the neighbour's generation id.
+        key: the neighbour's public key, which no other can take.
         near: whether the neighbour is in the same site.
         ticket: what the neighbour's last ticket says.
     """
@@ -91,7 +91,7 @@ class StreamLink:
         stream: SwarmStream,
         exchange: PieceExchange,
         ticket: Ticket,
-        membership: Membership,
+        swarm_pass: SwarmPass,
         *,
         near: bool = False,
     ) -> None:
@@ -101,16 +101,16 @@ class StreamLink:
             stream: the stream; its reader must know the size of pieces.
             exchange: of the version's pieces.
             ticket: the neighbour's.
-            membership: this node's.
+            swarm_pass: this node's.
             near: whether the neighbour is in the same site.
         """
-        self.key: Hashable = ticket.node
+        self.key: Hashable = ticket.key
         self.near = near
         self.ticket = ticket
         self._stream = stream
         self._exchange = exchange
-        self._membership = membership
-        self._shown = membership.ticket()
+        self._pass = swarm_pass
+        self._shown = swarm_pass.ticket()
         self._last = 0
         self._asked: dict[int, _Asked] = {}  # by the id of the request
         self._asking: dict[int, int] = {}  # the id of the request that is not cancelled, by the piece
@@ -261,7 +261,7 @@ class StreamLink:
             FrameError: it is none, or another member's.
         """
         try:
-            ticket = self._membership.check(text)
+            ticket = self._pass.check(text)
         except TicketRefused as error:
             raise FrameError(str(error)) from None
         if (ticket.node, ticket.key) != (self.ticket.node, self.ticket.key):
@@ -271,10 +271,10 @@ class StreamLink:
     def look_at_tickets(self) -> None:
         """Show a newer ticket, and end the stream where the neighbour's has expired."""
         self._timer = self._loop.call_later(_TICKET_LOOK, self.look_at_tickets)
-        shown = self._membership.ticket()
+        shown = self._pass.ticket()
         if shown != self._shown:
             self._shown = shown
             self._stream.send(TicketFrame(shown))
-        if self._membership.vouchers.now(self.ticket.signer) >= self.ticket.expires:
+        if self._pass.vouchers.now(self.ticket.signer) >= self.ticket.expires:
             self._timer.cancel()
             self._stream.close("the neighbour's ticket has expired")

@@ -13,7 +13,7 @@ from shardcast.peer.upgrade import open_upgraded
 from shardcast.protocol.piece_numbers import MAX_PIECES
 from shardcast.protocol.swarm_members import NamedMember
 from shardcast.protocol.wire import SWARM_PATH, SWARM_PROTOCOL
-from shardcast.swarm.greeting import GREETING_SECONDS, Greeting, Membership, StreamRefused
+from shardcast.swarm.greeting import GREETING_SECONDS, Greeting, StreamRefused, SwarmPass
 from shardcast.swarm.stream import SILENCE_SECONDS, SwarmStream
 from shardcast.swarm.stream_link import PieceExchange, StreamLink
 
@@ -23,7 +23,7 @@ class Participation:
     """A node's part in the swarm of one version.
 
     Attributes:
-        membership: what the node shows to its neighbours.
+        swarm_pass: what the node shows to its neighbours.
         exchange: of the version's pieces.
         piece_size: bytes of a piece.
         max_pieces: the pieces of the version, or as many as it may get while it is being made.
@@ -32,7 +32,7 @@ class Participation:
         is_near: whether a member is in the same site.
     """
 
-    membership: Membership
+    swarm_pass: SwarmPass
     exchange: PieceExchange
     piece_size: int
     max_pieces: int = MAX_PIECES
@@ -79,14 +79,14 @@ class SwarmStreams:
         )
         links: list[StreamLink] = []
 
-        def meet(stream: SwarmStream, ticket: Ticket, _: Membership) -> None:
+        def meet(stream: SwarmStream, ticket: Ticket, _: SwarmPass) -> None:
             if (ticket.node, ticket.key) != (member.node, member.key):
                 raise StreamRefused("another member than the one that was announced answers there")
             links.append(_link(stream, ticket, part))
 
-        greeting = Greeting(End.OPENER, lambda version: part.membership, meet)
+        greeting = Greeting(End.OPENER, lambda version: part.swarm_pass, meet)
         stream = self._attach(greeting, upgraded.transport, upgraded.early)
-        greeting.begin(stream, part.membership.version, upgraded.certificate)
+        greeting.begin(stream, part.swarm_pass.version, upgraded.certificate)
         await self._greet(greeting, stream)
         return links[0]
 
@@ -98,14 +98,14 @@ class SwarmStreams:
         """
         parts: dict[int, Participation] = {}
 
-        def find(version: TicketVersion) -> Membership | None:
+        def find(version: TicketVersion) -> SwarmPass | None:
             part = self._find(version)
             if part is not None:
-                parts[id(part.membership)] = part
-            return part.membership if part else None
+                parts[id(part.swarm_pass)] = part
+            return part.swarm_pass if part else None
 
-        def meet(stream: SwarmStream, ticket: Ticket, membership: Membership) -> None:
-            _link(stream, ticket, parts[id(membership)])
+        def meet(stream: SwarmStream, ticket: Ticket, swarm_pass: SwarmPass) -> None:
+            _link(stream, ticket, parts[id(swarm_pass)])
 
         greeting = Greeting(End.ACCEPTOR, find, meet)
         stream = self._attach(greeting, transport, b"")
@@ -171,6 +171,6 @@ def _link(stream: SwarmStream, ticket: Ticket, part: Participation) -> StreamLin
         raise StreamRefused("this node has enough neighbours, or that one already")
     stream.reader.take_pieces_of(part.piece_size)
     stream.reader.max_pieces = part.max_pieces
-    link = StreamLink(stream, part.exchange, ticket, part.membership, near=part.is_near(ticket))
+    link = StreamLink(stream, part.exchange, ticket, part.swarm_pass, near=part.is_near(ticket))
     part.exchange.add_link(link)
     return link

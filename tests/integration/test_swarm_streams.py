@@ -96,7 +96,7 @@ async def test_pieces_go_both_ways_over_one_stream(node: StreamNode, other: Stre
     for exchange in ends:
         await exchange.until(lambda exchange=exchange: len(exchange.pieces) == COUNT)  # type: ignore[misc]
         assert exchange.pieces == {number: piece_of(data, number) for number in range(COUNT)}
-    assert (node.link.key, other.link.key) == ("opener", "acceptor")
+    assert (node.link.key, other.link.key) == (other.key.public, node.key.public)
 
 
 async def test_pieces_go_both_ways_over_tls(file: Path, data: bytes, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from shardcast.protocol.swarm_reader import FrameReader, Piece
 from shardcast.protocol.wire import SWARM_PATH, SWARM_PROTOCOL
 from shardcast.server.application import application, serve
 from shardcast.server.routes.swarm_stream import add_swarm_stream_routes
-from shardcast.swarm.greeting import Membership
+from shardcast.swarm.greeting import SwarmPass
 from shardcast.swarm.links import GivenPiece, Link
 from shardcast.swarm.stream import SILENCE_SECONDS
 from shardcast.swarm.streams import Participation, SwarmStreams
@@ -191,8 +191,8 @@ class StreamNode:
 
     def participation(self, certificate: bytes = b"") -> Participation:
         """Return its part in the swarm."""
-        membership = Membership(VERSION, self.name, lambda: self.ticket, self.key, self.vouching, certificate)
-        return Participation(membership, self.exchange, PIECE, 1000)
+        swarm_pass = SwarmPass(VERSION, self.name, lambda: self.ticket, self.key, self.vouching, certificate)
+        return Participation(swarm_pass, self.exchange, PIECE, 1000)
 
     def find(self, version: TicketVersion) -> Participation | None:
         """Return its part in the swarm of a version."""
