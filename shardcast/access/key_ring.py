@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shardcast.access.signing import key_id
 
 MAX_KEYS = 128
-"""Keys of a ring."""
+"""Keys that one source tells, at most."""
 KEY_SECONDS = 120.0
 """Seconds for which a key counts after it was told last."""
 
@@ -22,10 +22,12 @@ class VouchingKey:
     Attributes:
         public: the key.
         now: the time of the server's clock, in seconds since 1970, when the key was told.
+        age: seconds since the server told it.
     """
 
     public: bytes
     now: float
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,15 @@ class KeyRing:
     keeps its neighbours.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know no key; ``clock`` gives seconds."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic, sources: int = 1) -> None:
+        """Know no key.
+
+        Args:
+            clock: gives seconds.
+            sources: how many may tell ``MAX_KEYS`` keys each.
+        """
         self._clock = clock
+        self._max_keys = MAX_KEYS * sources
         self._by_source: dict[str, dict[str, _Entry]] = {}
 
     def tell(self, source: str, keys: Iterable[VouchingKey], limit: int = MAX_KEYS) -> None:
@@ -68,14 +76,15 @@ class KeyRing:
         now = self._clock()
         self._forget(now)
         before = self._by_source.pop(source, {})
-        room = min(limit, MAX_KEYS - sum(map(len, self._by_source.values())))
-        told = {key_id(key.public): _Entry(key.public, key.now - now, now) for key in keys}
+        room = min(limit, self._max_keys - sum(map(len, self._by_source.values())))
+        fresh = (key for key in keys if key.age < KEY_SECONDS)
+        told = {key_id(key.public): _Entry(key.public, key.now - now, now - key.age) for key in fresh}
         known_first = sorted(told, key=lambda name: name not in before)
         if room > 0 and told:
             self._by_source[source] = {name: told[name] for name in known_first[:room]}
 
     def still_told(self, source: str) -> None:
-        """Note that a source told the same keys again."""
+        """Note that a source told the same keys again, at a node that passes on none."""
         now = self._clock()
         entries = self._by_source.get(source, {})
         for name, entry in entries.items():
@@ -101,17 +110,20 @@ class KeyRing:
             raise KeyError(signer)
         return self._clock() + entry.ahead
 
-    def keys(self, without: str | None = None) -> list[VouchingKey]:
-        """Return all keys that count, each once, but those that only the source ``without`` told."""
-        now = self._clock()
+    def keys(self, wanted: Callable[[str], bool] = lambda source: True) -> list[VouchingKey]:
+        """Return the keys that sources told, each once; ``wanted`` tells whether a source counts."""
+        now, found = self._clock(), dict[str, VouchingKey]()
         self._forget(now)
-        found = {
-            name: VouchingKey(entry.public, now + entry.ahead)
-            for source, entries in self._by_source.items()
-            for name, entry in entries.items()
-            if source != without
-        }
+        for source, entries in self._by_source.items():
+            for name, entry in entries.items() if wanted(source) else ():
+                age = now - entry.told_at
+                if name not in found or found[name].age > age:
+                    found[name] = VouchingKey(entry.public, now + entry.ahead, age)
         return [found[name] for name in sorted(found)]
+
+    def count(self, wanted: Callable[[str], bool]) -> int:
+        """Return how many keys the sources told that are ``wanted``."""
+        return sum(len(entries) for source, entries in self._by_source.items() if wanted(source))
 
     def _find(self, signer: str) -> _Entry | None:
         """Return the entry of a key that counts."""
@@ -121,8 +133,10 @@ class KeyRing:
     def _forget(self, now: float) -> None:
         """Drop the keys that were told too long ago."""
         for source, entries in list(self._by_source.items()):
-            if any(now - entry.told_at >= KEY_SECONDS for entry in entries.values()):
-                del self._by_source[source]  # all of a source are told at once
+            for name in [name for name, entry in entries.items() if now - entry.told_at >= KEY_SECONDS]:
+                del entries[name]
+            if not entries:
+                del self._by_source[source]
 
 
 def fingerprint(keys: Iterable[VouchingKey]) -> str:

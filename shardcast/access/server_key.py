@@ -6,7 +6,7 @@ import logging
 import secrets
 from pathlib import Path
 
-from shardcast.access.signing import KEY_SIZE, SigningKey
+from shardcast.access.signing import KEY_SIZE
 from shardcast.disk_errors import error_text
 from shardcast.filesystem import replace
 
@@ -15,14 +15,11 @@ log = logging.getLogger(__name__)
 _OWNER_ONLY = 0o600
 
 
-def load_server_key(file: Path) -> SigningKey:
-    """Return the key in a file, which is made where there is none; blocks on the disk.
+def load_key_seed(file: Path) -> bytes:
+    """Return the bytes in a file that a server's key is made from (``SigningKey.from_seed``).
 
-    A server serves on where the file can't be read or written (a full disk, another user's file): it signs by
-    a key of this run then, and says so.
-
-    Raises:
-        UsageError: the library for keys is missing.
+    Where there is no file, one is made. A server serves on where that can't be read or written (a full disk,
+    another user's file): it signs by a key of this run then, and says so. Blocks on the disk.
     """
     seed = secrets.token_bytes(KEY_SIZE)
     try:
@@ -30,9 +27,9 @@ def load_server_key(file: Path) -> SigningKey:
             with file.open("rb") as stream:
                 found = stream.read(KEY_SIZE + 1)
             if len(found) == KEY_SIZE:
-                return SigningKey.from_seed(found)
+                return found
             log.warning("%s is no signing key, and is replaced", file)
         replace(file, seed, _OWNER_ONLY)
     except OSError as error:
         log.warning("tickets of this run have a key of their own: %s", error_text(error))
-    return SigningKey.from_seed(seed)
+    return seed

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from shardcast import constants
+from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.access_options import (
     ClientAccessOptions,
@@ -29,6 +30,7 @@ from shardcast.cli.serving import ForegroundNode
 )
 @options.data_dir_option("./middle_data")
 @options.listening_options
+@options.advertise_networks_option
 @options.option(
     "--check-interval",
     type=click.FloatRange(0, 86_400, min_open=True),
@@ -48,6 +50,7 @@ def middle(
     upstream: list[str] | None,
     data_dir: Path,
     listening: options.Listening,
+    advertise_networks: tuple[Network, ...] | None,
     check_interval: float,
     retention: options.Retention,
     origin_id: str | None,
@@ -78,6 +81,7 @@ def middle(
         keep=retention.keep,
         max_bytes=retention.max_bytes,
         origin_id=origin_id,
+        advertise_networks=advertise_networks or (),
         bounds=Bounds(trusted=listening.trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         upstream_access=foreground.prepare(client_access.load),

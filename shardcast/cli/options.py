@@ -177,7 +177,13 @@ class Networks(click.ParamType[tuple[Network, ...]]):
 trusted_proxy_option = option(
     "--trusted-proxy",
     type=Networks(),
-    help="Addresses and networks (10.0.0.7,10.1.0.0/16) whose connections are not counted.",
+    help="Addresses and networks (10.0.0.7,10.1.0.0/16) whose connections are not counted, and whose header "
+    "Forwarded says where members of a swarm are.",
+)
+advertise_networks_option = option(
+    "--advertise-networks",
+    type=Networks(),
+    help="Networks (10.1.0.0/16) where sharing clients can --advertise addresses that are not their own.",
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.access_options import ServerAccessOptions, server_access_options
 from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
@@ -17,6 +18,7 @@ from shardcast.protocol.wire import MAX_VERSION
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @options.data_dir_option("./data")
 @options.listening_options
+@options.advertise_networks_option
 @options.option(
     "--broadcast",
     "payloads",
@@ -53,6 +55,7 @@ def origin(
     *,
     data_dir: Path,
     listening: options.Listening,
+    advertise_networks: tuple[Network, ...] | None,
     payloads: tuple[Path, ...],
     shard_size: int,
     retention: options.Retention,
@@ -91,6 +94,7 @@ def origin(
         first_version=first_version,
         listed_digest=legacy_digest,
         max_bytes=retention.max_bytes,
+        advertise_networks=advertise_networks or (),
         bounds=Bounds(trusted=listening.trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         takes_uploads=takes_uploads,

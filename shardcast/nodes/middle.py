@@ -6,14 +6,17 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
 from shardcast.access.client_access import ClientAccess
 from shardcast.access.server_access import ServerAccess
+from shardcast.addresses import Network
 from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.concurrency import background_task
@@ -23,6 +26,7 @@ from shardcast.nodes.fetch_loop import FetchLoop
 from shardcast.nodes.line_keeper import LineOnDisk
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
+from shardcast.nodes.swarm_server import find_version, running_tracker
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.feed import Position
@@ -39,6 +43,7 @@ from shardcast.server.routes.lease import add_lease_routes
 from shardcast.server.routes.next_range import add_next_range_routes
 from shardcast.server.routes.pins import add_pin_routes
 from shardcast.server.routes.report import add_report_routes
+from shardcast.server.routes.swarm import add_swarm_routes
 from shardcast.server.routes.versions import add_version_routes
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream.follow import Following
@@ -92,6 +97,7 @@ class Middle:
         access: ServerAccess | None = None,
         upstream_access: ClientAccess | None = None,
         downloads: FairLimit | None = None,
+        advertise_networks: Sequence[Network] = (),
     ) -> AsyncIterator[Middle]:
         """Run a middle while the block runs.
 
@@ -109,6 +115,7 @@ class Middle:
             access: rules of its listener; None where all may send requests.
             upstream_access: its access to the upstreams.
             downloads: limit of the bytes that it receives; None for no limit.
+            advertise_networks: where members of a swarm can advertise addresses that are not their own.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -129,7 +136,7 @@ class Middle:
             peers = [Peer(url, session) for url in upstreams]
             limits = describe_limits(upload=bounds.uploads if bounds else None, download=downloads)
             middle = cls(node_id, folders, peers, interval=check_interval, origin_id=origin_id, limits=limits)
-            routes = (
+            routes: list[Callable[[web.Application], None]] = [
                 partial(add_version_routes, shelf=folders),
                 partial(add_digest_routes, shards=VersionBlobs(folders)),
                 partial(add_feed_routes, shelf=folders, node_id=node_id, position=middle.place),
@@ -137,7 +144,10 @@ class Middle:
                 partial(add_next_range_routes, shelf=folders, hand_outs=HandOuts(folders)),
                 partial(add_report_routes, downstream=middle._downstream),
                 partial(add_health_routes, status=middle.status, get_missing=middle.missing),
-            )
+            ]
+            tracker = await stack.enter_async_context(running_tracker(folders, advertise_networks))
+            if tracker:
+                routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             middle.url = await stack.enter_async_context(serve(app, host, port))

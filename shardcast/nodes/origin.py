@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from aiohttp import web
 
 from shardcast.access.server_access import ServerAccess
+from shardcast.addresses import Network
 from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
@@ -22,6 +23,7 @@ from shardcast.nodes.legacy_import import import_legacy_versions
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.publisher import Confirm, PendingBroadcast, Publisher
 from shardcast.nodes.status import Status
+from shardcast.nodes.swarm_server import find_version, running_tracker
 from shardcast.nodes.upload_table import UploadBounds, UploadTable
 from shardcast.nodes.waiting import CopiesWait, ShutdownWait
 from shardcast.protocol.feed import Position
@@ -37,6 +39,7 @@ from shardcast.server.routes.next_range import add_next_range_routes
 from shardcast.server.routes.pins import add_pin_routes
 from shardcast.server.routes.publish import add_publish_routes
 from shardcast.server.routes.report import add_report_routes
+from shardcast.server.routes.swarm import add_swarm_routes
 from shardcast.server.routes.uploads import add_upload_routes
 from shardcast.server.routes.versions import add_version_routes
 from shardcast.server.routes.waiting import add_waiting_routes
@@ -120,6 +123,7 @@ class Origin:
         access: ServerAccess | None = None,
         takes_uploads: bool = False,
         upload_bounds: UploadBounds | None = None,
+        advertise_networks: Sequence[Network] = (),
     ) -> AsyncIterator[Origin]:
         """Run an origin while the block runs.
 
@@ -136,6 +140,7 @@ class Origin:
             access: rules of its listener; None where all may send requests.
             takes_uploads: whether payloads from elsewhere are published.
             upload_bounds: on these; the defaults where None.
+            advertise_networks: where members of a swarm can advertise addresses that are not their own.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -180,6 +185,9 @@ class Origin:
             await stack.enter_async_context(uploads.running())
             if takes_uploads:
                 routes.append(partial(add_upload_routes, uploads=uploads))
+            tracker = await stack.enter_async_context(running_tracker(folders, advertise_networks))
+            if tracker:
+                routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             url = await stack.enter_async_context(serve(app, host, port))

@@ -22,8 +22,8 @@ MAX_KEYS = 128
 """Keys of servers in a message."""
 MAX_RELAYED = 200
 """Members that servers tell each other in a message."""
-MAX_AGE = 60.0
-"""Seconds since a member's own announcement, in a message between servers."""
+MAX_AGE = 300.0
+"""Seconds since a member announced itself, or a server told its key, in a message between servers."""
 KEY_SIZE, SIGNATURE_SIZE = 32, 64
 """Bytes of a public key, and of a signature."""
 
@@ -149,14 +149,16 @@ class ServerKey:
     Attributes:
         key: the public key.
         now: the time of that server's clock, in seconds since 1970.
+        age: seconds since that server told it.
     """
 
     key: bytes
     now: float
+    age: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return its JSON object on the wire."""
-        return {"key": key_text(self.key), "now": round(self.now, 1)}
+        return {"key": key_text(self.key), "now": round(self.now, 1), "age": round(self.age, 1)}
 
     @classmethod
     def parse(cls, value: object) -> ServerKey:
@@ -166,7 +168,11 @@ class ServerKey:
             SwarmError: it is no key.
         """
         values = read_object(value, "a key")
-        return cls(read_key(values.get("key")), read_seconds(values.get("now"), 0, _LAST_SECOND))
+        return cls(
+            read_key(values.get("key")),
+            read_seconds(values.get("now"), 0, _LAST_SECOND),
+            read_seconds(values.get("age", 0), 0, MAX_AGE),
+        )
 
 
 def read_message(raw: bytes, max_bytes: int) -> Mapping[str, Any]:

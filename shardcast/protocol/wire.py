@@ -17,6 +17,9 @@ READY_PATH = "/ready"
 STATUS_PATH = "/status"
 FEED_PATH = "/feed"
 REPORT_PATH = "/report"
+SWARM_CHECK_PATH = "/swarm/check"
+"""At a member of a swarm: give the nonce back that ``CHECK_HEADER`` asks for."""
+CHECK_HEADER = "Shardcast-Challenge"
 PROBE_PATH = "/data1.bin"
 """The file that 0.3.x fetches first to measure a server."""
 PROBE_SIZE = 1 << 20
@@ -152,6 +155,11 @@ def manifest_path(version: str) -> str:
 def lease_path(version: str) -> str:
     """Return the path of a version's lease."""
     return f"/{version}/lease"
+
+
+def swarm_path(version: str) -> str:
+    """Return the path at which members of a version announce themselves."""
+    return f"/{version}/swarm"
 
 
 def next_path(version: str) -> str:

@@ -9,7 +9,7 @@
       v2/payload                  all of it in one file, where it was published without a copy
       .shardcast/                 the node's own: lock, socket, socket-at, origin, line, next, keep,
                                   max_bytes, verified/, linked/, pinned/, retired/, lines/, uploads/,
-                                  changing, spare
+                                  changing, spare, swarm-key
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class DataDirLayout:
     def changing(self) -> Path:
         """The plan of a change of line, there until it is carried out."""
         return self.own / "changing"
+
+    @property
+    def swarm_key(self) -> Path:
+        """The secret bytes of the key by which the node signs tickets."""
+        return self.own / "swarm-key"
 
     @property
     def spare(self) -> Path:

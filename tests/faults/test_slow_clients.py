@@ -45,6 +45,7 @@ VERSIONS: Mapping[Route, Example] = {
     ("GET", "/{key}"): Example(f"/{DIGEST}"),
     ("GET", "/feed"): Example("/feed", stays_open=True),
     ("GET", "/{version}/lease"): Example("/v1/lease", stays_open=True),
+    ("POST", "/{version}/swarm"): Example("/v1/swarm", b"{}"),
     ("POST", "/{version}/next"): Example("/v2/next", b'{"node": "1", "count": 0}'),
     ("POST", "/report"): Example("/report", b'{"node": "1", "role": "client"}'),
     ("GET", "/healthcheck"): Example("/healthcheck"),

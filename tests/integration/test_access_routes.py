@@ -38,6 +38,7 @@ NODE: Mapping[str, Scope | None] = {
     "/{key}": Scope.READ,
     "/feed": Scope.READ,
     "/{version}/lease": Scope.READ,
+    "/{version}/swarm": Scope.READ,
     "/{version}/next": Scope.READ,
     "/report": Scope.REPORT,
     "/healthcheck": None,

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shardcast.policy.backoff import Backoff
+from shardcast.policy.swarm.members import Entry
+
 RECHECK_SECONDS = 60.0
 """Seconds after which a member that was reached is checked again."""
-_FIRST_RETRY = 6.0
-"""Seconds after which a check that failed is made again, doubled each time: at most ten a minute."""
+_RETRIES = Backoff(6.0, RECHECK_SECONDS)
+"""Pauses after checks that failed: at most ten a minute."""
 _MAX_KEYS = 4096
 """Hosts whose checks are counted; where more have checks, others wait."""
 
 
-def check_pause(reached: bool, failures: int) -> float:
-    """Return the seconds from the start of a member's check to the next one.
-
-    Args:
-        reached: whether the check reached the member.
-        failures: checks in a row that did not.
-    """
-    return RECHECK_SECONDS if reached else min(_FIRST_RETRY * 2.0 ** min(failures - 1, 10), RECHECK_SECONDS)
+def is_check_due(entry: Entry, now: float) -> bool:
+    """Return whether to check a member that announces itself now: it listens, and its last check is old."""
+    if entry.facts.host is None or entry.teller.above:
+        return False
+    if entry.checked_at is None:
+        return True
+    pause = RECHECK_SECONDS if entry.reachable else _RETRIES.pause(max(0, entry.failures - 1))
+    return now - entry.checked_at >= pause
 
 
 class RateLimit:

@@ -59,6 +59,10 @@ class MemberTable:
         self._forget()
         return self._versions.get(version) or VersionMembers()
 
+    def has(self, version: Hashable) -> bool:
+        """Return whether a version has members."""
+        return version in self._versions
+
     def interval(self, version: Hashable) -> float:
         """Return the seconds between two announcements of a member of a version."""
         members = self._versions.get(version)
@@ -118,12 +122,6 @@ class MemberTable:
         entry = self._find(version, key)
         if entry:
             self._drop(entry)
-
-    def keep_only(self, is_here: Callable[[Hashable], bool]) -> None:
-        """Forget the members of versions that are not here any more."""
-        for version in [version for version in self._versions if not is_here(version)]:
-            for entry in list(self._versions[version].by_key.values()):
-                self._drop(entry)
 
     def checked(self, entry: Entry, place: MemberFacts, reachable: bool) -> None:
         """Record what a check found out.
@@ -193,6 +191,7 @@ class MemberTable:
             del self._versions[entry.version]
         self._disown(entry)
         entry.named.entries.clear()
+        entry.relayed.entries.clear()
         self._count -= 1
 
     def _own(self, entry: Entry) -> None:

@@ -68,7 +68,9 @@ class Entry:
         heard_at: when it announced itself last.
         reachable: whether the server's check reached it; None while none ended.
         failures: checks in a row that failed.
+        checked_at: when the last check began; None before the first one.
         named: the members that were named to it.
+        relayed: the members that were told to it, where it is a server.
     """
 
     version: Hashable
@@ -79,7 +81,9 @@ class Entry:
     heard_at: float
     reachable: bool | None = None
     failures: int = 0
-    named: Selection = field(default_factory=lambda: Selection())
+    checked_at: float | None = None
+    named: Shortlist = field(default_factory=lambda: Shortlist())
+    relayed: Shortlist = field(default_factory=lambda: Shortlist())
 
     @property
     def host(self) -> str | None:
@@ -88,12 +92,12 @@ class Entry:
 
 
 @dataclass(eq=False, slots=True)
-class Selection:
+class Shortlist:
     """Members that are named to one node or server, again and again.
 
     Attributes:
         entries: the members.
-        renewed_at: when some of them were exchanged last; None for a new selection.
+        renewed_at: when some of them were exchanged last; None for a new shortlist.
     """
 
     entries: list[Entry] = field(default_factory=list)

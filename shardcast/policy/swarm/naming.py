@@ -7,7 +7,7 @@ from random import Random
 
 from shardcast.policy.swarm.addresses import can_be_told
 from shardcast.policy.swarm.meeting import NAMED, RENEW_SECONDS, Member, named_members
-from shardcast.policy.swarm.members import Entry, Selection, VersionMembers
+from shardcast.policy.swarm.members import Entry, Shortlist, VersionMembers
 
 Wanted = Callable[[Entry], bool]
 """Tells whether a member can be named."""
@@ -52,13 +52,13 @@ def members_for(
 
 
 def members_to_relay(
-    members: VersionMembers, selection: Selection, count: int, wanted: Wanted, *, now: float, random: Random
+    members: VersionMembers, shortlist: Shortlist, count: int, wanted: Wanted, *, now: float, random: Random
 ) -> list[Entry]:
     """Return the members to tell another server: the same as before, and now and then others.
 
     Args:
         members: the members of the version.
-        selection: those that were told it before.
+        shortlist: those that were told it before.
         count: members to tell at most.
         wanted: tells whether a member can be told.
         now: the time, in seconds.
@@ -66,7 +66,7 @@ def members_to_relay(
     """
     return _refresh(
         members,
-        selection,
+        shortlist,
         count,
         wanted,
         lambda: members.all.draw(random, count, wanted, _rate),
@@ -77,7 +77,7 @@ def members_to_relay(
 
 def _refresh(
     members: VersionMembers,
-    selection: Selection,
+    shortlist: Shortlist,
     count: int,
     wanted: Wanted,
     draw: Callable[[], list[Entry]],
@@ -85,19 +85,19 @@ def _refresh(
     now: float,
     random: Random,
 ) -> list[Entry]:
-    """Return a selection without the members that left, and with others in their places."""
-    kept = [entry for entry in selection.entries if members.has(entry) and entry.host and wanted(entry)]
-    if selection.renewed_at is None:
-        selection.renewed_at = now
-    elif now - selection.renewed_at >= RENEW_SECONDS:
-        selection.renewed_at = now
+    """Return a shortlist without the members that left, and with others in their places."""
+    kept = [entry for entry in shortlist.entries if members.has(entry) and entry.host and wanted(entry)]
+    if shortlist.renewed_at is None:
+        shortlist.renewed_at = now
+    elif now - shortlist.renewed_at >= RENEW_SECONDS:
+        shortlist.renewed_at = now
         if len(members.all) > count:  # else there are no others
             kept = random.sample(kept, len(kept) // 2)
     if len(kept) < count:
         known = set(kept)
         kept += [entry for entry in draw() if entry not in known]
-    selection.entries = kept[:count]
-    return selection.entries
+    shortlist.entries = kept[:count]
+    return shortlist.entries
 
 
 def _rate(entry: Entry) -> int:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.access import server_key, signing
+from shardcast.access import signing
 from shardcast.access.key_ring import KEY_SECONDS, MAX_KEYS, KeyRing, VouchingKey, fingerprint
 from shardcast.access.nonces import NONCE_SECONDS, Nonces, challenge_of
 from shardcast.access.proofs import End, ProofContext, is_proof, new_challenge, prove
-from shardcast.access.server_key import load_server_key
+from shardcast.access.server_key import load_key_seed
 from shardcast.access.signing import SigningKey, is_signed
 from shardcast.access.tickets import (
     MAX_TICKET,
@@ -186,13 +186,13 @@ def test_proof_is_not_sent_back_to_its_sender() -> None:
 
 def test_server_keeps_its_key(tmp_path: Path) -> None:
     file = tmp_path / "swarm-key"
-    first = load_server_key(file)
-    assert load_server_key(file).public == first.public
+    first = load_key_seed(file)
+    assert load_key_seed(file) == first
     assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_server_serves_on_without_a_key_on_its_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    key = load_server_key(tmp_path / "missing" / "swarm-key")
+    key = SigningKey.from_seed(load_key_seed(tmp_path / "missing" / "swarm-key"))
     assert is_signed(b"x", key.sign(b"x"), key.public)
     assert "key of their own" in caplog.text
 
@@ -200,17 +200,16 @@ def test_server_serves_on_without_a_key_on_its_disk(tmp_path: Path, caplog: pyte
 def test_broken_key_file_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "swarm-key"
     file.write_bytes(b"short")
-    assert load_server_key(file).public == load_server_key(file).public
+    assert load_key_seed(file) == load_key_seed(file) != b"short"
     assert "no signing key" in caplog.text
 
 
-def test_without_the_library_an_error_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_the_library_an_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signing, "is_available", lambda: False)
-    for use in (SigningKey.generate, lambda: server_key.load_server_key(tmp_path / "key")):
-        with pytest.raises(UsageError, match=r"shardcast\[swarm\]"):
-            use()
+    with pytest.raises(UsageError, match=r"shardcast\[swarm\]"):
+        SigningKey.generate()
+    with pytest.raises(UsageError, match=r"shardcast\[swarm\]"):
+        is_signed(b"x", b"y", b"z")
 
 
 def test_keys_count_for_two_minutes() -> None:
@@ -267,3 +266,16 @@ def test_nonces_are_bounded() -> None:
         last = nonces.new()
     assert nonces.answer(challenge_of(first)) is None
     assert nonces.answer(challenge_of(last)) == last
+
+
+def test_key_that_goes_round_among_servers_dies() -> None:
+    clock = Clock()
+    rings = KeyRing(clock), KeyRing(clock)
+    rings[0].tell("below", [VouchingKey(SERVER.public, NOW)])
+    for second in range(int(KEY_SECONDS)):
+        clock.now = float(second)
+        rings[1].tell("above", rings[0].keys())
+        rings[0].tell("above", rings[1].keys())
+    assert rings[0].public_key(SERVER.id)
+    clock.now = KEY_SECONDS
+    assert rings[0].keys() == rings[1].keys() == []

@@ -34,7 +34,7 @@ MEMBERS = st.builds(NamedMember, IDS, KEYS, PLACES, SITES, st.none() | DIGESTS)
 RELAYED = st.builds(
     RelayedMember, MEMBERS, st.integers(0, 60).map(float), st.integers(0, 1 << 50), st.none() | NONCES
 )
-SERVER_KEYS = st.builds(ServerKey, KEYS, st.integers(0, 1 << 39).map(float))
+SERVER_KEYS = st.builds(ServerKey, KEYS, st.integers(0, 1 << 39).map(float), st.integers(0, 300).map(float))
 RELAYS = st.builds(
     Relay, st.lists(SERVER_KEYS, max_size=3).map(tuple), st.lists(RELAYED, max_size=3).map(tuple)
 )
@@ -151,7 +151,7 @@ def test_any_value_in_an_answer_is_read_or_refused(key: str, value: object) -> N
         {"site": "a" * 65},
         {"rate": -1},
         {"leaving": 1},
-        {"relay": {"members": [MEMBER | {"age": 61}]}},
+        {"relay": {"members": [MEMBER | {"age": 301}]}},
         {"relay": {"members": [MEMBER] * (MAX_RELAYED + 1)}},
         {"relay": {"keys": [{"key": KEY, "now": 1}] * (MAX_KEYS + 1)}},
         {"relay": {"keys": [{"key": KEY, "now": float("nan")}]}},

@@ -10,10 +10,10 @@ from random import Random
 import pytest
 
 from shardcast.policy.swarm.addresses import can_be_named, can_be_told, guess_site
-from shardcast.policy.swarm.check_limits import CheckLimits, CheckTarget, RateLimit, check_pause
+from shardcast.policy.swarm.check_limits import CheckLimits, CheckTarget, RateLimit, is_check_due
 from shardcast.policy.swarm.meeting import NAMED, RENEW_SECONDS
 from shardcast.policy.swarm.member_table import ANNOUNCE_SECONDS, SILENCES, MemberTable
-from shardcast.policy.swarm.members import Entry, MemberFacts, Selection, Teller
+from shardcast.policy.swarm.members import Entry, MemberFacts, Shortlist, Teller
 from shardcast.policy.swarm.naming import members_for, members_to_relay
 from shardcast.policy.swarm.pools import SLOTS, HostPool
 
@@ -180,8 +180,6 @@ def test_members_of_other_versions_are_not_named() -> None:
     other = table.announce(("v4", "ce0d"), replace(one.facts, key=b"k" * 32), one.teller, "s")
     table.checked(other, other.facts, True)
     assert table.name(table.join(2)) == [one]
-    table.keep_only(lambda version: version != V)
-    assert len(table) == 1
 
 
 def test_announcements_are_rarer_the_more_members_there_are() -> None:
@@ -254,14 +252,14 @@ def test_check_of_an_upstream_counts_and_that_of_a_server_below_does_not() -> No
 
 
 def test_relayed_selection_stays_the_same_and_is_bounded() -> None:
-    table, selection = Table(), Selection()
+    table, shortlist = Table(), Shortlist()
     for number in range(200):
         table.join(number)
 
     def relay() -> list[Entry]:
         return members_to_relay(
             table.of(V),
-            selection,
+            shortlist,
             50,
             lambda entry: entry.facts.node != "7",
             now=table.clock.now,
@@ -341,12 +339,33 @@ def test_site_is_guessed_from_the_subnet() -> None:
 
 
 def test_member_is_checked_at_most_ten_times_a_minute() -> None:
-    at, checks = 0.0, 0
-    while at < 60:
-        checks += 1
-        at += check_pause(False, checks)
-    assert checks <= 10
-    assert check_pause(True, 0) == 60
+    table, checks = Table(), 0
+    entry = table.join(1, reached=False)
+    for tick in range(600):
+        now = table.clock.now + tick / 10
+        if is_check_due(entry, now):
+            checks += 1
+            entry.checked_at = now
+            table.checked(entry, entry.facts, False)
+        table.announce(
+            V, replace(entry.facts, port=4000 + tick), entry.teller, "s"
+        )  # a place after the other
+    assert 1 < checks <= 10
+
+
+def test_member_that_was_reached_is_checked_once_a_minute() -> None:
+    table = Table()
+    entry = table.join(1)
+    entry.checked_at = 0.0
+    assert not is_check_due(entry, 59.0)
+    assert is_check_due(entry, 60.0)
+
+
+def test_member_that_does_not_listen_or_was_checked_above_is_not_checked() -> None:
+    table = Table()
+    silent = table.announce(V, MemberFacts("1", b"1" * 32), Teller("10.0.0.1"), "s")
+    above = table.relay(V, MemberFacts("2", b"2" * 32, "10.0.0.2", 4000), Teller("a", "a", above=True), 0)
+    assert above and not is_check_due(silent, 1e9) and not is_check_due(above, 1e9)
 
 
 def test_advertised_places_are_checked_ten_times_a_minute_whoever_they_are() -> None:

@@ -1,0 +1,53 @@
+"""The swarm of an origin or a middle: the tracker of a data directory's versions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from shardcast.access.server_key import load_key_seed
+from shardcast.access.signing import is_available
+from shardcast.access.tickets import TicketVersion
+from shardcast.addresses import Network
+from shardcast.concurrency import in_thread
+from shardcast.protocol.wire import version_number
+from shardcast.server.swarm_tracker import SwarmTracker
+from shardcast.store.versions import VersionFolders
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def running_tracker(
+    folders: VersionFolders, networks: Sequence[Network]
+) -> AsyncIterator[SwarmTracker | None]:
+    """Yield the tracker of version folders; None where the library for keys is missing.
+
+    Args:
+        folders: the versions.
+        networks: where members can advertise addresses.
+    """
+    if not is_available():
+        log.info("clients can't share versions of this node: shardcast[swarm] is not installed")
+        yield None
+        return
+    tracker = SwarmTracker(await in_thread(load_key_seed, folders.data_dir.swarm_key), networks=networks)
+    async with tracker.running():
+        yield tracker
+
+
+def find_version(folders: VersionFolders, name: str) -> TicketVersion | None:
+    """Return what tells a version of version folders from others; None for one that is not there.
+
+    A version that is being made, and whose single shards can't be verified, is none for a swarm.
+    """
+    number, complete, live = version_number(name), folders.manifest_of(name), folders.live(name)
+    if number is None or not folders.held:
+        return None
+    manifest = complete or (live.manifest if live else None)
+    if manifest:
+        return TicketVersion(number, manifest.header.origin, manifest.digests.get("sha256"))
+    if live and live.has_header and live.header.origin:
+        return TicketVersion(number, live.header.origin)
+    return None

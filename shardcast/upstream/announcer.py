@@ -1,0 +1,349 @@
+"""The announcements of a node: it stays a member of a version's swarm at all of its servers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from types import TracebackType
+from typing import Protocol, Self
+from urllib.parse import urlsplit
+
+from shardcast.access.key_ring import KeyRing, VouchingKey, fingerprint
+from shardcast.access.nonces import Nonces
+from shardcast.access.proofs import prove_to_server
+from shardcast.access.signing import SigningKey
+from shardcast.access.tickets import TICKET_SECONDS, TicketVersion
+from shardcast.concurrency import Notifier, cancel
+from shardcast.errors import AccessDenied, PeerError, ServerLacks
+from shardcast.peer.announcing import SwarmClient
+from shardcast.policy.backoff import Backoff
+from shardcast.policy.swarm.addresses import is_loopback
+from shardcast.protocol.announcement_answers import AnnouncementAnswer
+from shardcast.protocol.announcements import Announcement, Relay
+from shardcast.protocol.swarm_members import NamedMember, Place
+from shardcast.protocol.wire import version_name
+
+log = logging.getLogger(__name__)
+
+_LOST = Backoff(0.2, 10.0)
+"""Pauses after failures of a server."""
+_ABSENT = Backoff(0.5, 10.0)
+"""Pauses after answers that the version, or the route, is not there: a middle may get the version soon."""
+_DENIED = 60.0
+"""Seconds until a server that refused is asked again."""
+_NAMES_COUNT = 30.0
+"""Seconds for which the members that a server named count after its last answer."""
+_LEAVING = 1.0
+"""Seconds that a node takes to leave all servers."""
+_LOOK = 0.25
+"""Seconds between two looks whether a server has news for its upstreams."""
+
+
+@dataclass(frozen=True)
+class MemberIdentity:
+    """What a node is in all its swarms: made once in each run.
+
+    Attributes:
+        node: its generation id.
+        key: its key.
+        nonces: of its announcements, from which its check at ``/swarm/check`` answers.
+        port: where it listens; None for a node that does not.
+        advertise: the address by which others reach it, where servers see another one.
+        site: its site; None to have the servers guess it.
+        certificate: SHA-256 of its certificate in hex; None for plain HTTP.
+        rate: returns the bytes a second that it can give; 0 while unknown.
+    """
+
+    node: str
+    key: SigningKey
+    nonces: Nonces = field(default_factory=Nonces)
+    port: int | None = None
+    advertise: Place | None = None
+    site: str | None = None
+    certificate: str | None = None
+    rate: Callable[[], int] = lambda: 0
+
+    @classmethod
+    def new(
+        cls,
+        *,
+        port: int | None = None,
+        advertise: Place | None = None,
+        site: str | None = None,
+        certificate: str | None = None,
+    ) -> Self:
+        """Return the identity of a run that starts now; the attributes are those of the class.
+
+        Raises:
+            UsageError: the library for keys is missing.
+        """
+        return cls(
+            secrets.token_hex(8),
+            SigningKey.generate(),
+            port=port,
+            advertise=advertise,
+            site=site,
+            certificate=certificate,
+        )
+
+
+class RelaysMembers(Protocol):
+    """A server's own swarm, of which its upstreams learn, and which learns of theirs."""
+
+    @property
+    def changes(self) -> int:
+        """Count of what an upstream would have to learn."""
+
+    def relay_for(self, version: TicketVersion, upstream: str, *, on_loopback: bool) -> Relay:
+        """Return what to tell an upstream."""
+
+    def hear_from_above(
+        self, version: TicketVersion, upstream: str, answer: AnnouncementAnswer, *, on_loopback: bool
+    ) -> None:
+        """Take what an upstream answered."""
+
+
+@dataclass
+class _AtServer:
+    """A membership at one server.
+
+    Attributes:
+        answer: the last answer; None while there is none.
+        heard_at: when that came.
+        failure: why the last announcement failed; None where it did not.
+    """
+
+    answer: AnnouncementAnswer | None = None
+    heard_at: float = 0.0
+    failure: PeerError | None = None
+
+
+class Membership:
+    """A node's membership of a version's swarm, at all its servers, while the context is entered.
+
+    A server without swarms, or without the version, is done without, and asked again now and then.
+
+    Attributes:
+        version: the version.
+        keys: the keys by which neighbours' tickets are checked.
+        changed: notified after each answer.
+    """
+
+    def __init__(
+        self,
+        version: TicketVersion,
+        me: MemberIdentity,
+        servers: Sequence[SwarmClient],
+        *,
+        relay: RelaysMembers | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Prepare to announce.
+
+        Args:
+            version: the version.
+            me: this node.
+            servers: where it announces itself.
+            relay: its own swarm, where it is a server.
+            clock: gives seconds.
+            random: spreads pauses.
+            sleep: pauses.
+        """
+        self.version = version
+        self.keys = KeyRing(clock, len(servers))
+        self.changed = Notifier()
+        self._me = me
+        self._servers = {server.server: server for server in servers}
+        self._at = {url: _AtServer() for url in self._servers}
+        self._relay = relay
+        self._clock = clock
+        self._random = random or Random()
+        self._sleep = sleep
+        self._secret = secrets.token_hex(16)
+        self._proof = prove_to_server(me.key, me.node, self._secret)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._poked = Notifier()
+        self._pokes = 0
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.ensure_future(self._keep(server)) for server in self._servers.values()]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await cancel(self._tasks)
+        known = [url for url, at in self._at.items() if at.answer]
+        try:
+            async with asyncio.timeout(_LEAVING):
+                await asyncio.gather(*(self._leave(self._servers[url]) for url in known))
+        except TimeoutError:
+            log.debug("%s: not all servers were told that this node leaves", self._name)
+
+    # What is known
+
+    @property
+    def neighbours(self) -> list[NamedMember]:
+        """The members that servers name, each once, the first server's first; not this node."""
+        found: dict[bytes, NamedMember] = {}
+        for answer in self._answers(_NAMES_COUNT):
+            for member in answer.neighbours:
+                found.setdefault(member.key, member)
+        found.pop(self._me.key.public, None)
+        return list(found.values())
+
+    @property
+    def tickets(self) -> list[str]:
+        """The tickets of this node, of each server that signed one lately."""
+        return [answer.ticket for answer in self._answers(0.9 * TICKET_SECONDS)]
+
+    @property
+    def members(self) -> int:
+        """The members of the version that a server knows, at most."""
+        return max((answer.members for answer in self._answers(_NAMES_COUNT)), default=0)
+
+    @property
+    def reachable(self) -> bool | None:
+        """Whether a server reached this node; None while none knows."""
+        told = [answer.reachable for answer in self._answers(_NAMES_COUNT)]
+        return True if True in told else None if None in told or not told else False
+
+    @property
+    def site(self) -> str | None:
+        """The site of this node, as its first server sees it; None while none does."""
+        sites = (answer.site for answer in self._answers(TICKET_SECONDS) if answer.site)
+        return self._me.site or next(sites, None)
+
+    @property
+    def failures(self) -> dict[str, PeerError]:
+        """Why the last announcements failed, by the URLs of the servers where they did."""
+        return {url: at.failure for url, at in self._at.items() if at.failure}
+
+    def know_digest(self, digest: str) -> None:
+        """Announce from now on, and at once, that the payload has this digest."""
+        self.version = TicketVersion(self.version.number, self.version.origin, digest)
+        self.poke()
+
+    def poke(self) -> None:
+        """Announce at once."""
+        self._pokes += 1
+        self._poked.notify()
+
+    def _answers(self, seconds: float) -> Iterable[AnnouncementAnswer]:
+        """Yield the answers of the last seconds, the first server's first."""
+        now = self._clock()
+        for at in self._at.values():
+            if at.answer and now - at.heard_at < seconds:
+                yield at.answer
+
+    # Announcing
+
+    @property
+    def _name(self) -> str:
+        """The name of the version."""
+        return version_name(self.version.number)
+
+    async def _keep(self, server: SwarmClient) -> None:
+        """Announce at one server, again and again; for ever."""
+        at, failures, denied = self._at[server.server], 0, ""
+        while True:
+            pokes = self._pokes
+            try:
+                pause = await self._announce(server, at)
+                failures, at.failure = 0, None
+            except AccessDenied as error:
+                at.failure, pause = error, _DENIED
+                if str(error) != denied:
+                    denied = str(error)
+                    log.warning("%s is not shared there: %s", self._name, error)
+            except PeerError as error:
+                backoff = _ABSENT if isinstance(error, ServerLacks) else _LOST
+                at.failure, pause = error, backoff.spread(failures, self._random)
+                failures += 1
+                log.debug("%s is not announced: %s", self._name, error)
+            self.changed.notify()
+            await self._wait(pause, pokes if at.failure is None else None)
+
+    async def _announce(self, server: SwarmClient, at: _AtServer) -> float:
+        """Announce once at a server, and return the seconds until the next time.
+
+        Raises:
+            PeerError: the server does not take the announcement.
+        """
+        url, on_loopback = server.server, _is_on_loopback(server.server)
+        relay = self._relay.relay_for(self.version, url, on_loopback=on_loopback) if self._relay else None
+        known = [VouchingKey(key.public, key.now) for key in self.keys.keys(lambda source: source == url)]
+        answer = await server.announce(
+            self._name, self._announcement(relay=relay, keys=fingerprint(known) if known else None)
+        )
+        if answer.keys is None:
+            self.keys.still_told(url)
+        else:
+            self.keys.tell(url, (VouchingKey(key.key, key.now, key.age) for key in answer.keys))
+        if self._relay:
+            self._relay.hear_from_above(self.version, url, answer, on_loopback=on_loopback)
+        at.answer, at.heard_at = answer, self._clock()
+        return answer.announce_again * self._random.uniform(0.8, 1.0)
+
+    async def _leave(self, server: SwarmClient) -> None:
+        """Tell a server that this node leaves; a failure is only logged, since its silence tells it too."""
+        try:
+            await server.leave(self._name, self._announcement(leaving=True))
+        except PeerError as error:
+            log.debug("%s is not left: %s", self._name, error)
+
+    def _announcement(
+        self, *, relay: Relay | None = None, keys: str | None = None, leaving: bool = False
+    ) -> Announcement:
+        """Return an announcement with a fresh nonce."""
+        me = self._me
+        return Announcement(
+            node=me.node,
+            secret=self._secret,
+            key=me.key.public,
+            proof=self._proof,
+            nonce=me.nonces.new(),
+            origin=self.version.origin,
+            digest=self.version.digest,
+            port=me.port,
+            advertise=me.advertise,
+            site=me.site,
+            certificate=me.certificate,
+            rate=me.rate(),
+            keys=keys,
+            leaving=leaving,
+            relay=relay,
+        )
+
+    async def _wait(self, seconds: float, pokes: int | None) -> None:
+        """Wait for some seconds, or until this node is poked or has news to relay.
+
+        Args:
+            seconds: the longest wait.
+            pokes: how often the node had been poked before the announcement; None to wait in any case.
+        """
+        if pokes is None:
+            await self._sleep(seconds)
+            return
+        until, changes = self._clock() + seconds, self._relay.changes if self._relay else 0
+        while (left := until - self._clock()) > 0:
+            try:
+                async with asyncio.timeout(min(left, _LOOK) if self._relay else left):
+                    await self._poked.wait_for(lambda: self._pokes != pokes)
+                return
+            except TimeoutError:
+                if self._relay and self._relay.changes != changes:
+                    return
+
+
+def _is_on_loopback(url: str) -> bool:
+    """Return whether a server's URL names this machine's own address."""
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or is_loopback(host)
