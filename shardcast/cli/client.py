@@ -12,6 +12,7 @@ import click
 from shardcast.cli import options
 from shardcast.cli.access_options import ClientAccessOptions, client_access_options
 from shardcast.cli.limit_options import DownloadLimitOptions, download_limit_options
+from shardcast.cli.sharing_options import SharingOptions, sharing_options
 from shardcast.cli.streams import print_answer
 from shardcast.cli.waiting import note_waits
 from shardcast.concurrency import background_task
@@ -80,6 +81,7 @@ class FollowOptions:
 @options.origin_id_option
 @client_access_options
 @download_limit_options
+@sharing_options
 @options.json_option
 @options.logging_options
 def client(
@@ -94,6 +96,7 @@ def client(
     origin_id: str | None,
     client_access: ClientAccessOptions,
     download_limits: DownloadLimitOptions,
+    sharing: SharingOptions,
     as_json: bool,
 ) -> None:
     """Download a version into a file, which has its name only when every byte is verified.
@@ -108,6 +111,9 @@ def client(
     Where the publisher began anew, with v1 of another line, --exec finds SHARDCAST_NEW_LINE set. Where it
     withdrew a version, "latest" goes back to the newest good one here, and --exec runs for that one with
     SHARDCAST_WITHDRAWN and SHARDCAST_WITHDRAWN_REASON set. --keep counts the versions of each line.
+
+    With --share it passes on to other such clients what it has of a version, while that arrives and for as
+    long as it runs, from the output file itself: many clients then need little of the servers' upload.
     """
     options.start_logging()
     urls = options.servers_or_ip_addr_list(servers, "--servers")
@@ -118,7 +124,11 @@ def client(
     from shardcast.nodes.client import Client
     from shardcast.nodes.runtime import run
 
-    access, downloads = client_access.load(), download_limits.load()
+    access, downloads, shared = client_access.load(), download_limits.load(), sharing.load()
+    if list_versions and shared:
+        raise click.UsageError("--share goes with --version and --follow")
+    if follow and sharing.seed_for is not None:
+        raise click.UsageError("--seed-for goes with --version; --follow shares for as long as it runs")
     if follow:
         if output_file is not None:
             raise click.UsageError("--follow names the files itself; give --output-dir")
@@ -126,7 +136,12 @@ def client(
         if first not in (None, "latest") and not is_version(str(first)):
             raise click.UsageError(f"--from {first!r}: write v1, v2, … or latest")
         follower = Client(
-            urls, output_dir.absolute(), origin_id=origin_id, access=access, downloads=downloads
+            urls,
+            output_dir.absolute(),
+            origin_id=origin_id,
+            access=access,
+            downloads=downloads,
+            sharing=shared,
         )
         run(_follow(follower, output_dir.absolute(), following), fast_loop=True)
         return
@@ -138,9 +153,11 @@ def client(
 
     with progress_display(options.is_quiet()) as display:
         shown = ShowTransfer(display)
-        downloader = Client(urls, output_dir, origin_id=origin_id, access=access, downloads=downloads)
-        release = run(_download(downloader, version, output_file, shown), fast_loop=True)
-    show_release(release, as_json)
+        downloader = Client(
+            urls, output_dir, origin_id=origin_id, access=access, downloads=downloads, sharing=shared
+        )
+        work = _download(downloader, version, output_file, shown, as_json=as_json, seed_for=sharing.seed_for)
+        run(work, fast_loop=True)
 
 
 async def _list(shardcast_client: Client, quiet: bool) -> list[Offered]:
@@ -155,15 +172,25 @@ async def _list(shardcast_client: Client, quiet: bool) -> list[Offered]:
 
 
 async def _download(
-    shardcast_client: Client, version: str, output_file: str | None, shown: ShowTransfer
-) -> Release:
-    """Download a version while its progress is shown."""
+    shardcast_client: Client,
+    version: str,
+    output_file: str | None,
+    shown: ShowTransfer,
+    *,
+    as_json: bool,
+    seed_for: float | None,
+) -> None:
+    """Download a version while its progress is shown, tell where it is, and share it for a while."""
     async with (
         shardcast_client,
         background_task(shown.run()),
         background_task(note_waits(shardcast_client.waits, shown.note)),
     ):
-        return await shardcast_client.download(version, output_file, shown.watch)
+        release = await shardcast_client.download(version, output_file, shown.watch)
+        shown.pause()
+        show_release(release, as_json)
+        if seed_for is not None:
+            await shardcast_client.seed(seed_for)
 
 
 async def _follow(shardcast_client: Client, folder: Path, following: FollowOptions) -> None:

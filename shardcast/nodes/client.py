@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -25,6 +25,7 @@ from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
 from shardcast.nodes.output_names import output_name
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
+from shardcast.nodes.sharing import SharingSettings, sharing_client
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
@@ -70,6 +71,7 @@ class Client:
         origin_id: str | None = None,
         access: ClientAccess | None = None,
         downloads: FairLimit | None = None,
+        sharing: SharingSettings | None = None,
     ) -> None:
         """Make a client; it connects when it is entered.
 
@@ -81,6 +83,7 @@ class Client:
             access: to the servers; None for that of the environment (``SHARDCAST_TOKEN_FILE``,
                 ``SHARDCAST_TOKEN``, ``SHARDCAST_REQUIRE_TLS``).
             downloads: limit of the bytes that it receives; None for no limit.
+            sharing: how it passes on what it receives; None to share nothing.
 
         Raises:
             UsageError: one of the servers is not an address, or there is none; it is not https where TLS is
@@ -97,6 +100,7 @@ class Client:
         self._downloads = Downloads({}, self._limits, waits=self.waits)
         self._origin_id = origin_id
         self._download_limit = downloads
+        self._sharing = sharing
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
 
     async def __aenter__(self) -> Self:
@@ -104,7 +108,11 @@ class Client:
             open_session(self._limits.timeout, self._access, downloads=self._download_limit)
         )
         peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
-        self._downloads = Downloads(peers, self._limits, waits=self.waits)
+        sharing = None
+        if self._sharing:
+            listening = sharing_client(session, self._sharing, self._limits.timeout)
+            sharing = await self._stack.enter_async_context(listening)
+        self._downloads = Downloads(peers, self._limits, waits=self.waits, sharing=sharing)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -267,6 +275,17 @@ class Client:
         ):
             async for release in releases:
                 yield release
+
+    async def seed(self, seconds: float) -> None:
+        """Go on sharing what was downloaded, for some seconds at most.
+
+        Returns:
+            None, once the time has passed, or nothing is shared any more: the files were changed or removed.
+        """
+        if self._downloads.sharing:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._downloads.sharing.wait_until_over()
 
     def lease(self, version: str) -> Lease:
         """Return a lease: it holds a version at the servers while it is entered.

@@ -19,6 +19,9 @@ from shardcast.errors import (
 )
 from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.release import Release
+from shardcast.nodes.shared_pieces import SharedOutput
+from shardcast.nodes.shared_version import SharedVersion
+from shardcast.nodes.sharing import Sharing
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import FILE, Header
@@ -62,12 +65,14 @@ class Downloads:
         limits: bounds of a transfer.
         under_way: the transfers that run now.
         waits: what is waited for now.
+        sharing: passes on to neighbours what comes; None for a client that does not share.
     """
 
     peers: Mapping[str, Peer]
     limits: Limits
     under_way: list[Transfer] = field(default_factory=list)
     waits: Waits = field(default_factory=Waits)
+    sharing: Sharing | None = None
 
     async def fetch(
         self,
@@ -187,16 +192,28 @@ class Downloads:
         output = destination.path.absolute()
         sink = await asyncio.to_thread(OutputFile, output, live)
         sink.confirm = confirm
+        shared: SharedVersion | None = None
+
+        def join(peer: Peer) -> None:
+            transfer.join(peer)
+            if shared:
+                shared.join(peer.url)
+
         try:
             transfer = Transfer(live, peers, sink, digits=digits, limits=self.limits)
             self.under_way.append(transfer)
             if destination.watch:
                 destination.watch(transfer)
             try:
+                if self.sharing and joins:
+                    pieces = SharedOutput(sink.open_pieces(), live.shards)
+                    shared = await self.sharing.begin(
+                        live, pieces, self.peers, [peer.url for peer in peers], transfer
+                    )
                 async with AsyncExitStack() as stack:
                     if joins:
                         number = version_number(live.version) or 0
-                        joining = join_servers(following, number, peers, transfer.join)
+                        joining = join_servers(following, number, peers, join)
                         await stack.enter_async_context(background_task(joining))
                     stack.enter_context(self.waits.watching(lambda: transfer.wait))
                     manifest = await run_unless(stop, transfer.run(), following)
@@ -206,6 +223,8 @@ class Downloads:
             await asyncio.to_thread(sink.discard)  # nothing of it is of use to a later run
             raise
         finally:
+            if shared:
+                shared.end_download(sink.final, whole=sink.final is not None)
             await asyncio.to_thread(sink.close)
         received = {url: server.received for url, server in transfer.progress.servers.items()}
         release = Release(manifest.version, output, manifest, time.monotonic() - started, received)

@@ -11,7 +11,7 @@ from shardcast.fair_limit import Share
 from shardcast.peer.download_limit import shard_turn
 from shardcast.peer.failures import status_error
 from shardcast.peer.pace import read_paced
-from shardcast.peer.quick_exchange import Head, NotPlain, QuickConnections, Request
+from shardcast.peer.quick_exchange import Head, QuickConnections, Request, UnframedAnswer
 from shardcast.peer.redirects import proxy_of
 from shardcast.peer.requests import Answer
 from shardcast.peer.session import Session, answer
@@ -171,7 +171,7 @@ class NextRanges:
 
             try:
                 head = await server.quick.ask(request, place)
-            except NotPlain:
+            except UnframedAnswer:
                 server.is_plain = False
                 what = f"{request.name}: the answer has no length; the next one is read in another way"
                 raise BadAnswer(server.server, what) from None

@@ -14,6 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import urlsplit
 
 from shardcast.access.secret import clear_locals
@@ -43,7 +44,7 @@ _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([0-9]{3})(?: ([^\r\n]*))?")
 _NO_BODY = frozenset({204, 304})
 
 
-class NotPlain(Exception):
+class UnframedAnswer(Exception):
     """An answer that only aiohttp can read."""
 
 
@@ -157,7 +158,7 @@ class QuickConnections:
         tells the server. So does a caller that is cancelled.
 
         Raises:
-            NotPlain: the answer has no length, and is wanted.
+            UnframedAnswer: the answer has no length, and is wanted.
             ServerUnreachable, ServerStalled, BadAnswer, TlsFailure, CannotAsk: as their names say.
             UsageError: the server is not https, and TLS is required.
         """
@@ -302,8 +303,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no asyncio.Transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes go."""
@@ -320,7 +320,7 @@ class _Connection(asyncio.BufferedProtocol):
                 self._take_head(before)
             else:
                 self._take_body(nbytes)
-        except NotPlain as error:
+        except UnframedAnswer as error:
             self._fail(error)
         except ShardcastError as error:
             self._fail(error)
@@ -367,7 +367,7 @@ class _Connection(asyncio.BufferedProtocol):
         length = None if "transfer-encoding" in head else head.length
         place = self._place(head)
         if place is not None and length is None:
-            raise NotPlain
+            raise UnframedAnswer
         if place is not None and len(place) != length:
             raise ValueError(f"it sends {length} bytes instead of {len(place)}")
         if place is None and (length is None or length > _MAX_DRAINED):

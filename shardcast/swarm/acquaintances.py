@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
 from random import Random
+from typing import cast
 
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError
@@ -22,13 +23,15 @@ from shardcast.swarm.links import Link
 
 log = logging.getLogger(__name__)
 
-Dial = Callable[[NamedMember], Awaitable[Link]]
-"""Opens a link to a member; raises ``ShardcastError`` or ``OSError`` where that fails."""
+Dial = Callable[[NamedMember], Awaitable[object]]
+"""Opens a link to a member, and adds it to the exchange; raises ``ShardcastError`` or ``OSError``."""
 
 _ROUND_SECONDS = 0.5
 """Seconds between two looks at whom to connect to, and whom to leave."""
 _DIALS_AT_ONCE = 4
 """Links that are being opened at once."""
+_OTHERS_FIRST = 1.0
+"""Seconds for which the one of two members with the lower key lets the other connect."""
 _AGAIN = Backoff(2.0, 60.0)
 """Seconds until a member that could not be reached is tried again."""
 
@@ -77,16 +80,18 @@ class Acquaintances:
         Args:
             me: this node.
             exchange: gets each new link.
-            dial: opens a link.
+            dial: opens links.
             random: to choose by.
             clock: gives seconds.
         """
         self.me = me
         self._exchange = exchange
+        exchange.when_met, exchange.when_left = self._met, self._left
         self._dial = dial
         self._random = random or Random()
         self._clock = clock
         self._named: dict[Hashable, NamedMember] = {}
+        self._named_at: dict[Hashable, float] = {}
         self._known: dict[Hashable, _Known] = {}
         self._failures: dict[Hashable, tuple[int, float]] = {}  # how many, and when to try again
         self._dialling: dict[Hashable, asyncio.Task[None]] = {}
@@ -97,7 +102,9 @@ class Acquaintances:
 
     def name(self, members: Iterable[NamedMember]) -> None:
         """Take the members that the servers name now, instead of those named before."""
+        now = self._clock()
         self._named = {member.key: member for member in members if member.key != self.me.key}
+        self._named_at = {key: self._named_at.get(key, now) for key in self._named}
         self._failures = {key: value for key, value in self._failures.items() if key in self._named}
         self._news.set()
 
@@ -107,21 +114,17 @@ class Acquaintances:
             return False
         return accepts(self.me, member, [known.member for known in self._known.values()])
 
-    def met(self, link: Link, member: Member, *, opened: bool) -> None:
-        """Take a member as a neighbour; ``opened``: this node connected to it."""
-        now = self._clock()
-        self._failures.pop(member.key, None)
-        self._known[member.key] = _Known(link, member, now, opened, active_at=now)
-        self._exchange.add_link(link)
+    def site_of(self, key: Hashable) -> str | None:
+        """Return the site of a member; this node's own where no server has named the member here."""
+        named = self._named.get(key)
+        return named.site if named else self.me.site
 
-    def left(self, link: Link) -> None:
-        """Note that a link has ended."""
-        known = self._known.get(link.key)
-        if known is None or known.link is not link:
-            return
-        del self._known[link.key]
-        self._exchange.remove_link(link)
-        self._news.set()
+    def _met(self, link: Link) -> None:
+        """Take a member as a neighbour."""
+        now = self._clock()
+        self._failures.pop(link.key, None)
+        member = Member(link.key, self.site_of(link.key))
+        self._known[link.key] = _Known(link, member, now, link.key in self._dialling, active_at=now)
 
     async def run(self) -> None:
         """Connect to members and leave idle neighbours, until this is cancelled."""
@@ -140,6 +143,8 @@ class Acquaintances:
 
     def _connect(self) -> None:
         """Begin to connect to members that the node wants as neighbours."""
+        if self._exchange.chooser.done:
+            return  # others connect to a node that has everything
         now = self._clock()
         candidates = [
             Member(member.key, member.site)
@@ -147,6 +152,7 @@ class Acquaintances:
             if member.key not in self._dialling
             and member.key not in self._exchange.banned
             and self._failures.get(member.key, (0, 0.0))[1] <= now
+            and self._is_first(member, now)
         ]
         neighbours = [known.member for known in self._known.values()]
         opened = sum(known.opened for known in self._known.values()) + len(self._dialling)
@@ -155,22 +161,29 @@ class Acquaintances:
             dialling = asyncio.ensure_future(self._meet(self._named[member.key], member))
             self._dialling[member.key] = dialling
 
+    def _is_first(self, member: NamedMember, now: float) -> bool:
+        """Return whether it is this node that connects to a member, and not the other way round.
+
+        Two that connect to each other in the same moment would each refuse the other's second stream.
+        """
+        return member.key < cast(bytes, self.me.key) or now - self._named_at[member.key] >= _OTHERS_FIRST
+
     async def _meet(self, named: NamedMember, member: Member) -> None:
         """Connect to a member."""
         try:
-            link = await self._dial(named)
+            await self._dial(named)
         except (ShardcastError, OSError) as error:
             log.debug("no link to %s: %s", named.place, error)
             count, _ = self._failures.get(member.key, (0, 0.0))
             self._failures[member.key] = count + 1, self._clock() + _AGAIN.spread(count, self._random)
-        else:
-            if self.accepts(member):
-                self.met(link, member, opened=True)
-            else:
-                link.close("there are enough neighbours")
         finally:
             del self._dialling[member.key]
             self._news.set()
+
+    def _left(self, link: Link) -> None:
+        """Note that a link has ended."""
+        self._known.pop(link.key, None)
+        self._news.set()
 
     def _leave(self) -> None:
         """Leave the neighbour that gives and takes nothing, for another one."""

@@ -32,11 +32,15 @@ class Exchange:
     """One version at one node of a swarm.
 
     Attributes:
+        numbers: of the version's pieces, which grow while it is being made.
         chooser: the decisions of this node.
         links: the neighbours, by key.
-        received: bytes that came, by the key of a neighbour or the URL of a server.
+        received: bytes that came from each neighbour, by key.
+        from_servers: bytes that came from each server, by URL.
         given: bytes that went to each neighbour, by key.
         banned: the keys of neighbours that sent wrong pieces.
+        when_met: called with each link that has begun.
+        when_left: called with each link that has ended.
     """
 
     def __init__(
@@ -64,10 +68,13 @@ class Exchange:
         self.chooser = chooser
         self.links: dict[Hashable, Link] = {}
         self.received: dict[Hashable, int] = {}
+        self.from_servers: dict[str, int] = {}
         self.given: dict[Hashable, int] = {}
         self.banned: set[Hashable] = set()
+        self.when_met: Callable[[Link], object] = lambda link: None
+        self.when_left: Callable[[Link], object] = lambda link: None
         self._live = live
-        self._numbers = PieceNumbers(live.header.piece_size, live.shards)
+        self.numbers = PieceNumbers(live.header.piece_size, live.shards)
         self._files = files
         self._slots = slots
         self._on_loop = on_loop
@@ -92,7 +99,7 @@ class Exchange:
     @property
     def from_neighbours(self) -> int:
         """Bytes that came from neighbours."""
-        return sum(size for sender, size in self.received.items() if sender not in self._servers)
+        return sum(self.received.values())
 
     def begin(self, sink: PieceSink) -> None:
         """Fetch into a sink's landings from now on, as they are opened."""
@@ -105,25 +112,26 @@ class Exchange:
 
     def hold_all(self) -> None:
         """Note that all of the version is here."""
-        self._numbers.extend(self._live.shards)
-        mask = self._numbers.everything
+        self.numbers.extend(self._live.shards)
+        mask = self.numbers.everything
         self.chooser.extend(mask)
         self.chooser.hold(mask)
         self._sink = None
         self._work.set()
 
-    def add_server(self, server: PieceServer) -> None:
-        """Ask a server, too, for what it hands out."""
+    def add_server(self, server: PieceServer, *, first_at: float = 0.0) -> None:
+        """Ask a server, too, for what it hands out; not before ``first_at``, by the clock."""
         if server.url not in self._servers:
             self._servers[server.url] = server
-            self.chooser.add_server(server.url)
+            self.chooser.add_server(server.url, first_at=first_at)
             self._work.set()
 
     def add_link(self, link: Link) -> None:
         """Exchange pieces with one more neighbour."""
         self.links[link.key] = link
         self.chooser.neighbours.add(link.key, near=link.near)
-        link.tell(self._told, 0)
+        self.when_met(link)
+        link.tell(self._told, 0)  # may find the stream ended, which removes the link
         self._work.set()
 
     def remove_link(self, link: Link) -> None:
@@ -136,13 +144,14 @@ class Exchange:
         for key, gift in list(self._gifts.items()):
             if key[0] == link.key:
                 gift.cancel()
+        self.when_left(link)
         self._work.set()
 
     def is_done(self, key: Hashable) -> bool:
         """Return whether a neighbour offers all of the version, once it is known what that is."""
         return (
             self._live.manifest is not None
-            and self.chooser.neighbours[key].offered == self._numbers.everything
+            and self.chooser.neighbours[key].offered == self.numbers.everything
         )
 
     async def run(self) -> None:
@@ -192,6 +201,9 @@ class Exchange:
             return
         finally:
             self._work.set()
+        if not handed.supported:
+            self._servers.pop(server.url, None)
+            self.chooser.remove_server(server.url)
         if request not in self.chooser.under_way:
             return
         handout = _handout_of(handed)
@@ -201,7 +213,7 @@ class Exchange:
     async def _take(self, request: SwarmRequest, data: memoryview, sender: Hashable) -> None:
         """Verify and write the piece of a request."""
         assert request.number is not None
-        place = self._numbers.run(request.number)
+        place = self.numbers.run(request.number)
         landing = self._landing(place.shard)
         try:
             if landing is None or len(data) != place.length:
@@ -219,7 +231,11 @@ class Exchange:
                 self.links[sender].close("it sent a wrong piece")
             self._work.set()
             return
-        self.received[sender] = self.received.get(sender, 0) + len(data)
+        if request.server is not None:
+            url = str(sender)
+            self.from_servers[url] = self.from_servers.get(url, 0) + len(data)
+        else:
+            self.received[sender] = self.received.get(sender, 0) + len(data)
         self._landed(request)
         if self._sink:
             await self._sink.commit_if_whole(place.shard)
@@ -273,7 +289,7 @@ class Exchange:
         """Take a neighbour's word for what it has."""
         neighbours = self.chooser.neighbours
         if link.key in neighbours:
-            neighbours.offers(link.key, gained & self._numbers.everything)
+            neighbours.offers(link.key, gained & self.numbers.everything)
             neighbours.withdraws(link.key, lost)
             self._work.set()
 
@@ -293,7 +309,7 @@ class Exchange:
 
     def expects(self, link: Link, number: int) -> int | None:
         """Return the bytes of a piece that was asked for; None where it was not, or no more."""
-        return self._numbers.run(number).length if (link.key, number) in self._asked else None
+        return self.numbers.run(number).length if (link.key, number) in self._asked else None
 
     async def came(self, link: Link, number: int, data: memoryview) -> None:
         """Take a piece that was asked for."""
@@ -330,7 +346,7 @@ class Exchange:
 
     def _find(self, number: int) -> GivenPiece | None:
         """Return where a piece lies; a piece that is there no more is withdrawn first."""
-        place = self._numbers.run(number)
+        place = self.numbers.run(number)
         return self._files.find(place.shard, place.offset, place.length)
 
     # Offering
@@ -348,13 +364,13 @@ class Exchange:
 
     def _learn(self) -> None:
         """Note the shards that were opened, and what landed of them by another way."""
-        self._numbers.extend(self._live.shards)
+        self.numbers.extend(self._live.shards)
         for landing in self._sink.open_landings if self._sink else ():
             number = landing.shard.number
-            first = self._numbers.first_of(number)
+            first = self.numbers.first_of(number)
             if number not in self._opened:
                 self._opened.add(number)
-                self.chooser.extend(self._numbers.in_shard(number))
+                self.chooser.extend(self.numbers.in_shard(number))
                 self._work.set()
             here = landing.verified_pieces << first
             if here & ~self.chooser.held:

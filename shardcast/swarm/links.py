@@ -73,12 +73,14 @@ class HandedOut:
         data: its bytes, not verified yet.
         claims: mask of pieces that may be asked from neighbours in other sites.
         exhausted: whether the server has handed out all that it has.
+        supported: whether it hands out anything at all.
     """
 
     number: int | None = None
     data: memoryview | None = None
     claims: int = 0
     exhausted: bool = False
+    supported: bool = True
 
 
 class PieceServer(Protocol):

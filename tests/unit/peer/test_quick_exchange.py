@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.errors import PeerError
-from shardcast.peer.quick_exchange import Head, NotPlain, _Connection, _Stale
+from shardcast.peer.quick_exchange import Head, UnframedAnswer, _Connection, _Stale
 from tests.support.payloads import patient
 
 BODY = bytes(range(256)) * 4
@@ -76,7 +76,7 @@ def test_answer_that_ends_too_early_fails(length: int) -> None:
 @patient
 @given(st.binary(max_size=300) | st.binary(max_size=100).map(lambda rest: ANSWER[:40] + rest))
 def test_any_bytes_are_an_answer_or_an_error(data: bytes) -> None:
-    with pytest.raises((PeerError, NotPlain, _Stale)):
+    with pytest.raises((PeerError, UnframedAnswer, _Stale)):
         asyncio.run(receive([data + b"\r\n\r\n"], memoryview(bytearray(len(BODY)))))
 
 

@@ -1,0 +1,158 @@
+"""One version that a client shares: while it downloads it, and after that."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from shardcast.concurrency import cancel
+from shardcast.nodes.shared_pieces import SharedPieces
+from shardcast.peer.next_range import NextRanges
+from shardcast.policy.swarm.mode import FetchMode, Situation
+from shardcast.protocol.piece_numbers import PieceNumbers
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.swarm.acquaintances import Acquaintances
+from shardcast.swarm.exchange import Exchange
+from shardcast.swarm.handing_server import HandingServer
+from shardcast.transfer.limits import NeighbourProgress
+from shardcast.transfer.workers import Transfer
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.1
+"""Seconds between two looks at how to fetch, and at whether the output is still what was verified."""
+
+
+class SharedVersion:
+    """The exchange of one version, its neighbours, and the download that it helps.
+
+    Attributes:
+        exchange: the exchange.
+        neighbours: its neighbours.
+        over: set once the version is shared no more.
+        pieces: the pieces to give.
+    """
+
+    def __init__(
+        self,
+        live: LiveManifest,
+        pieces: SharedPieces,
+        exchange: Exchange,
+        neighbours: Acquaintances,
+        *,
+        find_ranges: Callable[[str, PieceNumbers], NextRanges],
+        seed_for: float | None = None,
+    ) -> None:
+        """Share a version.
+
+        Args:
+            live: its manifest.
+            pieces: the pieces to give.
+            exchange: the exchange.
+            neighbours: its neighbours.
+            find_ranges: returns the version's ranges at a server, by the server's URL.
+            seed_for: seconds for which to share after the download; None for no end.
+        """
+        self.exchange = exchange
+        self.neighbours = neighbours
+        self.over = asyncio.Event()
+        self.pieces = pieces
+        self._live = live
+        self._find_ranges = find_ranges
+        self._seed_for = seed_for
+        self._is_complete = False
+        self._tasks: list[asyncio.Future[None]] = []
+
+    def begin(self) -> None:
+        """Exchange pieces and meet neighbours from now on."""
+        works = (self.exchange.run(), self.neighbours.run(), self._watch_pieces())
+        self._tasks = [asyncio.ensure_future(work) for work in works]
+        for task in self._tasks:
+            task.add_done_callback(_log_failure)
+
+    async def help(self, transfer: Transfer, *, named: bool) -> None:
+        """Fetch by exchanging pieces whenever that is the better way, until all is here.
+
+        Args:
+            transfer: the download.
+            named: whether a server has named neighbours already.
+        """
+        loop, exchange = asyncio.get_running_loop(), self.exchange
+        transfer.neighbours = self.progress
+        mode, counted = FetchMode(loop.time(), exchanges=named), dict[str, int]()
+        try:
+            self._switch(transfer, exchanges=mode.exchanges)
+            while not self._is_complete:
+                await asyncio.sleep(_LOOK_SECONDS)
+                for url, size in exchange.from_servers.items():
+                    transfer.count(url, size - counted.get(url, 0))
+                    counted[url] = size
+                received = transfer.received + exchange.from_neighbours
+                hands_out = exchange.hands_out and exchange.failure is None
+                if mode.update(Situation(loop.time(), len(exchange.links), hands_out, received)):
+                    self._switch(transfer, exchanges=mode.exchanges)
+        finally:
+            exchange.rest()
+            transfer.resume()
+
+    def _switch(self, transfer: Transfer, *, exchanges: bool) -> None:
+        """Fetch by pieces, or by ranges."""
+        version = self._live.version
+        if exchanges:
+            log.debug("%s: pieces are exchanged with %d neighbours", version, len(self.exchange.links))
+            transfer.pause()
+            self.exchange.begin(transfer)
+        else:
+            log.debug("%s: ranges are asked from the servers", version)
+            self.exchange.rest()
+            transfer.resume()
+
+    def progress(self) -> NeighbourProgress:
+        """Return what the neighbours do."""
+        exchange = self.exchange
+        given = sum(exchange.given.values())
+        return NeighbourProgress(len(exchange.links), exchange.from_neighbours, given)
+
+    async def _watch_pieces(self) -> None:
+        """Withdraw all pieces once the files are not what was verified any more."""
+        while self.pieces.unchanged:  # noqa: ASYNC110  another program changes a file, and tells no event
+            await asyncio.sleep(_LOOK_SECONDS)
+        log.info("%s is not shared any more: its files were changed or removed", self._live.version)
+        self.exchange.withdraw_all()
+        self.over.set()
+
+    def join(self, url: str, *, first_at: float = 0.0) -> None:
+        """Ask a server, too, for what it hands out; not before ``first_at``, by the monotonic clock."""
+        exchange = self.exchange
+        ranges = self._find_ranges(url, exchange.numbers)
+        server = HandingServer(url, ranges, exchange.numbers, lambda: exchange.chooser.held)
+        exchange.add_server(server, first_at=first_at)
+
+    def end_download(self, found: os.stat_result | None, *, whole: bool) -> None:
+        """Go on sharing after the download, or not where that failed.
+
+        Args:
+            found: the state of the output when it got its name; None for none.
+            whole: whether all of the version is here.
+        """
+        self._is_complete = whole
+        if not whole:
+            self.over.set()
+            return
+        self.pieces.complete(found)
+        self.exchange.hold_all()
+        if self._seed_for is not None:
+            asyncio.get_running_loop().call_later(self._seed_for, self.over.set)
+
+    async def end(self) -> None:
+        """End all links, and close the file."""
+        await cancel(self._tasks)
+        self.pieces.close()
+
+
+def _log_failure(task: asyncio.Future[None]) -> None:
+    """Log the failure of a part of sharing; the download goes on without it."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a version is not shared any more: %r", error, exc_info=error)

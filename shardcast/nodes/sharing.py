@@ -1,0 +1,323 @@
+"""The versions that a client shares, and the listener at which its neighbours open streams."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from random import Random
+from urllib.parse import urlsplit
+
+from shardcast.access.tickets import Ticket, TicketVersion
+from shardcast.concurrency import background_task, cancel
+from shardcast.constants import HTTP_TIMEOUT
+from shardcast.errors import UsageError
+from shardcast.fair_limit import FairLimit
+from shardcast.nodes.shared_pieces import SharedPieces
+from shardcast.nodes.shared_version import SharedVersion
+from shardcast.peer.announcing import SwarmClient
+from shardcast.peer.next_range import NextRanges, RangeServer
+from shardcast.peer.session import Session
+from shardcast.policy.swarm.answers import AnswerSlots
+from shardcast.policy.swarm.chooser import RangeChooser
+from shardcast.policy.swarm.meeting import Member
+from shardcast.policy.swarm.rules import SwarmRules, first_ask
+from shardcast.protocol.piece_numbers import PieceNumbers
+from shardcast.protocol.swarm_members import Place, read_host, read_port
+from shardcast.protocol.wire import version_number
+from shardcast.server.application import application, serve
+from shardcast.server.binding import EVERY_ADDRESS
+from shardcast.server.routes.swarm import add_check_route
+from shardcast.server.routes.swarm_stream import add_swarm_stream_routes
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.swarm.acquaintances import Acquaintances
+from shardcast.swarm.exchange import Exchange
+from shardcast.swarm.greeting import SwarmPass
+from shardcast.swarm.streams import Participation, SwarmStreams
+from shardcast.transfer.workers import Transfer
+from shardcast.upstream.announcer import MemberIdentity, Membership
+
+log = logging.getLogger(__name__)
+
+MAX_SHARED = 4
+"""Versions that a node shares at once; the one shared longest ends first."""
+_FIRST_ANSWER = 0.25
+"""Seconds that a download waits for the first server to say whether there are neighbours."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharingSettings:
+    """How a client shares.
+
+    Attributes:
+        host: the address to listen on.
+        port: the port; 0 picks a free one.
+        uploads: limit of the bytes that go to neighbours; None for no limit.
+        seed_for: seconds for which a version is shared after its download; None for as long as the client
+            runs.
+        site: the name of this node's site; None to have the servers guess it.
+        advertise: ``HOST[:PORT]``, where others reach this node, where servers see another address; None
+            for none.
+    """
+
+    host: str = EVERY_ADDRESS
+    port: int = 0
+    uploads: FairLimit | None = None
+    seed_for: float | None = None
+    site: str | None = None
+    advertise: str | None = None
+
+
+class Sharing:
+    """What one node shares: each of its versions with the neighbours of that version."""
+
+    def __init__(
+        self,
+        session: Session,
+        identity: MemberIdentity,
+        *,
+        uploads: FairLimit | None,
+        on_loop: bool,
+        timeout: float = HTTP_TIMEOUT,
+        seed_for: float | None = None,
+        random: Random | None = None,
+    ) -> None:
+        """Share nothing yet.
+
+        Args:
+            session: for announcements and ranges.
+            identity: of this run of the node.
+            uploads: limit of the bytes that go to neighbours; None for no limit.
+            on_loop: whether pieces are verified and written on the event loop (see ``Exchange``).
+            timeout: seconds for the head of a server's answer.
+            seed_for: seconds for which a version is shared after its download; None for no end.
+            random: for all choices among equals.
+        """
+        self._timeout = timeout
+        self._seed_for = seed_for
+        self._range_servers = _RangeServers(session, timeout)
+        self._session = session
+        self._identity = identity
+        self._on_loop = on_loop
+        self._random = random or Random()
+        self._rules = SwarmRules()
+        self._slots = AnswerSlots(self._rules)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._parts: dict[SharedVersion, tuple[Membership, Participation]] = {}
+        self.streams = SwarmStreams(self._find, uploads=uploads, downloads=session.downloads)
+
+    def _find(self, version: TicketVersion) -> Participation | None:
+        """Return this node's part in the swarm of a version; None where it has none."""
+        for membership, part in self._parts.values():
+            if membership.version.is_same(version):
+                return part
+        return None
+
+    async def begin(
+        self,
+        live: LiveManifest,
+        pieces: SharedPieces,
+        servers: Iterable[str],
+        sources: Iterable[str],
+        transfer: Transfer,
+    ) -> SharedVersion:
+        """Share a version while a download fills it, and until its ``over`` is set.
+
+        Args:
+            live: its manifest.
+            pieces: where its pieces lie; they are closed at the end.
+            servers: the URLs of the servers to announce it at.
+            sources: the URLs of those of them that offer it.
+            transfer: the download.
+        """
+        begun: asyncio.Future[SharedVersion] = asyncio.get_running_loop().create_future()
+        task = asyncio.ensure_future(
+            self._share(live, pieces, list(servers), list(sources), transfer, begun=begun)
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: begun.cancel())
+        try:
+            shared = await begun
+        except asyncio.CancelledError:
+            await cancel([task])
+            if not task.cancelled():
+                task.result()
+            raise
+        while len(self._parts) > MAX_SHARED:
+            next(iter(self._parts)).over.set()
+        return shared
+
+    async def wait_until_over(self) -> None:
+        """Wait until nothing is shared any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def end(self) -> None:
+        """Share nothing any more."""
+        self.streams.close("this node ends")
+        for shared in self._parts:
+            shared.over.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _share(
+        self,
+        live: LiveManifest,
+        pieces: SharedPieces,
+        servers: list[str],
+        sources: list[str],
+        transfer: Transfer,
+        *,
+        begun: asyncio.Future[SharedVersion],
+    ) -> None:
+        """Share a version until that is over; ``begun`` gets it once neighbours can come."""
+        key, site, version = self._identity.key, self._identity.site, _ticket_version(live)
+        clients = [SwarmClient(self._session, url, self._timeout) for url in servers]
+        membership = Membership(version, self._identity, clients, random=self._random)
+        chooser = RangeChooser(self._rules, self._random, key=key.public, site=site)
+        exchange = Exchange(live, pieces, chooser=chooser, slots=self._slots, on_loop=self._on_loop)
+        neighbours = Acquaintances(
+            Member(key.public, site),
+            exchange,
+            lambda member: self.streams.open(member, part),
+            random=self._random,
+        )
+
+        def find_ranges(url: str, numbers: PieceNumbers) -> NextRanges:
+            return self._range_servers[url].ranges(live.version, self._identity.node, numbers)
+
+        part = Participation(
+            SwarmPass(version, self._identity.node, lambda: membership.tickets[0], key, membership.keys),
+            exchange,
+            live.header.piece_size,
+            admits=lambda ticket: (
+                bool(membership.tickets) and neighbours.accepts(_member(ticket, neighbours))
+            ),
+            is_near=lambda ticket: neighbours.site_of(ticket.key) == neighbours.me.site,
+        )
+        shared = SharedVersion(
+            live, pieces, exchange, neighbours, find_ranges=find_ranges, seed_for=self._seed_for
+        )
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(shared.end)
+            await stack.enter_async_context(membership)
+            self._parts[shared] = membership, part
+            stack.callback(self._parts.pop, shared)
+            shared.begin()
+            await stack.enter_async_context(background_task(_follow_membership(membership, neighbours)))
+            await self._first_answer(membership)
+            for url in sources:
+                pause = first_ask(membership.members, self._random)
+                shared.join(url, first_at=time.monotonic() + pause)
+            helping = shared.help(transfer, named=bool(membership.neighbours))
+            async with background_task(helping):
+                begun.set_result(shared)
+                await shared.over.wait()
+
+    async def _first_answer(self, membership: Membership) -> None:
+        """Wait a moment for the first server to say whether there are neighbours."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_ANSWER):
+                await membership.changed.change()
+
+
+def advertised_place(text: str, port: int) -> Place:
+    """Return the address that ``HOST[:PORT]`` names; ``port`` where it names none.
+
+    Raises:
+        UsageError: it is no IP address.
+    """
+    host, colon, number = text.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):
+        host, number = text, str(port)
+    try:
+        return Place(read_host(host.strip("[]")), read_port(int(number)))
+    except ValueError:
+        raise UsageError(f"{text!r} is no address to advertise; write 10.0.0.7 or 10.0.0.7:9000") from None
+
+
+class _RangeServers(dict[str, RangeServer]):
+    """The servers that hand out ranges, by URL, each with connections for all versions."""
+
+    def __init__(self, session: Session, timeout: float) -> None:
+        super().__init__()
+        self._session = session
+        self._timeout = timeout
+
+    def __missing__(self, url: str) -> RangeServer:
+        server = self[url] = RangeServer(url, self._session, self._timeout)
+        return server
+
+
+@asynccontextmanager
+async def sharing_client(
+    session: Session, settings: SharingSettings, timeout: float
+) -> AsyncIterator[Sharing]:
+    """Listen for neighbours inside the block, and yield what is shared.
+
+    Args:
+        session: for announcements and ranges.
+        settings: of the client.
+        timeout: seconds for the head of a server's answer.
+
+    Raises:
+        AddressTaken: the address can't be bound.
+        UsageError: the library for keys is missing.
+    """
+    sharing: Sharing
+
+    async def accept(transport: asyncio.Transport) -> None:
+        await sharing.streams.accept(transport)
+
+    nonces = MemberIdentity.new()  # fails before the listener is there, where the library is missing
+    app = application(
+        nonces.node,
+        lambda app: add_check_route(app, nonces.nonces),
+        lambda app: add_swarm_stream_routes(app, accept),
+    )
+    async with serve(app, settings.host, settings.port) as url:
+        port = urlsplit(url).port
+        identity = MemberIdentity(
+            nonces.node,
+            nonces.key,
+            nonces.nonces,
+            port=port,
+            advertise=advertised_place(settings.advertise, port or 0) if settings.advertise else None,
+            site=settings.site,
+        )
+        sharing = Sharing(
+            session,
+            identity,
+            uploads=settings.uploads,
+            on_loop=True,
+            timeout=timeout,
+            seed_for=settings.seed_for,
+        )
+        log.info("sharing on port %d", port)
+        try:
+            yield sharing
+        finally:
+            await sharing.end()
+
+
+async def _follow_membership(membership: Membership, neighbours: Acquaintances) -> None:
+    """Tell whom the servers name, after each of their answers; for ever."""
+    while True:
+        neighbours.name(membership.neighbours if membership.tickets else [])
+        neighbours.me = Member(neighbours.me.key, membership.site)
+        await membership.changed.change()
+
+
+def _ticket_version(live: LiveManifest) -> TicketVersion:
+    """Return what tells a version from others."""
+    digest = live.manifest.digests.get("sha256") if live.manifest else None
+    return TicketVersion(version_number(live.version) or 0, live.header.origin, digest)
+
+
+def _member(ticket: Ticket, neighbours: Acquaintances) -> Member:
+    """Return the member that a ticket names."""
+    return Member(ticket.key, neighbours.site_of(ticket.key))
