@@ -1,14 +1,17 @@
-"""Names and dates of a certificate, read from its bytes.
+"""Names, dates and digests of certificates, read from their bytes.
 
 Python tells them of certificates that it trusts alone, and they are wanted where one is not trusted.
 """
 
 from __future__ import annotations
 
+import hashlib
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from shardcast.plain_text import short_name
@@ -53,6 +56,16 @@ def subject_name(certificate: Mapping[str, Any]) -> str:
     for _, value in certificate.get("subjectAltName", ()):
         return short_name(str(value), _MAX_SUBJECT)
     return ""
+
+
+def certificate_sha256(file: Path) -> str | None:
+    """Return the SHA-256, in hex, of the first certificate in a PEM file; None where that can't be read."""
+    try:
+        _, header, rest = file.read_text("ascii", "replace").partition(ssl.PEM_HEADER)
+        end = rest.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(header + rest[:end])).hexdigest()
+    except (OSError, ValueError):
+        return None
 
 
 def read_certificate(der: bytes) -> Certificate:

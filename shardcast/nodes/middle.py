@@ -7,26 +7,31 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from shardcast.access.certificates import certificate_sha256
 from shardcast.access.client_access import ClientAccess
+from shardcast.access.nonces import Nonces
 from shardcast.access.server_access import ServerAccess
 from shardcast.addresses import Network
 from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.blobs.version_blobs import VersionBlobs
-from shardcast.concurrency import background_task
+from shardcast.concurrency import background_task, in_thread
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.fair_limit import FairLimit, describe_limits
 from shardcast.nodes.fetch_loop import FetchLoop
 from shardcast.nodes.line_keeper import LineOnDisk
+from shardcast.nodes.memberships import Memberships
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
-from shardcast.nodes.swarm_server import find_version, running_tracker
+from shardcast.nodes.swarm_server import find_version, running_tracker, versions_to_share
+from shardcast.peer.announcing import SwarmClient
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.feed import Position
@@ -43,9 +48,11 @@ from shardcast.server.routes.lease import add_lease_routes
 from shardcast.server.routes.next_range import add_next_range_routes
 from shardcast.server.routes.pins import add_pin_routes
 from shardcast.server.routes.report import add_report_routes
-from shardcast.server.routes.swarm import add_swarm_routes
+from shardcast.server.routes.swarm import add_check_route, add_swarm_routes
 from shardcast.server.routes.versions import add_version_routes
+from shardcast.server.swarm_tracker import SwarmTracker
 from shardcast.store.versions import VersionFolders
+from shardcast.upstream.announcer import MemberIdentity
 from shardcast.upstream.follow import Following
 from shardcast.upstream.report import send_reports
 
@@ -77,6 +84,7 @@ class Middle:
             peers, interval, node_id=node_id, memory=LineOnDisk(folders), accepted=origin_id
         )
         self._interval = interval
+        self._memberships: Memberships | None = None
         self._limits = limits
         self._fetch_loop = FetchLoop(folders, self._following, peers, node_id)
 
@@ -146,13 +154,26 @@ class Middle:
                 partial(add_health_routes, status=middle.status, get_missing=middle.missing),
             ]
             tracker = await stack.enter_async_context(running_tracker(folders, advertise_networks))
+            nonces = Nonces()
             if tracker:
                 routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
+                routes.append(partial(add_check_route, nonces=nonces))
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             middle.url = await stack.enter_async_context(serve(app, host, port))
             control = application(node_id, partial(add_pin_routes, versions=folders), bounds=owner_bounds())
             await stack.enter_async_context(serve_on_socket(control, folders.data_dir.root))
+            if tracker:
+                identity = await in_thread(
+                    partial(
+                        MemberIdentity.new,
+                        port=urlsplit(middle.url).port,
+                        certificate=partial(_certificate, access),
+                        nonces=nonces,
+                    )
+                )
+                clients = [SwarmClient(session, url) for url in upstreams]
+                middle._join_swarms(tracker, identity, clients)
             working = asyncio.ensure_future(middle._work())
             stack.push_async_callback(middle._fetch_loop.stop)
             stack.push_async_callback(cancel_and_raise, working)
@@ -191,10 +212,33 @@ class Middle:
         coming = {version_name(version.number): version.verified_bytes for version in opened if version}
         return Node(self._node_id, "middle", self._name, has, coming, origin=self.place().origin)
 
+    def _join_swarms(
+        self, tracker: SwarmTracker, identity: MemberIdentity, clients: Sequence[SwarmClient]
+    ) -> None:
+        """Announce this middle, and its members, to its upstreams from the start of ``_work`` on."""
+        tracker.own_key = identity.key.public
+        self._memberships = Memberships(
+            identity,
+            clients,
+            partial(versions_to_share, self.folders, tracker),
+            relay=tracker,
+            is_asked=self._has_feed,
+        )
+
+    def _has_feed(self, url: str) -> bool:
+        """Return whether an upstream has a feed, as servers with swarms do."""
+        return any(follower.peer.url == url and follower.hello for follower in self._following.followers)
+
     async def _work(self) -> None:
         """Follow the upstreams, report to them, and fetch; for ever."""
         async with (
             self._following as following,
             background_task(send_reports(following, self._describe, self._downstream)),
+            background_task(self._memberships.run()) if self._memberships else nullcontext(),
         ):
             await self._fetch_loop.run(self._interval)
+
+
+def _certificate(access: ServerAccess | None) -> str | None:
+    """Return the SHA-256 of the certificate of a listener now; None for plain HTTP."""
+    return certificate_sha256(access.tls.certificate) if access and access.tls else None

@@ -11,7 +11,7 @@ from shardcast.access.signing import is_available
 from shardcast.access.tickets import TicketVersion
 from shardcast.addresses import Network
 from shardcast.concurrency import in_thread
-from shardcast.protocol.wire import version_number
+from shardcast.protocol.wire import version_name, version_number
 from shardcast.server.swarm_tracker import SwarmTracker
 from shardcast.store.versions import VersionFolders
 
@@ -35,6 +35,14 @@ async def running_tracker(
     tracker = SwarmTracker(await in_thread(load_key_seed, folders.data_dir.swarm_key), networks=networks)
     async with tracker.running():
         yield tracker
+
+
+def versions_to_share(folders: VersionFolders, tracker: SwarmTracker) -> list[TicketVersion]:
+    """Return the versions whose swarms a middle joins: the newest, those that come, those with members."""
+    numbers = {number for number, _ in tracker.table.versions()} | folders.open_numbers
+    newest = max(folders.complete_numbers, default=None)
+    names = (version_name(number) for number in (numbers if newest is None else numbers | {newest}))
+    return [version for name in names if (version := find_version(folders, name))]
 
 
 def find_version(folders: VersionFolders, name: str) -> TicketVersion | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, ip_address, ip_network
 from random import Random
@@ -16,7 +16,7 @@ from shardcast.addresses import Network
 from shardcast.concurrency import in_thread
 from shardcast.policy.swarm.addresses import can_be_named, can_be_told, guess_site, is_in
 from shardcast.policy.swarm.member_table import MemberTable
-from shardcast.policy.swarm.members import Entry, MemberFacts, Shortlist, Teller
+from shardcast.policy.swarm.members import Entry, MemberFacts, Shortlist, Teller, VersionKey
 from shardcast.policy.swarm.naming import members_for, members_to_relay
 from shardcast.protocol.announcement_answers import AnnouncementAnswer
 from shardcast.protocol.announcements import Announcement, Relay
@@ -54,6 +54,7 @@ class SwarmTracker:
 
     Attributes:
         table: the members.
+        own_key: the public key of this node as a member; None where it is none. It is no member here.
         keys: the keys of other servers whose tickets count.
     """
 
@@ -83,10 +84,11 @@ class SwarmTracker:
         self._wall_clock = wall_clock
         self._random = random or Random()
         self.table = MemberTable(clock)
+        self.own_key: bytes | None = None
         self.keys = KeyRing(clock)
         self._checker = Checker(self.table, clock)
         self._changes, self._changed_at = 0, clock()
-        self._told_above: dict[tuple[Hashable, str], Shortlist] = {}  # by version and upstream
+        self._told_above: dict[tuple[VersionKey, str], Shortlist] = {}  # by version and upstream
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -137,6 +139,8 @@ class SwarmTracker:
         if not version.is_same(announced):
             raise SwarmConflict(f"the origin id and the digest are not those of v{version.number} here")
         name, key = version_key(version), announcement.key
+        if key == self.own_key:
+            raise SwarmConflict("this is the node itself, which is no member here")
         known = self.table.is_secret(name, key, announcement.secret)
         if announcement.leaving:
             if known:
@@ -227,7 +231,7 @@ class SwarmTracker:
 
     # Servers below
 
-    def _take_relay(self, version: Hashable, server: str, relay: Relay, seen: Address | None) -> None:
+    def _take_relay(self, version: VersionKey, server: str, relay: Relay, seen: Address | None) -> None:
         """Take what a server below tells: keys, and members, which count once they are checked from here."""
         owner = _owner(seen)
         others = self.keys.count(
@@ -308,11 +312,13 @@ class SwarmTracker:
         for relayed in answer.relayed:
             place = relayed.member.place
             asker = "127.0.0.1" if on_loopback else None
+            if relayed.member.key == self.own_key:
+                continue
             if can_be_named(ip_address(place.host), place.port) and can_be_told(place.host, asker):
                 self.table.relay(name, _facts_of(relayed), teller, relayed.age)
 
     def _selected(
-        self, version: Hashable, shortlist: Shortlist, wanted: Callable[[Entry], bool], *, with_nonces: bool
+        self, version: VersionKey, shortlist: Shortlist, wanted: Callable[[Entry], bool], *, with_nonces: bool
     ) -> tuple[RelayedMember, ...]:
         """Return members for another server: for the most part the same as before."""
         members, now = self.table.of(version), self._clock()
@@ -329,7 +335,7 @@ class SwarmTracker:
         )
 
 
-def version_key(version: TicketVersion) -> Hashable:
+def version_key(version: TicketVersion) -> VersionKey:
     """Return the name of a version in the table, which stays the same once the version is complete."""
     return version.number, version.origin or version.digest
 

@@ -34,6 +34,8 @@ _LOST = Backoff(0.2, 10.0)
 """Pauses after failures of a server."""
 _ABSENT = Backoff(0.5, 10.0)
 """Pauses after answers that the version, or the route, is not there: a middle may get the version soon."""
+_NOT_ASKED = 0.5
+"""Seconds between two looks whether a server is to be asked."""
 _DENIED = 60.0
 """Seconds until a server that refused is asked again."""
 _NAMES_COUNT = 30.0
@@ -55,7 +57,7 @@ class MemberIdentity:
         port: where it listens; None for a node that does not.
         advertise: the address by which others reach it, where servers see another one.
         site: its site; None to have the servers guess it.
-        certificate: SHA-256 of its certificate in hex; None for plain HTTP.
+        certificate: returns the SHA-256 of its certificate in hex; None for plain HTTP.
         rate: returns the bytes a second that it can give; 0 while unknown.
     """
 
@@ -65,7 +67,7 @@ class MemberIdentity:
     port: int | None = None
     advertise: Place | None = None
     site: str | None = None
-    certificate: str | None = None
+    certificate: Callable[[], str | None] = lambda: None
     rate: Callable[[], int] = lambda: 0
 
     @classmethod
@@ -75,7 +77,8 @@ class MemberIdentity:
         port: int | None = None,
         advertise: Place | None = None,
         site: str | None = None,
-        certificate: str | None = None,
+        certificate: Callable[[], str | None] = lambda: None,
+        nonces: Nonces | None = None,
     ) -> Self:
         """Return the identity of a run that starts now; the attributes are those of the class.
 
@@ -85,6 +88,7 @@ class MemberIdentity:
         return cls(
             secrets.token_hex(8),
             SigningKey.generate(),
+            nonces or Nonces(),
             port=port,
             advertise=advertise,
             site=site,
@@ -130,6 +134,7 @@ class Membership:
 
     Attributes:
         version: the version.
+        me: this node.
         keys: the keys by which neighbours' tickets are checked.
         changed: notified after each answer.
     """
@@ -141,6 +146,7 @@ class Membership:
         servers: Sequence[SwarmClient],
         *,
         relay: RelaysMembers | None = None,
+        is_asked: Callable[[str], bool] = lambda url: True,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -152,6 +158,7 @@ class Membership:
             me: this node.
             servers: where it announces itself.
             relay: its own swarm, where it is a server.
+            is_asked: tells whether it announces itself now at the server of a URL.
             clock: gives seconds.
             random: spreads pauses.
             sleep: pauses.
@@ -159,10 +166,11 @@ class Membership:
         self.version = version
         self.keys = KeyRing(clock, len(servers))
         self.changed = Notifier()
-        self._me = me
+        self.me = me
         self._servers = {server.server: server for server in servers}
         self._at = {url: _AtServer() for url in self._servers}
         self._relay = relay
+        self._is_asked = is_asked
         self._clock = clock
         self._random = random or Random()
         self._sleep = sleep
@@ -196,13 +204,23 @@ class Membership:
         for answer in self._answers(_NAMES_COUNT):
             for member in answer.neighbours:
                 found.setdefault(member.key, member)
-        found.pop(self._me.key.public, None)
+        found.pop(self.me.key.public, None)
         return list(found.values())
 
     @property
     def tickets(self) -> list[str]:
         """The tickets of this node, of each server that signed one lately."""
         return [answer.ticket for answer in self._answers(0.9 * TICKET_SECONDS)]
+
+    def ticket_for(self, neighbour: bytes) -> str | None:
+        """Return the ticket to show to a neighbour, by its key; None while there is none.
+
+        That is a ticket of a server that named the neighbour: so it knows that server's key, or soon will.
+        """
+        answers = list(self._answers(0.9 * TICKET_SECONDS))
+        naming = (one for one in answers if any(member.key == neighbour for member in one.neighbours))
+        chosen = next(naming, answers[0] if answers else None)
+        return chosen.ticket if chosen else None
 
     @property
     def members(self) -> int:
@@ -219,7 +237,7 @@ class Membership:
     def site(self) -> str | None:
         """The site of this node, as its first server sees it; None while none does."""
         sites = (answer.site for answer in self._answers(TICKET_SECONDS) if answer.site)
-        return self._me.site or next(sites, None)
+        return self.me.site or next(sites, None)
 
     @property
     def failures(self) -> dict[str, PeerError]:
@@ -255,6 +273,9 @@ class Membership:
         at, failures, denied = self._at[server.server], 0, ""
         while True:
             pokes = self._pokes
+            if not self._is_asked(server.server):
+                await self._sleep(_NOT_ASKED)
+                continue
             try:
                 pause = await self._announce(server, at)
                 failures, at.failure = 0, None
@@ -303,7 +324,7 @@ class Membership:
         self, *, relay: Relay | None = None, keys: str | None = None, leaving: bool = False
     ) -> Announcement:
         """Return an announcement with a fresh nonce."""
-        me = self._me
+        me = self.me
         return Announcement(
             node=me.node,
             secret=self._secret,
@@ -315,7 +336,7 @@ class Membership:
             port=me.port,
             advertise=me.advertise,
             site=me.site,
-            certificate=me.certificate,
+            certificate=me.certificate(),
             rate=me.rate(),
             keys=keys,
             leaving=leaving,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from hmac import compare_digest
 
 from shardcast.policy.owner_counts import OwnerCounts
 from shardcast.policy.swarm.meeting import OPENED
-from shardcast.policy.swarm.members import Entry, MemberFacts, Teller, VersionMembers
+from shardcast.policy.swarm.members import Entry, MemberFacts, Teller, VersionKey, VersionMembers
 
 ANNOUNCE_SECONDS = 3.0
 """Seconds between two announcements of a member."""
@@ -42,7 +42,7 @@ class MemberTable:
         """
         self._clock = clock
         self._max_members = max_members
-        self._versions: dict[Hashable, VersionMembers] = {}
+        self._versions: dict[VersionKey, VersionMembers] = {}
         self._owners = OwnerCounts[str]()
         self._owned: dict[str, dict[Entry, None]] = {}
         self._count = 0
@@ -54,16 +54,21 @@ class MemberTable:
 
     # Looking
 
-    def of(self, version: Hashable) -> VersionMembers:
+    def of(self, version: VersionKey) -> VersionMembers:
         """Return the members of a version."""
         self._forget()
         return self._versions.get(version) or VersionMembers()
 
-    def has(self, version: Hashable) -> bool:
+    def versions(self) -> list[VersionKey]:
+        """Return the versions that have members."""
+        self._forget()
+        return list(self._versions)
+
+    def has(self, version: VersionKey) -> bool:
         """Return whether a version has members."""
         return version in self._versions
 
-    def interval(self, version: Hashable) -> float:
+    def interval(self, version: VersionKey) -> float:
         """Return the seconds between two announcements of a member of a version."""
         members = self._versions.get(version)
         return max(ANNOUNCE_SECONDS, (len(members.by_key) if members else 0) / _ANNOUNCEMENTS)
@@ -76,14 +81,14 @@ class MemberTable:
         crowd = len(self.of(entry.version).by_key) / _ANNOUNCEMENTS
         return min(interval, max(_FIRST_PAUSE, crowd, (self._clock() - entry.since) / 2))
 
-    def is_secret(self, version: Hashable, key: bytes, secret: str) -> bool:
+    def is_secret(self, version: VersionKey, key: bytes, secret: str) -> bool:
         """Return whether a member announces itself here with this secret."""
         entry = self._find(version, key)
         return entry is not None and bool(entry.secret) and compare_digest(entry.secret, secret)
 
     # Coming and going
 
-    def announce(self, version: Hashable, facts: MemberFacts, teller: Teller, secret: str) -> Entry:
+    def announce(self, version: VersionKey, facts: MemberFacts, teller: Teller, secret: str) -> Entry:
         """Record what a member announced, which has proven that it has its key; return the member."""
         now, entry = self._clock(), self._find(version, facts.key)
         self._forget()
@@ -93,7 +98,7 @@ class MemberTable:
         entry.secret, entry.heard_at = secret, now
         return entry
 
-    def relay(self, version: Hashable, facts: MemberFacts, teller: Teller, age: float) -> Entry | None:
+    def relay(self, version: VersionKey, facts: MemberFacts, teller: Teller, age: float) -> Entry | None:
         """Record a member of another server; return None where that changes nothing.
 
         A member that announces itself here needs no other teller, and of several the first one counts, until
@@ -117,7 +122,7 @@ class MemberTable:
         entry.heard_at = max(entry.heard_at, now - age)
         return entry
 
-    def leave(self, version: Hashable, key: bytes) -> None:
+    def leave(self, version: VersionKey, key: bytes) -> None:
         """Forget a member that leaves."""
         entry = self._find(version, key)
         if entry:
@@ -142,7 +147,7 @@ class MemberTable:
 
     # The table
 
-    def _find(self, version: Hashable, key: bytes) -> Entry | None:
+    def _find(self, version: VersionKey, key: bytes) -> Entry | None:
         """Return a member that has not been silent for too long."""
         members = self._versions.get(version)
         entry = members.by_key.get(key) if members else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from shardcast.policy.swarm.pools import HostPool
+
+VersionKey = tuple[int, str | None]
+"""The number and the origin id of a version; without an origin id the digest of its payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Entry:
         relayed: the members that were told to it, where it is a server.
     """
 
-    version: Hashable
+    version: VersionKey
     facts: MemberFacts
     teller: Teller
     secret: str

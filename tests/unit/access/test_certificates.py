@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.access.certificates import read_certificate, subject_name
+from shardcast.access.certificates import certificate_sha256, read_certificate, subject_name
 from tests.support.certificates import Certificates
 
 
@@ -70,3 +72,14 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
 )
 def test_holder_is_named_by_its_subject(certificate: dict[str, object], name: str) -> None:
     assert subject_name(certificate) == name
+
+
+def test_digest_of_a_certificate_is_that_of_the_one_that_is_shown(tmp_path: Path) -> None:
+    certificate = trustme.CA().issue_cert("a.example")
+    file = tmp_path / "node.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(file))
+    shown = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
+    assert certificate_sha256(file) == hashlib.sha256(shown).hexdigest()
+    assert certificate_sha256(tmp_path / "missing") is None
+    file.write_text("no certificate")
+    assert certificate_sha256(file) is None

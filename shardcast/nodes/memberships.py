@@ -1,0 +1,100 @@
+"""The swarms of a node: it is a member of each of its versions that others may want."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from shardcast.access.tickets import TicketVersion
+from shardcast.concurrency import Notifier, cancel
+from shardcast.peer.announcing import SwarmClient
+from shardcast.policy.swarm.members import VersionKey
+from shardcast.upstream.announcer import MemberIdentity, Membership, RelaysMembers
+
+log = logging.getLogger(__name__)
+
+_LOOK = 0.25
+"""Seconds between two looks at which versions there are."""
+MAX_MEMBERSHIPS = 8
+"""Versions that a node announces at once, the newest ones."""
+
+
+class Memberships:
+    """A node's memberships, which begin and end with its versions.
+
+    Attributes:
+        me: this node.
+        changed: notified when a membership begins or ends.
+    """
+
+    def __init__(
+        self,
+        me: MemberIdentity,
+        servers: Sequence[SwarmClient],
+        versions: Callable[[], Iterable[TicketVersion]],
+        *,
+        relay: RelaysMembers | None = None,
+        is_asked: Callable[[str], bool] = lambda url: True,
+    ) -> None:
+        """Be a member of nothing yet.
+
+        Args:
+            me: this node.
+            servers: where it announces itself.
+            versions: returns the versions to be a member of.
+            relay: its own swarm, where it is a server.
+            is_asked: tells whether it announces itself now at the server of a URL.
+        """
+        self.me = me
+        self.changed = Notifier()
+        self._servers = servers
+        self._versions = versions
+        self._relay = relay
+        self._is_asked = is_asked
+        self._open: dict[VersionKey, Membership] = {}
+        self._tasks: dict[VersionKey, asyncio.Task[None]] = {}
+
+    def of(self, number: int) -> Membership | None:
+        """Return the membership of the version with a number; None where there is none."""
+        return next((open_ for open_ in self._open.values() if open_.version.number == number), None)
+
+    async def run(self) -> None:
+        """Begin and end memberships as versions come and go; for ever."""
+        try:
+            while True:
+                await self._follow_versions()
+                await asyncio.sleep(_LOOK)
+        finally:
+            await cancel(list(self._tasks.values()))
+
+    async def _follow_versions(self) -> None:
+        """Begin and end memberships, so that they are those of the versions now."""
+        newest = sorted(self._versions(), key=lambda version: version.number)[-MAX_MEMBERSHIPS:]
+        wanted = {_key_of(version): version for version in newest}
+        gone = [task for key, task in self._tasks.items() if key not in wanted or task.done()]
+        await cancel(gone)
+        for key, version in wanted.items():
+            known = self._open.get(key)
+            if key not in self._tasks:
+                self._tasks[key] = asyncio.ensure_future(self._be_member(key, version))
+            elif known and version.digest and known.version.digest is None:
+                known.know_digest(version.digest)
+
+    async def _be_member(self, key: VersionKey, version: TicketVersion) -> None:
+        """Be a member of a version until this is cancelled."""
+        membership = Membership(version, self.me, self._servers, relay=self._relay, is_asked=self._is_asked)
+        try:
+            async with membership:
+                self._open[key] = membership
+                self.changed.notify()
+                await asyncio.Event().wait()
+        finally:
+            self._open.pop(key, None)
+            self._tasks.pop(key, None)
+            self.changed.notify()
+
+
+def _key_of(version: TicketVersion) -> VersionKey:
+    """Return what stays the same of a version when it becomes complete."""
+    return version.number, version.origin or version.digest
