@@ -224,7 +224,10 @@ class Downloads:
             raise
         finally:
             if shared:
-                shared.end_download(sink.final, whole=sink.final is not None)
+                if sink.final:
+                    shared.complete(sink.final)
+                else:
+                    shared.over.set()
             await asyncio.to_thread(sink.close)
         received = {url: server.received for url, server in transfer.progress.servers.items()}
         release = Release(manifest.version, output, manifest, time.monotonic() - started, received)

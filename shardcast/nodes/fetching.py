@@ -22,6 +22,7 @@ from shardcast.errors import (
     VersionAborted,
 )
 from shardcast.nodes.open_data_dir import cancel_and_raise
+from shardcast.nodes.shared_folders import SharedFolders
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
@@ -99,6 +100,7 @@ class VersionFetcher:
     Attributes:
         failures: the versions that could not be fetched.
         transfers: those that run now.
+        sharing: shares them with neighbours; None where nothing is shared.
     """
 
     def __init__(self, folders: VersionFolders, following: Following) -> None:
@@ -106,6 +108,7 @@ class VersionFetcher:
         self._following = following
         self.failures = FetchFailures()
         self.transfers: list[Transfer] = []
+        self.sharing: SharedFolders | None = None
 
     async def fetch(self, listing: Listing, peers: Sequence[Peer], origin: str | None = None) -> None:
         """Fetch a complete version from servers that offer it.
@@ -312,9 +315,19 @@ class VersionFetcher:
                     await room.begin_fetch(number)
                     stack.callback(room.end_fetch, number)
                 if peers is not None:
-                    joining = join_servers(
-                        self._following, number, peers, transfer.join, nearer_than=nearer_than
+                    urls = [peer.url for peer in peers]
+                    shared = (
+                        await stack.enter_async_context(self.sharing.helping(transfer, urls))
+                        if self.sharing
+                        else None
                     )
+
+                    def join(peer: Peer) -> None:
+                        transfer.join(peer)
+                        if shared:
+                            shared.join(peer.url)
+
+                    joining = join_servers(self._following, number, peers, join, nearer_than=nearer_than)
                     await stack.enter_async_context(background_task(joining))
                 manifest = await transfer.run()
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from shardcast.access.tickets import TicketVersion
 from shardcast.concurrency import Notifier, cancel
@@ -53,7 +54,17 @@ class Memberships:
         self._relay = relay
         self._is_asked = is_asked
         self._open: dict[VersionKey, Membership] = {}
+        self._poked = asyncio.Event()
         self._tasks: dict[VersionKey, asyncio.Task[None]] = {}
+
+    @property
+    def open(self) -> list[Membership]:
+        """The memberships that have begun."""
+        return list(self._open.values())
+
+    def look(self) -> None:
+        """Look now which versions there are."""
+        self._poked.set()
 
     def of(self, number: int) -> Membership | None:
         """Return the membership of the version with a number; None where there is none."""
@@ -63,8 +74,11 @@ class Memberships:
         """Begin and end memberships as versions come and go; for ever."""
         try:
             while True:
+                self._poked.clear()
                 await self._follow_versions()
-                await asyncio.sleep(_LOOK)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._poked.wait()
         finally:
             await cancel(list(self._tasks.values()))
 

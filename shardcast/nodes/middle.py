@@ -29,6 +29,8 @@ from shardcast.nodes.fetch_loop import FetchLoop
 from shardcast.nodes.line_keeper import LineOnDisk
 from shardcast.nodes.memberships import Memberships
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
+from shardcast.nodes.shared_folders import SharedFolders
+from shardcast.nodes.sharing import Sharing
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.nodes.swarm_server import find_version, running_tracker, versions_to_share
 from shardcast.peer.announcing import SwarmClient
@@ -49,6 +51,7 @@ from shardcast.server.routes.next_range import add_next_range_routes
 from shardcast.server.routes.pins import add_pin_routes
 from shardcast.server.routes.report import add_report_routes
 from shardcast.server.routes.swarm import add_check_route, add_swarm_routes
+from shardcast.server.routes.swarm_stream import add_swarm_stream_routes
 from shardcast.server.routes.versions import add_version_routes
 from shardcast.server.swarm_tracker import SwarmTracker
 from shardcast.store.versions import VersionFolders
@@ -85,6 +88,8 @@ class Middle:
         )
         self._interval = interval
         self._memberships: Memberships | None = None
+        self._sharing: Sharing | None = None
+        self._shared: SharedFolders | None = None
         self._limits = limits
         self._fetch_loop = FetchLoop(folders, self._following, peers, node_id)
 
@@ -149,7 +154,11 @@ class Middle:
                 partial(add_digest_routes, shards=VersionBlobs(folders)),
                 partial(add_feed_routes, shelf=folders, node_id=node_id, position=middle.place),
                 partial(add_lease_routes, shelf=folders),
-                partial(add_next_range_routes, shelf=folders, hand_outs=HandOuts(folders)),
+                partial(
+                    add_next_range_routes,
+                    shelf=folders,
+                    hand_outs=HandOuts(folders, own_pieces=middle._handed),
+                ),
                 partial(add_report_routes, downstream=middle._downstream),
                 partial(add_health_routes, status=middle.status, get_missing=middle.missing),
             ]
@@ -158,6 +167,7 @@ class Middle:
             if tracker:
                 routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
                 routes.append(partial(add_check_route, nonces=nonces))
+                routes.append(partial(add_swarm_stream_routes, accept=middle._accept_stream))
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             middle.url = await stack.enter_async_context(serve(app, host, port))
@@ -174,6 +184,10 @@ class Middle:
                 )
                 clients = [SwarmClient(session, url) for url in upstreams]
                 middle._join_swarms(tracker, identity, clients)
+                uploads = bounds.uploads if bounds else None
+                sharing = Sharing(session, identity, uploads=uploads, on_loop=False)
+                stack.push_async_callback(sharing.end)
+                middle._share(sharing)
             working = asyncio.ensure_future(middle._work())
             stack.push_async_callback(middle._fetch_loop.stop)
             stack.push_async_callback(cancel_and_raise, working)
@@ -225,6 +239,22 @@ class Middle:
             is_asked=self._has_feed,
         )
 
+    def _share(self, sharing: Sharing) -> None:
+        """Share the versions of all memberships from the start of ``_work`` on."""
+        assert self._memberships is not None
+        self._sharing = sharing
+        self._shared = SharedFolders(self.folders, sharing, self._memberships)
+        self._fetch_loop.fetcher.sharing = self._shared
+
+    def _handed(self, version: str) -> int | None:
+        """Return the pieces of a version that its upstreams handed out to this middle; None for all."""
+        return self._shared.handed(version) if self._shared else None
+
+    async def _accept_stream(self, transport: asyncio.Transport) -> None:
+        """Take a stream that a neighbour opens, once versions are shared here."""
+        if self._sharing:
+            await self._sharing.streams.accept(transport)
+
     def _has_feed(self, url: str) -> bool:
         """Return whether an upstream has a feed, as servers with swarms do."""
         return any(follower.peer.url == url and follower.hello for follower in self._following.followers)
@@ -235,6 +265,7 @@ class Middle:
             self._following as following,
             background_task(send_reports(following, self._describe, self._downstream)),
             background_task(self._memberships.run()) if self._memberships else nullcontext(),
+            background_task(self._shared.run()) if self._shared else nullcontext(),
         ):
             await self._fetch_loop.run(self._interval)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from random import Random
 
 from shardcast.concurrency import cancel
 from shardcast.nodes.shared_pieces import SharedPieces
 from shardcast.peer.next_range import NextRanges
 from shardcast.policy.swarm.mode import FetchMode, Situation
+from shardcast.policy.swarm.rules import first_ask
 from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.acquaintances import Acquaintances
@@ -18,6 +20,7 @@ from shardcast.swarm.exchange import Exchange
 from shardcast.swarm.handing_server import HandingServer
 from shardcast.transfer.limits import NeighbourProgress
 from shardcast.transfer.workers import Transfer
+from shardcast.upstream.announcer import Membership
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ class SharedVersion:
     Attributes:
         exchange: the exchange.
         neighbours: its neighbours.
+        is_complete: whether all of the version is here.
         over: set once the version is shared no more.
         pieces: the pieces to give.
     """
@@ -62,7 +66,8 @@ class SharedVersion:
         self._live = live
         self._find_ranges = find_ranges
         self._seed_for = seed_for
-        self._is_complete = False
+        self._random = Random()
+        self.is_complete = False
         self._tasks: list[asyncio.Future[None]] = []
 
     def begin(self) -> None:
@@ -72,19 +77,24 @@ class SharedVersion:
         for task in self._tasks:
             task.add_done_callback(_log_failure)
 
-    async def help(self, transfer: Transfer, *, named: bool) -> None:
+    async def help(self, transfer: Transfer, sources: Iterable[str], membership: Membership) -> None:
         """Fetch by exchanging pieces whenever that is the better way, until all is here.
 
         Args:
             transfer: the download.
-            named: whether a server has named neighbours already.
+            sources: the URLs of the servers that offer the version.
+            membership: of its swarm.
         """
+        for url in sources:
+            pause = first_ask(membership.members, self._random)
+            self.join(url, first_at=asyncio.get_running_loop().time() + pause)
         loop, exchange = asyncio.get_running_loop(), self.exchange
         transfer.neighbours = self.progress
-        mode, counted = FetchMode(loop.time(), exchanges=named), dict[str, int]()
+        exchange.attach(transfer)
+        mode, counted = FetchMode(loop.time(), exchanges=bool(membership.neighbours)), dict[str, int]()
         try:
             self._switch(transfer, exchanges=mode.exchanges)
-            while not self._is_complete:
+            while not self.is_complete:
                 await asyncio.sleep(_LOOK_SECONDS)
                 for url, size in exchange.from_servers.items():
                     transfer.count(url, size - counted.get(url, 0))
@@ -94,7 +104,7 @@ class SharedVersion:
                 if mode.update(Situation(loop.time(), len(exchange.links), hands_out, received)):
                     self._switch(transfer, exchanges=mode.exchanges)
         finally:
-            exchange.rest()
+            exchange.detach()
             transfer.resume()
 
     def _switch(self, transfer: Transfer, *, exchanges: bool) -> None:
@@ -103,7 +113,7 @@ class SharedVersion:
         if exchanges:
             log.debug("%s: pieces are exchanged with %d neighbours", version, len(self.exchange.links))
             transfer.pause()
-            self.exchange.begin(transfer)
+            self.exchange.begin()
         else:
             log.debug("%s: ranges are asked from the servers", version)
             self.exchange.rest()
@@ -130,17 +140,13 @@ class SharedVersion:
         server = HandingServer(url, ranges, exchange.numbers, lambda: exchange.chooser.held)
         exchange.add_server(server, first_at=first_at)
 
-    def end_download(self, found: os.stat_result | None, *, whole: bool) -> None:
-        """Go on sharing after the download, or not where that failed.
+    def complete(self, found: os.stat_result | None = None) -> None:
+        """Go on sharing, for ``seed_for`` seconds: all of the version is here.
 
         Args:
-            found: the state of the output when it got its name; None for none.
-            whole: whether all of the version is here.
+            found: the state of the output when it got its name; None for a folder.
         """
-        self._is_complete = whole
-        if not whole:
-            self.over.set()
-            return
+        self.is_complete = True
         self.pieces.complete(found)
         self.exchange.hold_all()
         if self._seed_for is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from shardcast.peer.session import Session
 from shardcast.policy.swarm.answers import AnswerSlots
 from shardcast.policy.swarm.chooser import RangeChooser
 from shardcast.policy.swarm.meeting import Member
-from shardcast.policy.swarm.rules import SwarmRules, first_ask
+from shardcast.policy.swarm.rules import SwarmRules
 from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.protocol.swarm_members import Place, read_host, read_port
 from shardcast.protocol.wire import version_number
@@ -135,7 +134,7 @@ class Sharing:
         """
         begun: asyncio.Future[SharedVersion] = asyncio.get_running_loop().create_future()
         task = asyncio.ensure_future(
-            self._share(live, pieces, list(servers), list(sources), transfer, begun=begun)
+            self._be_member(live, pieces, list(servers), list(sources), transfer, begun=begun)
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -164,7 +163,7 @@ class Sharing:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _share(
+    async def _be_member(
         self,
         live: LiveManifest,
         pieces: SharedPieces,
@@ -175,9 +174,30 @@ class Sharing:
         begun: asyncio.Future[SharedVersion],
     ) -> None:
         """Share a version until that is over; ``begun`` gets it once neighbours can come."""
-        key, site, version = self._identity.key, self._identity.site, _ticket_version(live)
+        version = version_of(live)
         clients = [SwarmClient(self._session, url, self._timeout) for url in servers]
-        membership = Membership(version, self._identity, clients, random=self._random)
+        async with (
+            Membership(version, self._identity, clients, random=self._random) as membership,
+            self.sharing(live, pieces, membership) as shared,
+            background_task(_tell_digest(live, membership)),
+        ):
+            await self.first_answer(membership)
+            async with background_task(shared.help(transfer, sources, membership)):
+                begun.set_result(shared)
+                await shared.over.wait()
+
+    @asynccontextmanager
+    async def sharing(
+        self, live: LiveManifest, pieces: SharedPieces, membership: Membership
+    ) -> AsyncIterator[SharedVersion]:
+        """Share a version inside the block.
+
+        Args:
+            live: its manifest.
+            pieces: where its pieces lie; they are closed at the end.
+            membership: of its swarm.
+        """
+        key, site = self._identity.key, self._identity.site
         chooser = RangeChooser(self._rules, self._random, key=key.public, site=site)
         exchange = Exchange(live, pieces, chooser=chooser, slots=self._slots, on_loop=self._on_loop)
         neighbours = Acquaintances(
@@ -191,7 +211,13 @@ class Sharing:
             return self._range_servers[url].ranges(live.version, self._identity.node, numbers)
 
         part = Participation(
-            SwarmPass(version, self._identity.node, lambda: membership.tickets[0], key, membership.keys),
+            SwarmPass(
+                membership.version,
+                self._identity.node,
+                lambda: membership.tickets[0],
+                key,
+                membership.keys,
+            ),
             exchange,
             live.header.piece_size,
             admits=lambda ticket: (
@@ -204,25 +230,17 @@ class Sharing:
         )
         async with AsyncExitStack() as stack:
             stack.push_async_callback(shared.end)
-            await stack.enter_async_context(membership)
             self._parts[shared] = membership, part
             stack.callback(self._parts.pop, shared)
             shared.begin()
             await stack.enter_async_context(background_task(_follow_membership(membership, neighbours)))
-            await self._first_answer(membership)
-            for url in sources:
-                pause = first_ask(membership.members, self._random)
-                shared.join(url, first_at=time.monotonic() + pause)
-            helping = shared.help(transfer, named=bool(membership.neighbours))
-            async with background_task(helping):
-                begun.set_result(shared)
-                await shared.over.wait()
+            yield shared
 
-    async def _first_answer(self, membership: Membership) -> None:
+    async def first_answer(self, membership: Membership) -> None:
         """Wait a moment for the first server to say whether there are neighbours."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_ANSWER):
-                await membership.changed.change()
+                await membership.changed.wait_for(lambda: bool(membership.tickets))
 
 
 def advertised_place(text: str, port: int) -> Place:
@@ -312,7 +330,13 @@ async def _follow_membership(membership: Membership, neighbours: Acquaintances) 
         await membership.changed.change()
 
 
-def _ticket_version(live: LiveManifest) -> TicketVersion:
+async def _tell_digest(live: LiveManifest, membership: Membership) -> None:
+    """Announce the digest of a version once that is known."""
+    if membership.version.digest is None and (manifest := await live.wait_ended()):
+        membership.know_digest(manifest.digests["sha256"])
+
+
+def version_of(live: LiveManifest) -> TicketVersion:
     """Return what tells a version from others."""
     digest = live.manifest.digests.get("sha256") if live.manifest else None
     return TicketVersion(version_number(live.version) or 0, live.header.origin, digest)

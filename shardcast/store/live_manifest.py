@@ -139,6 +139,11 @@ class LiveManifest:
             raise self.error
         return self.header
 
+    async def wait_ended(self) -> Manifest | None:
+        """Wait until no more lines come; return the manifest, or None where it did not become complete."""
+        await self._notifier.wait_for(lambda: self.ended)
+        return self.manifest
+
     async def wait_failed(self) -> None:
         """Wait until no more lines come, though the manifest is not whole.
 

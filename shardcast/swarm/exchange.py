@@ -37,6 +37,7 @@ class Exchange:
         links: the neighbours, by key.
         received: bytes that came from each neighbour, by key.
         from_servers: bytes that came from each server, by URL.
+        handed: the pieces that servers handed out to this node, and that are here.
         given: bytes that went to each neighbour, by key.
         banned: the keys of neighbours that sent wrong pieces.
         when_met: called with each link that has begun.
@@ -69,6 +70,7 @@ class Exchange:
         self.links: dict[Hashable, Link] = {}
         self.received: dict[Hashable, int] = {}
         self.from_servers: dict[str, int] = {}
+        self.handed = 0
         self.given: dict[Hashable, int] = {}
         self.banned: set[Hashable] = set()
         self.when_met: Callable[[Link], object] = lambda link: None
@@ -80,6 +82,7 @@ class Exchange:
         self._on_loop = on_loop
         self._clock = clock
         self._sink: PieceSink | None = None
+        self._asks = False
         self._servers: dict[Hashable, PieceServer] = {}
         self._opened: set[int] = set()  # shards whose pieces the chooser knows
         self._told = 0
@@ -101,14 +104,23 @@ class Exchange:
         """Bytes that came from neighbours."""
         return sum(self.received.values())
 
-    def begin(self, sink: PieceSink) -> None:
-        """Fetch into a sink's landings from now on, as they are opened."""
+    def attach(self, sink: PieceSink) -> None:
+        """Offer what lands in a sink from now on, whoever it comes from."""
         self._sink = sink
+
+    def detach(self) -> None:
+        """Look at the sink no more."""
+        self.rest()
+        self._sink = None
+
+    def begin(self) -> None:
+        """Fetch into the sink's landings from now on, as they are opened."""
+        self._asks = True
         self._work.set()
 
     def rest(self) -> None:
         """Ask for no more pieces until ``begin``; what is under way still counts."""
-        self._sink = None
+        self._asks = False
 
     def hold_all(self) -> None:
         """Note that all of the version is here."""
@@ -116,7 +128,7 @@ class Exchange:
         mask = self.numbers.everything
         self.chooser.extend(mask)
         self.chooser.hold(mask)
-        self._sink = None
+        self.detach()
         self._work.set()
 
     def add_server(self, server: PieceServer, *, first_at: float = 0.0) -> None:
@@ -171,9 +183,9 @@ class Exchange:
         while True:
             self._work.clear()
             now = self._clock()
-            while self._sink and (request := self.chooser.next_request(now)):
+            while self._asks and (request := self.chooser.next_request(now)):
                 self._send(request)
-            pause = self.chooser.wake_at - now if self._sink else float("inf")
+            pause = self.chooser.wake_at - now if self._asks else float("inf")
             try:
                 async with asyncio.timeout(None if pause == float("inf") else max(pause, 0.0)):
                     await self._work.wait()
@@ -234,6 +246,7 @@ class Exchange:
         if request.server is not None:
             url = str(sender)
             self.from_servers[url] = self.from_servers.get(url, 0) + len(data)
+            self.handed |= 1 << request.number
         else:
             self.received[sender] = self.received.get(sender, 0) + len(data)
         self._landed(request)

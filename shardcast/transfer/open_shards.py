@@ -59,6 +59,11 @@ class OpenShards:
         return self.opened_all and all(download.landing.whole for download in self._downloads.values())
 
     @property
+    def all_committed(self) -> bool:
+        """Whether the sink has every shard of the version."""
+        return self.opened_all and all(download.committed for download in self._downloads.values())
+
+    @property
     def reach(self) -> int:
         """The number of the last shard that the whole digest can read from memory."""
         return self._hashed + self._look_ahead

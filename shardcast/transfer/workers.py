@@ -67,6 +67,7 @@ class Transfer:
             sleep: pauses.
         """
         self.manifest = manifest
+        self._failure: Exception | None = None
         self.neighbours: Callable[[], NeighbourProgress] = NeighbourProgress
         self._sink = sink
         self._survey = make_manifest
@@ -145,12 +146,26 @@ class Transfer:
     async def commit_if_whole(self, number: int) -> None:
         """Hand a shard over to the sink once pieces that came by another way have made it whole.
 
-        Raises:
-            LocalDiskError: the disk failed.
+        A failure is the transfer's: ``run`` raises it.
         """
         download = self._shards.find(number)
         if download and download.landing.whole:
-            await self._shards.commit(download)
+            try:
+                await self._shards.commit(download)
+            except Exception as error:
+                self._failure = error
+                self._notifier.notify()
+
+    async def _wait_committed(self) -> None:
+        """Wait until the sink has every shard, whoever handed it over.
+
+        Raises:
+            LocalDiskError: the disk failed in ``commit_if_whole``.
+        """
+        while not self._shards.all_committed:
+            if self._failure:
+                raise self._failure
+            await self._notifier.change()
 
     async def run(self) -> Manifest:
         """Fetch, verify and complete the version, and return its manifest.
@@ -200,6 +215,7 @@ class Transfer:
             await _run_together(
                 self._opener.open_ahead(),
                 hash_payload(self.manifest.iterate_shards(), shards.landing, shards.mark_hashed, hasher),
+                self._wait_committed(),
                 *(self._work() for _ in range(self._limits.at_once)),
                 background=(self._opener.open_wanted(), self._monitor.run(), self.manifest.wait_failed()),
             )

@@ -123,7 +123,8 @@ async def downloading(
     files = Files(sink, described)
     exchange = Exchange(live, files, chooser=chooser, slots=AnswerSlots(RULES))
     exchange.add_server(HandingServer(data, described, name, ledger, sent))
-    exchange.begin(transfer)
+    exchange.attach(transfer)
+    exchange.begin()
     run = asyncio.ensure_future(transfer.run())
     async with background_task(exchange.run()):
         yield exchange, run

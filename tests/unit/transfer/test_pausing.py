@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from shardcast.errors import LocalDiskError
 from shardcast.fair_limit import FairLimit
 from shardcast.nodes.origin import Origin
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
+from shardcast.protocol.manifest import Manifest
+from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.workers import Transfer
@@ -77,3 +82,61 @@ async def test_answer_under_way_ends_with_its_present_piece(tmp_path: Path) -> N
         await running
         output.close()
     assert (tmp_path / "out").read_bytes() == data
+
+
+class SlowOutput(OutputFile):
+    """An output that takes its time to keep a shard."""
+
+    committing = 0
+    kept_before_complete: bool | None = None
+    error: LocalDiskError | None = None
+
+    async def commit_shard(self, landing: Landing) -> None:
+        self.committing += 1
+        await asyncio.sleep(0.05)
+        self.committing -= 1
+        if self.error:
+            raise self.error
+
+    async def complete(self, manifest: Manifest) -> None:
+        self.kept_before_complete = not self.committing
+        await super().complete(manifest)
+
+
+async def land_all(transfer: Transfer, data: bytes) -> None:
+    """Land all pieces of the open shards, as neighbours'."""
+    for landing in transfer.open_landings:
+        landing.land_now(0, data[landing.shard.offset : landing.shard.end])
+    await asyncio.gather(*map(transfer.commit_if_whole, range(1, 8)))
+
+
+async def test_version_is_complete_only_after_shards_that_came_by_another_way_are_kept(
+    tmp_path: Path,
+) -> None:
+    described = (await asyncio.to_thread(publish, tmp_path / "data", DATA, SHARD)).manifest
+    output = SlowOutput(tmp_path / "out", LiveManifest.of(described))
+    transfer = Transfer(LiveManifest.of(described), [], output)
+    transfer.pause()
+    async with asyncio.timeout(20):
+        running = asyncio.ensure_future(transfer.run())
+        while len(transfer.open_landings) < 7:
+            await asyncio.sleep(0)
+        await asyncio.gather(land_all(transfer, DATA), running)
+    output.close()
+    assert output.kept_before_complete
+
+
+async def test_failure_to_keep_a_shard_that_came_by_another_way_fails_the_transfer(tmp_path: Path) -> None:
+    described = (await asyncio.to_thread(publish, tmp_path / "data", DATA, SHARD)).manifest
+    output = SlowOutput(tmp_path / "out", LiveManifest.of(described))
+    output.error = LocalDiskError("the disk is gone")
+    transfer = Transfer(LiveManifest.of(described), [], output)
+    transfer.pause()
+    async with asyncio.timeout(20):
+        running = asyncio.ensure_future(transfer.run())
+        while len(transfer.open_landings) < 7:
+            await asyncio.sleep(0)
+        await land_all(transfer, DATA)
+        with pytest.raises(LocalDiskError, match="gone"):
+            await running
+    output.close()

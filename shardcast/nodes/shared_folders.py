@@ -1,0 +1,133 @@
+"""The versions that a middle shares: those whose swarms it is a member of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+
+from shardcast.concurrency import background_task, cancel
+from shardcast.nodes.memberships import Memberships
+from shardcast.nodes.shared_pieces import SharedFolder
+from shardcast.nodes.shared_version import SharedVersion
+from shardcast.nodes.sharing import Sharing
+from shardcast.protocol.wire import version_name, version_number
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.versions import VersionFolders
+from shardcast.transfer.workers import Transfer
+from shardcast.upstream.announcer import Membership
+
+log = logging.getLogger(__name__)
+
+_BEGUN_SECONDS = 0.5
+"""Seconds that a fetch waits for its version to be shared."""
+_LOOK = 0.25
+"""Seconds between two looks at what to share, where nothing tells of a change."""
+
+
+class SharedFolders:
+    """The versions of a middle's folders that are shared now, each as long as its membership lasts."""
+
+    def __init__(self, folders: VersionFolders, sharing: Sharing, memberships: Memberships) -> None:
+        """Share nothing yet.
+
+        Args:
+            folders: the versions.
+            sharing: shares them.
+            memberships: of their swarms.
+        """
+        self._folders = folders
+        self._sharing = sharing
+        self._memberships = memberships
+        self._shared: dict[Membership, tuple[SharedVersion, LiveManifest]] = {}
+        self._tasks: dict[Membership, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Share the versions of all memberships, until this is cancelled."""
+        try:
+            while True:
+                self._follow_memberships()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._memberships.changed.change()
+        finally:
+            await cancel(list(self._tasks.values()))
+
+    def _follow_memberships(self) -> None:
+        """Begin to share versions with a membership, and end those without one."""
+        open_ = set(self._memberships.open)
+        for membership, task in list(self._tasks.items()):
+            if membership not in open_ or task.done():
+                task.cancel()
+                if task.done():
+                    del self._tasks[membership]
+        for membership in open_ - self._tasks.keys():
+            live = self._live(membership)
+            if live is not None:
+                self._tasks[membership] = asyncio.ensure_future(self._share(membership, live))
+
+    def _live(self, membership: Membership) -> LiveManifest | None:
+        """Return the manifest of a membership's version; None where the version is not here (any more)."""
+        name = version_name(membership.version.number)
+        manifest = self._folders.manifest_of(name)
+        live = LiveManifest.of(manifest) if manifest else self._folders.live(name)
+        if live is None or not live.has_header or live.header.origin != membership.version.origin:
+            return None
+        return live
+
+    async def _share(self, membership: Membership, live: LiveManifest) -> None:
+        """Share a version until this is cancelled."""
+        pieces = SharedFolder(self._folders, live.version)
+        async with self._sharing.sharing(live, pieces, membership) as shared:
+            if self._folders.manifest_of(live.version):
+                shared.complete()
+            self._shared[membership] = shared, live
+            try:
+                await shared.over.wait()
+            finally:
+                del self._shared[membership]
+
+    def handed(self, version: str) -> int | None:
+        """Return the pieces of a version that servers handed out to this middle; None for all it has."""
+        for shared, live in self._shared.values():
+            if live.version == version and not shared.is_complete:
+                return shared.exchange.handed or None
+        return None
+
+    @asynccontextmanager
+    async def helping(
+        self, transfer: Transfer, sources: Iterable[str]
+    ) -> AsyncIterator[SharedVersion | None]:
+        """Let the neighbours help a fetch inside the block.
+
+        Args:
+            transfer: the fetch.
+            sources: the URLs of the servers that it asks.
+
+        Yields:
+            The version as it is shared; None for one that is not.
+        """
+        found = await self._wait_for(transfer.manifest)
+        if found is None:
+            yield None
+            return
+        membership, shared = found
+        await self._sharing.first_answer(membership)
+        async with background_task(shared.help(transfer, sources, membership)):
+            yield shared
+        shared.complete()
+
+    async def _wait_for(self, live: LiveManifest) -> tuple[Membership, SharedVersion] | None:
+        """Return the shared version that a manifest describes; None where it is not shared in time."""
+        until = asyncio.get_running_loop().time() + _BEGUN_SECONDS
+        self._memberships.look()
+        while True:
+            for membership, (shared, of) in self._shared.items():
+                number = version_number(live.version)
+                if membership.version.number == number and of.header == live.header:
+                    return membership, shared
+            if asyncio.get_running_loop().time() >= until:
+                return None
+            self._follow_memberships()
+            await asyncio.sleep(0.01)
