@@ -90,7 +90,7 @@ class Exchange:
         self._asked: dict[tuple[Hashable, int], SwarmRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gifts: dict[tuple[Hashable, int], asyncio.Task[None]] = {}
-        self.failure: ShardcastError | None = None
+        self.failure: BaseException | None = None
 
     # Who takes part
 
@@ -403,11 +403,14 @@ class Exchange:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Forget work that has ended, and keep its failure: this machine's disk failed."""
+        """Forget work that has ended, and keep its failure: no piece can be taken any more."""
         self._tasks.discard(task)
-        if not task.cancelled() and isinstance(error := task.exception(), ShardcastError):
-            self.failure = error
-            self._work.set()
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        self.failure = error
+        self._work.set()
+        if not isinstance(error, (ShardcastError, OSError)):
+            log.error("pieces of %s are exchanged no more: %r", self._live.version, error, exc_info=error)
 
 
 def _handout_of(handed: HandedOut) -> Handout:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from shardcast.concurrency import Notifier, cancel
-from shardcast.errors import IntegrityError
+from shardcast.errors import IntegrityError, ShardcastError
 from shardcast.peer.server import Peer
 from shardcast.protocol.manifest import Manifest
 from shardcast.sharding.payload_hasher import PayloadHasher
@@ -67,7 +67,7 @@ class Transfer:
             sleep: pauses.
         """
         self.manifest = manifest
-        self._failure: Exception | None = None
+        self._failure: ShardcastError | OSError | None = None
         self.neighbours: Callable[[], NeighbourProgress] = NeighbourProgress
         self._sink = sink
         self._survey = make_manifest
@@ -152,7 +152,7 @@ class Transfer:
         if download and download.landing.whole:
             try:
                 await self._shards.commit(download)
-            except Exception as error:
+            except (ShardcastError, OSError) as error:
                 self._failure = error
                 self._notifier.notify()
 
