@@ -40,7 +40,7 @@ SLOWLY = "proxy_limit_rate 4m;"
 def client(*words: str, said: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A client as a process, which writes what it says into a file."""
     with said.open("wb") as log:
-        process = subprocess.Popen(
+        process = processes.Popen(
             processes.command("client", *words), env=processes.environment(**RARELY), stdout=log, stderr=log
         )
         try:

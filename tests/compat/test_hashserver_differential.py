@@ -500,7 +500,7 @@ def test_starts_end_with_the_same_code_and_leave_the_same_status_file(
                 (root / "status").write_text(status)
             paths = {"DIR": root / "blobs", "STATUS": root / "status", "MISSING": root / "missing"}
             command = begin(*(str(paths.get(word, word)) for word in words))
-            begun[name, who] = subprocess.Popen(
+            begun[name, who] = processes.Popen(
                 command, env=processes.environment(**DIRECTLY), stdout=quiet, stderr=quiet
             )  # fmt: skip
     ends: dict[tuple[str, str], tuple[int, object]] = {}

@@ -498,7 +498,7 @@ def test_two_clients_with_one_output_both_succeed(published: Path, tmp_path: Pat
         # Slow enough that both are under way at the same time.
         server.set("/v1/shard*", bad.throttled(3e6))
         clients = [
-            subprocess.Popen(
+            processes.Popen(
                 processes.command(
                     "client", "--servers", server.address, "--version", "v1", "--output-file", str(output)
                 ),

@@ -107,7 +107,7 @@ class Background:
 @contextlib.contextmanager
 def background(output: Path, server: str, **env: str) -> Iterator[Background]:
     """Start a client, and kill it at the end of the block if it still runs."""
-    process = subprocess.Popen(
+    process = processes.Popen(
         processes.command("client", "--servers", server, "--version", "v1", "--output-file", str(output)),
         env=processes.environment(**{**QUICK, **env}),
         stdout=subprocess.PIPE,

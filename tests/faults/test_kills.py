@@ -223,7 +223,7 @@ def test_killed_origin_loses_and_confuses_no_version(tmp_path: Path) -> None:
         payload = random_bytes(5 * MB) + random_bytes(15 * MB + seed, seed)
         numbers.current = Expected.of(payload, MB)
         file.write_bytes(payload)
-        return subprocess.Popen(
+        return processes.Popen(
             processes.command("broadcast", str(file), "--data-dir", str(data_dir), "--shard-size", "1MB"),
             env=processes.environment(),
             stdout=subprocess.PIPE,
@@ -386,7 +386,7 @@ def test_killed_client_resumes(tmp_path: Path) -> None:
 
     def client(version: str) -> subprocess.Popen[str]:
         words = ("--servers", server.address, "--version", version, "--output-file", str(output))
-        return subprocess.Popen(
+        return processes.Popen(
             processes.command("client", *words),
             env=processes.environment(**AT_ONCE),
             stdout=subprocess.DEVNULL,

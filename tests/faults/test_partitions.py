@@ -251,7 +251,7 @@ def test_live_version_arrives_after_its_origin_was_cut_off(
 @contextlib.contextmanager
 def piped(data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
     """``shardcast broadcast -``, killed at the end."""
-    process = subprocess.Popen(
+    process = processes.Popen(
         processes.command("broadcast", "-", "--data-dir", str(data_dir), "--shard-size", str(SHARD)),
         env=processes.environment(),
         stdin=subprocess.PIPE,

@@ -126,7 +126,7 @@ class Broadcast:
         what = "-" if streamed else str(file)
         words = ("broadcast", what, "--data-dir", str(data_dir), "--shard-size", str(SHARD))
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
+            self._process = processes.Popen(
                 processes.command(*words),
                 env=processes.environment(),
                 stdin=subprocess.PIPE,

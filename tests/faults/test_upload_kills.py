@@ -68,7 +68,7 @@ def await_moment(reached: Callable[[], bool], sender: subprocess.Popen[str]) -> 
 
 def send(payload: Path, url: str) -> subprocess.Popen[str]:
     """Start ``shardcast broadcast --to``."""
-    return subprocess.Popen(
+    return processes.Popen(
         processes.command("broadcast", str(payload), "--to", url),
         env=processes.environment(),
         stdout=subprocess.PIPE,
@@ -118,7 +118,7 @@ def test_sender_goes_on_after_a_killed_origin_and_publishes_once(
 def test_interrupted_sender_of_a_stream_leaves_nothing(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with processes.origin(data_dir, "--publish") as origin:
-        sender = subprocess.Popen(
+        sender = processes.Popen(
             processes.command("broadcast", "-", "--live", "--to", origin.url),
             env=processes.environment(),
             stdin=subprocess.PIPE,

@@ -270,13 +270,13 @@ def test_memory_is_bounded_when_pulling_and_pushing(tmp_path: Path) -> None:
             yield bytes(base)
 
     options = ("--host", "127.0.0.1", "--port", "0", "--authorized-port", "0")
-    with processes.node("archive", "serve", str(tmp_path / "a"), *options) as node:
+    with processes.node("archive", "serve", str(tmp_path / "a"), *options, fork=False) as node:
         node.wait_for_log("Taking pushes at")
         found = re.search(r"Taking pushes at (http://\S+)", node.log)
         assert found
         keys = Archive(found[1]).push(blobs())
         with processes.node(
-            "archive", "serve", str(tmp_path / "b"), *options, "--mirror", node.url
+            "archive", "serve", str(tmp_path / "b"), *options, "--mirror", node.url, fork=False
         ) as mirror:
             pulled = sum(len(blob) for _, blob in Archive(mirror.url).pull(dict.fromkeys(keys, size)))
             assert pulled == size * count > 300_000_000

@@ -79,7 +79,7 @@ def running(where: Path, *words: str, **env: str) -> Iterator[Running]:
     name = uuid.uuid4().hex[:8]
     stdout, stderr = where / f"{name}.out", where / f"{name}.err"
     with stdout.open("wb") as out, stderr.open("wb") as err:
-        process = subprocess.Popen(
+        process = processes.Popen(
             processes.command(*words), env=processes.environment(**env), stdout=out, stderr=err
         )
     try:
@@ -526,7 +526,7 @@ def test_progress_is_plain_lines_without_terminal(published: Published, tmp_path
     seen: list[tuple[float, str]] = []
     with BadServer(published.data_dir).set(SHARDS, bad.throttled(1.75 * MB)) as server:
         words = ("client", "--servers", server.address, "--version", "v1")
-        process = subprocess.Popen(
+        process = processes.Popen(
             processes.command(*words, "--output-file", str(tmp_path / "got.bin")),
             env=processes.environment(),
             stdout=subprocess.PIPE,
@@ -559,7 +559,7 @@ def on_a_terminal(columns: int, *words: str) -> tuple[int, str, str]:
     ours, theirs = pty.openpty()
     try:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        process = subprocess.Popen(
+        process = processes.Popen(
             processes.command(*words),
             env=processes.environment(TERM="xterm-256color", COLUMNS="", LINES=""),
             stdin=theirs,

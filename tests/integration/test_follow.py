@@ -99,7 +99,7 @@ def follower(
     out, err = place / "out", place / "err"
     arguments = ("client", "--follow", "--servers", servers, "--output-dir", str(folder), *words)
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        process = subprocess.Popen(
+        process = processes.Popen(
             processes.command(*arguments),
             env=processes.environment(**env),
             cwd=cwd,

@@ -88,9 +88,9 @@ def test_2_gib_pass_two_middles_in_bounded_memory(place: Path) -> None:
     expected = write_payload(payload)
     memory: dict[str, int] = {}
     with contextlib.ExitStack() as stack:
-        origin = stack.enter_context(processes.origin(place / "origin"))
-        first = stack.enter_context(processes.middle(origin.url, place / "first"))
-        second = stack.enter_context(processes.middle(first.url, place / "second"))
+        origin = stack.enter_context(processes.origin(place / "origin", fork=False))
+        first = stack.enter_context(processes.middle(origin.url, place / "first", fork=False))
+        second = stack.enter_context(processes.middle(first.url, place / "second", fork=False))
         version, memory["broadcast"] = run("broadcast", str(payload), "--data-dir", str(place / "origin"))
         assert version == "v1"
         payload.unlink()

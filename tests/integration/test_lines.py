@@ -160,7 +160,7 @@ def test_v1_of_new_line_is_announced_as_new_line(tmp_path: Path) -> None:
         out = stack.enter_context((tmp_path / "said").open("wb"))
         hook = f'echo "{{version}} $SHARDCAST_NEW_LINE" >> {tmp_path / "hooks"}'
         words = ("client", "--follow", "--servers", first.url, "--output-dir", str(tmp_path / "got"))
-        follower = subprocess.Popen(
+        follower = processes.Popen(
             processes.command(*words, "--exec", hook), env=processes.environment(**QUICK), stdout=out
         )
         stack.callback(follower.wait, 30)
@@ -516,7 +516,7 @@ def test_withdrawal_ends_running_download(tmp_path: Path) -> None:
         server.set_feed(origin_id(tmp_path / "o"), [one], later=(withdrawn, event))
         server.set("/v1/shard_003.bin", gate(opened))
         words = ("--servers", server.url, "--version", "v1", "--output-file", str(tmp_path / "out"))
-        client = subprocess.Popen(
+        client = processes.Popen(
             processes.command("client", *words), env=processes.environment(**QUICK), stderr=subprocess.PIPE
         )
         try:

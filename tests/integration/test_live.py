@@ -982,7 +982,7 @@ time.sleep(60)
 def process(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is fed through its stdin; killed at the end."""
     pipe = subprocess.PIPE
-    one = subprocess.Popen(arguments, env=processes.environment(), stdin=pipe, stdout=pipe, stderr=pipe)
+    one = processes.Popen(arguments, env=processes.environment(), stdin=pipe, stdout=pipe, stderr=pipe)
     try:
         yield one
     finally:

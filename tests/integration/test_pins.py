@@ -171,7 +171,7 @@ def test_pin_works_without_a_node(data_dir: Path, tmp_path: Path) -> None:
 def test_pin_waits_for_starting_node(data_dir: Path) -> None:
     """It has the directory, and does not listen on its socket yet."""
     with taken(data_dir):
-        waiting = subprocess.Popen(
+        waiting = processes.Popen(
             processes.command("pin", "v1", "--data-dir", str(data_dir)),
             env=processes.environment(),
             stderr=subprocess.PIPE,

@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 def first_wait(server: str, words: tuple[str, ...], folder: Path) -> re.Match[str] | None:
     """The first line of a client that says what it waits for; then it is killed."""
-    process = subprocess.Popen(
+    process = processes.Popen(
         processes.command("client", "--servers", server, "--output-dir", str(folder), *words),
         env=processes.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

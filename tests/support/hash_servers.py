@@ -121,7 +121,7 @@ def started(
     words: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[Running]:
     """Start a server, wait until it listens or has ended, and kill it at the end of the block."""
-    process = subprocess.Popen(
+    process = processes.Popen(
         words,
         env=processes.environment(**(env or {})),
         cwd=cwd,

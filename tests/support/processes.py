@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.commands import command as command
+from tests.support.commands import environment as environment
+from tests.support.forked import Popen as Popen
+
 LISTENING = re.compile(r"Listening on (https?://\S+)")
-
-
-def environment(**extra: str) -> dict[str, str]:
-    """Return this process's environment without the settings that would change a node's behaviour.
-
-    The machine's certificates are not read, which is a fifth of the CPU time that a command costs.
-    """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("SHARDCAST_") and k != "IP_ADDR_LIST"}
-    return {**kept, "PYTHONUNBUFFERED": "1", "SSL_CERT_FILE": os.devnull, **extra}
-
-
-def command(*words: str) -> list[str]:
-    """Return ``shardcast WORDS…`` as this environment's interpreter runs it."""
-    return [sys.executable, "-m", "shardcast", *words]
 
 
 def run(
     *words: str, env: Mapping[str, str] | None = None, timeout: float = 120, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return it with its output, whatever its exit code."""
-    return subprocess.run(
-        command(*words),
-        env=environment(**(env or {})),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        cwd=cwd,
-        check=False,
-    )
+    pipe = subprocess.PIPE
+    arguments, variables = command(*words), environment(**(env or {}))
+    with Popen(arguments, env=variables, stdout=pipe, stderr=pipe, text=True, cwd=cwd) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 
 @dataclass
@@ -102,19 +90,28 @@ class Node:
 
 
 @contextlib.contextmanager
-def node(*words: str, env: Mapping[str, str] | None = None, timeout: float = 60) -> Iterator[Node]:
-    """Start ``shardcast WORDS…``, wait until it listens, and kill it at the end if it still runs."""
-    with started(command(*words), env=env, timeout=timeout) as running:
+def node(
+    *words: str, env: Mapping[str, str] | None = None, timeout: float = 60, fork: bool = True
+) -> Iterator[Node]:
+    """Start ``shardcast WORDS…``, wait until it listens, and kill it at the end if it still runs.
+
+    It may be forked off a server (``tests/support/forked.py``) unless ``fork`` is false.
+    """
+    with started(command(*words), env=env, timeout=timeout, fork=fork) as running:
         assert running.url, f"did not listen:\n{running.log}"
         yield running
 
 
 @contextlib.contextmanager
 def started(
-    arguments: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 60
+    arguments: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60,
+    fork: bool = True,
 ) -> Iterator[Node]:
     """Start a process, wait until it listens or ends or ``timeout`` seconds pass, and kill it at the end."""
-    process = subprocess.Popen(
+    start = Popen if fork else subprocess.Popen
+    process = start(
         arguments,
         env=environment(**(env or {})),
         stderr=subprocess.PIPE,
@@ -137,19 +134,20 @@ def started(
 
 
 def origin(
-    data_dir: Path, *words: str, env: Mapping[str, str] | None = None
+    data_dir: Path, *words: str, env: Mapping[str, str] | None = None, fork: bool = True
 ) -> contextlib.AbstractContextManager[Node]:
     """Run an origin on a free port of 127.0.0.1."""
-    return node("origin", "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0", *words, env=env)
+    listening = ("--host", "127.0.0.1", "--port", "0")
+    return node("origin", "--data-dir", str(data_dir), *listening, *words, env=env, fork=fork)
 
 
 def middle(
-    upstream: str, data_dir: Path, *words: str, env: Mapping[str, str] | None = None
+    upstream: str, data_dir: Path, *words: str, env: Mapping[str, str] | None = None, fork: bool = True
 ) -> contextlib.AbstractContextManager[Node]:
     """Run a middle on a free port of 127.0.0.1 that asks its upstreams every second."""
     return node(
         "middle", "--upstream", upstream, "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0",
-        "--check-interval", "1", *words, env=env,
+        "--check-interval", "1", *words, env=env, fork=fork,
     )  # fmt: skip
 
 
