@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_urls
@@ -25,7 +25,6 @@ from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
 from shardcast.nodes.output_names import output_name
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
-from shardcast.nodes.sharing import SharingSettings, sharing_client
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
@@ -41,6 +40,9 @@ from shardcast.upstream.lists import find_version, wait_for_news
 from shardcast.upstream.manifests import check_manifest
 from shardcast.upstream.report import send_reports
 from shardcast.waits import Waits
+
+if TYPE_CHECKING:
+    from shardcast.nodes.sharing import SharingSettings
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,8 @@ class Client:
         peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
         sharing = None
         if self._sharing:
+            from shardcast.nodes.sharing import sharing_client  # a server, which others need not load
+
             listening = sharing_client(session, self._sharing, self._limits.timeout)
             sharing = await self._stack.enter_async_context(listening)
         self._downloads = Downloads(peers, self._limits, waits=self.waits, sharing=sharing)

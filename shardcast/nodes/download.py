@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shardcast.concurrency import background_task, cancel
 from shardcast.errors import (
@@ -19,9 +20,6 @@ from shardcast.errors import (
 )
 from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.release import Release
-from shardcast.nodes.shared_pieces import SharedOutput
-from shardcast.nodes.shared_version import SharedVersion
-from shardcast.nodes.sharing import Sharing
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import FILE, Header
@@ -36,6 +34,10 @@ from shardcast.upstream.follow import Following
 from shardcast.upstream.manifests import VersionDescription, descriptions_of, read_live
 from shardcast.upstream.offers import join_servers
 from shardcast.waits import Waits
+
+if TYPE_CHECKING:
+    from shardcast.nodes.shared_version import SharedVersion
+    from shardcast.nodes.sharing import Sharing
 
 Watch = Callable[[Transfer], None]
 """A callback that gets the transfer, whose ``progress`` has the bytes that are here."""
@@ -206,6 +208,8 @@ class Downloads:
                 destination.watch(transfer)
             try:
                 if self.sharing and joins:
+                    from shardcast.nodes.shared_pieces import SharedOutput  # and all of the swarm
+
                     pieces = SharedOutput(sink.open_pieces(), live.shards)
                     shared = await self.sharing.begin(
                         live, pieces, self.peers, [peer.url for peer in peers], transfer

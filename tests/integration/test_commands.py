@@ -131,7 +131,7 @@ def test_commands_run_by_each_of_their_names() -> None:
 LOADED = """
 import atexit, sys
 from shardcast.cli.main import main
-heavy = {"aiohttp", "multiprocessing", "rich", "tenacity", "uvloop"}
+heavy = {"aiohttp", "aiohttp.web", "multiprocessing", "rich", "shardcast.swarm", "tenacity", "uvloop"}
 atexit.register(lambda: print(*sorted(heavy & set(sys.modules)), file=sys.stderr))
 main()
 """
@@ -152,9 +152,11 @@ def test_commands_import_only_what_they_use(tmp_path: Path) -> None:
     assert loaded("--help") == []
     assert loaded("client", "--help") == []
     assert loaded("store", "put", str(file), "-d", str(blobs)) == []
-    with processes.origin(tmp_path / "data"):
+    with processes.origin(tmp_path / "data") as origin:
         assert loaded("broadcast", str(file), "--data-dir", data_dir) == []
         assert loaded("pin", "v1", "--data-dir", data_dir) == []
+        words = ("client", "--servers", origin.url, "--version", "v1", "--output-file", str(tmp_path / "got"))
+        assert not {"aiohttp.web", "rich", "shardcast.swarm"} & set(loaded(*words))
 
 
 def test_help_names_every_command() -> None:
