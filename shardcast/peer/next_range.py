@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from shardcast.errors import BadAnswer, UsageError
 from shardcast.fair_limit import Share
+from shardcast.peer.bulk import NotPlain
 from shardcast.peer.download_limit import shard_turn
 from shardcast.peer.failures import status_error
 from shardcast.peer.pace import read_paced
-from shardcast.peer.quick_exchange import Head, QuickConnections, Request, UnframedAnswer
+from shardcast.peer.quick_exchange import QuickConnections, QuickHead, SmallRequest
 from shardcast.peer.redirects import proxy_of
 from shardcast.peer.requests import Answer
 from shardcast.peer.session import Session, answer
@@ -30,6 +32,8 @@ from shardcast.protocol.wire import next_path
 
 _UNSUPPORTED = frozenset({404, 405, 410, 501})
 """Statuses by which a server that hands nothing out answers a path that it does not know."""
+_MAX_UNPLACED = 64
+"""Lost ranges of shards that are not known yet which are remembered."""
 _UNSUPPORTED_SECONDS = 60.0
 """Seconds until such a server may be asked again: another program may answer there by then."""
 
@@ -100,6 +104,7 @@ class NextRanges:
         self._numbers = numbers
         self._told = 0
         self._lost = 0
+        self._unplaced: deque[RangeHead] = deque(maxlen=_MAX_UNPLACED)
 
     def report_lost(self, mask: int) -> None:
         """Tell the server, by the next request, that pieces which it handed out came wrong, or not at all."""
@@ -132,6 +137,7 @@ class NextRanges:
             TlsFailure, CannotAsk: as their names say.
             UsageError: the server is not https, and TLS is required.
         """
+        self._place_lost()
         for _ in range(2):
             new, lost = reportable(held & ~self._told), reportable(self._lost)
             told = self._told | new
@@ -146,7 +152,9 @@ class NextRanges:
             )
             received = _Receiving(find_buffer)
             try:
-                head = await self._exchange(Request("POST", self._path, encode_request(request)), received)
+                head = await self._exchange(
+                    SmallRequest("POST", self._path, encode_request(request)), received
+                )
             except BaseException:
                 self._lose(received.head)
                 raise
@@ -159,19 +167,19 @@ class NextRanges:
             return self._read(head, received)
         raise BadAnswer(self._server.server, f"POST {self._path}: it asks for all pieces again and again")
 
-    async def _exchange(self, request: Request, received: _Receiving) -> Answer:
+    async def _exchange(self, request: SmallRequest, received: _Receiving) -> Answer:
         """Send a request, and return the head of the answer once its bytes are in their buffer."""
         server = self._server
         async with shard_turn(server.session.downloads, server.server) as share:
             if not server.is_plain:
                 return await self._exchange_by_aiohttp(request, received, share)
 
-            def place(head: Head) -> memoryview | None:
+            def place(head: QuickHead) -> memoryview | None:
                 return received.place(Answer(server.server, request.name, head.status, head, head.reason))
 
             try:
                 head = await server.quick.ask(request, place)
-            except UnframedAnswer:
+            except NotPlain:
                 server.is_plain = False
                 what = f"{request.name}: the answer has no length; the next one is read in another way"
                 raise BadAnswer(server.server, what) from None
@@ -180,7 +188,7 @@ class NextRanges:
             return Answer(server.server, request.name, head.status, head, head.reason)
 
     async def _exchange_by_aiohttp(
-        self, request: Request, received: _Receiving, share: Share | None
+        self, request: SmallRequest, received: _Receiving, share: Share | None
     ) -> Answer:
         """Send a request through a proxy, or to a server whose answers are not plain."""
         server, headers = self._server, {"Content-Type": request.content_type}
@@ -225,8 +233,16 @@ class NextRanges:
 
     def _lose(self, head: RangeHead | None) -> None:
         """Note that a range which the server handed out did not come."""
-        if head is not None and head.shard <= self._numbers.shard_count:
-            self._lost |= self._numbers.whole_within(head.shard, head.start, head.end)
+        if head is not None:
+            self._unplaced.append(head)
+            self._place_lost()
+
+    def _place_lost(self) -> None:
+        """Number the pieces of lost ranges, as far as their shards are known by now."""
+        for head in list(self._unplaced):
+            if head.shard <= self._numbers.shard_count:
+                self._lost |= self._numbers.whole_within(head.shard, head.start, head.end)
+                self._unplaced.remove(head)
 
 
 class _Receiving:

@@ -14,7 +14,6 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 from urllib.parse import urlsplit
 
 from shardcast.access.secret import clear_locals
@@ -27,6 +26,7 @@ from shardcast.errors import (
     ServerUnreachable,
     ShardcastError,
 )
+from shardcast.peer.bulk import NotPlain
 from shardcast.peer.connecting import SocketAddress, connect
 from shardcast.peer.download_limit import receive_buffer_size
 from shardcast.peer.failures import broken_error
@@ -44,15 +44,11 @@ _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([0-9]{3})(?: ([^\r\n]*))?")
 _NO_BODY = frozenset({204, 304})
 
 
-class UnframedAnswer(Exception):
-    """An answer that only aiohttp can read."""
-
-
 class _Stale(Exception):
     """A connection that had ended before an answer began."""
 
 
-class Head(dict[str, str]):
+class QuickHead(dict[str, str]):
     """The head of an answer: its headers by their names in lower case.
 
     Attributes:
@@ -104,7 +100,7 @@ class Head(dict[str, str]):
         return int(text)
 
 
-Place = Callable[[Head], memoryview | None]
+Place = Callable[[QuickHead], memoryview | None]
 """A function that returns a buffer of exactly the length of an answer's body; None where that is not wanted.
 
 It may raise a ``ShardcastError``.
@@ -112,7 +108,7 @@ It may raise a ``ShardcastError``.
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SmallRequest:
     """A request.
 
     Attributes:
@@ -151,14 +147,14 @@ class QuickConnections:
         self._buffer_size = receive_buffer_size(session.downloads)
         session.closing.append(self.close)
 
-    async def ask(self, request: Request, place: Place) -> Head:
+    async def ask(self, request: SmallRequest, place: Place) -> QuickHead:
         """Send a request, and return the head of its answer once the body is where it belongs.
 
         A body that is not wanted is read and dropped where it is short; else its connection is broken, which
         tells the server. So does a caller that is cancelled.
 
         Raises:
-            UnframedAnswer: the answer has no length, and is wanted.
+            NotPlain: the answer has no length, and is wanted.
             ServerUnreachable, ServerStalled, BadAnswer, TlsFailure, CannotAsk: as their names say.
             UsageError: the server is not https, and TLS is required.
         """
@@ -179,7 +175,7 @@ class QuickConnections:
                 self._idle.append(connection)
             return head
 
-    async def _exchange(self, connection: _Connection, request: Request, place: Place) -> Head:
+    async def _exchange(self, connection: _Connection, request: SmallRequest, place: Place) -> QuickHead:
         """Send a request over a connection, and return the head of the answer once its body is here."""
         whole = connection.start_request(request.name, place)
         try:
@@ -195,7 +191,7 @@ class QuickConnections:
             connection.abort()
             raise
 
-    def _send(self, connection: _Connection, request: Request) -> None:
+    def _send(self, connection: _Connection, request: SmallRequest) -> None:
         """Write a request."""
         host = self._url.netloc.rpartition("@")[2]
         lines = [
@@ -261,8 +257,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._head_view = memoryview(self._head)
         self._target = self._head_view
         self._filled = 0
-        self._whole: asyncio.Future[Head] | None = None
-        self._answer: Head | None = None
+        self._whole: asyncio.Future[QuickHead] | None = None
+        self._answer: QuickHead | None = None
         self._name = ""
         self._place: Place = lambda head: None
         self._informational = 0
@@ -276,7 +272,7 @@ class _Connection(asyncio.BufferedProtocol):
         transport, answer = self._transport, self._answer
         return answer is not None and answer.keeps and transport is not None and not transport.is_closing()
 
-    def start_request(self, name: str, place: Place) -> asyncio.Future[Head]:
+    def start_request(self, name: str, place: Place) -> asyncio.Future[QuickHead]:
         """Expect the answer to a request, whose body goes to ``place``; return the future of its head."""
         self._name, self._place = name, place
         self._target, self._filled, self._answer, self._informational = self._head_view, 0, None, 0
@@ -303,7 +299,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no asyncio.Transport
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes go."""
@@ -320,7 +317,7 @@ class _Connection(asyncio.BufferedProtocol):
                 self._take_head(before)
             else:
                 self._take_body(nbytes)
-        except UnframedAnswer as error:
+        except NotPlain as error:
             self._fail(error)
         except ShardcastError as error:
             self._fail(error)
@@ -355,7 +352,7 @@ class _Connection(asyncio.BufferedProtocol):
             if self._filled == _MAX_HEAD:
                 raise ValueError("the head is too long")
             return
-        head, rest = Head(bytes(self._head_view[:end])), self._filled - end - 4
+        head, rest = QuickHead(bytes(self._head_view[:end])), self._filled - end - 4
         if 100 <= head.status < 200:
             self._informational += 1
             if self._informational > _MAX_INFORMATIONAL or head.status == 101:
@@ -367,7 +364,7 @@ class _Connection(asyncio.BufferedProtocol):
         length = None if "transfer-encoding" in head else head.length
         place = self._place(head)
         if place is not None and length is None:
-            raise UnframedAnswer
+            raise NotPlain
         if place is not None and len(place) != length:
             raise ValueError(f"it sends {length} bytes instead of {len(place)}")
         if place is None and (length is None or length > _MAX_DRAINED):

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.errors import PeerError
-from shardcast.peer.quick_exchange import Head, UnframedAnswer, _Connection, _Stale
+from shardcast.peer.bulk import NotPlain
+from shardcast.peer.quick_exchange import QuickHead, _Connection, _Stale
 from tests.support.payloads import patient
 
 BODY = bytes(range(256)) * 4
@@ -31,7 +32,7 @@ class Wire(asyncio.Transport):
         return self.broken
 
 
-async def receive(chunks: list[bytes], buffer: memoryview | None) -> tuple[Head, _Connection]:
+async def receive(chunks: list[bytes], buffer: memoryview | None) -> tuple[QuickHead, _Connection]:
     """Feed a connection, and return the head of the answer."""
     connection = _Connection("http://server", 20.0)
     connection.connection_made(Wire())
@@ -76,7 +77,7 @@ def test_answer_that_ends_too_early_fails(length: int) -> None:
 @patient
 @given(st.binary(max_size=300) | st.binary(max_size=100).map(lambda rest: ANSWER[:40] + rest))
 def test_any_bytes_are_an_answer_or_an_error(data: bytes) -> None:
-    with pytest.raises((PeerError, UnframedAnswer, _Stale)):
+    with pytest.raises((PeerError, NotPlain, _Stale)):
         asyncio.run(receive([data + b"\r\n\r\n"], memoryview(bytearray(len(BODY)))))
 
 
@@ -92,7 +93,7 @@ def test_any_bytes_are_an_answer_or_an_error(data: bytes) -> None:
 def test_head_tells_length_and_whether_the_connection_stays(
     raw: bytes, keeps: bool, length: int | None
 ) -> None:
-    head = Head(raw)
+    head = QuickHead(raw)
     assert (head.keeps, head.length) == (keeps, length)
 
 
@@ -109,13 +110,13 @@ def test_head_tells_length_and_whether_the_connection_stays(
 )
 def test_ambiguous_head_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError):
-        Head(raw)
+        QuickHead(raw)
 
 
 @pytest.mark.parametrize("length", ["-5", "+5", "5 5", "0x5", "9" * 40])
 def test_length_that_is_no_number_is_refused(length: str) -> None:
     with pytest.raises(ValueError):
-        _: Any = Head(f"HTTP/1.1 200 OK\r\nContent-Length: {length}".encode()).length
+        _: Any = QuickHead(f"HTTP/1.1 200 OK\r\nContent-Length: {length}".encode()).length
 
 
 def test_long_answer_that_is_not_wanted_ends_the_connection() -> None:
