@@ -137,7 +137,7 @@ class SharedVersion:
         """Ask a server, too, for what it hands out; not before ``first_at``, by the monotonic clock."""
         exchange = self.exchange
         ranges = self._find_ranges(url, exchange.numbers)
-        server = HandingServer(url, ranges, exchange.numbers, lambda: exchange.chooser.held)
+        server = HandingServer(url, ranges, exchange.numbers, lambda: exchange.chooser.held, live=self._live)
         exchange.add_server(server, first_at=first_at)
 
     def complete(self, found: os.stat_result | None = None) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 
-from shardcast.errors import BadAnswer
+from shardcast.errors import BadAnswer, ServerLacks
 from shardcast.peer.next_range import DeclinedRange, NextRanges, NoRange
 from shardcast.policy.swarm.ledger import Asked
 from shardcast.protocol.next_range import NotNow, RangeHead
 from shardcast.protocol.piece_numbers import PieceNumbers
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.links import HandedOut
+
+_WAITS = 8
+"""Times that a request asks again, at the pace that the server names, while the version grows."""
 
 
 class HandingServer:
@@ -20,7 +25,14 @@ class HandingServer:
     """
 
     def __init__(
-        self, url: str, ranges: NextRanges, numbers: PieceNumbers, get_held: Callable[[], int]
+        self,
+        url: str,
+        ranges: NextRanges,
+        numbers: PieceNumbers,
+        get_held: Callable[[], int],
+        *,
+        live: LiveManifest,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Ask a server for the ranges of one version.
 
@@ -29,51 +41,68 @@ class HandingServer:
             ranges: asks it.
             numbers: of the version's pieces; they may grow.
             get_held: returns the pieces that are here.
+            live: the version's manifest.
+            sleep: waits for so many seconds.
         """
         self.url = url
         self._ranges = ranges
         self._numbers = numbers
         self._get_held = get_held
+        self._live = live
+        self._sleep = sleep
 
     async def next_piece(self, asked: Asked) -> HandedOut:
         """Ask for the next piece, and receive its bytes.
 
+        A request for a version that grows asks again for a moment: pieces that are new go out at once, and no
+        pause of the node doubles meanwhile.
+
         Raises:
+            ServerLacks: the server has another version under the name of this one.
             PeerError: the server can't be asked, or broke off.
         """
         elsewhere = asked.under_way & self._numbers.everything
-        buffer: memoryview | None = None
+        waits = 0
+        while True:
+            number, buffer = None, None
 
-        def place(head: RangeHead) -> memoryview | None:
-            nonlocal buffer
-            number = self._number_of(head)
-            if elsewhere >> number & 1:
-                return None
-            buffer = memoryview(bytearray(head.end - head.start))
-            return buffer
+            def place(head: RangeHead) -> memoryview | None:
+                nonlocal number, buffer
+                number = self._number_of(head)
+                if number is None or elsewhere >> number & 1:
+                    return None
+                buffer = memoryview(bytearray(head.end - head.start))
+                return buffer
 
-        found = await self._ranges.ask(self._get_held(), place, asked=elsewhere, offered=not asked.help)
-        if isinstance(found, NoRange):
-            return HandedOut(exhausted=found.reason is NotNow.ALL_GIVEN, supported=found.reason is not None)
-        if isinstance(found, DeclinedRange):
-            return HandedOut()
-        return HandedOut(self._number_of(found.head), buffer)
+            found = await self._ranges.ask(self._get_held(), place, asked=elsewhere, offered=not asked.help)
+            if isinstance(found, DeclinedRange):
+                return HandedOut()
+            if not isinstance(found, NoRange):
+                return HandedOut(number, buffer)
+            waits += 1
+            if found.reason is not NotNow.WAIT or waits > _WAITS:
+                exhausted, supported = found.reason is NotNow.ALL_GIVEN, found.reason is not None
+                return HandedOut(exhausted=exhausted, supported=supported)
+            await self._sleep(found.seconds)
 
     def report_wrong(self, number: int) -> None:
         """Tell the server, by the next request, that a piece came wrong."""
         self._ranges.report_lost(1 << number)
 
-    def _number_of(self, head: RangeHead) -> int:
-        """Return the number of the single piece that an answer has.
+    def _number_of(self, head: RangeHead) -> int | None:
+        """Return the number of the single piece that an answer has; None where its shard is not known yet.
 
         Raises:
-            BadAnswer: it has something else.
+            ServerLacks: the server has another version under the name of this one.
+            BadAnswer: the answer has something else than a piece.
         """
-        try:
-            number = self._numbers.number_at(head.shard, head.start)
-            run = self._numbers.run(number)
-        except IndexError as error:
-            raise BadAnswer(self.url, f"a range that the version does not have ({error})") from None
+        if head.shard > self._numbers.shard_count:
+            return None
+        shard = self._live.shards[head.shard - 1]
+        if (head.digest, head.size) != (shard.sha256, shard.size):
+            raise ServerLacks(self.url, f"it hands out another version as {self._live.version}")
+        number = self._numbers.number_at(head.shard, head.start)
+        run = self._numbers.run(number)
         if (run.offset, run.end) != (head.start, head.end):
             raise BadAnswer(self.url, f"shard {head.shard}: bytes {head.start} to {head.end} are no piece")
         return number
