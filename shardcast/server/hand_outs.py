@@ -33,14 +33,19 @@ _MASKS_PER_NODE = 4
 UNUSED_SECONDS = 60.0
 """Seconds without a request after which a ledger is dropped."""
 STALE_SECONDS = 10.0
-"""Seconds without a request after which a node counts as gone. Nodes for which there is nothing ask each
-second, or several where thousands ask."""
+"""Seconds without a request after which a node counts as gone. One that was told that all was handed out has
+``UNUSED_SECONDS``: it asks its neighbours, and here again only when none of them can help it."""
+_SWEEP_SECONDS = 1.0
+"""Seconds between two looks for nodes that have gone."""
 REPLACED_SECONDS = 2.0
 """Seconds without a request after which a node's place may go to another, where all places are taken."""
 _RATE_SECONDS = 0.25
 """Seconds over which the rate of what is handed out is measured."""
 _AHEAD = 1 << 16
 """Pieces by which a node's manifest may be ahead of this server's while the version grows."""
+_WAITING_RATE = 200.0
+"""Nodes a second that ask again while they wait for a version to grow, with two requests each: a tenth of a
+processor."""
 _ALL_GIVEN_SECONDS = 1.0
 """Seconds until a node asks again where all was handed out."""
 
@@ -70,9 +75,11 @@ class _Node:
         asked_at: when it asked last.
         has: the pieces that it told.
         handed: the pieces that were handed out to it.
+        patience: seconds without a request after which it counts as gone.
     """
 
     asked_at: float
+    patience: float = STALE_SECONDS
     has: int = 0
     handed: int = 0
 
@@ -124,21 +131,29 @@ class _VersionBook:
         self.ledger = Ledger(rules, random, growing=supply.growing)
         self.asked_at = now
         self._nodes: OrderedDict[str, _Node] = OrderedDict()  # who asked longest ago first
+        self._swept_at = now
 
     def node(self, name: str, now: float) -> _Node | None:
         """Return a node that asks now; None where there is no place for another one."""
         self.asked_at = now
-        self.forget_stale(now, STALE_SECONDS)
+        if now - self._swept_at >= _SWEEP_SECONDS:
+            self.forget_stale(now)
         node = self._nodes.get(name)
         if node is None:
-            if len(self._nodes) >= self._max_nodes:
-                self.forget_stale(now, REPLACED_SECONDS, 1)
-            if len(self._nodes) >= self._max_nodes:
+            if len(self._nodes) >= self._max_nodes and not self._make_place(now):
                 return None
             node = self._nodes[name] = _Node(now)
-        node.asked_at = now
+        node.asked_at, node.patience = now, STALE_SECONDS
         self._nodes.move_to_end(name)
         return node
+
+    def _make_place(self, now: float) -> bool:
+        """Forget the node that asked longest ago, unless that was just now; return whether it was not."""
+        name, node = next(iter(self._nodes.items()))
+        if now - node.asked_at < REPLACED_SECONDS:
+            return False
+        self.forget(name)
+        return True
 
     @property
     def _max_nodes(self) -> int:
@@ -146,14 +161,17 @@ class _VersionBook:
         mask_bytes = self.supply.numbers.count // 8 + 1
         return max(1, min(MAX_NODES, MAX_MASK_BYTES // (_MASKS_PER_NODE * mask_bytes)))
 
-    def forget_stale(self, now: float, seconds: float, max_count: int = MAX_NODES) -> None:
-        """Forget nodes that have not asked for so long; what only they had is handed out again."""
-        while self._nodes and max_count:
-            name, node = next(iter(self._nodes.items()))
-            if now - node.asked_at < seconds:
-                return
+    @property
+    def node_count(self) -> int:
+        """The number of nodes that ask."""
+        return len(self._nodes)
+
+    def forget_stale(self, now: float) -> None:
+        """Forget nodes that have not asked for long; what only they had is handed out again."""
+        self._swept_at = now
+        gone = [name for name, node in self._nodes.items() if now - node.asked_at >= node.patience]
+        for name in gone:
             self.forget(name)
-            max_count -= 1
 
     def forget(self, name: str) -> None:
         """Forget a node that left."""
@@ -269,7 +287,9 @@ class HandOuts:
         if chosen is HandoutKind.PAUSE:
             return NothingNow(NotNow.PAUSE if has_slot else NotNow.BUSY, self._rules.first_server_pause)
         if chosen is HandoutKind.WAIT:
-            return NothingNow(NotNow.WAIT, self._rules.first_server_pause)
+            pause = max(self._rules.first_server_pause, book.node_count / _WAITING_RATE)
+            return NothingNow(NotNow.WAIT, min(pause, self._rules.longest_server_pause))
+        node.patience = UNUSED_SECONDS
         return NothingNow(NotNow.ALL_GIVEN, _ALL_GIVEN_SECONDS)
 
     def end(self, node: str, sent: int) -> None:
@@ -291,7 +311,7 @@ class HandOuts:
         """Forget nodes and ledgers that nobody asked for, and ledgers of versions that have gone."""
         now = self._clock()
         for version, book in list(self._books.items()):
-            book.forget_stale(now, STALE_SECONDS)
+            book.forget_stale(now)
             if now - book.asked_at >= UNUSED_SECONDS or not book.supply.is_of(self._header(version)):
                 del self._books[version]
 

@@ -212,6 +212,25 @@ async def test_silent_node_is_forgotten_and_its_pieces_given_again(server: Handi
     assert await other.ask() == 0
 
 
+async def test_node_that_was_told_to_ask_others_may_be_silent(server: Handing) -> None:
+    askers = [Asker(server, name) for name in "abc"]
+    await ask_in_turn(askers, COUNT + 3)
+    server.clock.now += STALE_SECONDS + 5
+    assert await askers[0].ask() is None and askers[0].refusals == ["all-given"] * 2, "the others live"
+    server.clock.now += UNUSED_SECONDS - 1
+    assert (await askers[0].ask() or 0) % 3, "they have gone, and what only they had is given again"
+
+
+async def test_nodes_that_wait_ask_less_often_the_more_they_are(folders: VersionFolders) -> None:
+    opened = await folders.begin_version(1, LiveManifest("v1"))
+    opened.append_manifest(MANIFEST.raw[: MANIFEST.raw.index(b'{"complete"')])
+    async with handing(folders) as server:
+        values = {"count": 0, "offered": True}
+        waits = [(await server.post(values | {"node": f"n{number}"}))[1] for number in range(30)]
+        assert waits[0]["Shardcast-Retry-After-Ms"] == "50"
+        assert waits[-1]["Shardcast-Retry-After-Ms"] == "150"
+
+
 async def test_node_that_was_forgotten_must_tell_all(server: Handing) -> None:
     asker, other = Asker(server, "a"), Asker(server, "b")
     await ask_in_turn([asker], 2)
