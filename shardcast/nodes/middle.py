@@ -149,22 +149,20 @@ class Middle:
             peers = [Peer(url, session) for url in upstreams]
             limits = describe_limits(upload=bounds.uploads if bounds else None, download=downloads)
             middle = cls(node_id, folders, peers, interval=check_interval, origin_id=origin_id, limits=limits)
+            hand_outs = HandOuts(folders, own_pieces=middle._handed)
             routes: list[Callable[[web.Application], None]] = [
                 partial(add_version_routes, shelf=folders),
                 partial(add_digest_routes, shards=VersionBlobs(folders)),
                 partial(add_feed_routes, shelf=folders, node_id=node_id, position=middle.place),
                 partial(add_lease_routes, shelf=folders),
-                partial(
-                    add_next_range_routes,
-                    shelf=folders,
-                    hand_outs=HandOuts(folders, own_pieces=middle._handed),
-                ),
+                partial(add_next_range_routes, shelf=folders, hand_outs=hand_outs),
                 partial(add_report_routes, downstream=middle._downstream),
                 partial(add_health_routes, status=middle.status, get_missing=middle.missing),
             ]
             tracker = await stack.enter_async_context(running_tracker(folders, advertise_networks))
             nonces = Nonces()
             if tracker:
+                tracker.on_announced = hand_outs.note_member
                 routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
                 routes.append(partial(add_check_route, nonces=nonces))
                 routes.append(partial(add_swarm_stream_routes, accept=middle._accept_stream))

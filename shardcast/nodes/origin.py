@@ -162,6 +162,7 @@ class Origin:
             downstream = Downstream(node_id)
             limits = describe_limits(upload=bounds.uploads if bounds else None)
             status = Status("origin", node_id, folders, downstream)
+            hand_outs = HandOuts(folders)
             routes: list[Callable[[web.Application], None]] = [
                 partial(add_version_routes, shelf=folders),
                 partial(add_digest_routes, shards=VersionBlobs(folders)),
@@ -172,7 +173,7 @@ class Origin:
                     position=lambda: Position(directory.origin_id, 0, highest=folders.line.highest),
                 ),
                 partial(add_lease_routes, shelf=folders),
-                partial(add_next_range_routes, shelf=folders, hand_outs=HandOuts(folders)),
+                partial(add_next_range_routes, shelf=folders, hand_outs=hand_outs),
                 partial(add_report_routes, downstream=downstream),
                 partial(
                     add_health_routes,
@@ -187,6 +188,7 @@ class Origin:
                 routes.append(partial(add_upload_routes, uploads=uploads))
             tracker = await stack.enter_async_context(running_tracker(folders, advertise_networks))
             if tracker:
+                tracker.on_announced = hand_outs.note_member
                 routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)

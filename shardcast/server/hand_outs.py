@@ -72,7 +72,7 @@ class _Node:
     """A node that asks.
 
     Attributes:
-        asked_at: when it asked last.
+        asked_at: when it asked last, or was heard of in another way.
         has: the pieces that it told.
         handed: the pieces that were handed out to it.
         patience: seconds without a request after which it counts as gone.
@@ -172,6 +172,12 @@ class _VersionBook:
         gone = [name for name, node in self._nodes.items() if now - node.asked_at >= node.patience]
         for name in gone:
             self.forget(name)
+
+    def keep(self, name: str, now: float) -> None:
+        """Note that a node lives, though it asks for nothing."""
+        if node := self._nodes.get(name):
+            node.asked_at = now
+            self._nodes.move_to_end(name)
 
     def forget(self, name: str) -> None:
         """Forget a node that left."""
@@ -302,10 +308,15 @@ class HandOuts:
             self._fastest = max(self._fastest, self._measured_bytes / seconds)
             self._measured_since, self._measured_bytes = now, 0
 
-    def forget_node(self, version: str, node: str) -> None:
-        """Forget a node that left: what only it had is handed out again."""
-        if book := self._books.get(version):
+    def note_member(self, version: str, node: str, leaves: bool) -> None:
+        """Note that a member of a version's swarm lives, or leaves: what only it had is handed out again."""
+        book = self._books.get(version)
+        if book is None:
+            return
+        if leaves:
             book.forget(node)
+        else:
+            book.keep(node, self._clock())
 
     def tidy(self) -> None:
         """Forget nodes and ledgers that nobody asked for, and ledgers of versions that have gone."""

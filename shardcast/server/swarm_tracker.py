@@ -29,6 +29,7 @@ from shardcast.protocol.swarm_members import (
     ServerKey,
     SwarmError,
 )
+from shardcast.protocol.wire import version_name
 from shardcast.server.bounds import Address
 from shardcast.server.checker import Checker
 
@@ -86,6 +87,7 @@ class SwarmTracker:
         self.table = MemberTable(clock)
         self.own_key: bytes | None = None
         self.keys = KeyRing(clock)
+        self.on_announced: Callable[[str, str, bool], None] = lambda version, node, leaves: None
         self._checker = Checker(self.table, clock)
         self._changes, self._changed_at = 0, clock()
         self._told_above: dict[tuple[VersionKey, str], Shortlist] = {}  # by version and upstream
@@ -145,6 +147,7 @@ class SwarmTracker:
         if announcement.leaving:
             if known:
                 self.table.leave(name, key)
+                self.on_announced(version_name(version.number), announcement.node, True)
             return None
         if not known and not is_proof_to_server(
             key, announcement.node, announcement.secret, announcement.proof
@@ -154,6 +157,7 @@ class SwarmTracker:
             name, self._facts(announcement, seen), Teller(_owner(seen)), announcement.secret
         )
         self._checker.consider(entry)
+        self.on_announced(version_name(version.number), announcement.node, False)
         if announcement.relay:
             self._take_relay(name, key_id(key), announcement.relay, seen)
         return self._answer(version, entry, announcement, seen)

@@ -221,6 +221,20 @@ async def test_node_that_was_told_to_ask_others_may_be_silent(server: Handing) -
     assert (await askers[0].ask() or 0) % 3, "they have gone, and what only they had is given again"
 
 
+async def test_member_that_announces_itself_is_kept_and_one_that_leaves_is_not(server: Handing) -> None:
+    askers = [Asker(server, name) for name in "abc"]
+    await ask_in_turn(askers, COUNT + 3)
+    for _ in range(20):
+        server.clock.now += STALE_SECONDS
+        for name in "bc":
+            server.hand_outs.note_member("v1", name, False)
+        server.hand_outs.note_member("v9", "b", True)
+    await askers[0].ask(has=runs_of(askers[0].has))
+    assert askers[0].refusals == ["all-given"] * 2, "the others live"
+    server.hand_outs.note_member("v1", "b", True)
+    assert (await askers[0].ask() or 0) % 3 == 1
+
+
 async def test_nodes_that_wait_ask_less_often_the_more_they_are(folders: VersionFolders) -> None:
     opened = await folders.begin_version(1, LiveManifest("v1"))
     opened.append_manifest(MANIFEST.raw[: MANIFEST.raw.index(b'{"complete"')])

@@ -23,9 +23,12 @@ from shardcast.addresses import parse_networks
 from shardcast.errors import AccessDenied, PeerError, ServerLacks
 from shardcast.nodes.origin import Origin
 from shardcast.peer.announcing import SwarmClient
+from shardcast.peer.next_range import RangeServer, ReceivedRange
 from shardcast.peer.session import Session, open_session
 from shardcast.protocol.announcement_answers import AnnouncementAnswer
 from shardcast.protocol.announcements import Announcement, Relay
+from shardcast.protocol.next_range import RangeHead
+from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.protocol.swarm_members import NamedMember, Place, RelayedMember
 from shardcast.protocol.wire import CHECK_HEADER, SWARM_CHECK_PATH
 from shardcast.server import check_back, checker
@@ -160,6 +163,29 @@ async def test_member_that_leaves_is_forgotten_at_once(server: SwarmClient, publ
         assert nodes(await server.announce("v1", two.announcement(published))) == {one.node}
         await server.leave("v1", one.announcement(published, leaving=True))
         assert nodes(await server.announce("v1", two.announcement(published))) == set()
+
+
+async def test_pieces_of_a_member_that_leaves_are_handed_out_again(
+    server: SwarmClient, session: Session, published: Published
+) -> None:
+    one, two, other = Node(), Node(), Node()
+    numbers = PieceNumbers.of(published.manifest)
+    handing = RangeServer(server.server, session, 20.0)
+
+    async def ask(node: Node, held: int = 0) -> int:
+        def find_buffer(head: RangeHead) -> memoryview:
+            return memoryview(bytearray(head.end - head.start))
+
+        answer = await handing.ranges("v1", node.node, numbers).ask(held, find_buffer, offered=True)
+        assert isinstance(answer, ReceivedRange)
+        return answer.head.shard
+
+    await server.announce("v1", one.announcement(published))
+    assert [await ask(one), await ask(two), await ask(other)] == [1, 2, 3]
+    await server.leave("v1", two.announcement(published, leaving=True))
+    assert await ask(other, held=0b100) == 4, "nobody announced that one"
+    await server.leave("v1", one.announcement(published, leaving=True))
+    assert await ask(other, held=0b1100) == 1
 
 
 async def test_nobody_announces_for_a_key_that_he_has_not(server: SwarmClient, published: Published) -> None:
