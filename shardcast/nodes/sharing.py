@@ -297,7 +297,7 @@ async def sharing_client(
         lambda app: add_check_route(app, nonces.nonces),
         lambda app: add_swarm_stream_routes(app, accept),
     )
-    async with serve(app, settings.host, settings.port) as url:
+    async with serve(app, settings.host, settings.port, guarded=True) as url:
         port = urlsplit(url).port
         identity = MemberIdentity(
             nonces.node,

@@ -117,27 +117,36 @@ async def answer_disk_errors(
 
 
 @asynccontextmanager
-async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
+async def serve(app: web.Application, host: str, port: int, *, guarded: bool = False) -> AsyncIterator[str]:
     """Serve on an address inside the block, and yield the URL; running answers have 5 s at the end.
+
+    Args:
+        app: the application.
+        host: the address.
+        port: the port; 0 for a free one.
+        guarded: whether its routes let in whom they know by themselves, and so need no tokens.
 
     Raises:
         AddressTaken: the address can't be bound.
         UsageError, LocalDiskError: its certificate can't be used.
     """
     bound = await in_thread(bind, host, port, undo=Bound.close)
-    async with serve_on(app, bound) as url:
+    async with serve_on(app, bound, guarded=guarded) as url:
         yield url
 
 
 @asynccontextmanager
-async def serve_on(app: web.Application, bound: Bound) -> AsyncIterator[str]:
-    """Serve on bound addresses inside the block, and yield the URL; the addresses are released at its end."""
+async def serve_on(app: web.Application, bound: Bound, *, guarded: bool = False) -> AsyncIterator[str]:
+    """Serve on bound addresses inside the block, and yield the URL; the addresses are released at its end.
+
+    See ``serve``.
+    """
     try:
         async with _running(app) as runner, _followed_tls(app) as live:
             for sock in bound.sockets:
                 await _site(runner, sock, live).start()
             url = bound.url("https" if live else "http")
-            if app[ACCESS].is_open and not bound.is_loopback:
+            if app[ACCESS].is_open and not guarded and not bound.is_loopback:
                 log.warning(
                     "%s is open to all who can reach it: give it --tokens (see shardcast token new --help), "
                     "or listen on 127.0.0.1 only",
