@@ -33,8 +33,8 @@ TAKER, GIVERS, RATE, SLOW_PIECES = "taker", [f"giver{number}" for number in rang
 WHOLE_DIGEST, MOST = 0.7, 2.5
 """CPU seconds a GiB: of a payload's SHA-256; that a client may take in all."""
 MOST_TAKER = MOST - WHOLE_DIGEST
-BARE = "bare stream"
-STREAMS = (BARE,)
+BARE, OURS = "bare stream", "our stream"
+STREAMS = (BARE, OURS)
 BYTES, EACH, HAVES = "the bytes", "piece by piece", "haves"
 SLOW_TITLE = "Receiving over slow links"
 
@@ -114,6 +114,7 @@ def asking(found: Mapping[str, Carrier], settings: Settings) -> Comparison:
             (EACH, PIECES, ONE),
             (HAVES, BATCHES if name in STREAMS else HEADS, NONE),
         )
+        if (name, what) != (OURS, BYTES)
     ]
     results = interleave(sides, settings.runs)
     aims = []
@@ -125,6 +126,7 @@ def asking(found: Mapping[str, Carrier], settings: Settings) -> Comparison:
         f"ms: CPU of both ends for a piece of 256 KiB, or for a batch. {CONNECTIONS} connections, one request"
         f" out on each. {BYTES}: by requests for a whole shard; {EACH}: by a request each, whose cost beside "
         "its bytes is the difference, turn by turn. Every piece is verified by BLAKE3 and written.",
+        f"{OURS}, whose requests are for a piece each: beside the bytes of the {BARE}.",
         f"{HAVES}: on a stream a frame with five ranges of pieces, each sent alone; by requests that of "
         "HEAD, the least that can carry one.",
     ]
@@ -136,16 +138,22 @@ def carriers(scene: Scene, stack: ExitStack) -> dict[str, Carrier]:
     copy = linked_copy(scene.data_dir, scene.folder / "copy")
     origin = stack.enter_context(running(origin_words(copy)))
     giver = stack.enter_context(running(program_words("carrier_stream", "give", str(scene.shard))))
+    give = program_words("carrier_swarm", "give", str(scene.shard), "127.0.0.1")
+    node = stack.enter_context(running(give))
     return {
         f"requests, {how}": Carrier([origin], partial(request_words, scene, how, [shard_url(origin)]))
         for how in ("asyncio", "threads")
-    } | {BARE: Carrier([giver], partial(stream_words, scene, [port_of(giver)]))}
+    } | {
+        BARE: Carrier([giver], partial(stream_words, scene, [port_of(giver)])),
+        OURS: Carrier([node], partial(swarm_words, scene, [f"127.0.0.1:{port_of(node)}"])),
+    }
 
 
 def beside(results: Sequence[Result], name: str) -> float | None:
     """Return the median of what asking for a piece costs beside its bytes, in ms."""
     by_name = {result.name: result.values("ms") for result in results}
-    pairs = zip(by_name[f"{name}: {EACH}"], by_name[f"{name}: {BYTES}"], strict=False)
+    whole = by_name[f"{BARE if name == OURS else name}: {BYTES}"]
+    pairs = zip(by_name[f"{name}: {EACH}"], whole, strict=False)
     return statistics.median([each - whole for each, whole in pairs] or [float("nan")])
 
 
@@ -155,15 +163,22 @@ def beside(results: Sequence[Result], name: str) -> float | None:
 def slow_links(scene: Scene, made: Network, settings: Settings) -> Comparison:
     """Compare what a client pays that receives from many neighbours over a slow link."""
     with ExitStack() as stack:
-        origins, ends = [], []
+        origins, ends, nodes = [], [], []
         for name in GIVERS:
             host = made.hosts[name]
             copy = linked_copy(scene.data_dir, scene.folder / name)
             origins.append(stack.enter_context(running(host.words(*origin_words(copy, host.address)))))
             give = program_words("carrier_stream", "give", str(scene.shard))
             ends.append(stack.enter_context(running(host.words(*give))))
+            give = program_words("carrier_swarm", "give", str(scene.shard), host.address)
+            nodes.append(stack.enter_context(running(host.words(*give))))
         urls = [shard_url(origin) for origin in origins]
-        ports = [f"{made.hosts[name].address}:{port_of(end)}" for name, end in zip(GIVERS, ends, strict=True)]
+
+        def places(givers: Sequence[Running]) -> list[str]:
+            addresses = (made.hosts[name].address for name in GIVERS)
+            return [f"{address}:{port_of(giver)}" for address, giver in zip(addresses, givers, strict=True)]
+
+        ports = places(ends)
 
         def carrier(givers: Sequence[Running], words: Callable[[int, int], list[str]]) -> Carrier:
             return Carrier(givers, lambda count, pieces: made.hosts[TAKER].words(*words(count, pieces)))
@@ -174,10 +189,15 @@ def slow_links(scene: Scene, made: Network, settings: Settings) -> Comparison:
         } | {
             f"{BARE}, woken for every segment": carrier(ends, partial(stream_words, scene, ports, wake=1)),
             BARE: carrier(ends, partial(stream_words, scene, ports)),
+            OURS: carrier(nodes, partial(swarm_words, scene, places(nodes))),
         }
         sides = [Side(name, partial(carrier.take, SLOW_PIECES, ONE)) for name, carrier in found.items()]
         results = interleave(sides, settings.runs)
-    aims = [Aim(f"{BARE}: a taker's CPU, s a GiB", results[-1].median("taker s/GiB"), most=MOST_TAKER)]
+    aims = [
+        Aim(f"{result.name}: a taker's CPU, s a GiB", result.median("taker s/GiB"), most=MOST_TAKER)
+        for result in results
+        if result.name in STREAMS
+    ]
     notes = [
         f"{len(GIVERS)} hosts give pieces to one, all links at {RATE:g} Mbit/s, a connection and a request "
         "out each. taker s/GiB: with BLAKE3 and writing, without the whole payload's SHA-256, which takes "
@@ -202,6 +222,12 @@ def stream_words(
     """Return the command of a taker over bare streams."""
     numbers = [str(max(CONNECTIONS, len(ports))), str(count), str(pieces)]
     return program_words("carrier_stream", "take", ",".join(ports), *numbers, *scene.words, str(wake))
+
+
+def swarm_words(scene: Scene, places: Sequence[str], count: int, pieces: int) -> list[str]:
+    """Return the command of a taker over the streams of a swarm."""
+    numbers = [str(max(CONNECTIONS, len(places))), str(count), str(pieces)]
+    return program_words("carrier_swarm", "take", ",".join(places), *numbers, *scene.words)
 
 
 def shard_url(origin: Running) -> str:

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from shardcast.plain_text import one_line
-from shardcast.protocol.piece_numbers import MAX_PIECES, mask_of_run, mask_of_runs, runs_of
+from shardcast.protocol.piece_numbers import MAX_PIECES, mask_of_runs, runs_of
 from shardcast.protocol.swarm_hello import MAX_HELLO, HelloFrame, read_ticket
 from shardcast.protocol.swarm_members import SwarmError
 
@@ -62,7 +62,7 @@ _REFUSE = struct.Struct("!IBH")
 _RUN = struct.Struct("!II")
 _RUNS, _BITS = 0, 1
 _RUNS_A_FRAME = (MAX_CONTROL - 1) // _RUN.size
-_BITS_A_FRAME = (MAX_CONTROL - 5) * 8
+_BITS_SIZE = MAX_CONTROL - 5
 
 
 class FrameError(ValueError):
@@ -219,12 +219,9 @@ def _set_payloads(pieces: int) -> Iterator[bytes]:
             part = runs[start : start + _RUNS_A_FRAME]
             yield bytes((_RUNS,)) + b"".join(_RUN.pack(*run) for run in part)
         return
-    bits, mask = pieces >> base, mask_of_run(0, _BITS_A_FRAME)
-    while bits:
-        now, bits = bits & mask, bits >> _BITS_A_FRAME
-        if now:
-            yield bytes((_BITS,)) + _HEAD.pack(base) + now.to_bytes((now.bit_length() + 7) // 8, "little")
-        base += _BITS_A_FRAME
+    bits = (pieces >> base).to_bytes((pieces.bit_length() - base + 7) // 8, "little")
+    for start in range(0, len(bits), _BITS_SIZE):
+        yield bytes((_BITS,)) + _HEAD.pack(base + 8 * start) + bits[start : start + _BITS_SIZE]
 
 
 # Reading

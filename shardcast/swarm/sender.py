@@ -147,7 +147,8 @@ class FrameSender:
         self._part = part
         if not self._waits:
             self._pump()
-        await part.done
+        if self._part is part or part.done.done():
+            await part.done
 
     def _finishes(self, part: _Part) -> bool:
         """Return whether all bytes of a part go; else no further frame of it begins."""

@@ -33,7 +33,7 @@ FRAME_SECONDS = 30.0
 MAX_FRAMES = 4000
 """Small frames within ``LOOK_SECONDS``. Others send some hundred a second; parsing a flood would hold up the
 loop."""
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.5
 """Seconds between two looks at a stream, and for which the bytes of a piece under way may wait unseen."""
 _MIN_WAIT_BYTES = 16 << 10
 """Bytes that a piece must lack for the loop to be woken late."""
@@ -156,7 +156,7 @@ class SwarmStream(asyncio.BufferedProtocol):
     def send(self, *frames: Control) -> None:
         """Send small frames."""
         if self.is_open:
-            self._sender.send(b"".join(map(encode, frames)))
+            self._sender.send(encode(frames[0]) if len(frames) == 1 else b"".join(map(encode, frames)))
 
     async def give(self, request: int, piece: GivenPiece) -> None:
         """Answer a request with bytes of a file; see ``FrameSender.give``.

@@ -77,6 +77,21 @@ class _Asked:
     cancelled: bool = False
 
 
+@dataclass(eq=False, slots=True)
+class _Wanted:
+    """A request of the neighbour.
+
+    Attributes:
+        request: its id.
+        is_given: whether the piece is being sent.
+        is_cancelled: whether the neighbour wants it no more.
+    """
+
+    request: int
+    is_given: bool = False
+    is_cancelled: bool = False
+
+
 class StreamLink:
     """A link to one neighbour over a stream, whose user it is.
 
@@ -114,8 +129,7 @@ class StreamLink:
         self._last = 0
         self._asked: dict[int, _Asked] = {}  # by the id of the request
         self._asking: dict[int, int] = {}  # the id of the request that is not cancelled, by the piece
-        self._wanted: dict[int, int] = {}  # the id of the neighbour's request, by the piece
-        self._giving: set[int] = set()
+        self._wanted: dict[int, _Wanted] = {}  # the neighbour's requests, by the piece
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(_TICKET_LOOK, self.look_at_tickets)
         stream.user = self
@@ -124,7 +138,10 @@ class StreamLink:
 
     def tell(self, gained: int, lost: int) -> None:
         """Tell which pieces can be had here now, and which no more, as masks."""
-        self._stream.send(LostFrame(lost), HaveFrame(gained))
+        if lost:
+            self._stream.send(LostFrame(lost))
+        if gained:
+            self._stream.send(HaveFrame(gained))
 
     def want(self, number: int) -> None:
         """Ask for a piece that the exchange expects."""
@@ -145,10 +162,10 @@ class StreamLink:
 
     def refuse(self, number: int, *, absent: bool) -> None:
         """Refuse a piece that the neighbour asked for."""
-        request = self._wanted.pop(number, None)
-        if request is not None:
+        wanted = self._wanted.pop(number, None)
+        if wanted is not None:
             reason = RefuseReason.LACKS if absent else RefuseReason.BUSY
-            self._stream.send(RefuseFrame(request, reason))
+            self._stream.send(RefuseFrame(wanted.request, reason))
 
     async def give(self, number: int, piece: GivenPiece) -> None:
         """Send a piece that the neighbour asked for, unless it has taken that back.
@@ -156,15 +173,15 @@ class StreamLink:
         Raises:
             OSError: the stream ended, or the file can't be read.
         """
-        request = self._wanted.get(number)
-        if request is None or number in self._giving:
+        wanted = self._wanted.get(number)
+        if wanted is None or wanted.is_given:
             return
-        self._giving.add(number)
+        wanted.is_given = True
         try:
-            await self._stream.give(request, piece)
+            await self._stream.give(wanted.request, piece)
         finally:
-            self._giving.discard(number)
-            self._wanted.pop(number, None)
+            if self._wanted.get(number) is wanted:
+                del self._wanted[number]
 
     def close(self, reason: str) -> None:
         """End the stream."""
@@ -204,19 +221,20 @@ class StreamLink:
         """
         if len(self._wanted) >= MAX_REQUESTS:
             raise FrameError(f"more than {MAX_REQUESTS} requests")
-        if number in self._wanted:
+        earlier = self._wanted.get(number)
+        if earlier is not None and not earlier.is_cancelled:
             raise FrameError(f"a second request for piece {number}")
-        self._wanted[number] = request
+        self._wanted[number] = _Wanted(request)
         self._exchange.wanted(self, number)
 
     def _take_cancel(self, request: int) -> None:
         """End a request of the neighbour, unless it is over: the frame crossed the last bytes."""
-        number = next((number for number, found in self._wanted.items() if found == request), None)
-        if number is None:
-            return
-        self._exchange.unwanted(self, number)
-        if number not in self._giving and self._wanted.pop(number, None) is not None:
-            self._stream.send(RefuseFrame(request, RefuseReason.CANCELLED))
+        found = [(number, wanted) for number, wanted in self._wanted.items() if wanted.request == request]
+        for number, wanted in found:
+            wanted.is_cancelled = True
+            self._exchange.unwanted(self, number)
+            if not wanted.is_given and self._wanted.pop(number, None) is not None:
+                self._stream.send(RefuseFrame(request, RefuseReason.CANCELLED))
 
     def _take_refusal(self, request: int, reason: RefuseReason) -> None:
         """Take the end of a request of this end."""

@@ -358,7 +358,7 @@ async def test_neighbour_gets_pieces_by_the_words_of_the_protocol(
         (frames.encode(WantFrame(1, 3)) + frames.encode(WantFrame(2, 3)), "a second request for piece 3"),
         (frames.frame(frames.PROOF, bytes(64)), "a second greeting"),
         (frames.encode(TicketFrame("x")), "the ticket is malformed"),
-        (frames.encode(PingFrame()) * (MAX_FRAMES + 1), "more than 4000 frames within 0.25 s"),
+        (frames.encode(PingFrame()) * (MAX_FRAMES + 1), "more than 4000 frames within 0.5 s"),
     ],
 )
 async def test_nonsense_ends_the_stream_and_says_why(
@@ -393,6 +393,17 @@ async def test_cancelled_want_ends_with_a_refusal(node: StreamNode, raw: RawNeig
     node.exchange.on_want = lambda link, number: False
     raw.send(WantFrame(9, 2), CancelFrame(9), CancelFrame(10))
     assert await raw.receive() == RefuseFrame(9, RefuseReason.CANCELLED)
+
+
+async def test_piece_is_wanted_again_before_its_cancelled_request_is_over(
+    node: StreamNode, raw: RawNeighbour, data: bytes
+) -> None:
+    """What the first request had sent is followed by a refusal of it, and the second one is answered."""
+    raw.lengths = {1: PIECE, 2: PIECE}
+    raw.send(WantFrame(1, 2), CancelFrame(1), WantFrame(2, 2))
+    answers = [await raw.receive(), await raw.receive()]
+    assert RefuseFrame(1, RefuseReason.CANCELLED) in answers
+    assert piece_of(data, 2) in answers
 
 
 async def test_piece_that_comes_slowly_is_seen_to_come(node: StreamNode, raw: RawNeighbour) -> None:
