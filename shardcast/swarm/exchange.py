@@ -340,6 +340,8 @@ class Exchange:
         else:
             gift = asyncio.ensure_future(self._give(link, number, piece))
             self._gifts[link.key, number] = gift
+            # Not in the task itself, which never begins where it is cancelled at once.
+            gift.add_done_callback(lambda _: self._gift_ended(link.key, number))
 
     def unwanted(self, link: Link, number: int) -> None:
         """Give a neighbour a piece no more, unless its first bytes are on their way."""
@@ -353,9 +355,11 @@ class Exchange:
             self.given[link.key] = self.given.get(link.key, 0) + piece.length
         except OSError as error:
             link.close(str(error))
-        finally:
-            self._slots.end(link.key)
-            self._gifts.pop((link.key, number), None)
+
+    def _gift_ended(self, key: Hashable, number: int) -> None:
+        """Let another answer take the place of one that has ended."""
+        self._slots.end(key)
+        self._gifts.pop((key, number), None)
 
     def _find(self, number: int) -> GivenPiece | None:
         """Return where a piece lies; a piece that is there no more is withdrawn first."""

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import BinaryIO
 
 from shardcast.concurrency import background_task
 from shardcast.policy.swarm.answers import AnswerSlots
@@ -90,11 +91,11 @@ class MemoryLink:
             link.close(reason)
 
 
-class Files:
-    """The pieces in an output file."""
+class HeldFiles:
+    """The pieces in an open file."""
 
-    def __init__(self, sink: OutputFile, described: Manifest) -> None:
-        self.file = sink.open_pieces().file
+    def __init__(self, file: BinaryIO, described: Manifest) -> None:
+        self.file = file
         self._shards = described.shards
 
     def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
@@ -120,7 +121,7 @@ async def downloading(
     transfer = Transfer(live, [], sink)
     transfer.pause()
     chooser = RangeChooser(RULES, Random(name), key=name)
-    files = Files(sink, described)
+    files = HeldFiles(sink.open_pieces().file, described)
     exchange = Exchange(live, files, chooser=chooser, slots=AnswerSlots(RULES))
     exchange.add_server(HandingServer(data, described, name, ledger, sent))
     exchange.attach(transfer)
@@ -166,3 +167,22 @@ async def test_nodes_that_exchange_pieces_all_get_the_payload(tmp_path: Path) ->
 async def test_wrong_piece_is_not_kept_and_its_sender_is_left(tmp_path: Path) -> None:
     data = random_bytes(40 * PIECE)
     await share(tmp_path, data, 4, liar="n3")
+
+
+async def test_piece_that_is_unwanted_at_once_keeps_no_slot(tmp_path: Path) -> None:
+    """The task that would give it is cancelled before its first step."""
+    live = LiveManifest.of(described := manifest(data := random_bytes(4 * PIECE)))
+    (tmp_path / "payload").write_bytes(data)
+    slots = AnswerSlots(RULES)
+    with (tmp_path / "payload").open("rb", buffering=0) as file:
+        files = HeldFiles(file, described)
+        exchange = Exchange(live, files, chooser=RangeChooser(RULES, Random(1), key="n"), slots=slots)
+        exchange.hold_all()
+        link = MemoryLink("far")
+        exchange.add_link(link)
+        for _ in range(20):
+            exchange.wanted(link, 1)
+            exchange.unwanted(link, 1)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+    assert slots.under_way == 0
