@@ -154,7 +154,8 @@ def beside(results: Sequence[Result], name: str) -> float | None:
     by_name = {result.name: result.values("ms") for result in results}
     whole = by_name[f"{BARE if name == OURS else name}: {BYTES}"]
     pairs = zip(by_name[f"{name}: {EACH}"], whole, strict=False)
-    return statistics.median([each - whole for each, whole in pairs] or [float("nan")])
+    found = [each - whole for each, whole in pairs]
+    return statistics.median(found) if found else None
 
 
 # Receiving over slow links

@@ -121,7 +121,7 @@ class Taker(Exchange):
 
 def part_of(name: str, key: SigningKey, exchange: Exchange) -> Participation:
     """Return a node's part in the swarm."""
-    ticket = sign_ticket(VERSION, name, key.public, expires=time.time() + 300, signer=VOUCHER)
+    ticket = sign_ticket(VERSION, name, key.public, expires=time.time() + 86_400, signer=VOUCHER)
     return Participation(SwarmPass(VERSION, name, lambda: ticket, key, Vouchers()), exchange, PIECE)
 
 
