@@ -22,17 +22,15 @@ class AnswerSlots:
         self._askers: dict[Hashable, int] = {}
         self.under_way = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether the next request is refused, whoever sends it."""
-        return self.under_way >= self._limit
+    def free_for(self, asker: Hashable) -> bool:
+        """Return whether there is a slot for another answer to ``asker``."""
+        return self.under_way < self._limit and self._askers.get(asker, 0) < self._limit_of_asker
 
     def begin(self, asker: Hashable) -> bool:
         """Take a slot for an answer to ``asker``; return False to refuse the request."""
-        given = self._askers.get(asker, 0)
-        if self.under_way >= self._limit or given >= self._limit_of_asker:
+        if not self.free_for(asker):
             return False
-        self._askers[asker] = given + 1
+        self._askers[asker] = self._askers.get(asker, 0) + 1
         self.under_way += 1
         return True
 

@@ -13,6 +13,7 @@ from random import Random
 
 from shardcast.policy.swarm.crossings import SiteRecord
 from shardcast.policy.swarm.masks import lowest, random_range, ranges_of
+from shardcast.policy.swarm.rarity import RangeCounts
 from shardcast.policy.swarm.recent import RecentRanges
 from shardcast.policy.swarm.rules import SwarmRules
 
@@ -100,6 +101,7 @@ class Ledger:
         self._available = 0  # what it can send
         self._sites: dict[str | None, SiteRecord] = {}
         self._handed = 0  # to any site
+        self._crossed = RangeCounts()  # into how many sites each range was claimed
         self._known: dict[Hashable, int] = {}  # what each node reported
         self._reported = 0  # what any node reported
         self._sole: dict[Hashable, int] = {}  # handed out to this node, and reported by no other
@@ -226,10 +228,14 @@ class Ledger:
         return self._help(asked, site, self._available & lacks, now, may_send=may_send)
 
     def _claim(self, asked: Asked, site: SiteRecord, claimable: int, room: int, now: float) -> int:
-        """Choose ranges that a node may bring across the border."""
+        """Choose ranges that a node may bring across the border, those first that few sites have.
+
+        So sites bring different ranges out of the server's own site, and then exchange these.
+        """
         claims = 0
         while claimable and room:
-            number = random_range(claimable, self._random)
+            number = random_range(self._crossed.rarest(claimable), self._random)
+            self._crossed.add(1 << number)
             site.cross(number, asked.node, now)
             site.hand(number, now)
             claims |= 1 << number

@@ -75,7 +75,7 @@ class Neighbourhood:
         """Remove a neighbour that left."""
         neighbour = self._by_key.pop(key)
         self.all.remove(neighbour)
-        self._counts(neighbour).remove(neighbour.offered)
+        self._uncount(neighbour, neighbour.offered)
         neighbour.offered = 0
 
     def offers(self, key: Hashable, mask: int) -> None:
@@ -84,14 +84,14 @@ class Neighbourhood:
         new = mask & ~neighbour.offered
         if new and not neighbour.banned:
             neighbour.offered |= new
-            self._counts(neighbour).add(new)
+            self._count(neighbour, new)
 
     def withdraws(self, key: Hashable, mask: int) -> None:
         """Note that a neighbour cannot serve some ranges any more."""
         neighbour = self._by_key[key]
         gone = mask & neighbour.offered
+        self._uncount(neighbour, gone)
         neighbour.offered &= ~gone
-        self._counts(neighbour).remove(gone)
 
     def refused(self, neighbour: Neighbour, now: float) -> None:
         """Note that a neighbour gives as many answers as it can: it is left alone for a moment."""
@@ -100,20 +100,28 @@ class Neighbourhood:
         neighbour.paused_until = max(neighbour.paused_until, now + pause)
 
     def let_down(self, neighbour: Neighbour, now: float) -> None:
-        """Note that a neighbour stalled, broke off, or had not what it offered."""
+        """Note that a neighbour stalled, broke off, or had not what it offered.
+
+        Until it serves again its offers do not count: a neighbour that only says that it has everything must
+        not keep a node from asking servers for help.
+        """
+        if not neighbour.failures:
+            self._uncount(neighbour, neighbour.offered)
         pause = _DISTRUST.spread(neighbour.failures, self._random)
         neighbour.paused_until = max(neighbour.paused_until, now + pause)
         neighbour.failures += 1
 
     def served(self, neighbour: Neighbour) -> None:
         """Note that a range came from a neighbour, and was right."""
-        neighbour.failures = 0
+        if neighbour.failures:
+            neighbour.failures = 0
+            self._count(neighbour, neighbour.offered)
         neighbour.received += 1
 
     def ban(self, neighbour: Neighbour) -> None:
         """Note that a neighbour sent wrong bytes: it is not asked again for this version."""
+        self._uncount(neighbour, neighbour.offered)
         neighbour.banned = True
-        self._counts(neighbour).remove(neighbour.offered)
         neighbour.offered = 0
 
     @property
@@ -122,6 +130,12 @@ class Neighbourhood:
         far = self.far.counted
         return far and far & ~self.near.counted
 
-    def _counts(self, neighbour: Neighbour) -> RangeCounts:
-        """Return the counters that a neighbour's offers belong to."""
-        return self.near if neighbour.near else self.far
+    def _count(self, neighbour: Neighbour, mask: int) -> None:
+        """Count what a neighbour offers, where it keeps what it offers."""
+        if not neighbour.failures:
+            (self.near if neighbour.near else self.far).add(mask)
+
+    def _uncount(self, neighbour: Neighbour, mask: int) -> None:
+        """Take back what was counted of a neighbour's offers."""
+        if not neighbour.failures:
+            (self.near if neighbour.near else self.far).remove(mask)

@@ -15,7 +15,7 @@ KIB, MIB = 1 << 10, 1 << 20
 def test_ninth_answer_is_refused_until_one_ends() -> None:
     slots = AnswerSlots(SwarmRules())
     assert all(slots.begin(asker) for asker in range(8))
-    assert slots.full
+    assert not slots.free_for("another")
     assert not slots.begin("another")
     slots.end(3)
     assert slots.begin("another")

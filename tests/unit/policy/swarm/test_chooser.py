@@ -179,6 +179,29 @@ def test_neighbour_that_lets_down_is_asked_less_and_less() -> None:
     assert node.neighbours["a"].failures == 0
 
 
+def test_neighbour_that_only_boasts_keeps_nobody_from_asking_for_help() -> None:
+    node, now = chooser({"boaster": [0]}, ranges=1, servers=1), 0.0
+    for request in all_asked(node)[:2]:
+        node.answered(request, Handout(Answer.NONE), now)
+    assert [request.source.key for request in node.under_way] == ["boaster"]
+    node.failed(node.under_way[0], 1.0)
+    asked = ask(node, 1.0).asked
+    assert asked is not None
+    assert asked.help
+
+
+def test_offers_count_again_once_a_neighbour_served() -> None:
+    node = chooser({"a": [0, 1, 2]})
+    node.failed(ask(node), 0.0)
+    assert node.neighbours.near.counted == 0
+    node.neighbours.offers("a", mask_of([3]))
+    node.received(ask(node, 9.0), 9.0)
+    assert node.neighbours.near.counted == mask_of([0, 1, 2, 3])
+    node.neighbours.withdraws("a", mask_of([1]))
+    node.remove_neighbour("a")
+    assert node.neighbours.near.counted == 0
+
+
 def test_range_that_neighbour_had_not_is_not_asked_there_again() -> None:
     node = chooser({"a": [0]})
     node.absent(ask(node), 0.0)
