@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from shardcast.addresses import Network
@@ -37,6 +38,7 @@ def can_be_told(host: str, asker: str | None) -> bool:
     return not is_loopback(host) or (asker is not None and is_loopback(asker))
 
 
+@lru_cache(4096)
 def is_loopback(host: str) -> bool:
     """Return whether an address is of this machine alone; False for names."""
     try:

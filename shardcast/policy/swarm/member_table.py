@@ -93,9 +93,9 @@ class MemberTable:
         now, entry = self._clock(), self._find(version, facts.key)
         self._forget()
         if entry is None:
-            return self._add(Entry(version, facts, teller, secret, now, now))
+            return self._add(Entry(version, facts, teller, secret, now, now, self.interval(version)))
         self._update(entry, facts, teller)
-        entry.secret, entry.heard_at = secret, now
+        entry.secret, entry.heard_at, entry.interval = secret, now, self.interval(version)
         return entry
 
     def relay(self, version: VersionKey, facts: MemberFacts, teller: Teller, age: float) -> Entry | None:
@@ -115,11 +115,11 @@ class MemberTable:
         if age >= SILENCES * interval:
             return None
         if entry is None:
-            return self._add(Entry(version, facts, teller, "", now, now - age))
+            return self._add(Entry(version, facts, teller, "", now, now - age, interval))
         if entry.secret or (entry.teller != teller and now - age < entry.heard_at + interval):
             return None
         self._update(entry, facts, teller)
-        entry.heard_at = max(entry.heard_at, now - age)
+        entry.heard_at, entry.interval = max(entry.heard_at, now - age), interval
         return entry
 
     def leave(self, version: VersionKey, key: bytes) -> None:
@@ -158,7 +158,7 @@ class MemberTable:
 
     def _is_silent(self, entry: Entry, now: float) -> bool:
         """Return whether a member has been silent for too long."""
-        return now - entry.heard_at >= SILENCES * self.interval(entry.version)
+        return now - entry.heard_at >= SILENCES * entry.interval
 
     def _add(self, entry: Entry) -> Entry:
         """Add a member, instead of another one where there are too many."""

@@ -68,6 +68,7 @@ class Entry:
         secret: of its announcements; empty for a member that another server relayed.
         since: when it was told of first.
         heard_at: when it announced itself last.
+        interval: seconds that it was asked to wait until the next time, at most.
         reachable: whether the server's check reached it; None while none ended.
         failures: checks in a row that failed.
         checked_at: when the last check began; None before the first one.
@@ -81,6 +82,7 @@ class Entry:
     secret: str
     since: float
     heard_at: float
+    interval: float
     reachable: bool | None = None
     failures: int = 0
     checked_at: float | None = None

@@ -62,6 +62,16 @@ def test_silent_member_is_forgotten_within_seconds() -> None:
     assert table.nodes() == {"2"}
 
 
+def test_member_is_given_the_time_that_it_was_told() -> None:
+    table = Table(max_members=10_000)
+    crowd = [table.join(number) for number in range(4000)]
+    last = crowd[-1]
+    for entry in crowd[:-1]:
+        table.leave(V, entry.facts.key)
+    table.clock.now += SILENT + 1  # it was told to wait longer: there were so many
+    assert table.nodes() == {last.facts.node}
+
+
 def test_member_that_leaves_is_named_no_more() -> None:
     table = Table()
     one, two = table.join(1), table.join(2)
