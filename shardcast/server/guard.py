@@ -149,9 +149,15 @@ GUARD = web.AppKey("guard", Guard)
 
 def token_name(request: web.Request) -> str:
     """Return the name of the token that allows a request; empty where it needs none."""
+    token = token_of(request)
+    return token.name if token else ""
+
+
+def token_of(request: web.Request) -> Token | None:
+    """Return the token that allows a request; None where it needs none."""
     guard, rule = request.app.get(GUARD), _rule_of(request)
     verdict = guard.check(request, rule) if guard and rule else None
-    return verdict.name if isinstance(verdict, Token) else ""
+    return verdict if isinstance(verdict, Token) else None
 
 
 def _rule_of(request: web.Request) -> RouteRule | None:

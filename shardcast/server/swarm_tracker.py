@@ -124,7 +124,11 @@ class SwarmTracker:
     # Announcements
 
     def announce(
-        self, version: TicketVersion, announcement: Announcement, seen: Address | None
+        self,
+        version: TicketVersion,
+        announcement: Announcement,
+        seen: Address | None,
+        expires: float | None = None,
     ) -> AnnouncementAnswer | None:
         """Record an announcement, and return the answer; None for one that leaves.
 
@@ -132,6 +136,7 @@ class SwarmTracker:
             version: the version here.
             announcement: what a member says.
             seen: its address; None where it is unknown.
+            expires: when its right to read ends, in seconds since 1970; None for never.
 
         Raises:
             SwarmConflict: the announcement is of another version.
@@ -160,7 +165,15 @@ class SwarmTracker:
         self.on_announced(version_name(version.number), announcement.node, False)
         if announcement.relay:
             self._take_relay(name, key_id(key), announcement.relay, seen)
-        return self._answer(version, entry, announcement, seen)
+        until = self._wall_clock() + TICKET_SECONDS
+        ticket = sign_ticket(
+            version,
+            entry.facts.node,
+            key,
+            expires=until if expires is None else min(until, expires),
+            signer=self._key,
+        )
+        return self._answer(entry, announcement, seen, ticket)
 
     def _facts(self, announcement: Announcement, seen: Address | None) -> MemberFacts:
         """Return what counts of an announcement: a place only where others can be sent to it."""
@@ -194,7 +207,7 @@ class SwarmTracker:
         return Place(str(seen), announcement.port)
 
     def _answer(
-        self, version: TicketVersion, entry: Entry, announcement: Announcement, seen: Address | None
+        self, entry: Entry, announcement: Announcement, seen: Address | None, ticket: str
     ) -> AnnouncementAnswer:
         """Return the answer to a member."""
         now, asker = self._clock(), str(seen) if seen else None
@@ -204,13 +217,7 @@ class SwarmTracker:
         is_server = announcement.relay is not None
         place = Place(entry.facts.host, entry.facts.port) if entry.facts.host else None
         return AnnouncementAnswer(
-            ticket=sign_ticket(
-                version,
-                entry.facts.node,
-                entry.facts.key,
-                expires=self._wall_clock() + TICKET_SECONDS,
-                signer=self._key,
-            ),
+            ticket=ticket,
             announce_again=self._pause(entry, is_server),
             keys=_on_wire(keys) if is_server or fingerprint(keys) != announcement.keys else None,
             neighbours=tuple(filter(None, map(_named, named))),
@@ -251,6 +258,7 @@ class SwarmTracker:
             entry = self.table.relay(version, _facts_of(relayed), teller, relayed.age)
             if entry:
                 self._checker.consider(entry)
+        self._forget_others(version, teller, relay.members)
 
     def _can_be_relayed(self, address: Address, port: int, seen: Address | None) -> bool:
         """Return whether a server at ``seen`` can tell of a member at a place."""
@@ -320,6 +328,12 @@ class SwarmTracker:
                 continue
             if can_be_named(ip_address(place.host), place.port) and can_be_told(place.host, asker):
                 self.table.relay(name, _facts_of(relayed), teller, relayed.age)
+        self._forget_others(name, teller, answer.relayed)
+
+    def _forget_others(self, version: VersionKey, teller: Teller, told: Sequence[RelayedMember]) -> None:
+        """Forget the members that a server does not tell any more, where it told all that it has."""
+        if len(told) < MAX_RELAYED:
+            self.table.keep_relayed(version, teller, {relayed.member.key for relayed in told})
 
     def _selected(
         self, version: VersionKey, shortlist: Shortlist, wanted: Callable[[Entry], bool], *, with_nonces: bool

@@ -182,12 +182,17 @@ async def test_members_below_middles_of_middles_meet(
             await until(lambda: bool(check_ticket(ticket, version, above.keys)))
 
 
-async def test_member_that_falls_silent_is_forgotten_everywhere(
+async def test_member_that_leaves_or_falls_silent_is_forgotten_everywhere(
     origin: Origin, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(member_table, "ANNOUNCE_SECONDS", 0.4)
     version = version_of(published)
     async with middles(origin, tmp_path, 1) as (middle,), member(version, [origin.url]) as stays:
+        async with member(version, [middle.url]) as leaves:
+            await until(lambda: key(leaves) in keys(stays))
+        left_at = asyncio.get_running_loop().time()
+        await until(lambda: key(leaves) not in keys(stays))
+        assert asyncio.get_running_loop().time() - left_at < 5
         async with member(version, [middle.url]) as one:
             await until(lambda: key(one) in keys(stays))
             one._leave = _says_nothing  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.credentials import Credentials
+from shardcast.access.key_ring import KeyRing, VouchingKey
 from shardcast.access.nonces import Nonces, challenge_of
 from shardcast.access.proofs import prove_to_server
 from shardcast.access.scopes import Scope
+from shardcast.access.secret import Secret
 from shardcast.access.signing import SigningKey
 from shardcast.access.tickets import TicketRefused, TicketVersion, check_ticket
 from shardcast.addresses import parse_networks
@@ -127,8 +132,6 @@ async def test_members_that_are_reached_are_named_to_each_other(
 
 
 async def test_ticket_lets_a_member_in_at_who_got_the_keys(server: SwarmClient, published: Published) -> None:
-    from shardcast.access.key_ring import KeyRing, VouchingKey
-
     node, ring = Node(), KeyRing()
     answer = await server.announce("v1", node.announcement(published))
     assert answer.keys
@@ -225,6 +228,21 @@ async def test_without_a_token_for_reading_nobody_is_a_member(published: Publish
     ):
         with pytest.raises(AccessDenied):
             await SwarmClient(session, origin.url).announce("v1", Node().announcement(published))
+
+
+async def test_ticket_expires_with_the_token(published: Published, tmp_path: Path) -> None:
+    tokens, ring = TokensOnDisk(tmp_path / "tokens"), KeyRing()
+    soon = time.time() + 60
+    text = tokens.add([Scope.READ], expires=soon).text
+    async with (
+        Origin.running(published.data_dir, **LOCAL, access=tokens.access) as origin,
+        open_session(access=ClientAccess(Credentials.for_all(Secret(text)))) as session,
+    ):
+        server = SwarmClient(session, origin.url)
+        answer = await server.announce("v1", Node().announcement(published))
+        ring.tell("", [VouchingKey(key.key, key.now) for key in answer.keys or ()])
+        ticket = check_ticket(answer.ticket, TicketVersion(1, None, published.sha256), ring)
+        assert ticket.expires <= soon
 
 
 async def test_key_of_the_server_stays_the_same_over_restarts(published: Published, session: Session) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from hmac import compare_digest
 
 from shardcast.policy.owner_counts import OwnerCounts
@@ -127,6 +127,19 @@ class MemberTable:
         entry = self._find(version, key)
         if entry:
             self._drop(entry)
+
+    def keep_relayed(self, version: VersionKey, teller: Teller, told: Collection[bytes]) -> None:
+        """Forget the members of a server that told all of its members, and these not any more.
+
+        Args:
+            version: the version.
+            teller: that server.
+            told: the keys of the members that it told.
+        """
+        members = self._versions.get(version)
+        for entry in list(members.by_key.values()) if members else ():
+            if entry.teller == teller and entry.facts.key not in told:
+                self._drop(entry)
 
     def checked(self, entry: Entry, place: MemberFacts, reachable: bool) -> None:
         """Record what a check found out.

@@ -16,6 +16,7 @@ from shardcast.protocol.wire import CHECK_HEADER, SWARM_CHECK_PATH, VERSION_PATT
 from shardcast.server.announcer_address import announcer_address
 from shardcast.server.bodies import read_body
 from shardcast.server.bounds import Address
+from shardcast.server.guard import token_of
 from shardcast.server.scoped_routes import add_route
 from shardcast.server.swarm_tracker import SwarmConflict, SwarmTracker
 from shardcast.server.turns import Turns
@@ -44,7 +45,8 @@ def add_swarm_routes(app: web.Application, tracker: SwarmTracker, find: FindVers
         if version is None:
             raise web.HTTPNotFound(text=f"404: {name} is not here\n")
         await tracker.prepare()
-        work = _take(tracker, version, raw, announcer_address(request))
+        token = token_of(request)
+        work = _take(tracker, version, raw, announcer_address(request), token.expires if token else None)
         try:
             *_, answer = list(work) if len(raw) <= _SMALL else await turns.run(work)
         except SwarmError as error:
@@ -60,7 +62,7 @@ def add_swarm_routes(app: web.Application, tracker: SwarmTracker, find: FindVers
 
 
 def _take(
-    tracker: SwarmTracker, version: TicketVersion, raw: bytes, seen: Address | None
+    tracker: SwarmTracker, version: TicketVersion, raw: bytes, seen: Address | None, expires: float | None
 ) -> Iterator[AnnouncementAnswer | None]:
     """Take an announcement in slices of few milliseconds' work, and yield the answer last.
 
@@ -70,7 +72,7 @@ def _take(
     """
     announcement = Announcement.parse(raw)
     yield None
-    yield tracker.announce(version, announcement, seen)
+    yield tracker.announce(version, announcement, seen, expires)
 
 
 def add_check_route(app: web.Application, nonces: Nonces) -> None:

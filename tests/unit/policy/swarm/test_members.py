@@ -238,6 +238,16 @@ def test_relayed_member_counts_for_its_first_teller_until_that_is_silent() -> No
     assert table.relay(V, replace(facts, host="10.6.6.6"), other, 0.0)
 
 
+def test_member_that_its_server_tells_no_more_is_forgotten() -> None:
+    table, server = Table(), Teller("a", "a")
+    table.join(1)
+    for number in (2, 3):
+        table.relay(V, MemberFacts(str(number), number.to_bytes(32), "10.0.0.1", 4000), server, 0.0)
+    table.relay(V, MemberFacts("4", b"4" * 32, "10.0.0.1", 4000), Teller("b", "b"), 0.0)
+    table.keep_relayed(V, server, {(2).to_bytes(32)})
+    assert table.nodes() == {"1", "2", "4"}
+
+
 def test_age_of_a_relayed_member_only_grows() -> None:
     table = Table()
     facts = MemberFacts("1", b"k" * 32, "10.0.0.1", 4000)
