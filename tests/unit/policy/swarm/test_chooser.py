@@ -182,7 +182,7 @@ def test_neighbour_that_lets_down_is_asked_less_and_less() -> None:
 def test_neighbour_that_only_boasts_keeps_nobody_from_asking_for_help() -> None:
     node, now = chooser({"boaster": [0]}, ranges=1, servers=1), 0.0
     for request in all_asked(node)[:2]:
-        node.answered(request, Handout(Answer.NONE), now)
+        node.answered(request, Handout(HandoutKind.NONE), now)
     assert [request.source.key for request in node.under_way] == ["boaster"]
     node.failed(node.under_way[0], 1.0)
     asked = ask(node, 1.0).asked
