@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardcast.policy.swarm.requests import RangeRequest
+from shardcast.policy.swarm.requests import SwarmRequest
 
 if TYPE_CHECKING:
     from peers import Peer
@@ -41,7 +41,7 @@ class Flow:
         "wrong",
     )
 
-    def __init__(self, request: RangeRequest, asker: Peer, source: Peer) -> None:
+    def __init__(self, request: SwarmRequest, asker: Peer, source: Peer) -> None:
         self.request = request
         self.asker = asker
         self.source = source

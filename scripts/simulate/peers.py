@@ -11,10 +11,10 @@ from hosts import Host
 from links import NEVER
 
 from shardcast.policy.swarm.chooser import RangeChooser
-from shardcast.policy.swarm.ledger import Answer, Handout, Ledger
+from shardcast.policy.swarm.ledger import Handout, HandoutKind, Ledger
 from shardcast.policy.swarm.masks import first_ranges
 from shardcast.policy.swarm.meeting import Member
-from shardcast.policy.swarm.requests import RangeRequest
+from shardcast.policy.swarm.requests import SwarmRequest
 
 if TYPE_CHECKING:
     from swarm import Swarm
@@ -50,7 +50,7 @@ class Peer:
         self.began_at = swarm.agenda.now
         self.done_at: float | None = None
         self.counts = Counts()
-        self._flows: dict[RangeRequest, Flow] = {}
+        self._flows: dict[SwarmRequest, Flow] = {}
         self._news = 0  # what became servable since the neighbours heard
         self._telling = False
         self._told_at = -NEVER
@@ -94,9 +94,9 @@ class Peer:
         if self.chooser.answered(flow.request, handout, self.swarm.agenda.now):
             return
         del self._flows[flow.request]
-        if handout.answer is Answer.BODY:
+        if handout.answer is HandoutKind.BODY:
             self._cancel(flow)
-        elif handout.answer is not Answer.CLAIMS:
+        elif handout.answer is not HandoutKind.CLAIMS:
             self.counts.refusals += 1
         self.pump()
 
@@ -188,13 +188,13 @@ class Peer:
         now = self.swarm.agenda.now
         may_send = self.host.slots.free_for(flow.asker)
         handout = self.ledger.decide(flow.request.asked, now, may_send=may_send)
-        if handout.answer is Answer.WAIT and not waited:
+        if handout.answer is HandoutKind.WAIT and not waited:
             self._waiting.append(flow)
             self.swarm.agenda.at(now + WAITING_SECONDS, self._wait_ended, flow)
             return False
-        if handout.answer is Answer.WAIT and flow in self._waiting:
+        if handout.answer is HandoutKind.WAIT and flow in self._waiting:
             return False
-        if handout.answer is Answer.BODY:
+        if handout.answer is HandoutKind.BODY:
             flow.number = handout.number
             flow.size = self.swarm.sizes[flow.number]
             self.host.slots.begin(flow.asker)
