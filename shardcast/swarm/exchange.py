@@ -163,7 +163,7 @@ class Exchange:
         """Return whether a neighbour offers all of the version, once it is known what that is."""
         return (
             self._live.manifest is not None
-            and self.chooser.neighbours[key].offered == self.numbers.everything
+            and not self.numbers.everything & ~self.chooser.neighbours[key].offered
         )
 
     async def run(self) -> None:
@@ -227,8 +227,12 @@ class Exchange:
         assert request.number is not None
         place = self.numbers.run(request.number)
         landing = self._landing(place.shard)
+        if landing is None:  # the download has ended meanwhile, or is not this node's any more
+            if self._is_out(request):
+                self.chooser.failed(request, self._clock())
+            return
         try:
-            if landing is None or len(data) != place.length:
+            if len(data) != place.length:
                 raise WrongPiece(place.offset)
             if self._on_loop:
                 landing.land_now(place.offset, data)
@@ -239,6 +243,7 @@ class Exchange:
             for other in self.chooser.wrong(request, self._clock()) if self._is_out(request) else ():
                 self._withdraw(other)
             self.banned.add(sender)
+            self._servers.pop(sender, None)
             if sender in self.links:
                 self.links[sender].close("it sent a wrong piece")
             self._work.set()
@@ -302,7 +307,7 @@ class Exchange:
         """Take a neighbour's word for what it has."""
         neighbours = self.chooser.neighbours
         if link.key in neighbours:
-            neighbours.offers(link.key, gained & self.numbers.everything)
+            neighbours.offers(link.key, gained)  # also of shards whose lines have yet to come here
             neighbours.withdraws(link.key, lost)
             self._work.set()
 

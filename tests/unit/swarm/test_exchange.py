@@ -113,11 +113,12 @@ def connect(names: tuple[str, str], nodes: dict[str, Exchange], *, liar: str = "
 
 @asynccontextmanager
 async def downloading(
-    path: Path, data: bytes, name: str, ledger: Ledger, sent: list[int]
+    path: Path, data: bytes, name: str, ledger: Ledger, sent: list[int], live: LiveManifest | None = None
 ) -> AsyncIterator[tuple[Exchange, asyncio.Future[Manifest]]]:
     """Yield a node's exchange, and the end of its transfer."""
     described = manifest(data)
-    sink = OutputFile(path / name, live := LiveManifest.of(described))
+    live = live or LiveManifest.of(described)
+    sink = OutputFile(path / name, live)
     transfer = Transfer(live, [], sink)
     transfer.pause()
     chooser = RangeChooser(RULES, Random(name), key=name)
@@ -186,3 +187,48 @@ async def test_piece_that_is_unwanted_at_once_keeps_no_slot(tmp_path: Path) -> N
             await asyncio.sleep(0)
             await asyncio.sleep(0)
     assert slots.under_way == 0
+
+
+class AskedLink(MemoryLink):
+    """A link that notes what it is asked for."""
+
+    def __init__(self, key: Hashable) -> None:
+        super().__init__(key)
+        self.asked: list[int] = []
+
+    def want(self, number: int) -> None:
+        self.asked.append(number)
+
+
+async def until_asked(link: AskedLink) -> int:
+    """Wait until a link is asked for a piece, and return its number."""
+    async with asyncio.timeout(20):
+        while not link.asked:
+            await asyncio.sleep(0.001)
+    return link.asked[0]
+
+
+async def test_right_piece_that_comes_after_the_download_bans_nobody(tmp_path: Path) -> None:
+    data = random_bytes(8 * PIECE)
+    async with downloading(tmp_path, data, "n0", Ledger(RULES, Random(1)), []) as (exchange, run):
+        exchange.add_link(link := AskedLink("n1"))
+        exchange.offered(link, 1, 0)
+        number = await until_asked(link)
+        exchange.detach()
+        await exchange.came(link, number, memoryview(data[:PIECE]))
+        assert (exchange.banned, link.closed) == (set(), "")
+        run.cancel()
+
+
+async def test_piece_that_was_offered_before_its_shard_was_known_is_asked_for(tmp_path: Path) -> None:
+    data = random_bytes(8 * PIECE)
+    lines = manifest(data).raw.splitlines(keepends=True)
+    live = LiveManifest("v1")
+    live.add(lines[0])
+    ledger = Ledger(RULES, Random(1))
+    async with downloading(tmp_path, data, "n0", ledger, [], live) as (exchange, run):
+        exchange.add_link(link := AskedLink("n1"))
+        exchange.offered(link, 1 << 7, 0)
+        live.add(b"".join(lines[1:]))
+        assert await until_asked(link) == 7
+        run.cancel()
