@@ -143,7 +143,7 @@ class Acquaintances:
 
     def _connect(self) -> None:
         """Begin to connect to members that the node wants as neighbours."""
-        if self._exchange.chooser.done:
+        if self._exchange.is_whole:
             return  # others connect to a node that has everything
         now = self._clock()
         candidates = [
@@ -199,7 +199,7 @@ class Acquaintances:
                 for key, known in self._known.items()
             ],
             now,
-            done=exchange.chooser.done,
+            done=exchange.is_whole,
         )
         if idle is not None:
             self._known[idle.member.key].link.close("others are more use")

@@ -104,6 +104,11 @@ class Exchange:
         """Bytes that came from neighbours."""
         return sum(self.received.values())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the version is here, once it is known what that is."""
+        return self._live.manifest is not None and self.chooser.held == self.numbers.everything
+
     def attach(self, sink: PieceSink) -> None:
         """Offer what lands in a sink from now on, whoever it comes from."""
         self._sink = sink
