@@ -27,8 +27,10 @@ _stderr = pytest.StashKey[int]()
 def pytest_configure(config: pytest.Config) -> None:
     """Let an interrupt end the processes that the tests start, as at a terminal.
 
-    A shell has its background jobs ignore SIGINT, and so do the processes that those start.
+    A shell has its background jobs ignore SIGINT, and so do the processes that those start. Nor do these read
+    the machine's certificates, which aiohttp does when it is imported.
     """
+    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_stderr] = os.dup(2)  # before it is captured

@@ -15,6 +15,11 @@ def environment(**extra: str) -> dict[str, str]:
     return {**kept, "PYTHONUNBUFFERED": "1", "SSL_CERT_FILE": os.devnull, **extra}
 
 
+def certified_environment() -> dict[str, str]:
+    """Return this process's environment with the machine's certificates, for what fetches from elsewhere."""
+    return {k: v for k, v in os.environ.items() if (k, v) != ("SSL_CERT_FILE", os.devnull)}
+
+
 def command(*words: str) -> list[str]:
     """Return ``shardcast WORDS…`` as this environment's interpreter runs it."""
     return [sys.executable, "-m", "shardcast", *words]

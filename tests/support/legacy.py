@@ -6,6 +6,7 @@ A test module takes the fixtures by name: ``old = legacy.old``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import http.client
 import shutil
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support import processes
+from tests.support.commands import certified_environment
 
 try:
     import fcntl
@@ -67,11 +69,13 @@ broadcast, and none of its commands tells which port 0 became."""
 DIRECTLY = {"no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
 
 
+@functools.cache
 def installed_peer(name: str) -> Path:
     """Return the folder of a published peer, installed if it is missing; skip where it can't be had."""
     peers = [sys.executable, str(ROOT / "scripts" / "peers")]
+    install = [*peers, "install", "--quiet", name]
     made = subprocess.run(
-        [*peers, "install", "--quiet", name], capture_output=True, text=True, timeout=400, check=False
+        install, env=certified_environment(), capture_output=True, text=True, timeout=400, check=False
     )
     if made.returncode:
         pytest.skip(made.stderr.strip() or f"scripts/peers install {name} ended with {made.returncode}")
