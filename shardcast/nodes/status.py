@@ -7,14 +7,16 @@ import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from shardcast.protocol.report import Node
 from shardcast.protocol.wire import version_name
 from shardcast.server.downstream import Downstream
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer.workers import Transfer
-from shardcast.upstream.follower import Follower
+
+if TYPE_CHECKING:  # an origin has neither
+    from shardcast.transfer.workers import Transfer
+    from shardcast.upstream.follower import Follower
 
 
 class Status:

@@ -159,6 +159,12 @@ def test_commands_import_only_what_they_use(tmp_path: Path) -> None:
         assert not {"aiohttp.web", "rich", "shardcast.swarm"} & set(loaded(*words))
 
 
+def test_origin_imports_nothing_that_fetches() -> None:
+    code = "import sys, shardcast.nodes.origin; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"shardcast.transfer", "shardcast.upstream", "tenacity"} & set(done.stdout.split())
+
+
 def test_help_names_every_command() -> None:
     done = processes.run("--help")
     assert (done.returncode, done.stderr) == (0, "")
