@@ -228,12 +228,12 @@ class Middle:
         self, tracker: SwarmTracker, identity: MemberIdentity, clients: Sequence[SwarmClient]
     ) -> None:
         """Announce this middle, and its members, to its upstreams from the start of ``_work`` on."""
-        tracker.own_key = identity.key.public
+        tracker.relay.own_key = identity.key.public
         self._memberships = Memberships(
             identity,
             clients,
             partial(versions_to_share, self.folders, tracker),
-            relay=tracker,
+            relay=tracker.relay,
             is_asked=self._has_feed,
         )
 

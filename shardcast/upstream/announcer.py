@@ -19,13 +19,13 @@ from shardcast.access.proofs import prove_to_server
 from shardcast.access.signing import SigningKey
 from shardcast.access.tickets import TICKET_SECONDS, TicketVersion
 from shardcast.concurrency import Notifier, cancel
-from shardcast.errors import AccessDenied, PeerError, ServerLacks
+from shardcast.errors import AccessDenied, PeerError, ServerLacks, UsageError
 from shardcast.peer.announcing import SwarmClient
 from shardcast.policy.backoff import Backoff
 from shardcast.policy.swarm.addresses import is_loopback
 from shardcast.protocol.announcement_answers import AnnouncementAnswer
 from shardcast.protocol.announcements import Announcement, Relay
-from shardcast.protocol.swarm_members import NamedMember, Place
+from shardcast.protocol.swarm_members import MAX_SITE, NamedMember, Place, SwarmError, optional, read_site
 from shardcast.protocol.wire import version_name
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,10 @@ class MemberIdentity:
         site: its site; None to have the servers guess it.
         certificate: returns the SHA-256 of its certificate in hex; None for plain HTTP.
         rate: returns the bytes a second that it can give; 0 while unknown.
+        sharing: whether others are sent to it, to open streams there.
+
+    Raises:
+        UsageError: the site's name is malformed.
     """
 
     node: str
@@ -69,6 +73,16 @@ class MemberIdentity:
     site: str | None = None
     certificate: Callable[[], str | None] = lambda: None
     rate: Callable[[], int] = lambda: 0
+    sharing: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the site, which servers would refuse with each announcement."""
+        try:
+            optional(read_site, self.site)
+        except SwarmError:
+            raise UsageError(
+                f"{self.site!r} is no name of a site; write at most {MAX_SITE} letters, digits and ._:/-"
+            ) from None
 
     @classmethod
     def new(
@@ -79,6 +93,7 @@ class MemberIdentity:
         site: str | None = None,
         certificate: Callable[[], str | None] = lambda: None,
         nonces: Nonces | None = None,
+        sharing: bool = True,
     ) -> Self:
         """Return the identity of a run that starts now; the attributes are those of the class.
 
@@ -93,6 +108,7 @@ class MemberIdentity:
             advertise=advertise,
             site=site,
             certificate=certificate,
+            sharing=sharing,
         )
 
 
@@ -338,6 +354,7 @@ class Membership:
             site=me.site,
             certificate=me.certificate(),
             rate=me.rate(),
+            sharing=me.sharing,
             keys=keys,
             leaving=leaving,
             relay=relay,

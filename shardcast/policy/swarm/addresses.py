@@ -47,6 +47,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@lru_cache(4096)
+def owner_of(address: Address | str | None) -> str:
+    """Return the name by which bounds count an address: of IPv6 its subnet, which can be one machine's."""
+    if isinstance(address, str):
+        address = ip_address(address)
+    if isinstance(address, IPv6Address) and not address.is_loopback:
+        return str(ip_network((address, _SITE_BITS[6]), strict=False))
+    return str(address or "")
+
+
 def is_in(address: Address, networks: Sequence[Network]) -> bool:
     """Return whether an address lies in one of some networks."""
     return any(address in network for network in networks)

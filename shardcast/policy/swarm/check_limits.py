@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shardcast.policy.backoff import Backoff
+from shardcast.policy.swarm.addresses import owner_of
 from shardcast.policy.swarm.members import Entry
 
 RECHECK_SECONDS = 60.0
@@ -60,7 +61,7 @@ class CheckTarget:
     """A check that a server could make.
 
     Attributes:
-        announcer: the address that announced the place.
+        announcer: the owner of the address that announced the place (``owner_of``).
         host: the place's address.
     """
 
@@ -76,7 +77,7 @@ class CheckLimits:
     """
 
     def __init__(self) -> None:
-        self._own = RateLimit(5.0, 128)
+        self._own, self._subnet = RateLimit(5.0, 128), RateLimit(50.0, 1024)
         self._advertised = RateLimit(10 / 60, 10)
         self._relayed = RateLimit(2.0, 40)
         self._targets = RateLimit(1.0, 16)
@@ -89,7 +90,7 @@ class CheckLimits:
             now: the time, in seconds.
             relayed: whether another server told the place.
         """
-        if target.host == target.announcer:
-            return self._own.take(target.announcer, now)
+        if owner_of(target.host) == target.announcer:
+            return (self._subnet if "/" in target.announcer else self._own).take(target.announcer, now)
         limit = self._relayed if relayed else self._advertised
         return limit.take(target.announcer, now) and self._targets.take(target.host, now)

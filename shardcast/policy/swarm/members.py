@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shardcast.policy.swarm.addresses import owner_of
 from shardcast.policy.swarm.pools import HostPool
 
 VersionKey = tuple[int, str | None]
@@ -129,14 +130,15 @@ class VersionMembers:
     def enlist(self, entry: Entry) -> None:
         """Have a member drawn from now on, if others can connect to it."""
         if entry.host:
-            self.all.add(entry.host, entry)
-            self.sites.setdefault(entry.facts.site, HostPool()).add(entry.host, entry)
+            owner = owner_of(entry.host)
+            self.all.add(owner, entry)
+            self.sites.setdefault(entry.facts.site, HostPool()).add(owner, entry)
 
     def delist(self, entry: Entry) -> None:
         """Have a member drawn no more."""
         if entry.host:
-            self.all.remove(entry.host, entry)
-            site = self.sites[entry.facts.site]
-            site.remove(entry.host, entry)
+            owner, site = owner_of(entry.host), self.sites[entry.facts.site]
+            self.all.remove(owner, entry)
+            site.remove(owner, entry)
             if not site:
                 del self.sites[entry.facts.site]

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from shardcast.policy.swarm.addresses import can_be_named, can_be_told, guess_site
+from shardcast.policy.swarm.addresses import can_be_named, can_be_told, guess_site, owner_of
 from shardcast.policy.swarm.check_limits import CheckLimits, CheckTarget, RateLimit, is_check_due
 from shardcast.policy.swarm.meeting import NAMED, RENEW_SECONDS
 from shardcast.policy.swarm.member_table import ANNOUNCE_SECONDS, SILENCES, MemberTable
@@ -355,7 +355,19 @@ def test_site_is_guessed_from_the_subnet() -> None:
     assert guess_site(ip_address("2001:db8::1:2")) == "2001:db8::/64"
 
 
+def test_subnet_of_ipv6_counts_as_one_owner() -> None:
+    assert owner_of("2001:db8::7") == owner_of(ip_address("2001:db8::9")) == "2001:db8::/64"
+    assert owner_of(ip_address("10.0.0.7")) == "10.0.0.7"
+    assert owner_of("::1") == "::1" and owner_of(None) == ""
+
+
 # Checks
+
+
+def test_cluster_in_one_subnet_of_ipv6_is_checked_soon() -> None:
+    limits = CheckLimits()
+    targets = [CheckTarget("2001:db8::/64", f"2001:db8::{n:x}") for n in range(1000)]
+    assert all(limits.allows(target, 0.0, relayed=False) for target in targets)
 
 
 def test_member_is_checked_at_most_ten_times_a_minute() -> None:
