@@ -25,8 +25,9 @@ from typing import Any, TextIO
 LENGTH = struct.Struct("!I")
 """Form of the length before a request."""
 LOADED = (
-    "aiohttp.web", "rich.progress", "uvloop",
-    "shardcast.cli.blobs.serve", "shardcast.cli.broadcast", "shardcast.cli.client", "shardcast.cli.main",
+    "aiohttp.web", "rich.progress", "uvloop", "shardcast.blobs.server.hash_server",
+    "shardcast.cli.blobs.gc", "shardcast.cli.blobs.objects", "shardcast.cli.blobs.serve",
+    "shardcast.cli.blobs.verify", "shardcast.cli.broadcast", "shardcast.cli.client", "shardcast.cli.main",
     "shardcast.cli.middle", "shardcast.cli.origin", "shardcast.cli.pin", "shardcast.cli.withdraw",
     "shardcast.control.waiting", "shardcast.nodes.client", "shardcast.nodes.middle", "shardcast.nodes.origin",
     "shardcast.nodes.runtime",
