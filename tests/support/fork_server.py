@@ -24,6 +24,8 @@ from typing import Any, TextIO
 
 LENGTH = struct.Struct("!I")
 """Form of the length before a request."""
+READY = b"."
+"""What a server sends once it has imported all."""
 LOADED = (
     "aiohttp.web", "rich.progress", "uvloop", "shardcast.blobs.server.hash_server",
     "shardcast.cli.blobs.gc", "shardcast.cli.blobs.objects", "shardcast.cli.blobs.serve",
@@ -84,6 +86,7 @@ def serve() -> Request | None:
         In each forked process its request; None in the server, at the end.
     """
     with socket.socket(fileno=_LINK) as link:
+        link.sendall(READY)
         while request := _receive(link):
             reader, writer = os.pipe()
             between = os.fork()  # ends at once, so that whoever asked adopts the process

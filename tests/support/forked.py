@@ -113,6 +113,7 @@ class _Servers:
                 [sys.executable, "-m", fork_server.__name__, str(theirs.fileno())],
                 cwd=ROOT, env=server_environment(), pass_fds=[theirs.fileno()],
             )  # fmt: skip
+        _wait_until_ready(first)
         self._key = _key(_umask(), {})
         self._links = {self._key: first}
         self._forked: dict[Key, int] = {}
@@ -124,9 +125,10 @@ class _Servers:
         whole = dict(os.environ if variables is None else variables)
         here = os.open(directory, os.O_PATH | os.O_DIRECTORY)
         try:
-            with self._turn, _adopting_orphans():
+            with self._turn:
                 link = self._link(read_at_import(whole))
-                return fork_server.send(link, _request(whole, words, [*streams, here]))
+                with _adopting_orphans():
+                    return fork_server.send(link, _request(whole, words, [*streams, here]))
         finally:
             os.close(here)
 
@@ -139,8 +141,10 @@ class _Servers:
             ours, theirs = socket.socketpair()
             with theirs:
                 request = _request({**server_environment(), **settings}, None, [theirs.fileno()])
-                self._forked[key] = fork_server.send(self._links[self._key], request)
+                with _adopting_orphans():
+                    self._forked[key] = fork_server.send(self._links[self._key], request)
             self._links[key] = ours
+            _wait_until_ready(ours)
         return self._links[key]
 
     def _end(self, key: Key) -> None:
@@ -154,6 +158,12 @@ class _Servers:
             self._end(key)
         self._links.pop(self._key).close()
         self._first.wait(30)
+
+
+def _wait_until_ready(link: socket.socket) -> None:
+    """Wait until a server has imported all, so that it forks at once."""
+    if link.recv(len(fork_server.READY)) != fork_server.READY:
+        raise RuntimeError("tests/support/fork_server.py ended before it was ready; its error is on stderr")
 
 
 def _key(umask: int, settings: Mapping[str, str]) -> Key:
