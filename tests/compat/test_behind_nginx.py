@@ -11,11 +11,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from shardcast.addresses import parse_networks
 from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.errors import BadAnswer
+from shardcast.nodes.origin import Origin
 from shardcast.peer.session import open_session
 from shardcast.server.application import application, serve
+from shardcast.server.bounds import Bounds
 from shardcast.server.routes.versions import add_version_routes
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
@@ -25,6 +28,7 @@ from tests.support.archives import CorruptAtEnd, http, pull_body, put_blobs, run
 from tests.support.legacy import get, listed
 from tests.support.published import publish, random_bytes, sha256
 from tests.support.stores import fill
+from tests.support.swarm import member, version_of
 
 pytestmark = pytest.mark.legacy
 
@@ -165,3 +169,22 @@ async def test_broken_blob_behind_nginx_does_not_end_cleanly(tmp_path: Path) -> 
             with pytest.raises(BadAnswer, match="cut off"):
                 while await blob.read(1 << 20):
                     pass
+
+
+async def test_members_of_a_swarm_are_found_through_nginx(tmp_path: Path) -> None:
+    one = publish(tmp_path / "origin", random_bytes(3 * MB), MB)
+    here = "127.0.7.1"  # not the proxy's address, which the origin sees
+    forwarded = f'proxy_set_header Forwarded "for={here}";'
+    trusting = Bounds(trusted=parse_networks("127.0.0.1"))
+    async with Origin.running(one.data_dir, *HTTP, bounds=trusting) as origin:
+        with nginx.proxy(origin.url, tmp_path / "nginx", forwarded) as url:
+            version = version_of(one)
+            async with (
+                member(version, [url], host=here) as first,
+                member(version, [url], host=here) as second,
+                asyncio.timeout(60),
+            ):
+                while not (first.neighbours and second.neighbours):
+                    await asyncio.sleep(0.02)
+                named = first.neighbours + second.neighbours
+                assert {other.place.host for other in named} == {here}
