@@ -31,6 +31,8 @@ from shardcast.cli.serving import ForegroundNode
 @options.data_dir_option("./middle_data")
 @options.listening_options
 @options.advertise_networks_option
+@options.advertise_option
+@options.site_option
 @options.option(
     "--check-interval",
     type=click.FloatRange(0, 86_400, min_open=True),
@@ -51,6 +53,8 @@ def middle(
     data_dir: Path,
     listening: options.Listening,
     advertise_networks: tuple[Network, ...] | None,
+    advertise: str | None,
+    site: str | None,
     check_interval: float,
     retention: options.Retention,
     origin_id: str | None,
@@ -82,6 +86,8 @@ def middle(
         max_bytes=retention.max_bytes,
         origin_id=origin_id,
         advertise_networks=advertise_networks or (),
+        advertise=advertise,
+        site=site,
         bounds=Bounds(trusted=listening.trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         upstream_access=foreground.prepare(client_access.load),

@@ -30,7 +30,7 @@ from shardcast.nodes.line_keeper import LineOnDisk
 from shardcast.nodes.memberships import Memberships
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.shared_folders import SharedFolders
-from shardcast.nodes.sharing import Sharing
+from shardcast.nodes.sharing import Sharing, advertised_place
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.nodes.swarm_server import find_version, running_tracker, versions_to_share
 from shardcast.peer.announcing import SwarmClient
@@ -111,6 +111,8 @@ class Middle:
         upstream_access: ClientAccess | None = None,
         downloads: FairLimit | None = None,
         advertise_networks: Sequence[Network] = (),
+        site: str | None = None,
+        advertise: str | None = None,
     ) -> AsyncIterator[Middle]:
         """Run a middle while the block runs.
 
@@ -129,12 +131,16 @@ class Middle:
             upstream_access: its access to the upstreams.
             downloads: limit of the bytes that it receives; None for no limit.
             advertise_networks: where members of a swarm can advertise addresses that are not their own.
+            site: the name of its site; None to have the upstreams guess it.
+            advertise: ``HOST[:PORT]``, where members of a swarm reach it, where upstreams see another
+                address; None for none.
 
         Raises:
             DataDirInUse: another process holds the data directory.
             LocalDiskError: the data directory can't be used.
             NodeFailed: the address can't be bound.
-            UsageError: an upstream is not https, and TLS is required.
+            UsageError: an upstream is not https, and TLS is required; the site or the advertised address is
+                malformed.
         """
         if upstream_access:
             upstream_access.check_servers(upstreams)
@@ -172,10 +178,13 @@ class Middle:
             control = application(node_id, partial(add_pin_routes, versions=folders), bounds=owner_bounds())
             await stack.enter_async_context(serve_on_socket(control, folders.data_dir.root))
             if tracker:
+                own_port = urlsplit(middle.url).port or 0
                 identity = await in_thread(
                     partial(
                         MemberIdentity.new,
-                        port=urlsplit(middle.url).port,
+                        port=own_port,
+                        advertise=advertised_place(advertise, own_port) if advertise else None,
+                        site=site,
                         certificate=partial(_certificate, access),
                         nonces=nonces,
                     )

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from shardcast.access.scopes import Scope
 from shardcast.access.tickets import TicketVersion, check_ticket
+from shardcast.addresses import parse_networks
 from shardcast.errors import AccessDenied, ServerLacks, UsageError
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
@@ -164,6 +165,21 @@ async def test_members_of_different_middles_meet(
         other_middle = right._memberships
         assert other_middle
         await until(lambda: keys(one) == {key(two), other_middle.me.key.public})
+
+
+async def test_middle_is_named_at_the_place_that_it_advertises(published: Published, tmp_path: Path) -> None:
+    networks = parse_networks("127.0.7.0/24")
+    async with (
+        Origin.running(published.data_dir, **LOCAL, advertise_networks=networks) as origin,
+        Middle.running(
+            [origin.url], tmp_path / "middle", host="0.0.0.0", port=0, advertise="127.0.7.1", site="rack7"
+        ) as middle,
+        member(version_of(published), [origin.url]) as one,
+    ):
+        await until(lambda: bool(one.neighbours))
+        named = one.neighbours[0]
+        assert (named.place.host, named.site) == ("127.0.7.1", "rack7")
+        assert middle.url.endswith(f":{named.place.port}")
 
 
 async def test_members_below_middles_of_middles_meet(
