@@ -171,11 +171,6 @@ class Exchange:
             and not self.numbers.everything & ~self.chooser.neighbours[key].offered
         )
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of the version is here, and it is known what that is."""
-        return self._live.manifest is not None and self.chooser.held == self.numbers.everything
-
     async def run(self) -> None:
         """Exchange pieces until this is cancelled."""
         tasks = [asyncio.ensure_future(work) for work in (self._ask(), self._offer(), self._look())]
