@@ -1,4 +1,4 @@
-"""Two ways of carrying pieces between neighbours: Range requests over kept connections, and two-way streams.
+"""Ways of carrying pieces: Range requests, two-way streams, and requests for what a server hands out.
 
 What asking for a piece and giving it costs both ends *beside its bytes*: the CPU of a run that takes piece by
 piece, less that of a run that takes the same bytes by requests for a whole shard, by the same calls. Every
@@ -33,7 +33,7 @@ TAKER, GIVERS, RATE, SLOW_PIECES = "taker", [f"giver{number}" for number in rang
 WHOLE_DIGEST, MOST = 0.7, 2.5
 """CPU seconds a GiB: of a payload's SHA-256; that a client may take in all."""
 MOST_TAKER = MOST - WHOLE_DIGEST
-BARE, OURS = "bare stream", "our stream"
+BARE, OURS, NEXT = "bare stream", "our stream", "next pieces"
 STREAMS = (BARE, OURS)
 BYTES, EACH, HAVES = "the bytes", "piece by piece", "haves"
 SLOW_TITLE = "Receiving over slow links"
@@ -114,14 +114,14 @@ def asking(found: Mapping[str, Carrier], settings: Settings) -> Comparison:
             (EACH, PIECES, ONE),
             (HAVES, BATCHES if name in STREAMS else HEADS, NONE),
         )
-        if (name, what) != (OURS, BYTES)
+        if (name, what) not in ((OURS, BYTES), (NEXT, HAVES))  # requests for next pieces tell of others
     ]
     results = interleave(sides, settings.runs)
     aims = []
     for name in found:
         aims.append(Aim(f"{name}: a piece beside its bytes, ms", beside(results, name), most=0.35))
-        haves = next(result for result in results if result.name == f"{name}: {HAVES}")
-        aims.append(Aim(f"{name}: a batch of haves, ms", haves.median("ms"), most=0.1))
+        for haves in (result for result in results if result.name == f"{name}: {HAVES}"):
+            aims.append(Aim(f"{name}: a batch of haves, ms", haves.median("ms"), most=0.1))
     notes = [
         f"ms: CPU of both ends for a piece of 256 KiB, or for a batch. {CONNECTIONS} connections, one request"
         f" out on each. {BYTES}: by requests for a whole shard; {EACH}: by a request each, whose cost beside "
@@ -129,6 +129,7 @@ def asking(found: Mapping[str, Carrier], settings: Settings) -> Comparison:
         f"{OURS}, whose requests are for a piece each: beside the bytes of the {BARE}.",
         f"{HAVES}: on a stream a frame with five ranges of pieces, each sent alone; by requests that of "
         "HEAD, the least that can carry one.",
+        f"{NEXT}: those that an origin chooses to hand out (`POST /v1/next`), by the calls of a node.",
     ]
     return Comparison("Asking and giving, loopback", results, aims=aims, notes=notes, plot="")
 
@@ -146,6 +147,7 @@ def carriers(scene: Scene, stack: ExitStack) -> dict[str, Carrier]:
     } | {
         BARE: Carrier([giver], partial(stream_words, scene, [port_of(giver)])),
         OURS: Carrier([node], partial(swarm_words, scene, [f"127.0.0.1:{port_of(node)}"])),
+        NEXT: Carrier([origin], partial(next_words, scene, origin.url())),
     }
 
 
@@ -229,6 +231,12 @@ def swarm_words(scene: Scene, places: Sequence[str], count: int, pieces: int) ->
     """Return the command of a taker over the streams of a swarm."""
     numbers = [str(max(CONNECTIONS, len(places))), str(count), str(pieces)]
     return program_words("carrier_swarm", "take", ",".join(places), *numbers, *scene.words)
+
+
+def next_words(scene: Scene, url: str, count: int, pieces: int) -> list[str]:
+    """Return the command of a taker of pieces that an origin hands out."""
+    numbers = [str(CONNECTIONS), str(count), str(pieces)]
+    return program_words("carrier_next", url, *numbers, *scene.words)
 
 
 def shard_url(origin: Running) -> str:

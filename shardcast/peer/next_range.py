@@ -13,7 +13,8 @@ from shardcast.peer.bulk import NotPlain
 from shardcast.peer.download_limit import shard_turn
 from shardcast.peer.failures import status_error
 from shardcast.peer.pace import read_paced
-from shardcast.peer.quick_exchange import QuickConnections, QuickHead, SmallRequest
+from shardcast.peer.quick_connection import QuickHead
+from shardcast.peer.quick_exchange import QuickConnections, SmallRequest
 from shardcast.peer.redirects import proxy_of
 from shardcast.peer.requests import Answer
 from shardcast.peer.session import Session, answer
@@ -170,22 +171,31 @@ class NextRanges:
     async def _exchange(self, request: SmallRequest, received: _Receiving) -> Answer:
         """Send a request, and return the head of the answer once its bytes are in their buffer."""
         server = self._server
+        if server.session.downloads is None:
+            return await self._exchange_in_turn(request, received, None)
         async with shard_turn(server.session.downloads, server.server) as share:
-            if not server.is_plain:
-                return await self._exchange_by_aiohttp(request, received, share)
+            return await self._exchange_in_turn(request, received, share)
 
-            def place(head: QuickHead) -> memoryview | None:
-                return received.place(Answer(server.server, request.name, head.status, head, head.reason))
+    async def _exchange_in_turn(
+        self, request: SmallRequest, received: _Receiving, share: Share | None
+    ) -> Answer:
+        """Exchange as ``_exchange`` does, with a share of the download limit."""
+        server, name = self._server, request.name
+        if not server.is_plain:
+            return await self._exchange_by_aiohttp(request, received, share)
 
-            try:
-                head = await server.quick.ask(request, place)
-            except NotPlain:
-                server.is_plain = False
-                what = f"{request.name}: the answer has no length; the next one is read in another way"
-                raise BadAnswer(server.server, what) from None
-            if share and received.buffer:
-                await share.take_all(len(received.buffer))
-            return Answer(server.server, request.name, head.status, head, head.reason)
+        def place(head: QuickHead) -> memoryview | None:
+            return received.place(Answer(server.server, name, head.status, head, head.reason))
+
+        try:
+            head = await server.quick.ask(request, place)
+        except NotPlain:
+            server.is_plain = False
+            what = f"{name}: the answer has no length; the next one is read in another way"
+            raise BadAnswer(server.server, what) from None
+        if share and received.buffer:
+            await share.take_all(len(received.buffer))
+        return Answer(server.server, name, head.status, head, head.reason)
 
     async def _exchange_by_aiohttp(
         self, request: SmallRequest, received: _Receiving, share: Share | None

@@ -103,7 +103,8 @@ async def test_exchange_gets_all_from_the_origin(tmp_path: Path) -> None:
                 origin.url, server._ranges, exchange.numbers, lambda: chooser.held, live=live
             )
             exchange.add_server(server)
-            exchange.begin(transfer)
+            exchange.attach(transfer)
+            exchange.begin()
             running = asyncio.ensure_future(transfer.run())
             async with background_task(exchange.run()):
                 await asyncio.wait_for(running, 30)

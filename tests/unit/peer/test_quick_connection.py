@@ -7,14 +7,16 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardcast.errors import PeerError
 from shardcast.peer.bulk import NotPlain
-from shardcast.peer.quick_exchange import QuickHead, _Connection, _Stale
+from shardcast.peer.quick_connection import QuickConnection, QuickHead, StaleConnection
 from tests.support.payloads import patient
 
+quick = settings(patient, max_examples=30)
+"""Each example has an event loop of its own."""
 BODY = bytes(range(256)) * 4
 ANSWER = b"HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\nX-A: b\r\n\r\n" % len(BODY) + BODY
 INFORMED = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n" + ANSWER
@@ -32,9 +34,9 @@ class Wire(asyncio.Transport):
         return self.broken
 
 
-async def receive(chunks: list[bytes], buffer: memoryview | None) -> tuple[QuickHead, _Connection]:
+async def receive(chunks: list[bytes], buffer: memoryview | None) -> tuple[QuickHead, QuickConnection]:
     """Feed a connection, and return the head of the answer."""
-    connection = _Connection("http://server", 20.0)
+    connection = QuickConnection("http://server", 20.0)
     connection.connection_made(Wire())
     whole = connection.start_request("POST /v1/next", lambda head: buffer)
     try:
@@ -57,7 +59,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(edges)]
 
 
-@patient
+@quick
 @given(st.sampled_from([ANSWER, INFORMED]), st.lists(st.integers(0, 5000), max_size=20))
 def test_answer_is_read_however_it_is_cut(data: bytes, places: list[int]) -> None:
     buffer = memoryview(bytearray(len(BODY)))
@@ -66,18 +68,18 @@ def test_answer_is_read_however_it_is_cut(data: bytes, places: list[int]) -> Non
     assert head.get("X-a") == "b" and buffer == BODY
 
 
-@patient
+@quick
 @given(st.integers(0, len(ANSWER) - 1))
 def test_answer_that_ends_too_early_fails(length: int) -> None:
-    expected = PeerError if length else _Stale
+    expected = PeerError if length else StaleConnection
     with pytest.raises(expected):
         asyncio.run(receive([ANSWER[:length]], memoryview(bytearray(len(BODY)))))
 
 
-@patient
+@quick
 @given(st.binary(max_size=300) | st.binary(max_size=100).map(lambda rest: ANSWER[:40] + rest))
 def test_any_bytes_are_an_answer_or_an_error(data: bytes) -> None:
-    with pytest.raises((PeerError, NotPlain, _Stale)):
+    with pytest.raises((PeerError, NotPlain, StaleConnection)):
         asyncio.run(receive([data + b"\r\n\r\n"], memoryview(bytearray(len(BODY)))))
 
 
@@ -127,7 +129,7 @@ def test_long_answer_that_is_not_wanted_ends_the_connection() -> None:
 
 def test_short_answer_that_is_not_wanted_is_dropped() -> None:
     async def exchange() -> bool:
-        connection = _Connection("http://server", 20.0)
+        connection = QuickConnection("http://server", 20.0)
         connection.connection_made(Wire())
         whole = connection.start_request("POST /v1/next", lambda head: None)
         data = b"HTTP/1.1 409 Conflict\r\nContent-Length: 4\r\n\r\nbody"
