@@ -122,7 +122,7 @@ class SharedVersion:
     def progress(self) -> NeighbourProgress:
         """Return what the neighbours do."""
         exchange = self.exchange
-        given = sum(exchange.given.values())
+        given = sum(exchange.gifts.given.values())
         return NeighbourProgress(len(exchange.links), exchange.from_neighbours, given)
 
     async def _watch_pieces(self) -> None:

@@ -103,6 +103,11 @@ class Landing:
         return self._pieces.whole
 
     @property
+    def is_open(self) -> bool:
+        """Whether pieces may still land."""
+        return not self._closing
+
+    @property
     def prefix(self) -> int:
         """Bytes from the shard's start that are all here."""
         return self._pieces.prefix

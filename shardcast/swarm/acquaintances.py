@@ -189,7 +189,7 @@ class Acquaintances:
         """Leave the neighbour that gives and takes nothing, for another one."""
         now, exchange = self._clock(), self._exchange
         for key, known in self._known.items():
-            received, given = exchange.received.get(key, 0), exchange.given.get(key, 0)
+            received, given = exchange.received.get(key, 0), exchange.gifts.given.get(key, 0)
             if (received, given) != (known.received, known.given):
                 known.received, known.given, known.active_at = received, given, now
         idle = to_leave(

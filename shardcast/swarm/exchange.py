@@ -15,12 +15,13 @@ from shardcast.concurrency import cancel
 from shardcast.errors import PeerError, ShardcastError
 from shardcast.policy.swarm.answers import AnswerSlots
 from shardcast.policy.swarm.chooser import RangeChooser
-from shardcast.policy.swarm.ledger import Handout, HandoutKind
 from shardcast.policy.swarm.requests import SwarmRequest
 from shardcast.protocol.piece_numbers import PieceNumbers
-from shardcast.store.landing import Landing, WrongPiece
+from shardcast.store.landing import WrongPiece
 from shardcast.store.live_manifest import LiveManifest
-from shardcast.swarm.links import GivenPiece, HandedOut, Link, PieceFiles, PieceServer, PieceSink
+from shardcast.swarm.arrivals import Arrivals
+from shardcast.swarm.gifts import Gifts
+from shardcast.swarm.links import Link, PieceFiles, PieceServer, PieceSink
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,13 @@ class Exchange:
     """One version at one node of a swarm.
 
     Attributes:
-        numbers: of the version's pieces, which grow while it is being made.
+        arrivals: what of the version is here.
         chooser: the decisions of this node.
         links: the neighbours, by key.
         received: bytes that came from each neighbour, by key.
         from_servers: bytes that came from each server, by URL.
         handed: the pieces that servers handed out to this node, and that are here.
-        given: bytes that went to each neighbour, by key.
+        gifts: the pieces that go to neighbours now.
         banned: the keys of neighbours that sent wrong pieces.
         when_met: called with each link that has begun.
         when_left: called with each link that has ended.
@@ -71,28 +72,29 @@ class Exchange:
         self.received: dict[Hashable, int] = {}
         self.from_servers: dict[str, int] = {}
         self.handed = 0
-        self.given: dict[Hashable, int] = {}
+        self.gifts = Gifts(slots)
         self.banned: set[Hashable] = set()
         self.when_met: Callable[[Link], object] = lambda link: None
         self.when_left: Callable[[Link], object] = lambda link: None
         self._live = live
-        self.numbers = PieceNumbers(live.header.piece_size, live.shards)
+        self.arrivals = Arrivals(live)
         self._files = files
-        self._slots = slots
         self._on_loop = on_loop
         self._clock = clock
-        self._sink: PieceSink | None = None
         self._asks = False
         self._servers: dict[Hashable, PieceServer] = {}
-        self._opened: set[int] = set()  # shards whose pieces the chooser knows
         self._told = 0
         self._work = asyncio.Event()
         self._asked: dict[tuple[Hashable, int], SwarmRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gifts: dict[tuple[Hashable, int], asyncio.Task[None]] = {}
         self.failure: BaseException | None = None
 
     # Who takes part
+
+    @property
+    def numbers(self) -> PieceNumbers:
+        """The numbers of the version's pieces, which grow while it is being made."""
+        return self.arrivals.numbers
 
     @property
     def hands_out(self) -> bool:
@@ -111,12 +113,12 @@ class Exchange:
 
     def attach(self, sink: PieceSink) -> None:
         """Offer what lands in a sink from now on, whoever it comes from."""
-        self._sink = sink
+        self.arrivals.sink = sink
 
     def detach(self) -> None:
         """Look at the sink no more."""
         self.rest()
-        self._sink = None
+        self.arrivals.sink = None
 
     def begin(self) -> None:
         """Fetch into the sink's landings from now on, as they are opened."""
@@ -129,8 +131,7 @@ class Exchange:
 
     def hold_all(self) -> None:
         """Note that all of the version is here."""
-        self.numbers.extend(self._live.shards)
-        mask = self.numbers.everything
+        mask = self.arrivals.everything()
         self.chooser.extend(mask)
         self.chooser.hold(mask)
         self.detach()
@@ -158,9 +159,7 @@ class Exchange:
         del self.links[link.key]
         for request in self.chooser.remove_neighbour(link.key):
             self._forget(request)
-        for key, gift in list(self._gifts.items()):
-            if key[0] == link.key:
-                gift.cancel()
+        self.gifts.cancel_all(link)
         self.when_left(link)
         self._work.set()
 
@@ -177,7 +176,8 @@ class Exchange:
         try:
             await asyncio.gather(*tasks)
         finally:
-            await cancel([*tasks, *self._tasks, *self._gifts.values()])
+            await cancel([*tasks, *self._tasks])
+            await self.gifts.end()
             for link in list(self.links.values()):
                 link.close("the version is not shared here any more")
 
@@ -223,18 +223,16 @@ class Exchange:
             self.chooser.remove_server(server.url)
         if request not in self.chooser.under_way:
             return
-        handout = _handout_of(handed)
-        if self.chooser.answered(request, handout, self._clock()) and handed.data is not None:
+        if self.chooser.answered(request, handed.handout, self._clock()) and handed.data is not None:
             await self._take(request, handed.data, server.url)
 
     async def _take(self, request: SwarmRequest, data: memoryview, sender: Hashable) -> None:
         """Verify and write the piece of a request."""
         assert request.number is not None
         place = self.numbers.run(request.number)
-        landing = self._landing(place.shard)
-        if landing is None:  # the download has ended meanwhile, or is not this node's any more
-            if self._is_out(request):
-                self.chooser.failed(request, self._clock())
+        landing = self.arrivals.landing(place.shard)
+        if landing is None or not landing.is_open:
+            self._drop(request)
             return
         try:
             if len(data) != place.length:
@@ -260,8 +258,18 @@ class Exchange:
         else:
             self.received[sender] = self.received.get(sender, 0) + len(data)
         self._landed(request)
-        if self._sink:
-            await self._sink.commit_if_whole(place.shard)
+        if self.arrivals.sink:
+            await self.arrivals.sink.commit_if_whole(place.shard)
+
+    def _drop(self, request: SwarmRequest) -> None:
+        """Leave a piece whose shard came whole by another way, or is fetched no more: it is not wrong."""
+        self._learn()
+        assert request.number is not None
+        if self.chooser.held >> request.number & 1:
+            self._landed(request)
+        elif self._is_out(request):
+            self.chooser.failed(request, self._clock())
+            self._work.set()
 
     def _landed(self, request: SwarmRequest) -> None:
         """Note that the piece of a request is here."""
@@ -288,11 +296,6 @@ class Exchange:
         """Expect no answer to a request any more."""
         if request.neighbour is not None and request.number is not None:
             self._asked.pop((request.neighbour.key, request.number), None)
-
-    def _landing(self, shard: int) -> Landing | None:
-        """Return the landing of a shard that is open."""
-        landings = self._sink.open_landings if self._sink else []
-        return next((landing for landing in landings if landing.shard.number == shard), None)
 
     async def _look(self) -> None:
         """Take requests that bring nothing elsewhere."""
@@ -342,39 +345,14 @@ class Exchange:
 
     def wanted(self, link: Link, number: int) -> None:
         """Give a neighbour a piece, or refuse it."""
-        piece = self._find(number) if self.chooser.held >> number & 1 else None
-        if piece is None or (link.key, number) in self._gifts:
+        place = self.numbers.run(number) if self.chooser.held >> number & 1 else None
+        piece = self._files.find(place.shard, place.offset, place.length) if place else None
+        if piece is None or not self.gifts.give(link, number, piece):
             link.refuse(number, absent=piece is None)
-        elif not self._slots.begin(link.key):
-            link.refuse(number, absent=False)
-        else:
-            gift = asyncio.ensure_future(self._give(link, number, piece))
-            self._gifts[link.key, number] = gift
-            # Not in the task itself, which never begins where it is cancelled at once.
-            gift.add_done_callback(lambda _: self._gift_ended(link.key, number))
 
     def unwanted(self, link: Link, number: int) -> None:
         """Give a neighbour a piece no more, unless its first bytes are on their way."""
-        if gift := self._gifts.get((link.key, number)):
-            gift.cancel()
-
-    async def _give(self, link: Link, number: int, piece: GivenPiece) -> None:
-        """Send a piece."""
-        try:
-            await link.give(number, piece)
-            self.given[link.key] = self.given.get(link.key, 0) + piece.length
-        except OSError as error:
-            link.close(str(error))
-
-    def _gift_ended(self, key: Hashable, number: int) -> None:
-        """Let another answer take the place of one that has ended."""
-        self._slots.end(key)
-        self._gifts.pop((key, number), None)
-
-    def _find(self, number: int) -> GivenPiece | None:
-        """Return where a piece lies; a piece that is there no more is withdrawn first."""
-        place = self.numbers.run(number)
-        return self._files.find(place.shard, place.offset, place.length)
+        self.gifts.cancel(link, number)
 
     # Offering
 
@@ -390,19 +368,13 @@ class Exchange:
             await asyncio.sleep(self.chooser.rules.have_interval)
 
     def _learn(self) -> None:
-        """Note the shards that were opened, and what landed of them by another way."""
-        self.numbers.extend(self._live.shards)
-        for landing in self._sink.open_landings if self._sink else ():
-            number = landing.shard.number
-            first = self.numbers.first_of(number)
-            if number not in self._opened:
-                self._opened.add(number)
-                self.chooser.extend(self.numbers.in_shard(number))
-                self._work.set()
-            here = landing.verified_pieces << first
-            if here & ~self.chooser.held:
-                self.chooser.hold(here)
-                self._work.set()
+        """Note the shards that were opened, and what arrived of them by another way."""
+        opened, here = self.arrivals.take()
+        new = here & ~self.chooser.held
+        if opened or new:
+            self.chooser.extend(opened)
+            self.chooser.hold(new)
+            self._work.set()
 
     def withdraw_all(self) -> None:
         """Tell the neighbours that nothing can be had here any more: the file was changed or removed."""
@@ -425,12 +397,3 @@ class Exchange:
         self._work.set()
         if not isinstance(error, (ShardcastError, OSError)):
             log.error("pieces of %s are exchanged no more: %r", self._live.version, error, exc_info=error)
-
-
-def _handout_of(handed: HandedOut) -> Handout:
-    """Return a server's answer as the rules have it."""
-    if handed.number is not None:
-        return Handout(HandoutKind.BODY, 1 << handed.number)
-    if handed.claims:
-        return Handout(HandoutKind.CLAIMS, handed.claims)
-    return Handout(HandoutKind.NONE if handed.exhausted else HandoutKind.PAUSE)

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from shardcast.policy.swarm.ledger import Asked
+from shardcast.policy.swarm.ledger import Asked, Handout, HandoutKind
 from shardcast.store.landing import Landing
 
 
@@ -82,6 +82,15 @@ class HandedOut:
     exhausted: bool = False
     supported: bool = True
 
+    @property
+    def handout(self) -> Handout:
+        """The answer as the rules have it."""
+        if self.number is not None:
+            return Handout(HandoutKind.BODY, 1 << self.number)
+        if self.claims:
+            return Handout(HandoutKind.CLAIMS, self.claims)
+        return Handout(HandoutKind.NONE if self.exhausted else HandoutKind.PAUSE)
+
 
 class PieceServer(Protocol):
     """A server that hands out pieces."""
@@ -102,6 +111,9 @@ class PieceSink(Protocol):
     @property
     def open_landings(self) -> list[Landing]:
         """The landings of the shards that are open now."""
+
+    def is_closed(self, number: int) -> bool:
+        """Return whether a shard is whole and its landing was closed."""
 
     async def commit_if_whole(self, number: int) -> None:
         """Keep a shard, once all its pieces are here."""

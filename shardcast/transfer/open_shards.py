@@ -86,6 +86,10 @@ class OpenShards:
         """Return an open shard; None for others."""
         return self._downloads.get(number)
 
+    def is_released(self, number: int) -> bool:
+        """Return whether a shard was committed and hashed, so that it is open no more."""
+        return number <= self._hashed and number not in self._downloads
+
     @property
     def ranges_ready(self) -> int:
         """Ranges that wait for a worker."""

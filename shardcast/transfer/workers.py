@@ -123,6 +123,10 @@ class Transfer:
         """The landings of the shards that are open now, by the shards' numbers."""
         return self._shards.landings
 
+    def is_closed(self, number: int) -> bool:
+        """Return whether a shard is whole and its landing was closed."""
+        return self._shards.is_released(number)
+
     @property
     def paused(self) -> bool:
         """Whether the pieces come by another way now."""

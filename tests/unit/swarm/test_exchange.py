@@ -20,6 +20,7 @@ from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
+from shardcast.swarm.arrivals import Arrivals
 from shardcast.swarm.exchange import Exchange
 from shardcast.swarm.links import GivenPiece, HandedOut
 from shardcast.transfer.workers import Transfer
@@ -232,3 +233,25 @@ async def test_piece_that_was_offered_before_its_shard_was_known_is_asked_for(tm
         live.add(b"".join(lines[1:]))
         assert await until_asked(link) == 7
         run.cancel()
+
+
+async def test_shard_that_comes_whole_between_two_looks_is_held(tmp_path: Path) -> None:
+    data = random_bytes(9 * PIECE)
+    described = manifest(data, shard_size=3 * PIECE)
+    sink = OutputFile(tmp_path / "output", LiveManifest.of(described))
+    transfer = Transfer(LiveManifest.of(described), [], sink)
+    transfer.pause()
+    arrivals = Arrivals(LiveManifest.of(described))
+    arrivals.sink = transfer
+    run = asyncio.ensure_future(transfer.run())
+    while len(transfer.open_landings) < 3:
+        await asyncio.sleep(0)
+    transfer.open_landings[0].land_now(0, data[:PIECE])
+    assert arrivals.take() == (0b111_111_111, 0b1)
+    for landing in transfer.open_landings:
+        landing.land_now(0, data[landing.shard.offset : landing.shard.end])
+        await transfer.commit_if_whole(landing.shard.number)
+    await run
+    assert not transfer.open_landings
+    assert arrivals.take() == (0, 0b111_111_111)
+    sink.close()

@@ -1,0 +1,60 @@
+"""What of a version has arrived at a node, by pieces or by ranges: told from the landings of its download."""
+
+from __future__ import annotations
+
+from shardcast.protocol.piece_numbers import PieceNumbers
+from shardcast.store.landing import Landing
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.swarm.links import PieceSink
+
+
+class Arrivals:
+    """The pieces of a version whose shards were opened, and those of them that are here.
+
+    Attributes:
+        numbers: of the version's pieces, which grow while it is being made.
+        sink: the landings that are looked at; None for none.
+    """
+
+    def __init__(self, live: LiveManifest) -> None:
+        """Look at no landings yet; ``live`` is the version's manifest."""
+        self.numbers = PieceNumbers(live.header.piece_size, live.shards)
+        self.sink: PieceSink | None = None
+        self._live = live
+        self._opened: set[int] = set()  # shards beyond those that are closed
+        self._closed = 0  # the shards up to this number are whole, and have no landing any more
+
+    def take(self) -> tuple[int, int]:
+        """Return the pieces of shards that were opened since the last call, and all found here now, as masks.
+
+        A shard may be opened, filled by ranges and closed between two calls: it counts as well.
+        """
+        self.numbers.extend(self._live.shards)
+        if self.sink is None:
+            return 0, 0
+        opened = here = 0
+        while self._closed < len(self._live.shards) and self.sink.is_closed(self._closed + 1):
+            self._closed += 1
+            pieces = self.numbers.in_shard(self._closed)
+            here |= pieces
+            if self._closed in self._opened:
+                self._opened.discard(self._closed)
+            else:
+                opened |= pieces
+        for landing in self.sink.open_landings:
+            number = landing.shard.number
+            if number not in self._opened and number > self._closed:
+                self._opened.add(number)
+                opened |= self.numbers.in_shard(number)
+            here |= landing.verified_pieces << self.numbers.first_of(number)
+        return opened, here
+
+    def landing(self, shard: int) -> Landing | None:
+        """Return the landing of a shard that is open."""
+        landings = self.sink.open_landings if self.sink else []
+        return next((landing for landing in landings if landing.shard.number == shard), None)
+
+    def everything(self) -> int:
+        """Return the pieces that the version has by now."""
+        self.numbers.extend(self._live.shards)
+        return self.numbers.everything

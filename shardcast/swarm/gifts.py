@@ -1,0 +1,62 @@
+"""The pieces that a node sends to its neighbours now, and the slots that they take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+
+from shardcast.concurrency import cancel
+from shardcast.policy.swarm.answers import AnswerSlots
+from shardcast.swarm.links import GivenPiece, Link
+
+
+class Gifts:
+    """The answers of one version's exchange that are under way.
+
+    Attributes:
+        given: bytes that went to each neighbour, by key.
+    """
+
+    def __init__(self, slots: AnswerSlots) -> None:
+        """Give nothing yet; ``slots`` are those of the answers of all versions together."""
+        self.given: dict[Hashable, int] = {}
+        self._slots = slots
+        self._tasks: dict[tuple[Hashable, int], asyncio.Task[None]] = {}
+
+    def give(self, link: Link, number: int, piece: GivenPiece) -> bool:
+        """Begin to send a piece, and return whether there was a slot for it."""
+        key = link.key, number
+        if key in self._tasks or not self._slots.begin(link.key):
+            return False
+        self._tasks[key] = task = asyncio.ensure_future(self._send(link, number, piece))
+
+        # Not in the task itself: one that is cancelled in the same moment never runs.
+        def end(_: asyncio.Task[None]) -> None:
+            self._slots.end(link.key)
+            del self._tasks[key]
+
+        task.add_done_callback(end)
+        return True
+
+    def cancel(self, link: Link, number: int) -> None:
+        """Send a piece no more, unless its first bytes are on their way."""
+        if task := self._tasks.get((link.key, number)):
+            task.cancel()
+
+    def cancel_all(self, link: Link) -> None:
+        """Send nothing more to a neighbour that has left."""
+        for key, task in self._tasks.items():
+            if key[0] == link.key:
+                task.cancel()
+
+    async def end(self) -> None:
+        """Send nothing more."""
+        await cancel(list(self._tasks.values()))
+
+    async def _send(self, link: Link, number: int, piece: GivenPiece) -> None:
+        """Send a piece."""
+        try:
+            await link.give(number, piece)
+            self.given[link.key] = self.given.get(link.key, 0) + piece.length
+        except OSError as error:
+            link.close(str(error))
