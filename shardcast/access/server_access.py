@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shardcast.access.own_certificate import OwnCertificate
 from shardcast.access.tls import ServerTls
 from shardcast.access.token_file import TokenFile
 
@@ -22,7 +23,7 @@ class ServerAccess:
 
     tokens: TokenFile | None = None
     wall_clock: Callable[[], float] = time.time
-    tls: ServerTls | None = None
+    tls: ServerTls | OwnCertificate | None = None
 
     @property
     def is_open(self) -> bool:

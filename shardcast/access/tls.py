@@ -7,6 +7,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardcast.access.certificates import certificate_sha256
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import UsageError
 
@@ -43,15 +44,16 @@ class ServerTls:
                 encrypted.
             LocalDiskError: a file can't be read.
         """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.num_tickets = 0  # no node resumes a session, and each ticket costs memory and a write
-        context.options |= ssl.OP_NO_RENEGOTIATION  # a client could ask for the costly part again and again
+        context = listener_context()
         _load_pair(context, self.certificate, self.key)
         if self.client_ca:
             _load_authorities(context, self.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+    def digest(self) -> str | None:
+        """Return the SHA-256 of the certificate now, in hex; None where it can't be read."""
+        return certificate_sha256(self.certificate)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,15 @@ class ClientTls:
         if self.certificate:
             _load_pair(context, self.certificate, self.key)
         return context
+
+
+def listener_context() -> ssl.SSLContext:
+    """Return a context for a listener that has no certificate yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.num_tickets = 0  # no node resumes a session, and each ticket costs memory and a write
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a client could ask for the costly part again and again
+    return context
 
 
 StrPath = str | os.PathLike[str]

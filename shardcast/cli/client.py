@@ -181,6 +181,8 @@ async def _download(
     seed_for: float | None,
 ) -> None:
     """Download a version while its progress is shown, tell where it is, and share it for a while."""
+    from shardcast.cli.sharing_notes import describe_given, describe_sources
+
     async with (
         shardcast_client,
         background_task(shown.run()),
@@ -189,8 +191,13 @@ async def _download(
         release = await shardcast_client.download(version, output_file, shown.watch)
         shown.pause()
         show_release(release, as_json)
-        if seed_for is not None:
-            await shardcast_client.seed(seed_for)
+        if release.neighbours is None:
+            return
+        shown.note(describe_sources(release))
+        try:
+            await shardcast_client.seed(seed_for or 0)
+        finally:
+            shown.note(describe_given(shardcast_client.given))
 
 
 async def _follow(shardcast_client: Client, folder: Path, following: FollowOptions) -> None:
@@ -203,6 +210,7 @@ async def _follow(shardcast_client: Client, folder: Path, following: FollowOptio
     """
     from shardcast.cli.announcer import Announcer
     from shardcast.cli.progress import ShowTransfer, progress_display
+    from shardcast.cli.sharing_notes import describe_given, describe_sources
     from shardcast.nodes.client import LATEST
     from shardcast.nodes.release_folder import can_resume, check_folder
 
@@ -226,9 +234,13 @@ async def _follow(shardcast_client: Client, folder: Path, following: FollowOptio
             try:
                 async for release in releases:
                     shown.pause()
+                    if release.neighbours:
+                        shown.note(describe_sources(release))
                     await announcer.announce_release(release)
             finally:
                 await releases.aclose()
+                if shardcast_client.is_sharing:
+                    shown.note(describe_given(shardcast_client.given))
 
 
 def show_offered(versions: list[Offered], as_json: bool) -> None:
@@ -263,7 +275,11 @@ def show_release(release: Release, as_json: bool) -> None:
 
 
 def release_as_dict(release: Release) -> dict[str, Any]:
-    """Return a downloaded version as JSON has it: sizes in bytes, ``received`` in bytes by server."""
+    """Return a downloaded version as JSON has it: sizes in bytes, ``received`` in bytes by server.
+
+    A client that shares has its neighbours among the servers, as ``neighbours``, and ``given`` to them.
+    """
+    given = {"given": release.neighbours.given} if release.neighbours else {}
     return {
         "version": release.version,
         "path": str(release.path),
@@ -273,5 +289,6 @@ def release_as_dict(release: Release) -> dict[str, Any]:
         **release.manifest.digests,
         "seconds": round(release.seconds, 3),
         "received": release.received,
+        **given,
         "metadata": dict(release.manifest.header.metadata),
     }

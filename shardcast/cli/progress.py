@@ -16,7 +16,7 @@ import click
 from shardcast.sizes import format_rate, format_size
 
 if TYPE_CHECKING:
-    from shardcast.transfer.limits import Progress
+    from shardcast.transfer.limits import NeighbourProgress, Progress
     from shardcast.transfer.workers import Transfer
 
 log = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ class ShowTransfer:
 
 
 def _detail(state: Progress) -> str:
-    """Return the number of shards and the fastest servers that send now."""
+    """Return the number of shards, the fastest servers that send now, and what neighbours do."""
     shards = f"shard {state.shards_done}/{state.shards}"
     busy = sorted(
         ((server.rate, url) for url, server in state.servers.items() if server.under_way),
@@ -244,4 +244,20 @@ def _detail(state: Progress) -> str:
     )
     named = [f"{urlsplit(url).netloc} {format_rate(rate)}" for rate, url in busy[:_MAX_SERVERS]]
     more = [f"and {len(busy) - _MAX_SERVERS} more"] if len(busy) > _MAX_SERVERS else []
-    return ", ".join([shards, *named, *more])
+    servers = sum(server.received for server in state.servers.values())
+    return ", ".join([shards, *named, *more, *neighbour_words(state.neighbours, servers)])
+
+
+def neighbour_words(neighbours: NeighbourProgress, from_servers: int) -> list[str]:
+    """Return what the neighbours in a swarm do, in words; none where there is no neighbour.
+
+    Args:
+        neighbours: what they do.
+        from_servers: bytes that came from servers.
+    """
+    if neighbours == type(neighbours)():
+        return []
+    received = neighbours.received + from_servers
+    part = f"{neighbours.received / received:.0%}" if received else "nothing"
+    count = f"{neighbours.count} neighbour{'' if neighbours.count == 1 else 's'}"
+    return [f"{part} from {count}", f"{format_size(neighbours.given)} given"]

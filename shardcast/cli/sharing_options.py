@@ -11,7 +11,7 @@ from shardcast.cli.limit_options import AddOptions
 from shardcast.cli.options import Duration, Size, grouped, option
 
 if TYPE_CHECKING:
-    from shardcast.nodes.sharing import SharingSettings
+    from shardcast.nodes.sharing_listener import SharingSettings
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SharingOptions:
                 )
             return None
         from shardcast.fair_limit import FairLimit
-        from shardcast.nodes.sharing import SharingSettings
+        from shardcast.nodes.sharing_listener import SharingSettings
 
         return SharingSettings(
             host=self.share_host,

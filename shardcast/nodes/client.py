@@ -42,7 +42,7 @@ from shardcast.upstream.report import send_reports
 from shardcast.waits import Waits
 
 if TYPE_CHECKING:
-    from shardcast.nodes.sharing import SharingSettings
+    from shardcast.nodes.sharing_listener import SharingSettings
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +112,10 @@ class Client:
         peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
         sharing = None
         if self._sharing:
-            from shardcast.nodes.sharing import sharing_client  # a server, which others need not load
+            # A server, which others need not load:
+            from shardcast.nodes.sharing_listener import sharing_client
 
-            listening = sharing_client(session, self._sharing, self._limits.timeout)
+            listening = sharing_client(session, self._sharing, self.servers, self._limits.timeout)
             sharing = await self._stack.enter_async_context(listening)
         self._downloads = Downloads(peers, self._limits, waits=self.waits, sharing=sharing)
         return self
@@ -290,6 +291,16 @@ class Client:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._downloads.sharing.wait_until_over()
+
+    @property
+    def is_sharing(self) -> bool:
+        """Whether it passes on what it receives."""
+        return self._sharing is not None
+
+    @property
+    def given(self) -> int:
+        """Bytes that went to neighbours in swarms until now; 0 for a client that does not share."""
+        return self._downloads.sharing.given if self._downloads.sharing else 0
 
     def lease(self, version: str) -> Lease:
         """Return a lease: it holds a version at the servers while it is entered.

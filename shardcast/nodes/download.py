@@ -19,7 +19,7 @@ from shardcast.errors import (
     VersionWithdrawn,
 )
 from shardcast.nodes.followed_folder import FollowedFolder
-from shardcast.nodes.release import Release
+from shardcast.nodes.release import NEIGHBOURS, Release
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import FILE, Header
@@ -228,13 +228,24 @@ class Downloads:
             raise
         finally:
             if shared:
+                shared.count_servers()
                 if sink.final:
                     shared.complete(sink.final)
                 else:
                     shared.over.set()
             await asyncio.to_thread(sink.close)
         received = {url: server.received for url, server in transfer.progress.servers.items()}
-        release = Release(manifest.version, output, manifest, time.monotonic() - started, received)
+        neighbours = shared.progress() if shared else None
+        if neighbours:
+            received[NEIGHBOURS] = neighbours.received
+        release = Release(
+            manifest.version,
+            output,
+            manifest,
+            time.monotonic() - started,
+            received,
+            neighbours=neighbours,
+        )
         return await destination.folder.record(release, sink.final) if destination.folder else release
 
 

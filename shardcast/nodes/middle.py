@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from shardcast.access.certificates import certificate_sha256
 from shardcast.access.client_access import ClientAccess
 from shardcast.access.nonces import Nonces
 from shardcast.access.server_access import ServerAccess
@@ -279,4 +278,4 @@ class Middle:
 
 def _certificate(access: ServerAccess | None) -> str | None:
     """Return the SHA-256 of the certificate of a listener now; None for plain HTTP."""
-    return certificate_sha256(access.tls.certificate) if access and access.tls else None
+    return access.tls.digest() if access and access.tls else None

@@ -9,7 +9,10 @@ from shardcast.plain_text import one_line
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Header, Manifest
 from shardcast.protocol.wire import version_number
+from shardcast.transfer.limits import NeighbourProgress
 
+NEIGHBOURS = "neighbours"
+"""What ``Release.received`` calls the other clients that a sharing client exchanges pieces with."""
 _LONGEST_ORIGIN = 64
 """Characters of an origin id that people are told."""
 
@@ -36,9 +39,12 @@ class Release:
         path: the file.
         manifest: of its payload.
         seconds: that the download took.
-        received: bytes that came from each server.
+        received: bytes that came from each server, by its URL; of a client that shares also those that came
+            from its neighbours in the swarm, all together, as ``neighbours``.
         new_line: whether it is the first of a line other than the one announced before in its folder: its
             number says nothing about the versions that were followed before.
+        neighbours: how many neighbours there were at the end, and what they sent and got by then; None where
+            the client does not share.
     """
 
     version: str
@@ -47,6 +53,7 @@ class Release:
     seconds: float
     received: dict[str, int]
     new_line: bool = False
+    neighbours: NeighbourProgress | None = None
 
     @property
     def origin(self) -> str | None:

@@ -67,6 +67,8 @@ class SharedVersion:
         self._find_ranges = find_ranges
         self._seed_for = seed_for
         self._random = Random()
+        self._transfer: Transfer | None = None
+        self._counted: dict[str, int] = {}
         self.is_complete = False
         self._tasks: list[asyncio.Future[None]] = []
 
@@ -89,16 +91,14 @@ class SharedVersion:
             pause = first_ask(membership.members, self._random)
             self.join(url, first_at=asyncio.get_running_loop().time() + pause)
         loop, exchange = asyncio.get_running_loop(), self.exchange
-        transfer.neighbours = self.progress
+        self._transfer, transfer.neighbours = transfer, self.progress
         exchange.attach(transfer)
-        mode, counted = FetchMode(loop.time(), exchanges=bool(membership.neighbours)), dict[str, int]()
+        mode = FetchMode(loop.time(), exchanges=bool(membership.neighbours))
         try:
             self._switch(transfer, exchanges=mode.exchanges)
             while not self.is_complete:
                 await asyncio.sleep(_LOOK_SECONDS)
-                for url, size in exchange.from_servers.items():
-                    transfer.count(url, size - counted.get(url, 0))
-                    counted[url] = size
+                self.count_servers()
                 received = transfer.received + exchange.from_neighbours
                 hands_out = exchange.hands_out and exchange.failure is None
                 if mode.update(Situation(loop.time(), len(exchange.links), hands_out, received)):
@@ -106,6 +106,14 @@ class SharedVersion:
         finally:
             exchange.detach()
             transfer.resume()
+
+    def count_servers(self) -> None:
+        """Count for the download what servers handed out since the last time."""
+        if self._transfer is None:
+            return
+        for url, size in self.exchange.from_servers.items():
+            self._transfer.count(url, size - self._counted.get(url, 0))
+            self._counted[url] = size
 
     def _switch(self, transfer: Transfer, *, exchanges: bool) -> None:
         """Fetch by pieces, or by ranges."""

@@ -1,4 +1,4 @@
-"""The versions that a client shares, and the listener at which its neighbours open streams."""
+"""The versions that a client shares, each with the neighbours of its swarm."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from random import Random
-from urllib.parse import urlsplit
 
 from shardcast.access.tickets import Ticket, TicketVersion
 from shardcast.concurrency import background_task, cancel
 from shardcast.constants import HTTP_TIMEOUT
-from shardcast.errors import UsageError
 from shardcast.fair_limit import FairLimit
 from shardcast.nodes.shared_pieces import SharedPieces
 from shardcast.nodes.shared_version import SharedVersion
@@ -25,12 +22,7 @@ from shardcast.policy.swarm.chooser import RangeChooser
 from shardcast.policy.swarm.meeting import Member
 from shardcast.policy.swarm.rules import SwarmRules
 from shardcast.protocol.piece_numbers import PieceNumbers
-from shardcast.protocol.swarm_members import Place, read_host, read_port
 from shardcast.protocol.wire import version_number
-from shardcast.server.application import application, serve
-from shardcast.server.binding import EVERY_ADDRESS
-from shardcast.server.routes.swarm import add_check_route
-from shardcast.server.routes.swarm_stream import add_swarm_stream_routes
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.acquaintances import Acquaintances
 from shardcast.swarm.exchange import Exchange
@@ -47,31 +39,13 @@ _FIRST_ANSWER = 0.25
 """Seconds that a download waits for the first server to say whether there are neighbours."""
 
 
-@dataclass(frozen=True, slots=True)
-class SharingSettings:
-    """How a client shares.
+class Sharing:
+    """What one node shares: each of its versions with the neighbours of that version.
 
     Attributes:
-        host: the address to listen on.
-        port: the port; 0 picks a free one.
-        uploads: limit of the bytes that go to neighbours; None for no limit.
-        seed_for: seconds for which a version is shared after its download; None for as long as the client
-            runs.
-        site: the name of this node's site; None to have the servers guess it.
-        advertise: ``HOST[:PORT]``, where others reach this node, where servers see another address; None
-            for none.
+        identity: of this run of the node.
+        streams: to the neighbours.
     """
-
-    host: str = EVERY_ADDRESS
-    port: int = 0
-    uploads: FairLimit | None = None
-    seed_for: float | None = None
-    site: str | None = None
-    advertise: str | None = None
-
-
-class Sharing:
-    """What one node shares: each of its versions with the neighbours of that version."""
 
     def __init__(
         self,
@@ -99,13 +73,14 @@ class Sharing:
         self._seed_for = seed_for
         self._range_servers = _RangeServers(session, timeout)
         self._session = session
-        self._identity = identity
+        self.identity = identity
         self._on_loop = on_loop
         self._random = random or Random()
         self._rules = SwarmRules()
         self._slots = AnswerSlots(self._rules)
         self._tasks: set[asyncio.Task[None]] = set()
         self._parts: dict[SharedVersion, tuple[Membership, Participation]] = {}
+        self._given = 0
         self.streams = SwarmStreams(self._find, uploads=uploads, downloads=session.downloads)
 
     def _find(self, version: TicketVersion) -> Participation | None:
@@ -150,6 +125,11 @@ class Sharing:
             next(iter(self._parts)).over.set()
         return shared
 
+    @property
+    def given(self) -> int:
+        """Bytes that went to neighbours, of all versions until now."""
+        return self._given + sum(shared.progress().given for shared in self._parts)
+
     async def wait_until_over(self) -> None:
         """Wait until nothing is shared any more."""
         while self._tasks:
@@ -177,7 +157,7 @@ class Sharing:
         version = version_of(live)
         clients = [SwarmClient(self._session, url, self._timeout) for url in servers]
         async with (
-            Membership(version, self._identity, clients, random=self._random) as membership,
+            Membership(version, self.identity, clients, random=self._random) as membership,
             self.sharing(live, pieces, membership) as shared,
             background_task(_tell_digest(live, membership)),
         ):
@@ -197,7 +177,7 @@ class Sharing:
             pieces: where its pieces lie; they are closed at the end.
             membership: of its swarm.
         """
-        key, site = self._identity.key, self._identity.site
+        key, site = self.identity.key, self.identity.site
         chooser = RangeChooser(self._rules, self._random, key=key.public, site=site)
         exchange = Exchange(live, pieces, chooser=chooser, slots=self._slots, on_loop=self._on_loop)
         neighbours = Acquaintances(
@@ -208,15 +188,16 @@ class Sharing:
         )
 
         def find_ranges(url: str, numbers: PieceNumbers) -> NextRanges:
-            return self._range_servers[url].ranges(live.version, self._identity.node, numbers)
+            return self._range_servers[url].ranges(live.version, self.identity.node, numbers)
 
         part = Participation(
             SwarmPass(
                 membership.version,
-                self._identity.node,
+                self.identity.node,
                 lambda: membership.tickets[0],
                 key,
                 membership.keys,
+                bytes.fromhex(self.identity.certificate() or ""),
             ),
             exchange,
             live.header.piece_size,
@@ -231,31 +212,24 @@ class Sharing:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(shared.end)
             self._parts[shared] = membership, part
-            stack.callback(self._parts.pop, shared)
+            stack.callback(self._forget, shared)
             shared.begin()
-            await stack.enter_async_context(background_task(_follow_membership(membership, neighbours)))
+            following = _follow_membership(
+                membership, neighbours, only_tls=self.identity.certificate() is not None
+            )
+            await stack.enter_async_context(background_task(following))
             yield shared
+
+    def _forget(self, shared: SharedVersion) -> None:
+        """Share a version no more; what was given of it still counts."""
+        self._given += shared.progress().given
+        del self._parts[shared]
 
     async def first_answer(self, membership: Membership) -> None:
         """Wait a moment for the first server to say whether there are neighbours."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_ANSWER):
                 await membership.changed.wait_for(lambda: bool(membership.tickets))
-
-
-def advertised_place(text: str, port: int) -> Place:
-    """Return the address that ``HOST[:PORT]`` names; ``port`` where it names none.
-
-    Raises:
-        UsageError: it is no IP address.
-    """
-    host, colon, number = text.rpartition(":")
-    if not colon or (":" in host and not host.endswith("]")):
-        host, number = text, str(port)
-    try:
-        return Place(read_host(host.strip("[]")), read_port(int(number)))
-    except ValueError:
-        raise UsageError(f"{text!r} is no address to advertise; write 10.0.0.7 or 10.0.0.7:9000") from None
 
 
 class _RangeServers(dict[str, RangeServer]):
@@ -271,61 +245,15 @@ class _RangeServers(dict[str, RangeServer]):
         return server
 
 
-@asynccontextmanager
-async def sharing_client(
-    session: Session, settings: SharingSettings, timeout: float
-) -> AsyncIterator[Sharing]:
-    """Listen for neighbours inside the block, and yield what is shared.
+async def _follow_membership(membership: Membership, neighbours: Acquaintances, *, only_tls: bool) -> None:
+    """Tell whom the servers name, after each of their answers; for ever.
 
-    Args:
-        session: for announcements and ranges.
-        settings: of the client.
-        timeout: seconds for the head of a server's answer.
-
-    Raises:
-        AddressTaken: the address can't be bound.
-        UsageError: the library for keys is missing.
+    With ``only_tls`` those that speak plain HTTP are left out: nobody between two neighbours shall read a
+    version whose servers speak TLS.
     """
-    sharing: Sharing
-
-    async def accept(transport: asyncio.Transport) -> None:
-        await sharing.streams.accept(transport)
-
-    nonces = MemberIdentity.new()  # fails before the listener is there, where the library is missing
-    app = application(
-        nonces.node,
-        lambda app: add_check_route(app, nonces.nonces),
-        lambda app: add_swarm_stream_routes(app, accept),
-    )
-    async with serve(app, settings.host, settings.port, guarded=True) as url:
-        port = urlsplit(url).port
-        identity = MemberIdentity(
-            nonces.node,
-            nonces.key,
-            nonces.nonces,
-            port=port,
-            advertise=advertised_place(settings.advertise, port or 0) if settings.advertise else None,
-            site=settings.site,
-        )
-        sharing = Sharing(
-            session,
-            identity,
-            uploads=settings.uploads,
-            on_loop=True,
-            timeout=timeout,
-            seed_for=settings.seed_for,
-        )
-        log.info("sharing on port %d", port)
-        try:
-            yield sharing
-        finally:
-            await sharing.end()
-
-
-async def _follow_membership(membership: Membership, neighbours: Acquaintances) -> None:
-    """Tell whom the servers name, after each of their answers; for ever."""
     while True:
-        neighbours.name(membership.neighbours if membership.tickets else [])
+        named = membership.neighbours if membership.tickets else []
+        neighbours.name([member for member in named if member.certificate or not only_tls])
         neighbours.me = Member(neighbours.me.key, membership.site)
         await membership.changed.change()
 

@@ -1,0 +1,24 @@
+"""What a client that shares tells people: where a version came from, and what went to neighbours."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from shardcast.nodes.release import NEIGHBOURS, Release
+from shardcast.sizes import format_size
+
+
+def describe_sources(release: Release) -> str:
+    """Return in words where a version came from."""
+    total = sum(release.received.values()) or 1
+    parts = [
+        f"{format_size(size)} ({size / total:.0%}) from "
+        f"{'neighbours' if source == NEIGHBOURS else urlsplit(source).netloc}"
+        for source, size in release.received.items()
+    ]
+    return f"{release.version}: {', '.join(parts)}"
+
+
+def describe_given(given: int) -> str:
+    """Return in words how many bytes went to neighbours."""
+    return f"{format_size(given)} given to neighbours"

@@ -1,0 +1,120 @@
+"""The listener of a sharing client: neighbours open streams there, and servers check its address."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from urllib.parse import urlsplit
+
+from shardcast.access.own_certificate import OwnCertificate
+from shardcast.access.server_access import ServerAccess
+from shardcast.concurrency import in_thread
+from shardcast.errors import UsageError
+from shardcast.fair_limit import FairLimit
+from shardcast.nodes.sharing import Sharing
+from shardcast.peer.session import Session
+from shardcast.protocol.swarm_members import Place, read_host, read_port
+from shardcast.server.application import application, serve
+from shardcast.server.binding import EVERY_ADDRESS
+from shardcast.server.routes.swarm import add_check_route
+from shardcast.server.routes.swarm_stream import add_swarm_stream_routes
+from shardcast.upstream.announcer import MemberIdentity
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SharingSettings:
+    """How a client shares.
+
+    Attributes:
+        host: the address to listen on.
+        port: the port; 0 picks a free one.
+        uploads: limit of the bytes that go to neighbours; None for no limit.
+        seed_for: seconds for which a version is shared after its download; None for as long as the client
+            runs.
+        site: the name of this node's site; None to have the servers guess it.
+        advertise: ``HOST[:PORT]``, where others reach this node, where servers see another address; None
+            for none.
+    """
+
+    host: str = EVERY_ADDRESS
+    port: int = 0
+    uploads: FairLimit | None = None
+    seed_for: float | None = None
+    site: str | None = None
+    advertise: str | None = None
+
+
+@asynccontextmanager
+async def sharing_client(
+    session: Session, settings: SharingSettings, servers: Iterable[str], timeout: float
+) -> AsyncIterator[Sharing]:
+    """Listen for neighbours inside the block, and yield what is shared.
+
+    Where one of the servers is https, the listener speaks TLS, with a certificate of this run alone; its
+    digest stands in the announcements.
+
+    Args:
+        session: for announcements and ranges.
+        settings: of the client.
+        servers: the URLs of the client's servers.
+        timeout: seconds for the head of a server's answer.
+
+    Raises:
+        AddressTaken: the address can't be bound.
+        UsageError: the library for keys is missing.
+        LocalDiskError: OpenSSL can't get a key, as no temporary file can be written.
+    """
+    sharing: Sharing
+
+    async def accept(transport: asyncio.Transport) -> None:
+        await sharing.streams.accept(transport)
+
+    identity = MemberIdentity.new(
+        site=settings.site
+    )  # before the listener is there: a library may be missing
+    tls = await in_thread(OwnCertificate) if any(url.startswith("https:") for url in servers) else None
+    if tls:
+        identity = replace(identity, certificate=tls.digest)
+    app = application(
+        identity.node,
+        partial(add_check_route, nonces=identity.nonces),
+        partial(add_swarm_stream_routes, accept=accept),
+        access=ServerAccess(tls=tls),
+    )
+    async with serve(app, settings.host, settings.port, guarded=True) as url:
+        port = urlsplit(url).port or 0
+        advertise = advertised_place(settings.advertise, port) if settings.advertise else None
+        sharing = Sharing(
+            session,
+            replace(identity, port=port, advertise=advertise),
+            uploads=settings.uploads,
+            on_loop=True,
+            timeout=timeout,
+            seed_for=settings.seed_for,
+        )
+        log.info("sharing on port %d%s", port, " by TLS" if tls else "")
+        try:
+            yield sharing
+        finally:
+            await sharing.end()
+
+
+def advertised_place(text: str, port: int) -> Place:
+    """Return the address that ``HOST[:PORT]`` names; ``port`` where it names none.
+
+    Raises:
+        UsageError: it is no IP address.
+    """
+    host, colon, number = text.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):
+        host, number = text, str(port)
+    try:
+        return Place(read_host(host.strip("[]")), read_port(int(number)))
+    except ValueError:
+        raise UsageError(f"{text!r} is no address to advertise; write 10.0.0.7 or 10.0.0.7:9000") from None

@@ -1,0 +1,97 @@
+"""Clients that share: what they give each other, over which lines, and what they tell of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.server_access import ServerAccess
+from shardcast.errors import BadAnswer, TlsFailure
+from shardcast.fair_limit import FairLimit
+from shardcast.nodes.client import Client
+from shardcast.nodes.origin import Origin
+from shardcast.nodes.release import Release
+from shardcast.nodes.sharing_listener import SharingSettings, sharing_client
+from shardcast.peer.session import open_session
+from shardcast.peer.upgrade import open_upgraded
+from shardcast.protocol.swarm_members import Place
+from shardcast.protocol.wire import SWARM_PATH, SWARM_PROTOCOL, TLS_ONLY_REASON
+from shardcast.server.bounds import Bounds
+from shardcast.server.check_back import gives_nonce
+from tests.support.certificates import Certificates
+from tests.support.published import Published, publish, random_bytes
+
+LOCAL: dict[str, Any] = {"host": "127.0.0.1", "port": 0}
+SIZE = 4_000_000
+SLOW = 1_500_000
+"""Bytes a second that the origin sends: two clients get most of a version from each other."""
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Published:
+    return publish(tmp_path / "data", random_bytes(SIZE), 2_000_000)
+
+
+@asynccontextmanager
+async def origin_of(published: Published, access: ServerAccess | None = None) -> AsyncIterator[Origin]:
+    bounds = Bounds(uploads=FairLimit.of(SLOW))
+    async with Origin.running(published.data_dir, **LOCAL, bounds=bounds, access=access) as origin:
+        yield origin
+
+
+async def two_downloads(url: str, folder: Path, access: ClientAccess | None = None) -> list[Release]:
+    """Return the releases of two sharing clients that download at the same time."""
+    sharing = SharingSettings(host="127.0.0.1")
+    async with (
+        Client([url], folder / "one", access=access, sharing=sharing) as one,
+        Client([url], folder / "two", access=access, sharing=sharing) as two,
+    ):
+        return list(await asyncio.gather(one.download(), two.download()))
+
+
+def check(releases: list[Release], published: Published) -> None:
+    """Check that two clients have the payload, much of it from each other, and all bytes are counted."""
+    for release, other in zip(releases, releases[::-1], strict=True):
+        assert release.path.read_bytes() == published.payload
+        assert release.neighbours is not None
+        assert release.received["neighbours"] == release.neighbours.received > SIZE // 4
+        assert SIZE <= sum(release.received.values()) < 1.2 * SIZE
+        assert other.neighbours is not None and release.neighbours.received <= other.neighbours.given + SIZE
+
+
+async def test_two_clients_get_pieces_from_each_other(published: Published, tmp_path: Path) -> None:
+    async with origin_of(published) as origin:
+        check(await two_downloads(origin.url, tmp_path), published)
+
+
+async def test_neighbours_speak_tls_where_their_server_does(published: Published, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path / "tls")
+    async with origin_of(published, certificates.server()) as origin:
+        assert origin.url.startswith("https:")
+        check(await two_downloads(origin.url, tmp_path, certificates.client()), published)
+
+
+async def test_listener_of_a_client_with_https_servers_refuses_plain_http() -> None:
+    settings = SharingSettings(host="127.0.0.1")
+    async with open_session() as session, sharing_client(session, settings, ["https://a"], 5) as sharing:
+        me = sharing.identity
+        own, port = me.certificate(), me.port
+        assert own and port
+        with pytest.raises(BadAnswer, match=TLS_ONLY_REASON):
+            await open_upgraded("127.0.0.1", port, SWARM_PATH, SWARM_PROTOCOL)
+        with pytest.raises(TlsFailure, match="another certificate"):
+            await open_upgraded("127.0.0.1", port, SWARM_PATH, SWARM_PROTOCOL, certificate=bytes(32))
+        nonce = me.nonces.new()
+        assert await gives_nonce(Place("127.0.0.1", port), nonce, own)
+        assert not await gives_nonce(Place("127.0.0.1", port), nonce, None)
+
+
+async def test_sharing_on_every_address_asks_for_no_tokens(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_session() as session, sharing_client(session, SharingSettings(), ["http://a"], 5):
+        assert "is open to all" not in caplog.text
