@@ -29,7 +29,8 @@ from shardcast.nodes.line_keeper import LineOnDisk
 from shardcast.nodes.memberships import Memberships
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.shared_folders import SharedFolders
-from shardcast.nodes.sharing import Sharing, advertised_place
+from shardcast.nodes.sharing import Sharing
+from shardcast.nodes.sharing_listener import advertised_place
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.nodes.swarm_server import find_version, running_tracker, versions_to_share
 from shardcast.peer.announcing import SwarmClient
