@@ -20,8 +20,11 @@ from shardcast.upstream.announcer import Membership
 
 log = logging.getLogger(__name__)
 
-_BEGUN_SECONDS = 0.5
-"""Seconds that a fetch waits for its version to be shared."""
+_BEGUN_SECONDS = 0.1
+"""Seconds that a fetch waits for its version to be shared, and then for a first answer: what it fetches from
+the servers before that, other members fetch too."""
+_MIN_SIZE = 4 << 20
+"""Bytes of a version below which it is fetched at once."""
 _LOOK = 0.25
 """Seconds between two looks at what to share, where nothing tells of a change."""
 
@@ -62,6 +65,9 @@ class SharedFolders:
                 task.cancel()
                 if task.done():
                     del self._tasks[membership]
+        for shared, of in self._shared.values():
+            if not shared.is_complete and self._folders.manifest_of(of.version):
+                shared.complete()
         for membership in open_ - self._tasks.keys():
             live = self._live(membership)
             if live is not None:
@@ -108,15 +114,15 @@ class SharedFolders:
         Yields:
             The version as it is shared; None for one that is not.
         """
-        found = await self._wait_for(transfer.manifest)
+        size = transfer.manifest.header.size
+        found = await self._wait_for(transfer.manifest) if size is None or size >= _MIN_SIZE else None
         if found is None:
             yield None
             return
         membership, shared = found
-        await self._sharing.first_answer(membership)
+        await self._sharing.first_answer(membership, _BEGUN_SECONDS)
         async with background_task(shared.help(transfer, sources, membership)):
             yield shared
-        shared.complete()
 
     async def _wait_for(self, live: LiveManifest) -> tuple[Membership, SharedVersion] | None:
         """Return the shared version that a manifest describes; None where it is not shared in time."""

@@ -225,10 +225,10 @@ class Sharing:
         self._given += shared.progress().given
         del self._parts[shared]
 
-    async def first_answer(self, membership: Membership) -> None:
+    async def first_answer(self, membership: Membership, seconds: float = _FIRST_ANSWER) -> None:
         """Wait a moment for the first server to say whether there are neighbours."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST_ANSWER):
+            async with asyncio.timeout(seconds):
                 await membership.changed.wait_for(lambda: bool(membership.tickets))
 
 

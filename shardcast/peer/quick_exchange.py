@@ -19,6 +19,7 @@ from shardcast.errors import (
     CannotAsk,
     LocalLimit,
     ServerUnreachable,
+    ShardcastError,
 )
 from shardcast.peer.connecting import SocketAddress, connect
 from shardcast.peer.download_limit import receive_buffer_size
@@ -152,6 +153,8 @@ class QuickConnections:
             except BaseException:
                 sock.close()
                 raise
+        except ShardcastError:
+            raise
         except OSError as error:
             if limit := LocalLimit.of(error):
                 raise CannotAsk(self.server, str(limit)) from error

@@ -100,7 +100,8 @@ ARCHIVE: Mapping[Route, Example] = {
 }
 TABLE: Mapping[str, Mapping[Route, Example]] = {
     "origin": ORIGIN,
-    "middle": VERSIONS | {("GET", "/swarm/check"): Example("/swarm/check")},
+    "middle": VERSIONS
+    | {("GET", "/swarm"): Example("/swarm"), ("GET", "/swarm/check"): Example("/swarm/check")},
     "socket of an origin": SOCKET_OF_ORIGIN,
     "socket of a middle": SOCKET_OF_MIDDLE,
     "hash server": HASHES,

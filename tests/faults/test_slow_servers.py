@@ -24,12 +24,15 @@ from shardcast.control import client as control
 from shardcast.control import waiting, writer
 from shardcast.errors import BadAnswer, PeerError, ShardcastError
 from shardcast.peer import server as peer
+from shardcast.peer.announcing import SwarmClient
 from shardcast.peer.next_range import RangeServer
 from shardcast.peer.pace import Upload
 from shardcast.peer.requests import RangeRequest
 from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
 from shardcast.peer.uploads import UploadClient
+from shardcast.protocol.announcement_answers import AnnouncementAnswer
+from shardcast.protocol.announcements import Announcement
 from shardcast.protocol.manifest import Shard, manifest_of_old_node
 from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.protocol.uploads import UploadRequest, WholePayload
@@ -105,6 +108,11 @@ class Request:
     reply: Reply
     make: Callable[[Asked], Awaitable[object]]
     local: bool = False
+
+
+async def announce(asked: Asked) -> object:
+    announcement = Announcement("81ab", "0" * 32, b"k" * 32, b"p" * 64, "1" * 32)
+    return await SwarmClient(asked.session, asked.url, SECONDS).announce("v1", announcement)
 
 
 async def read_feed(asked: Asked) -> None:
@@ -261,6 +269,12 @@ REQUESTS: dict[str, Request] = {
         "/v1/next",
         NEXT_RANGE,
         lambda asked: ask_next(asked, direct=False),
+    ),
+    "announcement": Request(
+        ("peer/announcing.py:SwarmClient._sent",),
+        "/v1/swarm",
+        Reply(AnnouncementAnswer("ticket", 3.0).encode(), "application/json"),
+        announce,
     ),
     "pull": Request(
         ("blobs/client/archive.py:ArchiveClient.pull_parts",),

@@ -76,7 +76,7 @@ ARCHIVE: Mapping[str, Scope | None] = {
 }
 TABLE: Mapping[str, Mapping[str, Scope | None]] = {
     "origin": {**NODE, **UPLOADS},
-    "middle": {**NODE, "/swarm/check": None},
+    "middle": {**NODE, "/swarm": None, "/swarm/check": None},
     "hash server": HASHES,
     "archive": ARCHIVE,
     "archive, authorized": {**ARCHIVE, "/v1/push": None},

@@ -149,7 +149,7 @@ FAULTS = [
     Fault(
         name="open-listener-says-nothing",
         file="shardcast/server/application.py",
-        old="if app[ACCESS].is_open and not bound.is_loopback:",
+        old="if app[ACCESS].is_open and not guarded and not bound.is_loopback:",
         new="if False:",
         tests=["tests/integration/test_access_nodes.py"],
     ),

@@ -26,10 +26,10 @@ FAULTS = [
         name="tls-1-1-is-spoken",
         file=TLS,
         old="context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n"
-        "        context.minimum_version = ssl.TLSVersion.TLSv1_2",
+        "    context.minimum_version = ssl.TLSVersion.TLSv1_2",
         new="context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n"
-        '        context.set_ciphers("ALL:@SECLEVEL=0")\n'
-        "        context.minimum_version = ssl.TLSVersion.TLSv1",
+        '    context.set_ciphers("ALL:@SECLEVEL=0")\n'
+        "    context.minimum_version = ssl.TLSVersion.TLSv1",
         tests=["tests/integration/test_tls.py::test_tls_1_1_is_refused"],
     ),
     Fault(
