@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from shardcast.errors import (
 )
 from shardcast.nodes.origin import Origin
 from shardcast.peer.next_range import DeclinedRange, NextRanges, NoRange, RangeServer, ReceivedRange
+from shardcast.peer.quick_connection import QuickConnection
 from shardcast.peer.session import open_session
 from shardcast.protocol.next_range import NotNow, RangeHead
 from shardcast.protocol.piece_numbers import PieceNumbers
@@ -295,6 +297,38 @@ async def test_server_that_falls_silent_is_abandoned(data: bytes, published: Pub
         ranges = node("1").ranges
         with pytest.raises(ServerStalled, match=r"within 0\.2 s"):
             await asyncio.wait_for(ranges.ask(0, lambda head: memoryview(bytearray(PIECE))), 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the loop is woken for all bytes")
+async def test_slow_and_steady_server_is_waited_for(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node is not woken before its piece is there, and looks at what has come once its patience ends."""
+    began, looked, look = asyncio.Event(), asyncio.Event(), QuickConnection._has_more
+
+    def looking(connection: QuickConnection) -> bool:
+        looked.set()
+        return look(connection)
+
+    def find_buffer(head: RangeHead) -> memoryview:
+        began.set()
+        return memoryview(bytearray(PIECE))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        for data, event in ((RANGE_HEAD.encode(), began), (BODY[:100_000], looked), (BODY[100_000:], None)):
+            writer.write(data)
+            if event:
+                await event.wait()
+        writer.close()
+
+    monkeypatch.setattr(QuickConnection, "_has_more", looking)
+    async with await asyncio.start_server(serve, *HERE) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with asking(url, published, timeout=0.2) as node:
+            asked = node("1").ranges.ask(0, find_buffer)
+            assert isinstance(await asyncio.wait_for(asked, 20), ReceivedRange)
+    assert looked.is_set()
 
 
 async def test_loss_is_told_by_the_next_request(published: Published) -> None:
