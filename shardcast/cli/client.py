@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import click
 from shardcast.cli import options
 from shardcast.cli.access_options import ClientAccessOptions, client_access_options
 from shardcast.cli.limit_options import DownloadLimitOptions, download_limit_options
-from shardcast.cli.sharing_options import SharingOptions, sharing_options
+from shardcast.cli.sharing_options import SharingOptions, is_on_command_line, sharing_options
 from shardcast.cli.streams import print_answer
 from shardcast.cli.waiting import note_waits
 from shardcast.concurrency import background_task
@@ -125,9 +125,9 @@ def client(
     from shardcast.nodes.runtime import run
 
     access, downloads, shared = client_access.load(), download_limits.load(), sharing.load()
-    if list_versions and shared:
+    if list_versions and is_on_command_line("--share"):
         raise click.UsageError("--share goes with --version and --follow")
-    if follow and sharing.seed_for is not None:
+    if follow and is_on_command_line("--seed-for"):
         raise click.UsageError("--seed-for goes with --version; --follow shares for as long as it runs")
     if follow:
         if output_file is not None:
@@ -141,7 +141,7 @@ def client(
             origin_id=origin_id,
             access=access,
             downloads=downloads,
-            sharing=shared,
+            sharing=replace(shared, seed_for=None) if shared else None,
         )
         run(_follow(follower, output_dir.absolute(), following), fast_loop=True)
         return

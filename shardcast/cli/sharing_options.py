@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import Field, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from shardcast.cli.limit_options import AddOptions
 from shardcast.cli.options import Duration, Size, grouped, option
@@ -30,13 +31,13 @@ class SharingOptions:
         """Return the settings of sharing; None where the client shares nothing.
 
         Raises:
-            UsageError: another option of sharing is given without --share, or one is malformed.
+            UsageError: another option of sharing is given on the command line without --share, or one is
+                malformed.
         """
         if not self.share:
-            if replace(self, share=True) != SharingOptions(share=True):
-                raise click.UsageError(
-                    "--port, --upload-limit, --seed-for, --site and --advertise need --share"
-                )
+            given = [name for name in map(_option_name, fields(self)) if is_on_command_line(name)]
+            if given:
+                raise click.UsageError(f"{', '.join(given)} can't be given without --share")
             return None
         from shardcast.fair_limit import FairLimit
         from shardcast.nodes.sharing_listener import SharingSettings
@@ -49,6 +50,20 @@ class SharingOptions:
             site=self.site,
             advertise=self.advertise,
         )
+
+
+def _option_name(field: Field[Any]) -> str:
+    """Return the option of a field."""
+    return "--" + field.name.replace("_", "-")
+
+
+def is_on_command_line(option_name: str) -> bool:
+    """Return whether an option was given on the command line.
+
+    A variable is none of that: SHARDCAST_UPLOAD_LIMIT may be there for the nodes of a machine.
+    """
+    name = option_name.strip("-").replace("-", "_")
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 sharing_options: AddOptions = grouped(

@@ -30,7 +30,7 @@ from shardcast.nodes.memberships import Memberships
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.shared_folders import SharedFolders
 from shardcast.nodes.sharing import Sharing
-from shardcast.nodes.sharing_listener import advertised_place
+from shardcast.nodes.sharing_listener import advertised_place, checked_site
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.nodes.swarm_server import find_version, running_tracker, versions_to_share
 from shardcast.peer.announcing import SwarmClient
@@ -184,7 +184,7 @@ class Middle:
                         MemberIdentity.new,
                         port=own_port,
                         advertise=advertised_place(advertise, own_port) if advertise else None,
-                        site=site,
+                        site=checked_site(site),
                         certificate=partial(_certificate, access),
                         nonces=nonces,
                     )

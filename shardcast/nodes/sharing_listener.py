@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from shardcast.access.own_certificate import OwnCertificate
@@ -17,7 +18,8 @@ from shardcast.errors import UsageError
 from shardcast.fair_limit import FairLimit
 from shardcast.nodes.sharing import Sharing
 from shardcast.peer.session import Session
-from shardcast.protocol.swarm_members import Place, read_host, read_port
+from shardcast.policy.swarm.addresses import LOWEST_PORT
+from shardcast.protocol.swarm_members import MAX_SITE, Place, read_host, read_port, read_site
 from shardcast.server.application import application, serve
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.routes.swarm import add_check_route
@@ -49,6 +51,21 @@ class SharingSettings:
     site: str | None = None
     advertise: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check the settings before anything is begun.
+
+        Raises:
+            UsageError: neighbours connect to no such port, or the site or the address is none.
+        """
+        if 0 < self.port < LOWEST_PORT:
+            raise UsageError(
+                f"can't share on port {self.port}: neighbours connect to ports from {LOWEST_PORT} on; choose "
+                "such a port, or 0 for any"
+            )
+        checked_site(self.site)
+        if self.advertise is not None:
+            advertised_place(self.advertise, self.port or LOWEST_PORT)
+
 
 @asynccontextmanager
 async def sharing_client(
@@ -75,9 +92,8 @@ async def sharing_client(
     async def accept(transport: asyncio.Transport) -> None:
         await sharing.streams.accept(transport)
 
-    identity = MemberIdentity.new(
-        site=settings.site
-    )  # before the listener is there: a library may be missing
+    # Before the listener is there: a library may be missing.
+    identity = MemberIdentity.new(site=settings.site)
     tls = await in_thread(OwnCertificate) if any(url.startswith("https:") for url in servers) else None
     if tls:
         identity = replace(identity, certificate=tls.digest)
@@ -109,12 +125,35 @@ def advertised_place(text: str, port: int) -> Place:
     """Return the address that ``HOST[:PORT]`` names; ``port`` where it names none.
 
     Raises:
-        UsageError: it is no IP address.
+        UsageError: it is no IP address of one machine, or the port is one to which no neighbour connects.
     """
     host, colon, number = text.rpartition(":")
     if not colon or (":" in host and not host.endswith("]")):
         host, number = text, str(port)
     try:
-        return Place(read_host(host.strip("[]")), read_port(int(number)))
+        place = Place(read_host(host.strip("[]")), read_port(int(number)))
     except ValueError:
         raise UsageError(f"{text!r} is no address to advertise; write 10.0.0.7 or 10.0.0.7:9000") from None
+    address = ip_address(place.host)
+    if address.is_unspecified or address.is_multicast:
+        raise UsageError(f"{text!r} is no address of one machine; advertise where others reach this node")
+    if number != str(port) and place.port < LOWEST_PORT:
+        raise UsageError(
+            f"can't advertise port {place.port}: neighbours connect to ports from {LOWEST_PORT} on"
+        )
+    return place
+
+
+def checked_site(site: str | None) -> str | None:
+    """Return the name of a site as it is given.
+
+    Raises:
+        UsageError: a server would refuse it.
+    """
+    try:
+        return None if site is None else read_site(site)
+    except ValueError:
+        raise UsageError(
+            f"{site!r} is no name of a site: write at most {MAX_SITE} letters, digits and ._:/-, beginning "
+            "with a letter or a digit"
+        ) from None
