@@ -385,7 +385,8 @@ async def test_member_with_a_certificate_is_reached_with_that_one_alone(
     certificate.private_key_and_cert_chain_pem.write_to_path(str(pem))
     first = certificate.cert_chain_pems[0].bytes().decode()
     digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()
-    node, other = Node(), Node()
+    node = Node()
+    other = Node(nonces=node.nonces)  # so that only its certificate is wrong
     tls = ServerAccess(tls=ServerTls(pem))
     app = application(node.node, lambda app: add_check_route(app, node.nonces), access=tls)
     async with serve(app, "127.0.0.1", 0) as url:

@@ -225,6 +225,7 @@ def test_secret_is_of_the_member_that_announces_itself_here() -> None:
 def test_member_that_announces_itself_here_is_not_changed_by_others() -> None:
     table = Table()
     one, asker = table.join(1), table.join(2)
+    table.clock.now += ANNOUNCE_SECONDS + 1
     assert table.relay(V, replace(one.facts, host="10.6.6.6"), Teller("10.0.0.9", "m"), 0) is None
     assert [entry.facts.host for entry in table.name(asker)] == ["10.0.0.1"]
 
