@@ -11,6 +11,8 @@ from shardcast.access.signing import key_id
 
 MAX_KEYS = 128
 """Keys that one source tells, at most."""
+_SAME_CLOCK = 30.0
+"""Seconds that a server's clock may jump without its key being told again."""
 KEY_SECONDS = 120.0
 """Seconds for which a key counts after it was told last."""
 
@@ -139,7 +141,12 @@ class KeyRing:
                 del self._by_source[source]
 
 
-def fingerprint(keys: Iterable[VouchingKey]) -> str:
-    """Return a short name of a set of keys, by which two nodes find that they know the same."""
-    ids = sorted(key_id(key.public) for key in keys)
+def fingerprint(keys: Iterable[VouchingKey], now: float) -> str:
+    """Return a short name of a set of keys and of their servers' clocks, which changes where a clock jumps.
+
+    Args:
+        keys: the keys, as they are told now.
+        now: the time of a clock that does not jump.
+    """
+    ids = sorted(f"{key_id(key.public)} {round((key.now - now) / _SAME_CLOCK)}" for key in keys)
     return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]

@@ -2,8 +2,9 @@
 
 ::
 
-    {"ticket": "…", "keys": [{"key": "…", "now": 1764367200.0}], "neighbours": [{"node": "c2d0…", "key": "…",
-     "host": "10.0.0.7", "port": 41234, "site": "rack7", "certificate": null}], "members": 812,
+    {"ticket": "…", "keys_id": "3c1f…", "keys": [{"key": "…", "now": 1764367200.0, "age": 0.0}],
+     "neighbours": [{"node": "c2d0…", "key": "…", "host": "10.0.0.7", "port": 41234, "site": "rack7",
+     "certificate": null}], "members": 812,
      "reachable": true, "host": "10.0.0.5", "port": 40001, "site": "rack7", "announce_again": 3.0}
 """
 
@@ -23,6 +24,7 @@ from shardcast.protocol.swarm_members import (
     SwarmError,
     optional,
     read_host,
+    read_id,
     read_list,
     read_message,
     read_port,
@@ -48,6 +50,7 @@ class AnnouncementAnswer:
         ticket: the member's ticket.
         announce_again: seconds until the member announces itself again.
         keys: the keys of the servers whose tickets count; None where the member knows them all.
+        keys_id: the name of these keys, which the member's announcements have from then on.
         neighbours: other members.
         members: members of the version that the server knows.
         reachable: whether the server reached the member; None while the server does not know.
@@ -65,6 +68,7 @@ class AnnouncementAnswer:
     place: Place | None = None
     site: str | None = None
     relayed: tuple[RelayedMember, ...] = ()
+    keys_id: str | None = None
 
     def encode(self) -> bytes:
         """Return the answer on the wire."""
@@ -80,6 +84,7 @@ class AnnouncementAnswer:
         }
         if self.keys is not None:
             values["keys"] = [key.as_dict() for key in self.keys]
+            values["keys_id"] = self.keys_id
         if self.relayed:
             values["relayed"] = [member.as_dict() for member in self.relayed]
         return json.dumps(values).encode()
@@ -111,4 +116,5 @@ class AnnouncementAnswer:
             None if host is None else Place(read_host(host), read_port(values.get("port"))),
             optional(read_site, values.get("site")),
             read_list(values.get("relayed", []), RelayedMember.parse, MAX_RELAYED, "relayed members"),
+            optional(read_id, values.get("keys_id")),
         )

@@ -97,7 +97,7 @@ class Announcement:
         certificate: SHA-256 of its certificate in hex; None where it speaks plain HTTP.
         rate: bytes a second that it can give; 0 while unknown.
         sharing: whether it gives what it has.
-        keys: the fingerprint of the keys that it knows by this server; None where it knows none.
+        keys: the name of the keys that it knows by this server; None where it knows none.
         leaving: whether it leaves.
         relay: what a server tells; None where the node is none.
     """

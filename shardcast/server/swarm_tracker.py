@@ -201,12 +201,14 @@ class SwarmTracker:
         members = self.table.of(entry.version)
         named = members_for(members, entry, asker, now, self._random)
         keys = self.vouching_keys()
+        keys_id = fingerprint(keys, now)
         is_server = announcement.relay is not None
         place = Place(entry.facts.host, entry.facts.port) if entry.facts.host else None
         return AnnouncementAnswer(
             ticket=ticket,
             announce_again=self._pause(entry, is_server),
-            keys=keys_on_wire(keys) if is_server or fingerprint(keys) != announcement.keys else None,
+            keys=keys_on_wire(keys) if is_server or keys_id != announcement.keys else None,
+            keys_id=keys_id,
             neighbours=tuple(filter(None, map(named_member, named))),
             members=len(members.by_key),
             reachable=entry.reachable if entry.facts.host else False,

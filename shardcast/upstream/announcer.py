@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Protocol, Self
 from urllib.parse import urlsplit
 
-from shardcast.access.key_ring import KeyRing, VouchingKey, fingerprint
+from shardcast.access.key_ring import KeyRing, VouchingKey
 from shardcast.access.nonces import Nonces
 from shardcast.access.proofs import prove_to_server
 from shardcast.access.signing import SigningKey
@@ -136,11 +136,13 @@ class _AtServer:
         answer: the last answer; None while there is none.
         heard_at: when that came.
         failure: why the last announcement failed; None where it did not.
+        keys_id: the name of the keys that the server told last.
     """
 
     answer: AnnouncementAnswer | None = None
     heard_at: float = 0.0
     failure: PeerError | None = None
+    keys_id: str | None = None
 
 
 class Membership:
@@ -316,13 +318,14 @@ class Membership:
         """
         url, on_loopback = server.server, _is_on_loopback(server.server)
         relay = self._relay.relay_for(self.version, url, on_loopback=on_loopback) if self._relay else None
-        known = [VouchingKey(key.public, key.now) for key in self.keys.keys(lambda source: source == url)]
+        known = self.keys.count(lambda source: source == url) > 0
         answer = await server.announce(
-            self._name, self._announcement(relay=relay, keys=fingerprint(known) if known else None)
+            self._name, self._announcement(relay=relay, keys=at.keys_id if known else None)
         )
         if answer.keys is None:
             self.keys.still_told(url)
         else:
+            at.keys_id = answer.keys_id
             self.keys.tell(url, (VouchingKey(key.key, key.now, key.age) for key in answer.keys))
         if self._relay:
             self._relay.hear_from_above(self.version, url, answer, on_loopback=on_loopback)

@@ -243,7 +243,14 @@ def test_ring_is_bounded_and_newcomers_push_out_nobody() -> None:
 
 def test_fingerprint_is_of_the_keys_alone() -> None:
     one, other = VouchingKey(SERVER.public, 1), VouchingKey(OTHER_SERVER.public, 2)
-    assert fingerprint([one, other]) == fingerprint([replace(other, now=9), one]) != fingerprint([one])
+    assert fingerprint([one, other], 0) == fingerprint([replace(other, now=9), one], 0)
+    assert fingerprint([one], 0) != fingerprint([one, other], 0)
+
+
+def test_fingerprint_changes_where_a_server_s_clock_jumps() -> None:
+    then, later = VouchingKey(SERVER.public, 1000), VouchingKey(SERVER.public, 1010)
+    assert fingerprint([then], 0) == fingerprint([later], 10)
+    assert fingerprint([then], 0) != fingerprint([replace(later, now=950)], 10)
 
 
 # Nonces

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -123,6 +124,20 @@ async def test_keys_from_above_go_down_and_those_from_below_go_up(asked: list[st
     middle.relay.hear_from_above(V3, UPSTREAM, answer, on_loopback=False)
     assert len(middle.vouching_keys()) == 3
     assert len(middle.relay.relay_for(V3, UPSTREAM, on_loopback=False).keys) == 2  # not the origin's own
+
+
+async def test_keys_are_told_again_where_a_server_s_clock_jumps(asked: list[str]) -> None:
+    now = 1_764_367_200.0
+    tracker = SwarmTracker(bytes(32), wall_clock=lambda: now)
+    me, seen = announcement(), ip_address("10.0.0.7")
+    first = tracker.announce(V3, me, seen)
+    assert first and first.keys
+    same = tracker.announce(V3, replace(me, keys=first.keys_id), seen)
+    assert same and same.keys is None
+    now -= 3600
+    again = tracker.announce(V3, replace(me, keys=first.keys_id), seen)
+    assert again and again.keys and again.keys[0].now == now
+    await tracker._checker.stop()
 
 
 async def test_node_is_no_member_at_itself(asked: list[str]) -> None:
