@@ -15,6 +15,7 @@ from shardcast.policy.swarm.ledger import Handout, HandoutKind, Ledger
 from shardcast.policy.swarm.masks import first_ranges
 from shardcast.policy.swarm.meeting import Member
 from shardcast.policy.swarm.requests import SwarmRequest
+from shardcast.policy.swarm.telling import Telling
 
 if TYPE_CHECKING:
     from swarm import Swarm
@@ -51,9 +52,7 @@ class Peer:
         self.done_at: float | None = None
         self.counts = Counts()
         self._flows: dict[SwarmRequest, Flow] = {}
-        self._news = 0  # what became servable since the neighbours heard
-        self._telling = False
-        self._told_at = -NEVER
+        self._telling = Telling(swarm.rules)
         self._wake_at = NEVER
         self._watch_at = NEVER
         self._waiting: list[Flow] = []  # requests for the next range, where there is none yet
@@ -241,17 +240,16 @@ class Peer:
 
     def _tell(self, mask: int) -> None:
         """Collect what became servable for the neighbours."""
-        self._news |= mask
-        if not self._telling:
-            self._telling = True
-            agenda = self.swarm.agenda
-            agenda.at(max(agenda.now, self._told_at + self.swarm.rules.have_interval), self._tell_all)
+        before = self._telling.due
+        due = self._telling.add(mask, self.swarm.agenda.now, offered=self.chooser.neighbours.near.counted)
+        if due < before:
+            self.swarm.agenda.at(due, self._tell_all, due)
 
-    def _tell_all(self, _: object) -> None:
+    def _tell_all(self, due: float) -> None:
         """Tell the neighbours what became servable."""
-        news, self._news = self._news, 0
-        self._telling = False
-        self._told_at = self.swarm.agenda.now
+        if due != self._telling.due:
+            return
+        news = self._telling.take(self.swarm.agenda.now)
         if not self.host.alive or self.host.boasts:
             return
         agenda, site = self.swarm.agenda, self.host.site

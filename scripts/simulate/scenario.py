@@ -97,11 +97,13 @@ class Scenario:
 
 SWITCHES: dict[str, tuple[str, dict[str, object]]] = {
     "pieces": ("1: ranges of 4 MiB instead of 256 KiB", {}),
-    "batches": ("2: neighbours hear of ranges every 0.5 s", {"have_interval": 0.5}),
+    "batches": ("2: neighbours hear of ranges every 0.5 s", {"have_interval": 0.5, "news_interval": 0.5}),
+    "news": ("2: what is new to all waits like the rest", {"news_interval": 0.05}),
     "neighbours": ("2: a node connects to 3 neighbours", {}),
     "handout": ("3: the server is a neighbour like others", {}),
     "credit": ("4: a node may sit on any number of ranges", {"credit": None}),
-    "requests": ("5: 2 requests out, 1 at the server", {"requests": 2, "server_requests": 1}),
+    "requests": ("5: 2 requests out", {"requests": 2}),
+    "server": ("5: 2 requests at the server", {"server_requests": 2}),
     "one-a-peer": (
         "5: as many requests to a neighbour as there may be",
         {"peer_requests": 8, "asker_answers": 8},

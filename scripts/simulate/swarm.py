@@ -20,8 +20,10 @@ from shardcast.policy.swarm.meeting import (
     to_connect,
     to_replace,
 )
-from shardcast.policy.swarm.rules import SwarmRules, first_ask
+from shardcast.policy.swarm.rules import SwarmRules, first_ask, server_requests
 
+ANNOUNCEMENTS = 4
+"""How often a node with few neighbours announces itself again at the beginning."""
 FORGOTTEN_AFTER = 3.0
 """Seconds of silence after which servers know that a node left."""
 
@@ -91,7 +93,7 @@ class Swarm:
         for number, middle in enumerate(middles):
             for other in middles[:number]:
                 middle.meet(other)
-            self._serve(middle, [self.origin])
+            self._serve(middle, [self.origin], requests=server_requests(len(hosts)))
         self.servers = middles
 
     def add(self, host: Host, *, expected: int) -> Peer:
@@ -115,7 +117,7 @@ class Swarm:
         self.unfinished += 1
         return peer
 
-    def _serve(self, peer: Peer, servers: list[Peer]) -> None:
+    def _serve(self, peer: Peer, servers: list[Peer], *, requests: int | None = None) -> None:
         """Make servers known to a node, and let it begin."""
         now = self.agenda.now
         for server in servers:
@@ -123,7 +125,7 @@ class Swarm:
                 peer.meet(server)
                 continue
             first_at = now + first_ask(self.members, self.random)
-            peer.chooser.add_server(server, first_at=first_at)
+            peer.chooser.add_server(server, first_at=first_at, requests=requests)
         self.agenda.at(now, peer.pump)
 
     def introduce(self, peer: Peer) -> None:
@@ -154,10 +156,11 @@ class Swarm:
         return list(dict.fromkeys(picked))
 
     def introduce_all(self) -> None:
-        """Let those with few neighbours announce themselves again, once all have joined."""
-        for peer in self.peers:
-            if peer.ledger is None and len(peer.neighbours) < self.opened:
-                self.introduce(peer)
+        """Let those with few neighbours announce themselves again, some times, once all have joined."""
+        for _ in range(ANNOUNCEMENTS):
+            for peer in self.peers:
+                if peer.ledger is None and len(peer.neighbours) < self.opened:
+                    self.introduce(peer)
 
     def askers_of(self, server: Peer) -> list[Peer]:
         """Return the nodes that know a server."""

@@ -69,17 +69,26 @@ class RangeChooser:
         for server in self._servers:
             server.unreported |= mask
 
-    def add_server(self, key: Hashable, *, first_at: float = 0.0, longest_pause: float | None = None) -> None:
+    def add_server(
+        self,
+        key: Hashable,
+        *,
+        first_at: float = 0.0,
+        longest_pause: float | None = None,
+        requests: int | None = None,
+    ) -> None:
         """Add a server that hands out ranges.
 
         Args:
             key: the caller's name for it.
             first_at: the time before which it is not asked; see ``first_ask``.
             longest_pause: seconds that no pause there exceeds; the rules' where it is None.
+            requests: requests out there at most; the rules' where it is None.
         """
         longest = longest_pause or self.rules.longest_server_pause
         backoff = Backoff(self.rules.first_server_pause, longest)
-        server = Server(key, backoff, paused_until=first_at, unreported=self.held)
+        limit = requests or self.rules.server_requests
+        server = Server(key, backoff, limit=limit, paused_until=first_at, unreported=self.held)
         self._servers.insert(int(self._random.random() * (len(self._servers) + 1)), server)
 
     def remove_server(self, key: Hashable) -> list[SwarmRequest]:
@@ -131,7 +140,7 @@ class RangeChooser:
     def _ask_server(self, now: float, *, help: bool = False) -> SwarmRequest | None:  # noqa: A002
         """Ask a server for its next range."""
         for server in self._servers:
-            if server.under_way >= self.rules.server_requests or (server.exhausted and not help):
+            if server.under_way >= server.limit or (server.exhausted and not help):
                 continue
             if now < server.paused_until:
                 self.wake_at = min(self.wake_at, server.paused_until)

@@ -15,6 +15,7 @@ class Server:
     Attributes:
         key: the caller's name for it.
         backoff: bounds of its pauses.
+        limit: requests that are out there at most.
         paused_until: the time until which it is left alone.
         unreported: the ranges that came since the node's last request there.
         claimed: ranges that the server let the node bring across the border, and that are not here yet.
@@ -29,14 +30,18 @@ class Server:
         "exhausted",
         "failures",
         "key",
+        "limit",
         "paused_until",
         "under_way",
         "unreported",
     )
 
-    def __init__(self, key: Hashable, backoff: Backoff, *, paused_until: float, unreported: int) -> None:
+    def __init__(
+        self, key: Hashable, backoff: Backoff, *, limit: int, paused_until: float, unreported: int
+    ) -> None:
         self.key = key
         self.backoff = backoff
+        self.limit = limit
         self.paused_until = paused_until
         self.unreported = unreported
         self.claimed = 0

@@ -6,7 +6,7 @@ A simulation found them (``docs/simulation.md``). A rule is switched off by a nu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 RANGE_SECONDS = 0.01
@@ -15,13 +15,19 @@ MAX_RANGE_PIECES = 64
 """Pieces that a range has at most: 16 MiB of pieces of 256 KiB."""
 FIRST_ASKS = 5000.0
 """First requests that a server gets a second, at most, when many nodes begin at once."""
+CREDIT_AHEAD = 2
+"""Ranges that a node may be the only one to have, beyond as many as it has requests out."""
+MANY_MEMBERS = 8
+"""Nodes that fill a server's link with one request each; fewer would let it idle for the way of a request."""
+NEAR_REQUESTS = 6
+"""Requests that a node has out at most where the number of members is known, and they are near."""
 FAR_REQUESTS = 24
 """Requests that a node has out at most, however far its neighbours are."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwarmRules:
-    """The numbers that a node goes by.
+    """The numbers that a node goes by; by default those for a swarm of unknown size (``rules_for``).
 
     Attributes:
         requests: requests that a node has out at most.
@@ -31,6 +37,7 @@ class SwarmRules:
         asker_answers: those of them that one asker gets at once.
         credit: ranges handed out to one node that no other node has yet, at most; None for any number.
         have_interval: seconds for which ranges that became servable are collected for the neighbours.
+        news_interval: the same for ranges that no neighbour offers yet.
         repeat_after: seconds within which a range is not handed out twice.
         alone_after: seconds without another asker after which a node gets more than its credit.
         shortest_peer_pause: seconds, at least, for which a neighbour that refused is left alone.
@@ -49,9 +56,10 @@ class SwarmRules:
     server_requests: int = 2
     peer_requests: int = 1
     answers: int = 8
-    asker_answers: int = 2
+    asker_answers: int = 3
     credit: int | None = 8
     have_interval: float = 0.05
+    news_interval: float = 0.01
     repeat_after: float = 0.5
     alone_after: float = 0.5
     shortest_peer_pause: float = 0.025
@@ -76,16 +84,20 @@ def rules_for(
         members: nodes that a server knows of the version: the more ask it, the longer each waits.
         range_seconds: seconds that a range takes on the node's link.
     """
-    rules = SwarmRules()
     travelling = math.ceil(max(0.0, round_trip - range_seconds) / range_seconds)
-    requests = min(FAR_REQUESTS, rules.requests + travelling)
-    return replace(
-        rules,
+    requests = min(FAR_REQUESTS, NEAR_REQUESTS + travelling)
+    return SwarmRules(
         requests=requests,
         answers=requests,
-        credit=requests,
+        credit=requests + CREDIT_AHEAD,
+        server_requests=server_requests(members),
         longest_server_pause=longest_server_pause(members),
     )
+
+
+def server_requests(members: int) -> int:
+    """Return the requests that a node has out at a server: 1 where many nodes fill its link, else 3."""
+    return 1 if members >= MANY_MEMBERS else 3
 
 
 def longest_server_pause(members: int) -> float:

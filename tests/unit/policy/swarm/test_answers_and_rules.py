@@ -7,7 +7,14 @@ from random import Random
 import pytest
 
 from shardcast.policy.swarm.answers import AnswerSlots
-from shardcast.policy.swarm.rules import SwarmRules, first_ask, longest_server_pause, range_size, rules_for
+from shardcast.policy.swarm.rules import (
+    SwarmRules,
+    first_ask,
+    longest_server_pause,
+    range_size,
+    rules_for,
+    server_requests,
+)
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -23,7 +30,7 @@ def test_ninth_answer_is_refused_until_one_ends() -> None:
 
 def test_one_asker_cannot_take_all_slots() -> None:
     slots = AnswerSlots(SwarmRules())
-    assert [slots.begin("a") for _ in range(3)] == [True, True, False]
+    assert [slots.begin("a") for _ in range(4)] == [True, True, True, False]
     slots.end("a")
     assert slots.begin("a")
 
@@ -36,16 +43,22 @@ def test_range_is_a_piece_or_ten_milliseconds_of_the_link(rate: float, size: int
     assert range_size(256 * KIB, rate) == size
 
 
-@pytest.mark.parametrize(("round_trip", "requests"), [(0.0, 8), (0.01, 8), (0.06, 13), (9.0, 24)])
+@pytest.mark.parametrize(("round_trip", "requests"), [(0.0, 6), (0.01, 6), (0.06, 11), (9.0, 24)])
 def test_far_neighbours_get_more_requests_at_once(round_trip: float, requests: int) -> None:
     rules = rules_for(round_trip=round_trip)
-    assert (rules.requests, rules.answers, rules.credit) == (requests, requests, requests)
+    assert (rules.requests, rules.answers, rules.credit) == (requests, requests, requests + 2)
 
 
 @pytest.mark.parametrize(("members", "seconds"), [(0, 1.0), (100, 1.0), (1000, 4.0), (10**6, 4.0)])
 def test_more_members_wait_longer_for_a_server_that_refuses(members: int, seconds: float) -> None:
     assert longest_server_pause(members) == seconds
     assert rules_for(members=members).longest_server_pause == seconds
+
+
+@pytest.mark.parametrize(("members", "requests"), [(1, 3), (7, 3), (8, 1), (1000, 1)])
+def test_few_nodes_have_more_requests_at_a_server_to_fill_its_link(members: int, requests: int) -> None:
+    assert server_requests(members) == requests
+    assert rules_for(members=members).server_requests == requests
 
 
 def test_first_requests_of_many_nodes_are_spread() -> None:

@@ -1,0 +1,51 @@
+"""When a node tells its neighbours what became servable: at once what is new to them, the rest in batches.
+
+A new range spreads hop by hop, and each hop would wait for half a batch. So what no neighbour offers is told
+at once. That is one range in ten: all others are known to most neighbours when they come.
+"""
+
+from __future__ import annotations
+
+from shardcast.policy.swarm.rules import SwarmRules
+
+NEVER = float("inf")
+
+
+class Telling:
+    """What a node has yet to tell its neighbours.
+
+    Attributes:
+        due: when to tell it; never while there is nothing.
+    """
+
+    __slots__ = ("_interval", "_news", "_news_interval", "_told_at", "due")
+
+    def __init__(self, rules: SwarmRules) -> None:
+        self._interval = rules.have_interval
+        self._news_interval = min(rules.news_interval, rules.have_interval)
+        self._told_at = -NEVER
+        self._news = 0
+        self.due = NEVER
+
+    def add(self, mask: int, now: float, *, offered: int) -> float:
+        """Add ranges that became servable.
+
+        Args:
+            mask: the ranges.
+            now: the time, in seconds.
+            offered: the ranges that neighbours offer.
+
+        Returns:
+            The time at which to tell.
+        """
+        self._news |= mask
+        interval = self._news_interval if mask & ~offered else self._interval
+        self.due = min(self.due, max(now, self._told_at + interval))
+        return self.due
+
+    def take(self, now: float) -> int:
+        """Return the ranges to tell now."""
+        news, self._news = self._news, 0
+        self._told_at = now
+        self.due = NEVER
+        return news
