@@ -471,6 +471,8 @@ async def test_version_that_is_being_made_and_its_lease_go_over_tls(
         ):
             broadcast = await origin.publish_stream(source, "payload.bin")
             sink.write(payload[:60_000])
+            while not ((live := origin.folders.live("v1")) and live.has_header):
+                await asyncio.sleep(0.001)
             async with web.get("/v1/manifest.jsonl") as manifest:
                 await manifest.content.readline()
                 assert b'"shard"' in await manifest.content.readline()
