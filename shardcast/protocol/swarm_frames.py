@@ -213,8 +213,9 @@ def _set_payloads(pieces: int) -> Iterator[bytes]:
     if pieces <= 0:
         return
     base = (pieces & -pieces).bit_length() - 1
-    runs = runs_of(pieces)
-    if len(runs) * _RUN.size <= (pieces.bit_length() - base) // 8:
+    count = (pieces & ~(pieces << 1)).bit_count()  # of runs, each of which begins once
+    if count * _RUN.size <= (pieces.bit_length() - base) // 8:
+        runs = runs_of(pieces)
         for start in range(0, len(runs), _RUNS_A_FRAME):
             part = runs[start : start + _RUNS_A_FRAME]
             yield bytes((_RUNS,)) + b"".join(_RUN.pack(*run) for run in part)

@@ -71,6 +71,7 @@ class FrameSender:
         self._head = b""  # what is left of the head of the frame that is being sent
         self._portion = 0  # bytes that are left of it
         self._part: _Part | None = None
+        self._next: _Part | None = None  # behind a part that was dropped amid a frame
         self._reader: CachedReader | None = None
         self._read_file: BinaryIO | None = None
         self._waits = False
@@ -144,27 +145,32 @@ class FrameSender:
 
     async def _hand_over(self, part: _Part) -> None:
         """Wait until the connection has taken a part."""
-        self._part = part
+        if self._part is None:
+            self._part = part
+        else:
+            self._next = part
         if not self._waits:
             self._pump()
-        if self._part is part or part.done.done():
-            await part.done
+        await part.done
 
     def _finishes(self, part: _Part) -> bool:
         """Return whether all bytes of a part go; else no further frame of it begins."""
-        if part is not self._part or not part.left:
-            return part.done.done() or not part.left
-        part.dropped = True
-        if not self._portion and not self._head:
-            self._end_part()
+        if not part.left:
+            return True
+        if part is self._next:
+            self._next = None
+            _close(part)
+        else:
+            part.dropped = True
+            if not (self._head or self._portion):
+                self._end_part()
         return False
 
     def _end_part(self) -> None:
-        """Forget the part, whose last byte has gone, or which was dropped."""
-        part, self._part = self._part, None
+        """Go on to the next part: the last byte of this one has gone, or it was dropped."""
+        part, self._part, self._next = self._part, self._next, None
         if part:
-            if part.file >= 0:
-                os.close(part.file)
+            _close(part)
             if not part.done.done():
                 part.done.set_result(None)
 
@@ -229,11 +235,17 @@ class FrameSender:
         self._waits = False
         self._control.clear()
         self._head, self._portion = b"", 0
-        part, self._part = self._part, None
-        if part:
-            if part.file >= 0:
-                os.close(part.file)
+        for part in filter(None, (self._part, self._next)):
+            _close(part)
             if not part.done.done():
                 part.done.set_exception(error or ConnectionResetError("the stream has ended"))
                 part.done.exception()  # retrieved: a caller that was cancelled waits no more
+        self._part = self._next = None
         self._outlet.close()
+
+
+def _close(part: _Part) -> None:
+    """Close the file of a part."""
+    if part.file >= 0:
+        os.close(part.file)
+        part.file = -1
