@@ -35,6 +35,8 @@ WHOLE_DIGEST, MOST = 0.7, 2.5
 MOST_TAKER = MOST - WHOLE_DIGEST
 BARE, OURS, NEXT = "bare stream", "our stream", "next pieces"
 STREAMS = (BARE, OURS)
+CHEAPEST = "requests, asyncio"
+"""Carrier of the same bytes in large requests that takes the least CPU."""
 BYTES, EACH, HAVES = "the bytes", "piece by piece", "haves"
 SLOW_TITLE = "Receiving over slow links"
 
@@ -126,7 +128,7 @@ def asking(found: Mapping[str, Carrier], settings: Settings) -> Comparison:
         f"ms: CPU of both ends for a piece of 256 KiB, or for a batch. {CONNECTIONS} connections, one request"
         f" out on each. {BYTES}: by requests for a whole shard; {EACH}: by a request each, whose cost beside "
         "its bytes is the difference, turn by turn. Every piece is verified by BLAKE3 and written.",
-        f"{OURS}, whose requests are for a piece each: beside the bytes of the {BARE}.",
+        f"{OURS}, whose requests are for a piece each: beside the bytes by {CHEAPEST}, the cheapest way.",
         f"{HAVES}: on a stream a frame with five ranges of pieces, each sent alone; by requests that of "
         "HEAD, the least that can carry one.",
         f"{NEXT}: those that an origin chooses to hand out (`POST /v1/next`), by the calls of a node.",
@@ -154,7 +156,7 @@ def carriers(scene: Scene, stack: ExitStack) -> dict[str, Carrier]:
 def beside(results: Sequence[Result], name: str) -> float | None:
     """Return the median of what asking for a piece costs beside its bytes, in ms."""
     by_name = {result.name: result.values("ms") for result in results}
-    whole = by_name[f"{BARE if name == OURS else name}: {BYTES}"]
+    whole = by_name[f"{CHEAPEST if name == OURS else name}: {BYTES}"]
     pairs = zip(by_name[f"{name}: {EACH}"], whole, strict=False)
     found = [each - whole for each, whole in pairs]
     return statistics.median(found) if found else None
