@@ -14,13 +14,16 @@ from typing import TypeVar
 from shardcast.access.client_access import ClientAccess
 from shardcast.access.credentials import Credentials
 from shardcast.access.secret import Secret
+from shardcast.access.signing import check_available
 from shardcast.access.tls import client_tls
 from shardcast.addresses import server_urls
 from shardcast.api.background import Background
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
 from shardcast.fair_limit import FairLimit
 from shardcast.nodes.client import LATEST, Client, Release
+from shardcast.nodes.sharing_settings import SharingSettings
 from shardcast.protocol.distribution import Withdrawal, is_version
+from shardcast.server.binding import EVERY_ADDRESS
 
 log = logging.getLogger("shardcast")
 
@@ -97,6 +100,12 @@ class ClientNode:
         ca: StrPath | None = None,
         client_certificate: StrPath | None = None,
         client_key: StrPath | None = None,
+        share: bool = False,
+        share_host: str = EVERY_ADDRESS,
+        share_port: int = 0,
+        upload_limit: int | None = None,
+        site: str | None = None,
+        advertise: str | None = None,
     ) -> None:
         """Remember the servers; nothing is asked yet.
 
@@ -110,10 +119,19 @@ class ClientNode:
             ca: file with the CAs to trust for ``https://`` servers; None for the system's.
             client_certificate: file with the certificate to show to servers that want one.
             client_key: file with its key; None where ``client_certificate`` has it too.
+            share: whether to pass on to other such clients what is here of a version: while it arrives, and
+                in ``follow`` for as long as that runs. It needs ``shardcast[swarm]``.
+            share_host: with ``share``, the address to listen on.
+            share_port: with ``share``, the port to listen on; 0 for a free one each time.
+            upload_limit: with ``share``, bytes a second to send at most; None for no limit.
+            site: with ``share``, the name of this machine's site; None to have it guessed.
+            advertise: with ``share``, ``HOST[:PORT]`` where others reach this client, if the servers allow
+                that address; None for the address that the servers see.
 
         Raises:
-            UsageError: a server or a token is malformed, the limit is too low, there is no server, or one is
-                not https while ``SHARDCAST_REQUIRE_TLS`` is set.
+            UsageError: a server, a token or ``advertise`` is malformed, a limit is too low, there is no
+                server, one is not https while ``SHARDCAST_REQUIRE_TLS`` is set, an argument needs ``share``,
+                or ``shardcast[swarm]`` is not installed.
             LocalDiskError: the token file can't be read.
         """
         shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
@@ -125,6 +143,18 @@ class ClientNode:
         self.output_dir = str(Path(output_dir).absolute())
         self._origin_id = origin_id
         self._downloads = FairLimit.of(download_limit)
+        settings = SharingSettings(
+            host=share_host,
+            port=share_port,
+            uploads=FairLimit.of(upload_limit),
+            site=site,
+            advertise=advertise,
+        )
+        if not share and settings != SharingSettings():
+            raise UsageError("share_host, share_port, upload_limit, site and advertise need share=True")
+        self._sharing = settings if share else None
+        if share:
+            check_available()
 
     def __getstate__(self) -> dict[str, object]:
         """Return what is pickled: without the environment's token, which the other process reads itself."""
@@ -140,6 +170,7 @@ class ClientNode:
             origin_id=self._origin_id,
             access=self._access,
             downloads=self._downloads,
+            sharing=self._sharing,
         )
 
     def list_available_versions(self) -> dict[str, str]:

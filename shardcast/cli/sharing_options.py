@@ -12,7 +12,7 @@ from shardcast.cli.limit_options import AddOptions
 from shardcast.cli.options import Duration, Size, grouped, option
 
 if TYPE_CHECKING:
-    from shardcast.nodes.sharing_listener import SharingSettings
+    from shardcast.nodes.sharing_settings import SharingSettings
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SharingOptions:
                 raise click.UsageError(f"{', '.join(given)} can't be given without --share")
             return None
         from shardcast.fair_limit import FairLimit
-        from shardcast.nodes.sharing_listener import SharingSettings
+        from shardcast.nodes.sharing_settings import SharingSettings
 
         return SharingSettings(
             host=self.share_host,

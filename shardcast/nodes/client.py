@@ -42,7 +42,7 @@ from shardcast.upstream.report import send_reports
 from shardcast.waits import Waits
 
 if TYPE_CHECKING:
-    from shardcast.nodes.sharing_listener import SharingSettings
+    from shardcast.nodes.sharing_settings import SharingSettings
 
 log = logging.getLogger(__name__)
 
@@ -222,9 +222,10 @@ class Client:
                 output = output / default.name
             peers = [self._downloads.peers[url] for url in found.servers]
             listed = listing.number in standing.listed
-            return await self._downloads.fetch(
-                listing, peers, Destination(output, watch), following, origin=found.origin, listed=listed
-            )
+            async with self._reporting(following):
+                return await self._downloads.fetch(
+                    listing, peers, Destination(output, watch), following, origin=found.origin, listed=listed
+                )
 
     async def follow(
         self,
@@ -287,10 +288,14 @@ class Client:
         Returns:
             None, once the time has passed, or nothing is shared any more: the files were changed or removed.
         """
-        if self._downloads.sharing:
+        sharing = self._downloads.sharing
+        if sharing is None or seconds <= 0:
+            return
+        following = Following(list(self._downloads.peers.values()), CHECK_INTERVAL, accepted=self._origin_id)
+        async with following, self._reporting(following):
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._downloads.sharing.wait_until_over()
+                    await sharing.wait_until_over()
 
     @property
     def is_sharing(self) -> bool:
@@ -319,6 +324,19 @@ class Client:
         if not is_version(version):
             raise UsageError(f"{version!r} is not a version; write v1, v2, …")
         return Lease(version, list(self._downloads.peers.values()), self._name)
+
+    @asynccontextmanager
+    async def _reporting(self, following: Following) -> AsyncIterator[None]:
+        """Report to the servers inside the block what is shared, where anything is."""
+        sharing = self._downloads.sharing
+        if sharing is None:
+            yield
+            return
+        from shardcast.nodes.sharing_status import describe_client
+
+        me = partial(describe_client, sharing, self._node_id, self._name)
+        async with background_task(send_reports(following, me)):
+            yield
 
     def _describe(self, follow: Follow) -> Node:
         """Return the description of this client, for reports."""

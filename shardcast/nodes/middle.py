@@ -30,9 +30,10 @@ from shardcast.nodes.memberships import Memberships
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.shared_folders import SharedFolders
 from shardcast.nodes.sharing import Sharing
-from shardcast.nodes.sharing_listener import advertised_place, checked_site
+from shardcast.nodes.sharing_settings import advertised_place, checked_site
+from shardcast.nodes.sharing_status import describe_sharing
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
-from shardcast.nodes.swarm_server import find_version, running_tracker, versions_to_share
+from shardcast.nodes.swarm_server import count_members, find_version, running_tracker, versions_to_share
 from shardcast.peer.announcing import SwarmClient
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
@@ -169,6 +170,7 @@ class Middle:
             nonces = Nonces()
             if tracker:
                 tracker.on_announced = hand_outs.note_member
+                middle._status.count_members = partial(count_members, folders, tracker)
                 routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
                 routes.append(partial(add_check_route, nonces=nonces))
                 routes.append(partial(add_swarm_stream_routes, accept=middle._accept_stream))
@@ -211,6 +213,7 @@ class Middle:
             "seconds_since_contact": round(time.monotonic() - max(heard), 1) if heard else None,
             "upstreams": describe_upstreams(followers),
             "transfers": [describe_transfer(transfer) for transfer in fetcher.transfers],
+            "sharing": describe_sharing(self._sharing) if self._sharing else [],
             "disk_failure": fetcher.failures.disk,
             "lacking": [
                 {"version": version_name(number), "why": why}

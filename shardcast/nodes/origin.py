@@ -23,7 +23,7 @@ from shardcast.nodes.legacy_import import import_legacy_versions
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.publisher import Confirm, PendingBroadcast, Publisher
 from shardcast.nodes.status import Status
-from shardcast.nodes.swarm_server import find_version, running_tracker
+from shardcast.nodes.swarm_server import count_members, find_version, running_tracker
 from shardcast.nodes.upload_table import UploadBounds, UploadTable
 from shardcast.nodes.waiting import CopiesWait, ShutdownWait
 from shardcast.protocol.feed import Position
@@ -189,6 +189,7 @@ class Origin:
             tracker = await stack.enter_async_context(running_tracker(folders, advertise_networks))
             if tracker:
                 tracker.on_announced = hand_outs.note_member
+                status.count_members = partial(count_members, folders, tracker)
                 routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)

@@ -127,6 +127,33 @@ class SharedVersion:
             self.exchange.rest()
             transfer.resume()
 
+    @property
+    def version(self) -> str:
+        """Its name."""
+        return self._live.version
+
+    @property
+    def size(self) -> int | None:
+        """The bytes of it; None while unknown."""
+        return self._live.manifest.size if self._live.manifest else self._live.header.size
+
+    @property
+    def origin(self) -> str | None:
+        """The origin id of its line."""
+        return self._live.header.origin
+
+    @property
+    def here(self) -> int:
+        """The verified bytes of it that are here."""
+        if self.is_complete or self._transfer is None:
+            return (self.size or 0) if self.is_complete else 0
+        return self._transfer.progress.done
+
+    def received(self) -> dict[str, int]:
+        """Return the bytes that came from each server, by URL; empty where nothing was fetched."""
+        servers = self._transfer.progress.servers if self._transfer else {}
+        return {url: server.received for url, server in servers.items()}
+
     def progress(self) -> NeighbourProgress:
         """Return what the neighbours do."""
         exchange = self.exchange

@@ -126,6 +126,11 @@ class Sharing:
         return shared
 
     @property
+    def shared(self) -> list[tuple[SharedVersion, Membership]]:
+        """The versions that are shared now, the one shared longest first, each with its membership."""
+        return [(shared, membership) for shared, (membership, _) in self._parts.items()]
+
+    @property
     def given(self) -> int:
         """Bytes that went to neighbours, of all versions until now."""
         return self._given + sum(shared.progress().given for shared in self._parts)

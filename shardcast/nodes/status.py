@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -20,11 +20,15 @@ if TYPE_CHECKING:  # an origin has neither
 
 
 class Status:
-    """The part of the state that all nodes that serve have in common."""
+    """The part of the state that all nodes that serve have in common.
+
+    Attributes:
+        count_members: returns the members of a version's swarm, by the version's name.
+    """
 
     def __init__(self, role: str, node_id: str, folders: VersionFolders, downstream: Downstream) -> None:
         self._begun = time.monotonic()
-        self._software = f"shardcast {installed('shardcast')}"
+        self.count_members: Callable[[str], int] = lambda version: 0
         self._role = role
         self._node_id = node_id
         self._folders = folders
@@ -41,7 +45,7 @@ class Status:
         return {
             "role": self._role,
             "node": self._node_id,
-            "software": self._software,
+            "software": software_name(),
             "seconds_up": round(time.monotonic() - self._begun, 1),
             "origin": origin,
             "distance": distance,
@@ -51,7 +55,7 @@ class Status:
                 "free": _free(folders.data_dir.root),
                 "keep": folders.keep,
             },
-            "versions": _versions(folders),
+            "versions": _versions(folders, self.count_members),
             "aside": _aside(folders),
             "below": _Rows(self._below.with_ages()),
         }
@@ -89,7 +93,12 @@ def _free(root: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
+def software_name() -> str:
+    """Return the program and its version."""
+    return f"shardcast {installed('shardcast')}"
+
+
+def _versions(folders: VersionFolders, count_members: Callable[[str], int]) -> list[dict[str, Any]]:
     """Return a description of each version that is here, oldest first."""
     listings = {listing.number: listing for listing in folders.listings}
     versions = []
@@ -114,6 +123,7 @@ def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
                 "shards_here": shards_here,
                 "sent": folders.holds.sent(number),
                 "handed_out": folders.holds.handed_out(number),
+                "members": count_members(version),
                 "rate": round(folders.holds.rate(number)),
                 "held": [
                     {"kind": hold.kind, "by": hold.owner, "seconds": hold.seconds and round(hold.seconds, 1)}
@@ -142,13 +152,16 @@ def _aside(folders: VersionFolders) -> list[dict[str, Any]]:
 
 def describe_transfer(transfer: Transfer) -> dict[str, Any]:
     """Return a description of a transfer; rates in bytes a second."""
-    servers = transfer.progress.servers
+    progress = transfer.progress
+    servers, neighbours = progress.servers, progress.neighbours
     return {
         "version": transfer.manifest.version,
-        "size": transfer.progress.size,
-        "done": transfer.progress.done,
+        "size": progress.size,
+        "done": progress.done,
         "rate": round(sum(server.rate for server in servers.values())),
         "servers": {url: round(server.rate) for url, server in servers.items()},
+        "neighbours": neighbours.count,
+        "from_neighbours": neighbours.received,
     }
 
 

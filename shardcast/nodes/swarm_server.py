@@ -12,6 +12,7 @@ from shardcast.access.tickets import TicketVersion
 from shardcast.addresses import Network
 from shardcast.concurrency import in_thread
 from shardcast.protocol.wire import version_name, version_number
+from shardcast.server.swarm_relay import version_key
 from shardcast.server.swarm_tracker import SwarmTracker
 from shardcast.store.versions import VersionFolders
 
@@ -43,6 +44,12 @@ def versions_to_share(folders: VersionFolders, tracker: SwarmTracker) -> list[Ti
     newest = max(folders.complete_numbers, default=None)
     names = (version_name(number) for number in (numbers if newest is None else numbers | {newest}))
     return [version for name in names if (version := find_version(folders, name))]
+
+
+def count_members(folders: VersionFolders, tracker: SwarmTracker, name: str) -> int:
+    """Return how many members the swarm of a version has, as far as this node knows."""
+    version = find_version(folders, name)
+    return len(tracker.table.of(version_key(version)).by_key) if version else 0
 
 
 def find_version(folders: VersionFolders, name: str) -> TicketVersion | None:

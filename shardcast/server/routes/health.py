@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from shardcast.access.scopes import Scope
+from shardcast.policy.swarm.addresses import is_loopback
 from shardcast.protocol.wire import HEALTHCHECK_PATH, READY_PATH, STATUS_PATH
 from shardcast.server.scoped_routes import add_route
 
@@ -26,11 +27,19 @@ _MAX_VALID_SECONDS = 5.0
 
 
 def add_health_routes(
-    app: web.Application, status: Callable[[], Mapping[str, Any]], get_missing: Callable[[], str | None]
+    app: web.Application,
+    status: Callable[[], Mapping[str, Any]],
+    get_missing: Callable[[], str | None],
+    *,
+    local_only: bool = False,
 ) -> None:
-    """Answer that the node lives, whether it has caught up, and ``status()`` as JSON.
+    """Answer that the node lives, whether it has caught up, and its state as JSON.
 
-    ``get_missing()`` returns what the node lacks; None when it has all versions that it should have.
+    Args:
+        app: the application.
+        status: returns the state.
+        get_missing: returns what the node lacks; None when it has all versions that it should have.
+        local_only: whether to show the state to this machine alone: a listener without tokens.
     """
     shared = _SharedStatus(status)
 
@@ -44,11 +53,19 @@ def add_health_routes(
         return web.Response(status=503, text=f"503: {missing}\n")
 
     async def report(request: web.Request) -> web.StreamResponse:
+        if local_only and not _is_local(request):
+            raise web.HTTPForbidden(text="403: this node shows its status to its own machine only\n")
         return web.Response(body=await shared.now(), content_type="application/json", charset="utf-8")
 
     add_route(app, "GET", HEALTHCHECK_PATH, healthcheck, scope=None)
     add_route(app, "GET", READY_PATH, ready, scope=None)
     add_route(app, "GET", STATUS_PATH, report, scope=Scope.STATUS)
+
+
+def _is_local(request: web.Request) -> bool:
+    """Return whether a request comes from this machine."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    return isinstance(peer, tuple) and is_loopback(str(peer[0]).removeprefix("::ffff:"))
 
 
 class _SharedStatus:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from shardcast.cli.client import client
 from shardcast.cli.exit_codes import exit_code
 from shardcast.nodes import runtime
-from shardcast.nodes.sharing_listener import SharingSettings
+from shardcast.nodes.sharing_settings import SharingSettings
 
 BEGUN = 99
 """Exit code of a command that would have begun."""

@@ -1,0 +1,88 @@
+"""How a client shares: plain values, and the checks of what people write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from shardcast.errors import UsageError
+from shardcast.fair_limit import FairLimit
+from shardcast.policy.swarm.addresses import LOWEST_PORT
+from shardcast.protocol.swarm_members import MAX_SITE, Place, read_host, read_port, read_site
+from shardcast.server.binding import EVERY_ADDRESS
+
+
+@dataclass(frozen=True, slots=True)
+class SharingSettings:
+    """How a client shares.
+
+    Attributes:
+        host: the address to listen on.
+        port: the port; 0 picks a free one.
+        uploads: limit of the bytes that go to neighbours; None for no limit.
+        seed_for: seconds for which a version is shared after its download; None for as long as the client
+            runs.
+        site: the name of this node's site; None to have the servers guess it.
+        advertise: ``HOST[:PORT]``, where others reach this node, where servers see another address; None
+            for none.
+    """
+
+    host: str = EVERY_ADDRESS
+    port: int = 0
+    uploads: FairLimit | None = None
+    seed_for: float | None = None
+    site: str | None = None
+    advertise: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings before anything is begun.
+
+        Raises:
+            UsageError: neighbours connect to no such port, or the site or the address is none.
+        """
+        if 0 < self.port < LOWEST_PORT:
+            raise UsageError(
+                f"can't share on port {self.port}: neighbours connect to ports from {LOWEST_PORT} on; choose "
+                "such a port, or 0 for any"
+            )
+        checked_site(self.site)
+        if self.advertise is not None:
+            advertised_place(self.advertise, self.port or LOWEST_PORT)
+
+
+def advertised_place(text: str, port: int) -> Place:
+    """Return the address that ``HOST[:PORT]`` names; ``port`` where it names none.
+
+    Raises:
+        UsageError: it is no IP address of one machine, or the port is one to which no neighbour connects.
+    """
+    host, colon, number = text.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):
+        host, number = text, str(port)
+    try:
+        place = Place(read_host(host.strip("[]")), read_port(int(number)))
+    except ValueError:
+        raise UsageError(f"{text!r} is no address to advertise; write 10.0.0.7 or 10.0.0.7:9000") from None
+    address = ip_address(place.host)
+    if address.is_unspecified or address.is_multicast:
+        raise UsageError(f"{text!r} is no address of one machine; advertise where others reach this node")
+    if number != str(port) and place.port < LOWEST_PORT:
+        raise UsageError(
+            f"can't advertise port {place.port}: neighbours connect to ports from {LOWEST_PORT} on"
+        )
+    return place
+
+
+def checked_site(site: str | None) -> str | None:
+    """Return the name of a site as it is given.
+
+    Raises:
+        UsageError: a server would refuse it.
+    """
+    try:
+        return None if site is None else read_site(site)
+    except ValueError:
+        raise UsageError(
+            f"{site!r} is no name of a site: write at most {MAX_SITE} letters, digits and ._:/-, beginning "
+            "with a letter or a digit"
+        ) from None
