@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shardcast.cli.options import Size, grouped, option
+from shardcast.cli.options import Rate, grouped, option
 
 if TYPE_CHECKING:
     from shardcast.fair_limit import FairLimit
@@ -56,12 +56,12 @@ upload_limit_options: AddOptions = grouped(
     UploadLimitOptions,
     option(
         "--upload-limit",
-        type=Size(),
+        type=Rate(),
         help="Bytes a second to send at most, to all readers together, shared fairly: 50MB.",
     ),
     option(
         "--upload-limit-per-address",
-        type=Size(),
+        type=Rate(),
         help="Bytes a second to send at most to one address; a --trusted-proxy is not limited.",
     ),
 )
@@ -70,15 +70,15 @@ download_limit_options: AddOptions = grouped(
     DownloadLimitOptions,
     option(
         "--download-limit",
-        type=Size(),
+        type=Rate(),
         help="Bytes a second to receive at most, from all servers together: 50MB.",
     ),
     option(
         "--download-limit-per-address",
-        type=Size(),
+        type=Rate(),
         help="Bytes a second to receive at most from one server.",
     ),
 )
 push_limit_option: AddOptions = option(
-    "--upload-limit", type=Size(), help="Bytes a second to send at most: 50MB."
+    "--upload-limit", type=Rate(), help="Bytes a second to send at most: 50MB."
 )

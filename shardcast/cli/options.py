@@ -39,6 +39,14 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class Rate(Size):
+    """Type of bytes a second: a size, with ``/s`` behind it or without."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes."""
+        return super().convert(value.removesuffix("/s") if isinstance(value, str) else value, param, ctx)
+
+
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 """Seconds of each unit."""
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhdw]?)", re.ASCII)

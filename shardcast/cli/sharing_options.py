@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from shardcast.cli.limit_options import AddOptions
-from shardcast.cli.options import Duration, Size, grouped, option
+from shardcast.cli.options import Duration, Rate, grouped, option
 
 if TYPE_CHECKING:
     from shardcast.nodes.sharing_settings import SharingSettings
@@ -82,7 +82,7 @@ sharing_options: AddOptions = grouped(
     ),
     option(
         "--upload-limit",
-        type=Size(),
+        type=Rate(),
         help="With --share: bytes a second to send to other clients at most: 50MB.",
     ),
     option(

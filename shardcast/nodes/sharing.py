@@ -22,6 +22,7 @@ from shardcast.policy.swarm.chooser import RangeChooser
 from shardcast.policy.swarm.meeting import Member
 from shardcast.policy.swarm.rules import SwarmRules
 from shardcast.protocol.piece_numbers import PieceNumbers
+from shardcast.protocol.swarm_members import NamedMember
 from shardcast.protocol.wire import version_number
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.acquaintances import Acquaintances
@@ -202,7 +203,7 @@ class Sharing:
                 lambda: membership.tickets[0],
                 key,
                 membership.keys,
-                bytes.fromhex(self.identity.certificate() or ""),
+                lambda: bytes.fromhex(self.identity.certificate() or ""),
             ),
             exchange,
             live.header.piece_size,
@@ -250,15 +251,23 @@ class _RangeServers(dict[str, RangeServer]):
         return server
 
 
-async def _follow_membership(membership: Membership, neighbours: Acquaintances, *, only_tls: bool) -> None:
-    """Tell whom the servers name, after each of their answers; for ever.
+def to_meet(named: Iterable[NamedMember], *, only_tls: bool) -> list[NamedMember]:
+    """Return the members that this node may connect to.
 
-    With ``only_tls`` those that speak plain HTTP are left out: nobody between two neighbours shall read a
-    version whose servers speak TLS.
+    Nobody between two neighbours shall read a version whose servers speak TLS.
+
+    Args:
+        named: those that the servers name.
+        only_tls: whether this node's listener speaks TLS.
     """
+    return [member for member in named if member.certificate or not only_tls]
+
+
+async def _follow_membership(membership: Membership, neighbours: Acquaintances, *, only_tls: bool) -> None:
+    """Tell whom the servers name, after each of their answers; for ever."""
     while True:
         named = membership.neighbours if membership.tickets else []
-        neighbours.name([member for member in named if member.certificate or not only_tls])
+        neighbours.name(to_meet(named, only_tls=only_tls))
         neighbours.me = Member(neighbours.me.key, membership.site)
         await membership.changed.change()
 

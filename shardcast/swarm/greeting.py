@@ -34,7 +34,8 @@ class SwarmPass:
         ticket: returns the node's current ticket.
         key: the key of that ticket.
         vouchers: the servers whose tickets count.
-        certificate: SHA-256 of the certificate with which this node's server accepts TLS; empty without TLS.
+        certificate: returns the SHA-256 of the certificate with which this node's server accepts TLS now;
+            empty without TLS.
     """
 
     version: TicketVersion
@@ -42,7 +43,7 @@ class SwarmPass:
     ticket: Callable[[], str]
     key: SigningKey
     vouchers: Vouchers
-    certificate: bytes = b""
+    certificate: Callable[[], bytes] = bytes
 
     def hello(self, challenge: bytes) -> HelloFrame:
         """Return the hello of this node."""
@@ -148,7 +149,7 @@ class Greeting:
         if self._end is End.OPENER:
             self._context = ProofContext(*keys, *challenges, self._certificate)
         else:
-            certificate = swarm_pass.certificate
+            certificate = swarm_pass.certificate()
             self._context = ProofContext(*keys[::-1], *challenges[::-1], certificate)
             self._stream.send(swarm_pass.hello(self._challenge), self._proof())
 

@@ -23,12 +23,12 @@ from shardcast.fair_limit import FairLimit
 from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.release import Release
-from shardcast.nodes.sharing import Sharing
+from shardcast.nodes.sharing import Sharing, to_meet
 from shardcast.nodes.sharing_listener import sharing_client
 from shardcast.nodes.sharing_settings import SharingSettings
 from shardcast.peer.session import open_session
 from shardcast.peer.upgrade import open_upgraded
-from shardcast.protocol.swarm_members import Place
+from shardcast.protocol.swarm_members import NamedMember, Place
 from shardcast.protocol.wire import SWARM_PATH, SWARM_PROTOCOL, TLS_ONLY_REASON
 from shardcast.server.bounds import Bounds
 from shardcast.server.check_back import gives_nonce
@@ -100,6 +100,13 @@ async def test_listener_of_a_client_with_https_servers_refuses_plain_http() -> N
         nonce = me.nonces.new()
         assert await gives_nonce(Place("127.0.0.1", port), nonce, own)
         assert not await gives_nonce(Place("127.0.0.1", port), nonce, None)
+
+
+def test_clients_of_https_servers_meet_no_member_without_tls() -> None:
+    place = Place("10.0.0.7", 4000)
+    plain, tls = (NamedMember("n", bytes(32), place, None, digest) for digest in (None, "ab" * 32))
+    assert to_meet([plain, tls], only_tls=True) == [tls]
+    assert to_meet([plain, tls], only_tls=False) == [plain, tls]
 
 
 async def test_sharing_on_every_address_asks_for_no_tokens(caplog: pytest.LogCaptureFixture) -> None:

@@ -191,7 +191,9 @@ class StreamNode:
 
     def participation(self, certificate: bytes = b"") -> Participation:
         """Return its part in the swarm."""
-        swarm_pass = SwarmPass(VERSION, self.name, lambda: self.ticket, self.key, self.vouching, certificate)
+        swarm_pass = SwarmPass(
+            VERSION, self.name, lambda: self.ticket, self.key, self.vouching, lambda: certificate
+        )
         return Participation(swarm_pass, self.exchange, PIECE, 1000)
 
     def find(self, version: TicketVersion) -> Participation | None:

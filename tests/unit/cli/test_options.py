@@ -61,3 +61,10 @@ def test_listening_and_retention_have_the_documented_defaults() -> None:
         options.Listening("::", HTTP_PORT, None),
         options.Retention(MAX_DISTRIBUTION_FOLDERS, None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("50MB", 50_000_000), ("50MB/s", 50_000_000), ("1MiB/s", 1 << 20), ("7", 7)]
+)
+def test_rate_is_a_size_with_or_without_per_second(text: str, rate: int) -> None:
+    assert options.Rate().convert(text, None, None) == rate
