@@ -11,6 +11,7 @@ import sys
 import termios
 from array import array
 from collections.abc import Callable
+from typing import cast
 
 from shardcast.errors import BadAnswer, ServerStalled, ShardcastError
 from shardcast.peer.bulk import NotPlain
@@ -158,8 +159,7 @@ class QuickConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no asyncio.Transport
         if _CAN_WAIT and transport.get_extra_info("sslcontext") is None:
             self._sock = transport.get_extra_info("socket")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -142,3 +143,34 @@ def test_short_answer_that_is_not_wanted_is_dropped() -> None:
         return usable and not connection.is_usable
 
     assert asyncio.run(exchange()), "and bytes that nobody asked for break it"
+
+
+def test_answer_comes_on_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ANSWER)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        closed.set()
+
+    async def ask() -> bytes:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            make = partial(QuickConnection, "http://server", 20.0)
+            _, connection = await asyncio.get_running_loop().create_connection(make, host, port)
+            buffer = bytearray(len(BODY))
+            whole = connection.start_request("POST /v1/next", lambda head: memoryview(buffer))
+            connection.write(b"POST /v1/next HTTP/1.1\r\n\r\n")
+            try:
+                await asyncio.wait_for(whole, 10)
+            finally:
+                connection.abort()
+            await closed.wait()
+            return bytes(buffer)
+
+    closed = asyncio.Event()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(ask()) == BODY
