@@ -6,7 +6,6 @@ connection. So a proof is worth nothing on another connection, to another neighb
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from enum import Enum
@@ -92,8 +91,3 @@ def is_proof_to_server(public: bytes, node: str, secret: str, proof: bytes) -> b
         UsageError: the library for keys is missing.
     """
     return is_signed(_ANNOUNCING + f"{node} {secret}".encode(), proof, public)
-
-
-def certificate_digest(certificate: bytes | None) -> bytes:
-    """Return the SHA-256 of a certificate in DER, as a context has it; empty without TLS."""
-    return hashlib.sha256(certificate).digest() if certificate else b""

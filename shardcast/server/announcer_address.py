@@ -9,6 +9,7 @@ from ipaddress import IPv6Address, ip_address
 from aiohttp import web
 
 from shardcast.addresses import Network
+from shardcast.policy.swarm.addresses import is_in
 from shardcast.server.bounds import Address, bounds_of
 
 _MAX_HEADER = 4096
@@ -25,7 +26,7 @@ def announcer_address(request: web.Request) -> Address | None:
     """
     trusted = bounds_of(request).trusted
     seen = _address(request.remote or "")
-    if seen is None or not _is_in(seen, trusted):
+    if seen is None or not is_in(seen, trusted):
         return seen
     return forwarded_for(",".join(request.headers.getall("Forwarded", [])), trusted)
 
@@ -41,7 +42,7 @@ def forwarded_for(header: str, trusted: Sequence[Network]) -> Address | None:
         match = _FOR.search(element)
         host = _HOST.fullmatch(match[1] or match[2] or "") if match else None
         address = _address(host[1] or host[2]) if host else None
-        if address is None or not _is_in(address, trusted):
+        if address is None or not is_in(address, trusted):
             return address
     return None
 
@@ -54,8 +55,3 @@ def _address(host: str) -> Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
-
-
-def _is_in(address: Address, networks: Sequence[Network]) -> bool:
-    """Return whether an address lies in one of some networks."""
-    return any(address in network for network in networks)
