@@ -93,7 +93,7 @@ class SharedVersion:
         loop, exchange = asyncio.get_running_loop(), self.exchange
         self._transfer, transfer.neighbours = transfer, self.progress
         exchange.attach(transfer)
-        mode = FetchMode(loop.time(), exchanges=bool(membership.neighbours))
+        mode = FetchMode(loop.time(), exchanges=membership.members > 1)
         try:
             self._switch(transfer, exchanges=mode.exchanges)
             while not self.is_complete:
@@ -101,7 +101,8 @@ class SharedVersion:
                 self.count_servers()
                 received = transfer.received + exchange.from_neighbours
                 hands_out = exchange.hands_out and exchange.failure is None
-                if mode.update(Situation(loop.time(), len(exchange.links), hands_out, received)):
+                others = max(0, membership.members - 1)
+                if mode.update(Situation(loop.time(), len(exchange.links), others, hands_out, received)):
                     self._switch(transfer, exchanges=mode.exchanges)
         finally:
             exchange.detach()

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 FAST_LINK = 150e6
 """Bytes a second from which on large ranges are used: no link is waited for there, and the request for a
 piece costs more CPU than its bytes (``docs/performance.md``)."""
+MEETING_SECONDS = 2.0
+"""Seconds for which a node that knows of other members exchanges pieces before it has a neighbour. Large ranges,
+of which the server's socket holds seconds' worth on a slow link, would hold up everyone's pieces."""
 MEASURED_SECONDS = 0.4
 """Seconds over which the rate is measured."""
 FRUITLESS_SECONDS = 3.0
@@ -22,12 +25,14 @@ class Situation:
     Attributes:
         now: the time, in seconds.
         neighbours: neighbours that the node has.
+        others: other members of the version that a server knows.
         hands_out: whether a server hands out pieces.
         received: bytes that came since the download began, from whomever.
     """
 
     now: float
     neighbours: int
+    others: int
     hands_out: bool
     received: int
 
@@ -40,12 +45,13 @@ class FetchMode:
     """
 
     def __init__(self, now: float, *, exchanges: bool) -> None:
-        """Begin one way; ``exchanges`` where a server has named neighbours already."""
+        """Begin one way; ``exchanges`` where a server knows of other members already."""
         self.exchanges = exchanges
         self._since, self._received = now, 0  # of the measurement
         self._progress_at, self._seen = now, 0
         self._fast = False
         self._not_before = now
+        self._meeting_since: float | None = None  # when other members became known
 
     def update(self, situation: Situation) -> bool:
         """Choose by what is known now, and return whether the way has changed."""
@@ -64,10 +70,19 @@ class FetchMode:
     def _choose(self, situation: Situation) -> bool:
         """Return whether to exchange pieces."""
         now = situation.now
-        if not situation.neighbours or not situation.hands_out or self._fast or now < self._not_before:
-            # A node that was named neighbours has a moment to reach one of them.
-            return self.exchanges and not self._fast and now - self._progress_at < 1.0 and not self._seen
+        if not situation.hands_out or self._fast or now < self._not_before:
+            return False
+        if not situation.neighbours and not self._may_meet(situation):
+            return False
         if self.exchanges and now - self._progress_at >= FRUITLESS_SECONDS:
             self._not_before = now + RETRY_SECONDS
             return False
         return True
+
+    def _may_meet(self, situation: Situation) -> bool:
+        """Return whether a node without neighbours may have some in a moment."""
+        if not situation.others:
+            self._meeting_since = None
+        elif self._meeting_since is None:
+            self._meeting_since = situation.now
+        return self._meeting_since is not None and situation.now - self._meeting_since < MEETING_SECONDS

@@ -6,6 +6,7 @@ from shardcast.policy.swarm.mode import (
     FAST_LINK,
     FRUITLESS_SECONDS,
     MEASURED_SECONDS,
+    MEETING_SECONDS,
     RETRY_SECONDS,
     FetchMode,
     Situation,
@@ -21,12 +22,14 @@ class Download:
         self.mode = FetchMode(0.0, exchanges=exchanges)
         self._now, self._received = 0.0, 0.0
 
-    def run(self, seconds: float, rate: float, *, neighbours: int = 3, hands_out: bool = True) -> bool:
+    def run(
+        self, seconds: float, rate: float, *, neighbours: int = 3, others: int = 3, hands_out: bool = True
+    ) -> bool:
         """Let time pass while bytes come at a rate; return whether pieces are exchanged then."""
         for _ in range(round(seconds * 10)):
             self._now += 0.1
             self._received += rate / 10
-            self.mode.update(Situation(self._now, neighbours, hands_out, int(self._received)))
+            self.mode.update(Situation(self._now, neighbours, others, hands_out, int(self._received)))
         return self.mode.exchanges
 
 
@@ -34,9 +37,9 @@ def test_node_with_neighbours_on_a_slow_link_exchanges_pieces() -> None:
     assert Download().run(2.0, SLOW)
 
 
-def test_node_without_neighbours_asks_for_ranges() -> None:
+def test_node_alone_asks_for_ranges() -> None:
     download = Download()
-    assert not download.run(2.0, SLOW, neighbours=0)
+    assert not download.run(2.0, SLOW, neighbours=0, others=0)
     assert download.run(0.2, SLOW)
 
 
@@ -50,10 +53,10 @@ def test_fast_link_is_found_out_and_remembered() -> None:
     assert not download.run(5.0, SLOW)
 
 
-def test_node_that_was_named_neighbours_waits_a_moment_for_them() -> None:
-    download = Download(exchanges=True)
-    assert download.run(0.8, 0.0, neighbours=0)
-    assert not download.run(0.5, 0.0, neighbours=0)
+def test_node_that_knows_of_others_exchanges_pieces_until_it_could_have_met_them() -> None:
+    download = Download()
+    assert download.run(MEETING_SECONDS - 0.2, SLOW, neighbours=0)
+    assert not download.run(0.5, SLOW, neighbours=0)
 
 
 def test_exchange_without_a_byte_gives_way_to_ranges_and_is_tried_again() -> None:
