@@ -196,11 +196,19 @@ class Sharing:
         def find_ranges(url: str, numbers: PieceNumbers) -> NextRanges:
             return self._range_servers[url].ranges(live.version, self.identity.node, numbers)
 
+        shown = ""
+
+        def show_ticket() -> str:
+            """Return the newest ticket; the last one where no server has answered for long."""
+            nonlocal shown
+            shown = next(iter(membership.tickets), shown)
+            return shown
+
         part = Participation(
             SwarmPass(
                 membership.version,
                 self.identity.node,
-                lambda: membership.tickets[0],
+                show_ticket,
                 key,
                 membership.keys,
                 lambda: bytes.fromhex(self.identity.certificate() or ""),

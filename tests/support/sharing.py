@@ -13,7 +13,7 @@ from shardcast.access.client_access import ClientAccess
 from shardcast.fair_limit import FairLimit
 from shardcast.nodes.client import Client, Release
 from shardcast.nodes.origin import Origin
-from shardcast.nodes.sharing_listener import SharingSettings
+from shardcast.nodes.sharing_settings import SharingSettings
 from shardcast.server.bounds import Bounds
 from shardcast.transfer.workers import Transfer
 

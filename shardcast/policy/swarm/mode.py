@@ -8,8 +8,8 @@ FAST_LINK = 150e6
 """Bytes a second from which on large ranges are used: no link is waited for there, and the request for a
 piece costs more CPU than its bytes (``docs/performance.md``)."""
 MEETING_SECONDS = 2.0
-"""Seconds for which a node that knows of other members exchanges pieces before it has a neighbour. Large ranges,
-of which the server's socket holds seconds' worth on a slow link, would hold up everyone's pieces."""
+"""Seconds for which a node that knows of other members exchanges pieces before it has a neighbour. Large
+ranges, of which the server's socket holds seconds' worth on a slow link, would hold up everyone's pieces."""
 MEASURED_SECONDS = 0.4
 """Seconds over which the rate is measured."""
 FRUITLESS_SECONDS = 3.0
