@@ -204,7 +204,8 @@ class FrameSender:
         self.progress += sent
         if part and not (self._head or self._portion) and (part.dropped or not part.left):
             self._end_part()
-        self._wait(not sent)
+        if not sent:
+            self._wait(True)  # until nothing is left to send: to ask anew after each portion costs as much
         return bool(sent)
 
     def _begin_portion(self, part: _Part) -> None:
