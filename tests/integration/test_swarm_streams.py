@@ -395,15 +395,25 @@ async def test_cancelled_want_ends_with_a_refusal(node: StreamNode, raw: RawNeig
     assert await raw.receive() == RefuseFrame(9, RefuseReason.CANCELLED)
 
 
-async def test_piece_is_wanted_again_before_its_cancelled_request_is_over(
-    node: StreamNode, raw: RawNeighbour, data: bytes
-) -> None:
-    """What the first request had sent is followed by a refusal of it, and the second one is answered."""
-    raw.lengths = {1: PIECE, 2: PIECE}
-    raw.send(WantFrame(1, 2), CancelFrame(1), WantFrame(2, 2))
-    answers = [await raw.receive(), await raw.receive()]
-    assert RefuseFrame(1, RefuseReason.CANCELLED) in answers
-    assert piece_of(data, 2) in answers
+async def test_piece_is_wanted_again_before_its_cancelled_request_is_over(file: Path, data: bytes) -> None:
+    """The first request ends with a refusal after a part of its bytes, and the second one is answered."""
+    node = StreamNode("acceptor", Vouching(), file, uploads=FairLimit(Rates(total=1_000_000)))
+    wants: list[int] = []
+    node.exchange.on_want = lambda link, number: not wants.append(number)
+    async with node.serving():
+        raw = RawNeighbour(node)
+        raw.lengths = {1: PIECE, 2: PIECE}
+        await raw.connect()
+        await raw.greet()
+        raw.send(WantFrame(1, 2))
+        await node.exchange.until(lambda: bool(wants))
+        for _ in range(5):
+            await asyncio.sleep(0)  # the piece is being given
+        raw.send(CancelFrame(1), WantFrame(2, 2))
+        assert await raw.receive() == RefuseFrame(1, RefuseReason.CANCELLED)
+        raw.drop(1)
+        assert await raw.receive() == piece_of(data, 2)
+        await raw.close()
 
 
 async def test_piece_that_comes_slowly_is_seen_to_come(node: StreamNode, raw: RawNeighbour) -> None:

@@ -281,6 +281,10 @@ class RawNeighbour:
                 self._reader.received(len(data))
             return bytes(frame.data) if isinstance(frame, Piece) else frame
 
+    def drop(self, request: int) -> None:
+        """Forget the bytes of a request that was refused."""
+        self._reader.drop(request)
+
     async def receive_last(self) -> Control | bytes | None:
         """Return the last frame before the connection ends."""
         last = None
