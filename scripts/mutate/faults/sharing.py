@@ -1,0 +1,66 @@
+"""Faults in what sharing clients ask of each other, give and withdraw."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+ARRIVALS = "shardcast/swarm/arrivals.py"
+EXCHANGE = "shardcast/swarm/exchange.py"
+OPTIONS = "shardcast/cli/sharing_options.py"
+SHARED = "shardcast/nodes/shared_version.py"
+
+ENDS = ["tests/integration/test_sharing_clients.py"]
+FAULTY = ["tests/faults/test_swarm_faults.py"]
+UNIT = ["tests/unit/swarm/test_exchange.py"]
+
+FAULTS = [
+    Fault(
+        name="changed-output-is-shared-further",
+        file=SHARED,
+        old="while self.pieces.unchanged:",
+        new="while True:",
+        tests=ENDS,
+    ),
+    Fault(
+        name="sender-of-a-wrong-piece-stays",
+        file=EXCHANGE,
+        old="            self.banned.add(sender)\n",
+        new="            self.chooser.neighbours.all\n",
+        tests=FAULTY + UNIT,
+    ),
+    Fault(
+        name="shard-closed-between-two-looks-is-not-held",
+        file=ARRIVALS,
+        old="            here |= pieces\n",
+        new="",
+        tests=UNIT,
+    ),
+    Fault(
+        name="cancelled-piece-keeps-its-slot",
+        file="shardcast/swarm/gifts.py",
+        old="            self._slots.end(link.key)\n",
+        new="",
+        tests=["tests/unit/swarm/test_gifts.py"],
+    ),
+    Fault(
+        name="variables-of-sharing-fail-clients-that-do-not-share",
+        file=OPTIONS,
+        old="is ParameterSource.COMMANDLINE",
+        new="is not ParameterSource.DEFAULT",
+        tests=["tests/unit/cli/test_sharing_options.py"],
+    ),
+    Fault(
+        name="port-below-1024-is-shared-on",
+        file="shardcast/nodes/sharing_listener.py",
+        old="if 0 < self.port < LOWEST_PORT:",
+        new="if self.port < 0:",
+        tests=["tests/unit/cli/test_sharing_options.py"],
+    ),
+    Fault(
+        name="sharing-never-ends-by-its-time",
+        file=SHARED,
+        old="        if self._seed_for is not None:",
+        new="        if self._seed_for is False:",
+        tests=ENDS,
+    ),
+]
