@@ -111,6 +111,10 @@ class FileSender:
                 await self._request.writer.drain()
         except TimeoutError:
             raise self._stalled(transport) from None
+        if self._over_tls:
+            # Python 3.11's TLS learns in the loop's next round that its socket is gone. Else what is read
+            # from memory would be encrypted to the end of the file for nobody, each chunk with a warning.
+            await asyncio.sleep(0)
         return len(chunk)
 
     def _stalled(self, transport: asyncio.Transport) -> ConnectionResetError:
