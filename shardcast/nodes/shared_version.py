@@ -102,7 +102,8 @@ class SharedVersion:
                 received = transfer.received + exchange.from_neighbours
                 hands_out = exchange.hands_out and exchange.failure is None
                 others = max(0, membership.members - 1)
-                if mode.update(Situation(loop.time(), len(exchange.links), others, hands_out, received)):
+                links, lacks = len(exchange.links), not exchange.chooser.done
+                if mode.update(Situation(loop.time(), links, others, hands_out, received, lacks)):
                     self._switch(transfer, exchanges=mode.exchanges)
         finally:
             exchange.detach()

@@ -13,7 +13,7 @@ ranges, of which the server's socket holds seconds' worth on a slow link, would 
 MEASURED_SECONDS = 0.4
 """Seconds over which the rate is measured."""
 FRUITLESS_SECONDS = 3.0
-"""Seconds without a byte after which the servers are asked for ranges instead."""
+"""Seconds without a byte, while pieces are missing, after which the servers are asked for ranges instead."""
 RETRY_SECONDS = 10.0
 """Seconds until pieces are exchanged again after that."""
 
@@ -28,6 +28,7 @@ class Situation:
         others: other members of the version that a server knows.
         hands_out: whether a server hands out pieces.
         received: bytes that came since the download began, from whomever.
+        lacks: whether there is a piece that the node lacks: not while a version's first shard is being made.
     """
 
     now: float
@@ -35,6 +36,7 @@ class Situation:
     others: int
     hands_out: bool
     received: int
+    lacks: bool = True
 
 
 class FetchMode:
@@ -56,7 +58,7 @@ class FetchMode:
     def update(self, situation: Situation) -> bool:
         """Choose by what is known now, and return whether the way has changed."""
         now = situation.now
-        if situation.received > self._seen:
+        if situation.received > self._seen or not situation.lacks:
             self._seen, self._progress_at = situation.received, now
         if now - self._since >= MEASURED_SECONDS:
             rate = (situation.received - self._received) / (now - self._since)

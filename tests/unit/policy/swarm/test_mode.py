@@ -23,13 +23,20 @@ class Download:
         self._now, self._received = 0.0, 0.0
 
     def run(
-        self, seconds: float, rate: float, *, neighbours: int = 3, others: int = 3, hands_out: bool = True
+        self,
+        seconds: float,
+        rate: float,
+        *,
+        neighbours: int = 3,
+        others: int = 3,
+        hands_out: bool = True,
+        lacks: bool = True,
     ) -> bool:
         """Let time pass while bytes come at a rate; return whether pieces are exchanged then."""
         for _ in range(round(seconds * 10)):
             self._now += 0.1
             self._received += rate / 10
-            self.mode.update(Situation(self._now, neighbours, others, hands_out, int(self._received)))
+            self.mode.update(Situation(self._now, neighbours, others, hands_out, int(self._received), lacks))
         return self.mode.exchanges
 
 
@@ -63,3 +70,9 @@ def test_exchange_without_a_byte_gives_way_to_ranges_and_is_tried_again() -> Non
     download = Download(exchanges=True)
     assert not download.run(FRUITLESS_SECONDS + 0.5, 0.0)
     assert download.run(RETRY_SECONDS + 0.5, SLOW)
+
+
+def test_exchange_goes_on_while_the_first_shard_is_being_made() -> None:
+    download = Download(exchanges=True)
+    assert download.run(2 * FRUITLESS_SECONDS, 0.0, lacks=False)
+    assert download.run(FRUITLESS_SECONDS - 0.5, 0.0)
