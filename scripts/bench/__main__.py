@@ -33,6 +33,7 @@ import stall
 import startup
 import store_blobs
 import stream
+import swarm
 import tls
 import tokens
 import trainer
@@ -64,6 +65,7 @@ CASES = {
         loops.CASE,
         tls.CASE,
         *networks.CASES,
+        *swarm.CASES,
         *store_blobs.CASES,
     )
 }

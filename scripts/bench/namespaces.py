@@ -105,10 +105,24 @@ class Host:
         return self.inside(connect)
 
 
+@dataclass(frozen=True, slots=True)
+class Border:
+    """A link between two parts of a network.
+
+    Attributes:
+        beyond: the hosts that have a switch of their own, beyond the border.
+        rate: the link's in Mbit/s, each way.
+    """
+
+    beyond: frozenset[str]
+    rate: float
+
+
 class Network:
     """A network that runs; see ``network``."""
 
-    def __init__(self, rates: Mapping[str, float | None]) -> None:
+    def __init__(self, rates: Mapping[str, float | None], border: Border | None = None) -> None:
+        self.border = border
         self.hosts = {
             name: Host(name, f"10.77.0.{number}", rate)
             for number, (name, rate) in enumerate(rates.items(), 1)
@@ -120,6 +134,11 @@ class Network:
         command = ("ip", "-n", self.switch.namespace, "-s", "-j", "link", "show", "type", "veth")
         by_port = {port["ifname"]: int(port["stats64"]["rx"]["bytes"]) for port in json.loads(_run(*command))}
         return {name: by_port[f"port{number}"] for number, name in enumerate(self.hosts)}
+
+    def crossed(self) -> int:
+        """Return the bytes that went over the border so far from the origin's part, headers included."""
+        command = ("ip", "-n", self.switch.namespace, "-s", "-j", "link", "show", "dev", "border0")
+        return int(json.loads(_run(*command))[0]["stats64"]["tx"]["bytes"])
 
     def goodput(self, name: str) -> Goodput:
         """Measure a host's link, between the host and the switch, one way after the other.
@@ -150,17 +169,29 @@ class Network:
         _batch(["ip"], [f"netns add {host.namespace}" for host in (self.switch, *self.hosts.values())])
         inner = ["link set lo up", "link add bridge type bridge", "link set bridge up"]
         _batch(["ip", "-n", switch], [*inner, f"addr add {self.switch.address}/24 dev bridge"])
+        if self.border:
+            self._make_border(self.border)
         for number, host in enumerate(self.hosts.values()):
             port, on = f"port{number}", host.namespace
             _batch(["ip"], [f"link add link0 netns {on} type veth peer name {port} netns {switch}"])
-            _batch(["ip", "-n", switch], [f"link set {port} master bridge", f"link set {port} up"])
+            bridge = "bridge2" if self.border and host.name in self.border.beyond else "bridge"
+            _batch(["ip", "-n", switch], [f"link set {port} master {bridge}", f"link set {port} up"])
             outer = ["link set lo up", f"addr add {host.address}/24 dev link0", "link set link0 up"]
             _batch(["ip", "-n", on], outer)
             _run("ip", "netns", "exec", on, "sysctl", "-qw", *QUIET)
             if host.rate is not None:
                 for namespace, device in ((on, "link0"), (switch, port)):
-                    bucket = f"tbf rate {host.rate:g}mbit burst {BURST} latency {LATENCY}"
-                    _run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", *bucket.split())
+                    _shape(namespace, device, host.rate)
+
+    def _make_border(self, border: Border) -> None:
+        """Make a second bridge, and a shaped link to the first."""
+        switch = self.switch.namespace
+        pair = ["link add bridge2 type bridge", "link set bridge2 up"]
+        pair.append("link add border0 type veth peer name border1")
+        pair += ["link set border0 master bridge", "link set border1 master bridge2"]
+        _batch(["ip", "-n", switch], [*pair, "link set border0 up", "link set border1 up"])
+        for device in ("border0", "border1"):
+            _shape(switch, device, border.rate)
 
     def clear(self) -> None:
         """Kill the processes on its hosts."""
@@ -174,11 +205,12 @@ class Network:
 
 
 @contextlib.contextmanager
-def network(rates: Mapping[str, float | None]) -> Iterator[Network]:
+def network(rates: Mapping[str, float | None], border: Border | None = None) -> Iterator[Network]:
     """Make a network of hosts; a process has one at a time. At its end the processes on its hosts are killed.
 
     Args:
         rates: for each host the rate of its link in Mbit/s each way; None for no limit.
+        border: the link to a part of the hosts; None where all are at one switch.
 
     Raises:
         Skipped: this machine can't make it; says why.
@@ -187,12 +219,18 @@ def network(rates: Mapping[str, float | None]) -> Iterator[Network]:
     if reason:
         raise Skipped(reason)
     remove_leftovers()
-    made = Network(rates)
+    made = Network(rates, border)
     try:
         made.make()
         yield made
     finally:
         made.remove()
+
+
+def _shape(namespace: str, device: str, rate: float) -> None:
+    """Limit what a device of a namespace sends to so many Mbit/s."""
+    bucket = f"tbf rate {rate:g}mbit burst {BURST} latency {LATENCY}"
+    _run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", *bucket.split())
 
 
 def remove_leftovers() -> list[str]:

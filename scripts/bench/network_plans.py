@@ -100,6 +100,23 @@ def crowd() -> Plan:
     return Plan("e", title, 64 * MIB, rates, takes, sent_most=2.05, alone=True)
 
 
+def swarm(rate: float, *, size: int = 128 * MIB, middles: int = 2, clients: int = 8) -> Plan:
+    """Return the plan of clients that share, behind middles or at the origin itself."""
+    names = [f"client{n}" for n in range(1, clients + 1)]
+    servers = tuple(f"middle{n}" for n in range(1, middles + 1))
+    takes = two_levels(servers, names) if servers else dict.fromkeys(names, ("origin",))
+    title = f"origin, {f'{middles} middles, ' if middles else ''}{clients} clients, {rate:g} Mbit/s each"
+    return Plan("swarm", title, size, dict.fromkeys(["origin", *takes], rate), takes)
+
+
+def uneven_swarm() -> Plan:
+    """Return the plan of clients that share, whose links have several rates."""
+    even = swarm(200.0)
+    rates = {f"client{rate // 50}": float(rate) for rate in range(50, 401, 50)}
+    title = "origin and 2 middles at 200 Mbit/s, 8 clients at 50 to 400"
+    return Plan("swarm", title, even.size, {**even.rates, **rates}, even.takes)
+
+
 PLANS = (tree(), chain(), uneven_tree(), unequal_servers(), crowd())
 
 
@@ -116,6 +133,14 @@ def fluid_bound(size: int, origin: float, downloads: Sequence[float], uploads: S
         uploads: U_i of those of them that serve it on.
     """
     return max(size / origin, size / min(downloads), len(downloads) * size / (origin + sum(uploads)))
+
+
+def own_bounds(plan: Plan, size: int, links: Mapping[str, Goodput]) -> dict[str, float]:
+    """Return the least seconds of each client, which its own link may make longer than those of others."""
+    origin = sum(links[host].up for host in plan.origins)
+    total = origin + sum(links[host].up for host in plan.takes)
+    shared = max(size / origin, len(plan.takes) * size / total)
+    return {host: max(shared, size / links[host].down) for host in plan.clients}
 
 
 def roles_bound(size: int, takes: Mapping[str, tuple[str, ...]], links: Mapping[str, Goodput]) -> float:

@@ -105,9 +105,18 @@ class Scene:
         self.nodes.append(node)
         return node
 
-    def follower(self, host: str, servers: Sequence[str]) -> Running:
-        """Start a client that follows servers, by their URLs, on a host."""
-        words = follow_words(servers, self.place(host))
+    def follower(self, host: str, servers: Sequence[str], *options: str, program: str = "") -> Running:
+        """Start a client that follows servers, by their URLs, on a host.
+
+        Args:
+            host: the host.
+            servers: the URLs.
+            options: further options of the client.
+            program: the bench's own program that runs the client; none for the command that users run.
+        """
+        words = [*follow_words(servers, self.place(host)), *options]
+        if program:
+            words = program_words(program, *words[1:])
         client = Running(self.network.hosts[host].words(*words))
         self.nodes.append(client)
         return client

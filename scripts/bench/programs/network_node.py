@@ -18,6 +18,8 @@ from typing import Any
 PORT = 8000
 TORRENT_PORT = 6881
 PIECE_SIZE = 256 * 1024
+WRITTEN, WRITE_SECONDS = 1 << 20, 0.02
+"""Bytes that a writer writes at once at the most, and the seconds in which they are made."""
 
 Role = Generator[None, None, None]
 """Starts up until it yields, does its part until it yields again, and is kept as it is until it is closed."""
@@ -32,6 +34,37 @@ def origin(data_dir: str, *payloads: str) -> Role:
         node.broadcast(payload)
     yield
     node.broadcast(payloads[-1])
+    yield
+
+
+def publisher(data_dir: str, shard_size: str, *payloads: str) -> Role:
+    """Serve a data directory, and broadcast all payloads in shards of a size; the part is the last one."""
+    import shardcast
+
+    node = shardcast.OriginServer(data_dir, PORT)
+    for payload in payloads[:-1]:
+        node.broadcast(payload)
+    yield
+    node.broadcast(payloads[-1], int(shard_size))
+    yield
+
+
+def writer(data_dir: str, shard_size: str, rate: str, first: str, payload: str) -> Role:
+    """Serve a data directory that has a first payload; the part is to write another at a rate."""
+    import shardcast
+
+    node = shardcast.OriginServer(data_dir, PORT)
+    node.broadcast(first)
+    content = memoryview(Path(payload).read_bytes())
+    portion = max(1, min(WRITTEN, int(float(rate) * WRITE_SECONDS)))
+    yield
+    began = time.monotonic()
+    with node.open_broadcast("payload.bin", int(shard_size)) as out:
+        for start in range(0, len(content), portion):
+            part = content[start : start + portion]
+            time.sleep(max(0.0, began + (start + len(part)) / float(rate) - time.monotonic()))
+            out.write(part)
+        print("written", time.monotonic(), flush=True)
     yield
 
 
@@ -131,7 +164,7 @@ def torrent_settings(libtorrent: Any, address: str) -> Any:
 
 
 ROLES: dict[str, Callable[..., Role]] = {
-    role.__name__: role for role in (origin, middle, client, command, make_torrent, peer)
+    role.__name__: role for role in (origin, publisher, writer, middle, client, command, make_torrent, peer)
 }
 
 
