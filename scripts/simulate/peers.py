@@ -15,6 +15,7 @@ from shardcast.policy.swarm.ledger import Handout, HandoutKind, Ledger
 from shardcast.policy.swarm.masks import first_ranges
 from shardcast.policy.swarm.meeting import Member
 from shardcast.policy.swarm.requests import SwarmRequest
+from shardcast.policy.swarm.rules import SwarmRules
 from shardcast.policy.swarm.telling import Telling
 
 if TYPE_CHECKING:
@@ -39,12 +40,19 @@ class Peer:
         counts: its messages.
     """
 
-    def __init__(self, swarm: Swarm, host: Host, *, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        swarm: Swarm,
+        host: Host,
+        *,
+        ledger: Ledger | None = None,
+        rules: SwarmRules | None = None,
+    ) -> None:
         self.swarm = swarm
         self.host = host
         self.member = Member(self, host.site_name)
         self.ledger = ledger
-        self.chooser = RangeChooser(swarm.rules, swarm.random, key=self, site=host.site_name)
+        self.chooser = RangeChooser(rules or swarm.rules, swarm.random, key=self, site=host.site_name)
         self.chooser.extend(swarm.known)
         self.neighbours: list[Peer] = []
         self.opened = 0

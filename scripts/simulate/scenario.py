@@ -81,9 +81,13 @@ class Scenario:
 
     @property
     def rules(self) -> SwarmRules:
-        """The numbers that the nodes go by."""
+        """The numbers that the clients go by."""
+        return self.rules_of(self.nodes)
+
+    def rules_of(self, members: int) -> SwarmRules:
+        """Return the numbers that those go by who share a server with so many."""
         rules = rules_for(
-            round_trip=2 * self.latency, members=self.nodes, range_seconds=self.range_size / self.rate
+            round_trip=2 * self.latency, members=members, range_seconds=self.range_size / self.rate
         )
         for name in self.without:
             rules = replace(rules, **SWITCHES[name][1])  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from shardcast.policy.swarm.meeting import (
     to_connect,
     to_replace,
 )
-from shardcast.policy.swarm.rules import SwarmRules, first_ask, server_requests
+from shardcast.policy.swarm.rules import SwarmRules, first_ask
 
 ANNOUNCEMENTS = 4
 """How often a node with few neighbours announces itself again at the beginning."""
@@ -84,16 +84,18 @@ class Swarm:
         self.origin.done_at = self.agenda.now
         self.servers = [self.origin]
 
-    def add_middles(self, hosts: list[Host]) -> None:
-        """Add middles: the origin hands out to them, and they to everyone else."""
+    def add_middles(self, hosts: list[Host], rules: SwarmRules) -> None:
+        """Add middles, which go by ``rules``: the origin hands out to them, and they to everyone else."""
+        assert self.origin.ledger is not None
+        self.origin.ledger.adopt(rules)
         middles = []
         for host in hosts:
             ledger = Ledger(self.rules, self.random, site=host.site_name, growing=True)
-            middles.append(self._join(host, ledger))
+            middles.append(self._join(host, ledger, rules))
         for number, middle in enumerate(middles):
             for other in middles[:number]:
                 middle.meet(other)
-            self._serve(middle, [self.origin], requests=server_requests(len(hosts)))
+            self._serve(middle, [self.origin])
         self.servers = middles
 
     def add(self, host: Host, *, expected: int) -> Peer:
@@ -110,14 +112,14 @@ class Swarm:
         self._serve(peer, self.servers)
         return peer
 
-    def _join(self, host: Host, ledger: Ledger | None) -> Peer:
+    def _join(self, host: Host, ledger: Ledger | None, rules: SwarmRules | None = None) -> Peer:
         """Add a node that is to get everything."""
-        peer = Peer(self, host, ledger=ledger)
+        peer = Peer(self, host, ledger=ledger, rules=rules)
         self.peers.append(peer)
         self.unfinished += 1
         return peer
 
-    def _serve(self, peer: Peer, servers: list[Peer], *, requests: int | None = None) -> None:
+    def _serve(self, peer: Peer, servers: list[Peer]) -> None:
         """Make servers known to a node, and let it begin."""
         now = self.agenda.now
         for server in servers:
@@ -125,7 +127,7 @@ class Swarm:
                 peer.meet(server)
                 continue
             first_at = now + first_ask(self.members, self.random)
-            peer.chooser.add_server(server, first_at=first_at, requests=requests)
+            peer.chooser.add_server(server, first_at=first_at)
         self.agenda.at(now, peer.pump)
 
     def introduce(self, peer: Peer) -> None:

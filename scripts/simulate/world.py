@@ -125,7 +125,7 @@ class World:
         if scenario.written:
             self._write(swarm)
         if self.middles:
-            swarm.add_middles(self.middles)
+            swarm.add_middles(self.middles, scenario.rules_of(scenario.middles))
         for host in self.clients if first else [host for host in self.clients if host in self._free]:
             swarm.add(host, expected=scenario.nodes)
         self._free.clear()

@@ -155,7 +155,7 @@ class RangeChooser:
         """Ask a random neighbour for the rarest range that it offers."""
         neighbours = self.neighbours.all
         start = int(self._random.random() * len(neighbours))
-        limit = self.rules.peer_requests
+        limit = self._peer_limit
         claimed = missing & self._claims
         for position in range(start - len(neighbours), start):
             neighbour = neighbours[position]
@@ -194,6 +194,13 @@ class RangeChooser:
                 return self._open(SwarmRequest(now, neighbour, number=request.number))
         return None
 
+    @property
+    def _peer_limit(self) -> int:
+        """The requests that a neighbour gets at once: more than one where there are few neighbours to ask."""
+        rules = self.rules
+        share = -(-rules.requests // max(1, len(self.neighbours)))
+        return max(rules.peer_requests, min(share, rules.asker_answers))
+
     def _second_holder(self, request: SwarmRequest, now: float) -> Neighbour | None:
         """Return a neighbour that offers the range of a request that is out elsewhere."""
         assert request.number is not None
@@ -202,7 +209,7 @@ class RangeChooser:
             allowed = neighbour.offered & bit and (neighbour.near or self._claims & bit)
             if not allowed or neighbour is request.source:
                 continue
-            if neighbour.under_way >= self.rules.peer_requests:
+            if neighbour.under_way >= self._peer_limit:
                 continue
             if now < neighbour.paused_until:
                 self.wake_at = min(self.wake_at, neighbour.paused_until)

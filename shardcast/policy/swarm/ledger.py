@@ -111,6 +111,10 @@ class Ledger:
         self._askers: list[tuple[Hashable, float]] = []  # the last two that differ, the latest first
         self._home_asked_at = NEVER
 
+    def adopt(self, rules: SwarmRules) -> None:
+        """Go by other numbers from now on, such as those for another number of members."""
+        self._rules = rules
+
     def offer(self, mask: int, *, own: bool = True) -> None:
         """Add ranges that the server can send now.
 

@@ -17,8 +17,12 @@ FIRST_ASKS = 5000.0
 """First requests that a server gets a second, at most, when many nodes begin at once."""
 CREDIT_AHEAD = 2
 """Ranges that a node may be the only one to have, beyond as many as it has requests out."""
-MANY_MEMBERS = 8
-"""Nodes that fill a server's link with one request each; fewer would let it idle for the way of a request."""
+FILLING_REQUESTS = 8
+"""Requests, of all nodes together, that fill a server's link; fewer let it idle for the way of a request."""
+FEW_REQUESTS = 3
+"""Requests of one node that another answers at once, at most, where they are near each other."""
+SHARED_CREDIT = 64
+"""Ranges that few nodes together may be the only ones to have: each has few others to pass them on to."""
 NEAR_REQUESTS = 6
 """Requests that a node has out at most where the number of members is known, and they are near."""
 FAR_REQUESTS = 24
@@ -86,18 +90,16 @@ def rules_for(
     """
     travelling = math.ceil(max(0.0, round_trip - range_seconds) / range_seconds)
     requests = min(FAR_REQUESTS, NEAR_REQUESTS + travelling)
+    asker_answers = FEW_REQUESTS + travelling // 2
+    share = math.ceil((FILLING_REQUESTS + 2 * travelling) / max(1, members))
     return SwarmRules(
         requests=requests,
         answers=requests,
-        credit=requests + CREDIT_AHEAD,
-        server_requests=server_requests(members),
+        asker_answers=asker_answers,
+        credit=max(requests + CREDIT_AHEAD, SHARED_CREDIT // max(1, members)),
+        server_requests=min(share, asker_answers),
         longest_server_pause=longest_server_pause(members),
     )
-
-
-def server_requests(members: int) -> int:
-    """Return the requests that a node has out at a server: 1 where many nodes fill its link, else 3."""
-    return 1 if members >= MANY_MEMBERS else 3
 
 
 def longest_server_pause(members: int) -> float:

@@ -13,7 +13,6 @@ from shardcast.policy.swarm.rules import (
     longest_server_pause,
     range_size,
     rules_for,
-    server_requests,
 )
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -45,7 +44,7 @@ def test_range_is_a_piece_or_ten_milliseconds_of_the_link(rate: float, size: int
 
 @pytest.mark.parametrize(("round_trip", "requests"), [(0.0, 6), (0.01, 6), (0.06, 11), (9.0, 24)])
 def test_far_neighbours_get_more_requests_at_once(round_trip: float, requests: int) -> None:
-    rules = rules_for(round_trip=round_trip)
+    rules = rules_for(round_trip=round_trip, members=100)
     assert (rules.requests, rules.answers, rules.credit) == (requests, requests, requests + 2)
 
 
@@ -55,10 +54,19 @@ def test_more_members_wait_longer_for_a_server_that_refuses(members: int, second
     assert rules_for(members=members).longest_server_pause == seconds
 
 
-@pytest.mark.parametrize(("members", "requests"), [(1, 3), (7, 3), (8, 1), (1000, 1)])
+@pytest.mark.parametrize(("members", "requests"), [(1, 3), (2, 3), (4, 2), (8, 1), (1000, 1)])
 def test_few_nodes_have_more_requests_at_a_server_to_fill_its_link(members: int, requests: int) -> None:
-    assert server_requests(members) == requests
     assert rules_for(members=members).server_requests == requests
+
+
+def test_few_nodes_may_sit_on_more_ranges_as_there_are_few_to_pass_them_on_to() -> None:
+    assert [rules_for(members=members).credit for members in (2, 4, 8, 100)] == [32, 16, 8, 8]
+
+
+def test_far_nodes_have_more_requests_at_a_server() -> None:
+    far = rules_for(members=2, round_trip=0.06)
+    assert far.server_requests == far.asker_answers == 5
+    assert rules_for(members=8, round_trip=0.06).server_requests == 3
 
 
 def test_first_requests_of_many_nodes_are_spread() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -12,7 +13,8 @@ from shardcast.policy.swarm.masks import first_ranges, mask_of
 from shardcast.policy.swarm.requests import SwarmRequest
 from shardcast.policy.swarm.rules import SwarmRules, rules_for
 
-RULES = rules_for(members=100)
+RULES = replace(rules_for(members=100), asker_answers=1)
+"""One request to each neighbour, however few there are."""
 
 
 def chooser(
@@ -52,6 +54,11 @@ def test_one_request_goes_to_the_server_first_then_one_to_each_neighbour() -> No
     assert asked[0].source.key == "server 0"
     assert sorted(str(request.source.key) for request in asked[1:]) == ["n0", "n1", "n2"]
     assert len({request.number for request in asked[1:]}) == 3
+
+
+def test_few_neighbours_get_more_than_one_request_each() -> None:
+    node = chooser({"a": list(range(20))}, ranges=20, rules=rules_for(members=100))
+    assert len(all_asked(node)) == 3
 
 
 def test_six_requests_are_out_at_most() -> None:
