@@ -238,3 +238,13 @@ def test_second_close_does_not_close_the_descriptor_again(tmp_path: Path) -> Non
         assert other == descriptor  # the system gives the number to the next one
         found.close()
         os.close(other)
+
+
+async def test_answer_that_comes_after_the_shard_was_closed_whole_is_no_failure(tmp_path: Path) -> None:
+    with landing(tmp_path / "part") as found:
+        found.land_now(0, DATA)
+        found.close()
+        await found.land(PIECE, DATA[PIECE : 3 * PIECE])
+        with pytest.raises(WrongPiece):
+            await found.land(PIECE, bytes(PIECE))
+    assert (tmp_path / "part").read_bytes()[BASE:] == DATA
