@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.errors import VersionWithdrawn
+from shardcast.errors import LocalDiskError, VersionWithdrawn
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.shared_version import SharedVersion
 from shardcast.protocol.distribution import Withdrawal
@@ -19,6 +19,7 @@ from shardcast.swarm.links import GivenPiece
 from tests.support import processes
 from tests.support.published import Published, publish, random_bytes
 from tests.support.sharing import Sharer, sharer, slow_origin, until
+from tests.support.small_disks import small_disk
 
 MIB = 1 << 20
 
@@ -186,6 +187,30 @@ async def test_version_that_is_withdrawn_is_shared_by_who_has_it_and_fetched_no_
         await until(lambda: not is_sharing(late))
         assert not late.path.exists()
         assert seeder.path.read_bytes() == published.payload
+
+
+async def test_full_disk_ends_the_download_with_what_to_do(
+    origin: Origin, seeder: Sharer, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        async with sharer(origin.url, disk.path / "folder") as other:
+            disk.fill(leaving=MIB // 2)
+            with pytest.raises(LocalDiskError, match="No space left"):
+                await asyncio.wait_for(other.download(), 30)
+            await until(lambda: not is_sharing(other))
+
+
+async def test_thirty_clients_in_one_process_all_get_the_payload(tmp_path: Path) -> None:
+    published = await asyncio.to_thread(publish, tmp_path / "origin", random_bytes(MIB + 17), MIB // 2)
+    async with slow_origin(published.data_dir, MIB) as origin, contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(sharer(origin.url, tmp_path / f"client {n}")) for n in range(30)
+        ]
+        await clients[0].have(published.payload)
+        await asyncio.wait_for(asyncio.gather(*(one.download() for one in clients[1:])), 120)
+        for one in clients:
+            assert one.path.read_bytes() == published.payload
+        assert sum(one.from_neighbours for one in clients) > 0
 
 
 # Processes ---------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ FAULTS = [
     ),
     Fault(
         name="port-below-1024-is-shared-on",
-        file="shardcast/nodes/sharing_listener.py",
+        file="shardcast/nodes/sharing_settings.py",
         old="if 0 < self.port < LOWEST_PORT:",
         new="if self.port < 0:",
         tests=["tests/unit/cli/test_sharing_options.py"],
