@@ -15,7 +15,7 @@ from random import Random
 from shardcast.policy.swarm.answers import AnswerSlots
 from shardcast.policy.swarm.ledger import Asked, HandoutKind, Ledger
 from shardcast.policy.swarm.masks import ranges_of
-from shardcast.policy.swarm.rules import SwarmRules, range_size
+from shardcast.policy.swarm.rules import SwarmRules, range_size, rules_for
 from shardcast.protocol.manifest import Header
 from shardcast.protocol.next_range import NextRangeError, NextRequest, NotNow
 from shardcast.protocol.piece_numbers import PieceRun
@@ -118,17 +118,20 @@ class GrantedRange:
 class _VersionBook:
     """The hand-outs of one version: its ledger, its nodes, and the pieces that can be sent."""
 
-    def __init__(self, supply: PieceSupply, rules: SwarmRules, random: Random, now: float) -> None:
+    def __init__(
+        self, supply: PieceSupply, find_rules: Callable[[int], SwarmRules], random: Random, now: float
+    ) -> None:
         """Begin with no node.
 
         Args:
             supply: the pieces that can be sent.
-            rules: the numbers to go by.
+            find_rules: returns the numbers to go by, for so many nodes.
             random: for the choice among equals.
             now: the time, in seconds.
         """
         self.supply = supply
-        self.ledger = Ledger(rules, random, growing=supply.growing)
+        self._find_rules = find_rules
+        self.ledger = Ledger(find_rules(0), random, growing=supply.growing)
         self.asked_at = now
         self._nodes: OrderedDict[str, _Node] = OrderedDict()  # who asked longest ago first
         self._swept_at = now
@@ -143,6 +146,7 @@ class _VersionBook:
             if len(self._nodes) >= self._max_nodes and not self._make_place(now):
                 return None
             node = self._nodes[name] = _Node(now)
+            self.ledger.adopt(self._find_rules(len(self._nodes)))
         node.asked_at, node.patience = now, STALE_SECONDS
         self._nodes.move_to_end(name)
         return node
@@ -251,13 +255,14 @@ class HandOuts:
             shelf: what the server has.
             clock: seconds, for the ages of nodes and hand-outs.
             random: for the choice among equals.
-            rules: the numbers to go by.
+            rules: the numbers to go by; None for those that fit the number of nodes.
             own_pieces: returns the pieces of a version that this server hands out first, such as those
                 that the origin handed out to it; None for all.
         """
         self._shelf = shelf
         self._clock = clock
         self._random = random or Random()
+        self._fixed_rules = rules
         self._rules = rules or SwarmRules()
         self._own_pieces = own_pieces
         self._books: OrderedDict[str, _VersionBook] = OrderedDict()  # asked for longest ago first
@@ -368,12 +373,14 @@ class HandOuts:
             return None
         range_pieces = range_size(header.piece_size, self._fastest) // header.piece_size
         supply = PieceSupply(self._shelf, version, header, range_pieces=range_pieces)
-        rules = self._rules
-        if rules.credit is not None:
-            rules = replace(rules, credit=rules.credit * range_pieces)
+
+        def find_rules(members: int) -> SwarmRules:
+            rules = self._fixed_rules or rules_for(members=members)
+            return replace(rules, credit=None if rules.credit is None else rules.credit * range_pieces)
+
         while len(self._books) >= MAX_VERSIONS:
             self._books.popitem(last=False)
-        book = self._books[version] = _VersionBook(supply, rules, self._random, now)
+        book = self._books[version] = _VersionBook(supply, find_rules, self._random, now)
         return book
 
     def _header(self, version: str) -> Header | None:

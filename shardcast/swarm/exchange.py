@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Hashable
+from contextlib import suppress
 from typing import Any
 
 from shardcast.concurrency import cancel
@@ -16,6 +17,7 @@ from shardcast.errors import PeerError, ShardcastError
 from shardcast.policy.swarm.answers import AnswerSlots
 from shardcast.policy.swarm.chooser import RangeChooser
 from shardcast.policy.swarm.requests import SwarmRequest
+from shardcast.policy.swarm.telling import Telling
 from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.store.landing import WrongPiece
 from shardcast.store.live_manifest import LiveManifest
@@ -84,6 +86,8 @@ class Exchange:
         self._asks = False
         self._servers: dict[Hashable, PieceServer] = {}
         self._told = 0
+        self._telling = Telling(chooser.rules)
+        self._news = asyncio.Event()
         self._work = asyncio.Event()
         self._asked: dict[tuple[Hashable, int], SwarmRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -134,6 +138,7 @@ class Exchange:
         mask = self.arrivals.everything()
         self.chooser.extend(mask)
         self.chooser.hold(mask)
+        self._note_servable(mask)
         self.detach()
         self._work.set()
 
@@ -278,6 +283,8 @@ class Exchange:
                 self._withdraw(loser)
         elif request.number is not None:
             self.chooser.hold(1 << request.number)
+        if request.number is not None:
+            self._note_servable(1 << request.number)
         self._work.set()
 
     def _is_out(self, request: SwarmRequest) -> bool:
@@ -357,15 +364,20 @@ class Exchange:
     # Offering
 
     async def _offer(self) -> None:
-        """Tell the neighbours what became servable, in batches."""
+        """Tell the neighbours what became servable, as soon as the rules say."""
         while True:
+            self._news.clear()
             self._learn()
-            gained = self.chooser.held & ~self._told
-            if gained:
+            now = self._clock()
+            if self._telling.due <= now:
+                gained = self._telling.take(now) & self.chooser.held & ~self._told
                 self._told |= gained
-                for link in self.links.values():
+                for link in list(self.links.values()) if gained else ():
                     link.tell(gained, 0)
-            await asyncio.sleep(self.chooser.rules.have_interval)
+            pause = min(self._telling.due - now, self.chooser.rules.have_interval)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(pause, 0.0)):
+                    await self._news.wait()
 
     def _learn(self) -> None:
         """Note the shards that were opened, and what arrived of them by another way."""
@@ -374,7 +386,16 @@ class Exchange:
         if opened or new:
             self.chooser.extend(opened)
             self.chooser.hold(new)
+            self._note_servable(new)
             self._work.set()
+
+    def _note_servable(self, mask: int) -> None:
+        """Have the neighbours told of pieces that can be had here now."""
+        if mask:
+            due, now = self._telling.due, self._clock()
+            offered = self.chooser.neighbours.near.counted
+            if self._telling.add(mask & ~self._told, now, offered=offered) < due:
+                self._news.set()
 
     def withdraw_all(self) -> None:
         """Tell the neighbours that nothing can be had here any more: the file was changed or removed."""

@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from shardcast.nodes.open_data_dir import open_data_dir
+from shardcast.policy.swarm.rules import SwarmRules
 from shardcast.protocol.piece_numbers import PieceNumbers, runs_of
 from shardcast.server import hand_outs
 from shardcast.server.application import application, serve
@@ -143,7 +144,10 @@ async def test_node_without_offers_gets_what_it_lacks_again(server: Handing) -> 
     assert await second.ask(offered=False) in lacked
 
 
-async def test_node_with_eight_unspread_pieces_gets_no_more_while_another_asks(server: Handing) -> None:
+async def test_node_with_eight_unspread_pieces_gets_no_more_while_another_asks(
+    server: Handing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardcast.server.hand_outs.rules_for", lambda members: SwarmRules(credit=8))
     hoarder, other = Asker(server, "a"), Asker(server, "b")
     await other.ask()
     got = [await hoarder.ask() for _ in range(9)]
@@ -151,6 +155,12 @@ async def test_node_with_eight_unspread_pieces_gets_no_more_while_another_asks(s
     other.has |= 1 << (got[0] or 0)
     await other.ask()
     assert await hoarder.ask() is not None, "another node has one of them now"
+
+
+async def test_few_nodes_may_have_more_unspread_pieces(server: Handing) -> None:
+    hoarder, other = Asker(server, "a"), Asker(server, "b")
+    await other.ask()
+    assert None not in [await hoarder.ask() for _ in range(9)]
 
 
 async def test_lonely_node_gets_everything(server: Handing) -> None:
