@@ -82,7 +82,7 @@ async def test_costly_status_is_shared_and_cheap_one_is_fresh() -> None:
         clock.now += cost
         return {"made": made, "rows": [{"row": number} for number in range(250)], "none": [], "few": [1]}
 
-    shared = health._SharedStatus(status, clock)
+    shared = health._SharedStatus(status, clock, clock)
     asked = await asyncio.gather(*(shared.now() for _ in range(8)))
     assert len(set(asked)) == 1
     assert json.loads(asked[0])["rows"] == [{"row": number} for number in range(250)]
@@ -92,6 +92,19 @@ async def test_costly_status_is_shared_and_cheap_one_is_fresh() -> None:
     cost = 0.001
     assert json.loads(await shared.now())["made"] == 2
     assert json.loads(await shared.now())["made"] == 3
+
+
+async def test_status_that_waited_for_the_processor_is_fresh() -> None:
+    clock, made = Clock(), 0
+
+    def status() -> dict[str, Any]:
+        nonlocal made
+        made += 1
+        clock.now += 1.0  # another process has the processor
+        return {"made": made}
+
+    shared = health._SharedStatus(status, clock, lambda: 0.0)
+    assert [json.loads(await shared.now())["made"] for _ in range(2)] == [1, 2]
 
 
 async def test_failed_status_is_not_kept() -> None:
