@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Hashable
-from contextlib import suppress
 from typing import Any
 
 from shardcast.concurrency import cancel
@@ -17,13 +16,13 @@ from shardcast.errors import PeerError, ShardcastError
 from shardcast.policy.swarm.answers import AnswerSlots
 from shardcast.policy.swarm.chooser import RangeChooser
 from shardcast.policy.swarm.requests import SwarmRequest
-from shardcast.policy.swarm.telling import Telling
 from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.store.landing import WrongPiece
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.arrivals import Arrivals
 from shardcast.swarm.gifts import Gifts
 from shardcast.swarm.links import Link, PieceFiles, PieceServer, PieceSink
+from shardcast.swarm.offers import Offers
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +84,7 @@ class Exchange:
         self._clock = clock
         self._asks = False
         self._servers: dict[Hashable, PieceServer] = {}
-        self._told = 0
-        self._telling = Telling(chooser.rules)
-        self._news = asyncio.Event()
+        self._offers = Offers(chooser.rules, clock)
         self._work = asyncio.Event()
         self._asked: dict[tuple[Hashable, int], SwarmRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -154,7 +151,7 @@ class Exchange:
         self.links[link.key] = link
         self.chooser.neighbours.add(link.key, near=link.near)
         self.when_met(link)
-        link.tell(self._told, 0)  # may find the stream ended, which removes the link
+        link.tell(self._offers.told, 0)  # may find the stream ended, which removes the link
         self._work.set()
 
     def remove_link(self, link: Link) -> None:
@@ -366,18 +363,11 @@ class Exchange:
     async def _offer(self) -> None:
         """Tell the neighbours what became servable, as soon as the rules say."""
         while True:
-            self._news.clear()
             self._learn()
-            now = self._clock()
-            if self._telling.due <= now:
-                gained = self._telling.take(now) & self.chooser.held & ~self._told
-                self._told |= gained
-                for link in list(self.links.values()) if gained else ():
+            if gained := self._offers.take(self.chooser.held):
+                for link in list(self.links.values()):
                     link.tell(gained, 0)
-            pause = min(self._telling.due - now, self.chooser.rules.have_interval)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(pause, 0.0)):
-                    await self._news.wait()
+            await self._offers.wait()
 
     def _learn(self) -> None:
         """Note the shards that were opened, and what arrived of them by another way."""
@@ -391,17 +381,13 @@ class Exchange:
 
     def _note_servable(self, mask: int) -> None:
         """Have the neighbours told of pieces that can be had here now."""
-        if mask:
-            due, now = self._telling.due, self._clock()
-            offered = self.chooser.neighbours.near.counted
-            if self._telling.add(mask & ~self._told, now, offered=offered) < due:
-                self._news.set()
+        self._offers.add(mask, offered=self.chooser.neighbours.near.counted)
 
     def withdraw_all(self) -> None:
         """Tell the neighbours that nothing can be had here any more: the file was changed or removed."""
-        for link in self.links.values():
-            link.tell(0, self._told)
-        self._told = self.chooser.held = 0
+        told, self.chooser.held = self._offers.withdraw(), 0
+        for link in list(self.links.values()):
+            link.tell(0, told)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run work beside this."""
