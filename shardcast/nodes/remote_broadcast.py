@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from random import Random
 
@@ -29,7 +30,14 @@ from shardcast.peer.pace import Upload
 from shardcast.peer.session import open_session
 from shardcast.peer.uploads import UploadClient
 from shardcast.policy.backoff import Backoff
-from shardcast.protocol.uploads import UploadRequest, UploadState, UploadStatus, WholePayload, WrongOffset
+from shardcast.protocol.uploads import (
+    UploadRequest,
+    UploadState,
+    UploadStatus,
+    UploadUnknown,
+    WholePayload,
+    WrongOffset,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +48,7 @@ _TURN_SECONDS = 600.0
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at whether its turn has come."""
 _FAREWELL_SECONDS = 5.0
-"""Seconds for the request that has an upload forgotten."""
+"""Seconds for one request that has an upload forgotten."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,9 @@ class PayloadSender:
                 await self._forget()
             raise
         on_complete(version)
-        await self._forget()  # so that the next run of the same command publishes anew
+        # An origin that restarts in this moment would keep its record, and tell the next run of the same
+        # command of this version instead of publishing a new one.
+        await self._forget(patience=UNREACHABLE_AT_START)
         return version
 
     async def _retry(self) -> str:
@@ -263,12 +273,40 @@ class PayloadSender:
                 offset += len(chunk)
                 self._tell(RemoteProgress(self._version, offset, self._source.size))
 
-    async def _forget(self) -> None:
-        """Have the origin forget the upload; it does by itself, later."""
-        if self._upload is not None:
-            with suppress(ShardcastError, TimeoutError):
-                async with asyncio.timeout(_FAREWELL_SECONDS):
-                    await self._client.discard(self._upload)
+    async def _forget(self, patience: float = 0.0) -> None:
+        """Have the origin forget the upload.
+
+        The origin forgets it by itself after an hour, so a failure is only told.
+
+        Args:
+            patience: seconds for which an origin that can't be reached is asked again.
+        """
+        if self._upload is None:
+            return
+        deadline = self._clock() + patience
+        for failures in itertools.count():
+            failure = await self._discard(self._upload)
+            if failure is None:
+                return
+            passes = isinstance(failure, PeerError) and _may_pass(failure)
+            if not passes or self._clock() >= deadline:
+                log.info("the origin keeps the record of this upload for now: %s", failure)
+                return
+            await asyncio.sleep(_BACKOFF.spread(failures, self._random))
+
+    async def _discard(self, upload: str) -> ShardcastError | None:
+        """Have the origin forget the upload, and return the error of a failure."""
+        server = self._client.server
+        try:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self._client.discard(upload)
+        except UploadUnknown:
+            log.debug("%s has forgotten the upload already", server)
+        except TimeoutError:
+            return ServerStalled(server, f"no answer within {_FAREWELL_SECONDS:g} s")
+        except ShardcastError as error:
+            return error
+        return None
 
 
 def _may_pass(error: PeerError) -> bool:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from shardcast.nodes.payload_sources import FileSource
+from shardcast.nodes.remote_broadcast import broadcast_to
+from shardcast.protocol.uploads import UploadRequest
 from tests.support import processes
 from tests.support.published import random_bytes, sha256
 
@@ -113,6 +119,27 @@ def test_sender_goes_on_after_a_killed_origin_and_publishes_once(
             version = finish(sender)
             assert (listed(data_dir), digests(data_dir)) == ([version], {sha256(payload)})
             processes.wait_until(lambda: not list((data_dir / ".shardcast" / "uploads").iterdir()))
+
+
+def test_origin_killed_once_it_has_confirmed_keeps_no_record(tmp_path: Path, payload: Path) -> None:
+    data_dir = tmp_path / "data"
+    records = data_dir / ".shardcast" / "uploads"
+    killed = threading.Event()
+    with processes.reserved_port() as port, FileSource(payload) as source, ThreadPoolExecutor(1) as pool:
+        options = ("--publish", "--port", str(port))
+        request = UploadRequest(source.name, source.size, key=source.key())
+        with processes.origin(data_dir, *options) as origin:
+
+            def kill(version: str) -> None:
+                origin.kill()
+                killed.set()
+
+            sending = pool.submit(asyncio.run, broadcast_to(origin.url, source, request, on_complete=kill))
+            assert killed.wait(60)
+        assert list(records.iterdir())
+        with processes.origin(data_dir, *options):
+            assert sending.result(60) == "v1"
+            assert not list(records.iterdir())
 
 
 def test_interrupted_sender_of_a_stream_leaves_nothing(tmp_path: Path) -> None:
