@@ -7,9 +7,9 @@ import os
 import stat
 from pathlib import Path
 
+from shardcast.directories import new_folder, sync_folder
 from shardcast.file_copies import copy_bytes
 from shardcast.file_systems import NO_LINKS, set_permissions
-from shardcast.folders import new_folder, sync_folder
 from shardcast.open_files import close
 from shardcast.temporary_files import PART, create_private, stem_of, temporary_name
 

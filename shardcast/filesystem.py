@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
+from shardcast.directories import sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.file_locks import try_lock
 from shardcast.file_moves import copy_across, rename, rename_if_free
 from shardcast.file_owners import share_file, umask
 from shardcast.file_systems import NO_SPECIAL_FILES, set_permissions
-from shardcast.folders import sync_folder
 from shardcast.open_files import close, is_at, write_all
 from shardcast.temporary_files import create_private, temporary_name
 

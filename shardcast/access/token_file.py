@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shardcast.access.tokens import Token, parse_tokens
+from shardcast.directories import sync_name
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, ShardcastError, UsageError
 from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import Lock, try_lock
-from shardcast.folders import sync_name
 from shardcast.open_files import close, write_all
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.constants import LOCK_WAIT
+from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.file_locks import locked
 from shardcast.filesystem import replace
-from shardcast.folders import make_folder
 from shardcast.nodes.folder_lines import MAX_FILE_BYTES, FolderLines, parse_lines
 from shardcast.nodes.output_names import LINES_FILE, LOCK_FILE, output_number, record_path
 from shardcast.nodes.output_records import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from shardcast.ages import age_of
+from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import has_symlinks
-from shardcast.folders import make_folder
 from shardcast.nodes.output_names import LATEST_LINK, UNDER_WAY_LINK, output_name, part_version
 from shardcast.nodes.output_records import OutputRecord
 from shardcast.nodes.outputs import OutputFolder

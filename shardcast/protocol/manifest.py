@@ -29,9 +29,28 @@ MAX_METADATA = 16 * 1024
 MAX_PIECE_SIZE = 64 << 20
 """Bytes of a piece, all of which a receiver holds to verify it."""
 FILE = "file"
+ENTRIES_KEY = "entries"
+"""The key of a line with entries of a folder (``folders.listing``)."""
+DIGESTS_KEY = "file_digests"
+"""The key of a line with digests of small files of a folder."""
+MAX_ENTRIES = 2_000_000
+"""Entries of one folder, with those of its subfolders."""
 
 _LINE_OVERHEAD = 1024
 """Bytes of a shard's line beside its pieces' digests, a generous bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFacts:
+    """A folder whose tar is the payload, as a manifest's header tells of it.
+
+    Attributes:
+        name: the folder's name, for people; never a path.
+        entries: the number of its entries, whose lines follow the header.
+    """
+
+    name: str
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,8 @@ class Header:
         piece_size: bytes of each piece but the last of a shard.
         created: seconds since the epoch; None where an old node published it.
         metadata: JSON values that the publisher adds.
+        folder: the folder whose tar the payload is; None for a file. The kind stays ``file``: nodes that know
+            no folders receive the tar.
     """
 
     version: str
@@ -59,6 +80,7 @@ class Header:
     piece_size: int = PIECE_SIZE
     created: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    folder: FolderFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +187,7 @@ def header_line(header: Header) -> bytes:
         UsageError: the metadata are no JSON object, or too long.
     """
     check_metadata(header.metadata)
+    folder = header.folder
     return _line(
         {
             "format": FORMAT,
@@ -177,6 +200,7 @@ def header_line(header: Header) -> bytes:
             "piece_size": header.piece_size,
             "created": header.created,
             "metadata": dict(header.metadata),
+            **({"folder": {"name": folder.name, "entries": folder.entries}} if folder else {}),
         }
     )
 

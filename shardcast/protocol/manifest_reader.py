@@ -17,9 +17,13 @@ from shardcast.json_text import parse_json
 from shardcast.plain_text import short_name
 from shardcast.protocol.lines import MAX_LINE, LineReader, LineTooLong
 from shardcast.protocol.manifest import (
+    DIGESTS_KEY,
+    ENTRIES_KEY,
     FORMAT,
+    MAX_ENTRIES,
     MAX_METADATA,
     MAX_PIECE_SIZE,
+    FolderFacts,
     Header,
     Manifest,
     Shard,
@@ -37,6 +41,8 @@ MAX_MEMORY = TRANSFER_MEMORY * 7 // 8
 """Bytes of memory for a manifest, its lines and its shards; the rest is for pieces in reception."""
 MAX_UNKNOWN_LINES = 1000
 """Lines of an unknown kind."""
+MAX_FOLDER_LINES = 10_000
+"""Lines with entries of a folder and their digests, more than ``MAX_MANIFEST`` has room for."""
 
 
 class ManifestError(ValueError):
@@ -77,6 +83,7 @@ class ManifestReader:
         self._lines = LineReader()
         self._raw = io.BytesIO()  # complete lines, verbatim; getvalue() does not copy
         self._strange = 0
+        self._folder_lines = 0
         self.header: Header | None = None
         self.shards = ShardTable()
         self.digests: dict[str, str] | None = None
@@ -136,8 +143,16 @@ class ManifestReader:
             self.digests = self._closing(values, self.header)
         elif "aborted" in values:
             raise Aborted(short_name(str(values["aborted"]), _MAX_REASON))
+        elif self.header.folder and (ENTRIES_KEY in values or DIGESTS_KEY in values):
+            self._pass_folder_line()
         else:
             self._skip_line()
+
+    def _pass_folder_line(self) -> None:
+        """Count a line about a folder's entries, which only their receiver reads (``folders.listing``)."""
+        self._folder_lines += 1
+        if self._folder_lines > MAX_FOLDER_LINES:
+            raise ManifestError(f"more than {MAX_FOLDER_LINES} lines with entries of a folder")
 
     def _skip_line(self) -> None:
         """Count an unknown line."""
@@ -181,7 +196,17 @@ class ManifestReader:
             piece_size=_integer(values, "piece_size", 1024, MAX_PIECE_SIZE),
             created=created,
             metadata=metadata,
+            folder=None if values.get("folder") is None else self._folder(values["folder"]),
         )
+
+    def _folder(self, values: object) -> FolderFacts:
+        """Return what the header says of a folder, every bound checked."""
+        if not isinstance(values, dict):
+            raise ManifestError("its folder is no JSON object")
+        name = _text(values, "name", 255)
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+            raise ManifestError("the name of its folder is no folder's name")
+        return FolderFacts(name, _integer(values, "entries", 0, MAX_ENTRIES))
 
     def _shard(self, values: dict[str, Any], header: Header) -> Shard:
         """Return the next shard, every bound checked."""

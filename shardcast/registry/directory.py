@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from shardcast.directories import DurableFolders, make_folder, sync_folder
 from shardcast.disk_errors import is_full
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreMissing
 from shardcast.file_moves import rename, rename_if_free
 from shardcast.filesystem import give_name, give_name_if_free
-from shardcast.folders import DurableFolders, make_folder, sync_folder
 from shardcast.open_files import close, write_all
 from shardcast.registry.backend import StorageBackend
 from shardcast.registry.hashes import Buffer, checked_path

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
-from shardcast.folders import remove_tree
+from shardcast.directories import remove_tree
 from shardcast.protocol.wire import matches_if_match
 from shardcast.store.aside_place import line_name, open_mark
 from shardcast.store.aside_version import AsideVersion

@@ -6,8 +6,8 @@ import logging
 import os
 from dataclasses import dataclass, replace
 
+from shardcast.directories import sync_folder
 from shardcast.errors import LocalDiskError
-from shardcast.folders import sync_folder
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import ManifestError

@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import replace
 
 from shardcast.concurrency import in_thread
+from shardcast.directories import make_folder
 from shardcast.errors import TransferFailed, UsageError
 from shardcast.filesystem import replace as replace_file
-from shardcast.folders import make_folder
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import version_name

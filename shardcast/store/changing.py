@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from shardcast.concurrency import in_thread
+from shardcast.directories import remove_tree
 from shardcast.filesystem import replace as replace_file
-from shardcast.folders import remove_tree
 from shardcast.protocol.feed import OPEN
 from shardcast.protocol.wire import version_name
 from shardcast.sizes import format_count

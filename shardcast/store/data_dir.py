@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 from shardcast.constants import DISTRIBUTION_FILE, MAX_DISTRIBUTION_FOLDERS
+from shardcast.directories import make_folder, new_folder, remove_tree, sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.filesystem import replace
-from shardcast.folders import make_folder, new_folder, remove_tree, sync_folder
 from shardcast.protocol.wire import MAX_VERSION
 from shardcast.store.data_dir_layout import DataDirLayout
 from shardcast.store.directory_lock import DirectoryLock

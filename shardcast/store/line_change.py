@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from shardcast.directories import make_folder, remove_tree, sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError
 from shardcast.file_moves import rename
 from shardcast.filesystem import replace
-from shardcast.folders import make_folder, remove_tree, sync_folder
 from shardcast.json_text import parse_json
 from shardcast.store.data_dir import DataDir
 from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record

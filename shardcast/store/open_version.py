@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shardcast.concurrency import Notifier, in_thread
+from shardcast.directories import new_folder, sync_folder
 from shardcast.disk_errors import disk_errors, is_full
 from shardcast.errors import LocalDiskError, ShardcastError
 from shardcast.file_systems import reserve
-from shardcast.folders import new_folder, sync_folder
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import version_name
 from shardcast.store.adopted_payload import AdoptedPayload

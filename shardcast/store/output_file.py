@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 
 from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
+from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.filesystem import replace
-from shardcast.folders import make_folder
 from shardcast.open_files import close
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.interfaces import Confirm

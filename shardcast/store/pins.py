@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from shardcast.directories import sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import VersionNotOffered
 from shardcast.filesystem import replace
-from shardcast.folders import sync_folder
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.data_dir import DataDir
 from shardcast.store.recovery import read_list

@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
+from shardcast.directories import remove_tree
 from shardcast.file_moves import rename
-from shardcast.folders import remove_tree
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.version_place import VersionPlace

@@ -18,11 +18,11 @@ from typing import Self
 
 from shardcast.ages import age_of
 from shardcast.digest import new_hasher
+from shardcast.directories import make_folder, remove_tree
 from shardcast.disk_errors import disk_errors, error_text
 from shardcast.file_owners import umask
 from shardcast.file_systems import set_permissions
 from shardcast.filesystem import replace as replace_file
-from shardcast.folders import make_folder, remove_tree
 from shardcast.json_text import parse_json
 from shardcast.open_files import close, write_all
 from shardcast.protocol.uploads import UploadRequest

@@ -21,11 +21,11 @@ from shardcast.blobs.directory.layout import OWN_FOLDER
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK
 from shardcast.control.client import NoNode, connect
+from shardcast.directories import make_folder, sync_folder
 from shardcast.errors import LocalDiskError
 from shardcast.file_moves import rename, rename_if_free
 from shardcast.file_systems import reserve, set_permissions
 from shardcast.filesystem import give_name, give_name_if_free, has_symlinks
-from shardcast.folders import make_folder, sync_folder
 from shardcast.nodes.release_folder import check_folder
 from shardcast.open_files import write_all
 from shardcast.server.application import application, serve_on_socket

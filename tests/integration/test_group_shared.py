@@ -23,9 +23,9 @@ from shardcast.blobs.directory.marks import unmark
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.blobs.maintenance.gc import remember_roots
+from shardcast.directories import make_folder
 from shardcast.file_locks import open_lock_file
 from shardcast.filesystem import append
-from shardcast.folders import make_folder
 from shardcast.nodes.origin import publishing
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.registry import Registry

@@ -6,7 +6,7 @@ from fault import Fault
 
 FILESYSTEM = "shardcast/filesystem.py"
 FILE_MOVES = "shardcast/file_moves.py"
-FOLDERS = "shardcast/folders.py"
+FOLDERS = "shardcast/directories.py"
 OPEN_VERSION = "shardcast/store/open_version.py"
 DATA_DIR = "shardcast/store/data_dir.py"
 LINE_CHANGE = "shardcast/store/line_change.py"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from shardcast.blobs.directory.layout import OWN_FOLDER, share_with_group
 from shardcast.blobs.interface import ALGORITHMS
+from shardcast.directories import sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import WrongStore
 from shardcast.filesystem import give_name_if_free
-from shardcast.folders import sync_folder
 from shardcast.open_files import close, write_all
 from shardcast.temporary_files import create_private, temporary_name
 

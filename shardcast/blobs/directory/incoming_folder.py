@@ -14,10 +14,10 @@ from typing import TypeVar
 from shardcast.ages import age_of
 from shardcast.blobs.directory.layout import BLOB_MODE, OWN_FOLDER, Folder, share_with_group
 from shardcast.constants import LOCK_WAIT
+from shardcast.directories import remove_tree, sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.file_locks import Lock, is_local, locked, open_lock_file, try_lock
 from shardcast.filesystem import give_name
-from shardcast.folders import remove_tree, sync_folder
 from shardcast.open_files import close, is_at, write_all
 from shardcast.temporary_files import PART, create_private
 

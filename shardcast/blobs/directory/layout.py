@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
+from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.folders import make_folder
 
 PREFIX, FLAT = "prefix", "flat"
 LAYOUTS = (PREFIX, FLAT)

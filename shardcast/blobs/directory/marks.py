@@ -31,10 +31,10 @@ from shardcast.ages import age_of
 from shardcast.blobs.directory.layout import Folder, gc_folder, make_own_folder, make_read_only
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.digest import is_digest
+from shardcast.directories import sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import replace
-from shardcast.folders import sync_folder
 from shardcast.open_files import sync_file
 
 _MARK = 0o001

@@ -33,12 +33,12 @@ from shardcast.blobs.directory.layout import (
 )
 from shardcast.constants import LOCK_WAIT
 from shardcast.digest import is_digest
+from shardcast.directories import make_folder, sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import locked
 from shardcast.file_moves import rename, rename_if_free
 from shardcast.filesystem import replace
-from shardcast.folders import make_folder, sync_folder
 from shardcast.json_text import parse_json
 from shardcast.temporary_files import PART
 

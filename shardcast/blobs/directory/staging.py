@@ -16,9 +16,9 @@ from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.incoming_folder import IncomingFolder
 from shardcast.blobs.directory.layout import BLOB_MODE, FLAT, LENGTH_SUFFIX
 from shardcast.concurrency import in_thread
+from shardcast.directories import sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.filesystem import give_name
-from shardcast.folders import sync_folder
 
 
 class StagedBlobs:

@@ -28,11 +28,11 @@ from shardcast.blobs.directory.quarantine import TRASH, folder_lock, take_out, u
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.blobs.maintenance.gc_policy import Blob, Decision, Rules, decide
 from shardcast.digest import is_digest
+from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.file_systems import NO_PERMISSIONS
 from shardcast.filesystem import replace
-from shardcast.folders import make_folder
 from shardcast.json_text import parse_json
 from shardcast.temporary_files import PART, clear_leftovers, is_temporary_of
 

@@ -16,9 +16,9 @@ from shardcast.blobs.digest_lists import OPEN_ARGUMENTS, bounded_lines, read_dig
 from shardcast.blobs.directory.layout import OWN_FOLDER, Folder, make_own_folder
 from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
 from shardcast.digest import is_digest
+from shardcast.directories import sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.folders import sync_folder
 from shardcast.json_text import parse_json
 from shardcast.protocol.distribution import parse
 from shardcast.protocol.manifest_reader import Aborted, ManifestError, ManifestReader

@@ -27,10 +27,10 @@ from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.mirror.mirror_store import MirrorStore
 from shardcast.blobs.server.archive_routes.context import ArchiveContext, Staging
 from shardcast.blobs.server.archive_routes.routes import add_archive_routes
+from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.fair_limit import FairLimit, describe_limits
-from shardcast.folders import make_folder
 from shardcast.peer.session import open_session
 from shardcast.server.application import application, serve
 from shardcast.server.binding import EVERY_ADDRESS

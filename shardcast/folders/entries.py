@@ -1,0 +1,122 @@
+"""The entries of a folder, and what makes a path or a link safe to write below another folder.
+
+Both ends check alike: a publisher refuses what a reader would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+MAX_PATH = 4096
+"""Bytes of a path below the folder, and of a link's target."""
+MAX_COMPONENT = 255
+"""Bytes of one name in a path."""
+PERMISSIONS = 0o777
+"""The bits of a mode that are kept."""
+
+
+class UnsafeEntry(ValueError):
+    """An entry that could be written outside its folder, or that no folder can hold."""
+
+
+class EntryKind(IntEnum):
+    """Kinds of entries; the numbers are those of the type flags of a tar header."""
+
+    FILE = 0
+    HARD_LINK = 1
+    SYMLINK = 2
+    FOLDER = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FolderEntry:
+    """One entry of a folder.
+
+    Attributes:
+        path: relative to the folder, without ``./``; a folder's ends in ``/``.
+        kind: what it is.
+        size: bytes of a file; 0 for everything else.
+        mode: permission bits, at most 0777.
+        mtime: seconds since the epoch, rounded down; 0 for a folder.
+        link: the target of a symbolic link; the path of the file that a hard link is another name of.
+    """
+
+    path: bytes
+    kind: EntryKind
+    size: int = 0
+    mode: int = 0o644
+    mtime: int = 0
+    link: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """The path for people and for Python, with surrogates where it is not UTF-8."""
+        return self.path.decode("utf-8", "surrogateescape")
+
+
+def check_entry(entry: FolderEntry) -> None:
+    """Check one entry by itself; ``FolderTable.append`` checks it against its neighbours.
+
+    Raises:
+        UnsafeEntry: the path leaves the folder or is no path, the link leaves the folder, or a number is out
+            of bounds.
+    """
+    is_folder = entry.kind is EntryKind.FOLDER
+    if is_folder != entry.path.endswith(b"/"):
+        raise UnsafeEntry(f"{_quoted(entry.path)}: a folder's path, and no other one, ends in /")
+    _check_path(entry.path[:-1] if is_folder else entry.path)
+    if entry.kind is EntryKind.SYMLINK:
+        _check_target(entry.path, entry.link)
+    elif entry.kind is EntryKind.HARD_LINK:
+        _check_path(entry.link)
+    elif entry.link:
+        raise UnsafeEntry(f"{_quoted(entry.path)}: only links have targets")
+    if entry.size < 0 or (entry.size and entry.kind is not EntryKind.FILE):
+        raise UnsafeEntry(f"{_quoted(entry.path)}: only files have bytes")
+    if entry.mode & ~PERMISSIONS:
+        raise UnsafeEntry(f"{_quoted(entry.path)}: a mode of more than the permission bits")
+    if not -(1 << 62) < entry.mtime < 1 << 62 or (is_folder and entry.mtime):
+        raise UnsafeEntry(f"{_quoted(entry.path)}: a time of {entry.mtime}")
+
+
+def _check_path(path: bytes) -> None:
+    """Check a path without the ``/`` of a folder.
+
+    Raises:
+        UnsafeEntry: it is absolute, empty or too long, or has a component that is no name.
+    """
+    if not path or len(path) > MAX_PATH or b"\0" in path:
+        raise UnsafeEntry(f"{_quoted(path)}: no path of 1 to {MAX_PATH} bytes without NUL")
+    for name in path.split(b"/"):
+        if name in (b"", b".", b"..") or len(name) > MAX_COMPONENT:
+            raise UnsafeEntry(f"{_quoted(path)}: {_quoted(name)} is no name")
+
+
+def _check_target(path: bytes, target: bytes) -> None:
+    """Check that a symbolic link stays in the folder, whatever other links it leads through.
+
+    ``..`` may only stand at the beginning, where it leaves real folders: behind a name it would leave the
+    folder that a link of that name leads to.
+
+    Raises:
+        UnsafeEntry: it may leave the folder.
+    """
+    if not target or len(target) > MAX_PATH or b"\0" in target:
+        raise UnsafeEntry(f"{_quoted(path)}: a link to no path of 1 to {MAX_PATH} bytes without NUL")
+    depth, descended = path.count(b"/"), False
+    for name in target.split(b"/"):
+        if name == b"..":
+            depth -= 1
+            if descended or depth < 0:
+                raise UnsafeEntry(f"{_quoted(path)}: a link to {_quoted(target)}, which may leave the folder")
+        elif name not in (b"", b"."):
+            descended = True
+    if target.startswith(b"/"):
+        raise UnsafeEntry(f"{_quoted(path)}: a link to {_quoted(target)}, which leaves the folder")
+
+
+def _quoted(path: bytes) -> str:
+    """Return a path for a message: bounded, printable."""
+    shown = repr(path[:200].decode("utf-8", "surrogateescape"))
+    return shown if len(path) <= 200 else f"{shown}… ({len(path)} bytes)"

@@ -1,0 +1,182 @@
+"""The place of each entry of a folder in its payload, and the shards of that: functions of the list alone.
+
+::
+
+    │ header  small file  header │ large file        │ header  small  … │ large file │ header … end │
+    │ shard 1                    │ shard 2 │ shard 3 │ shard 4          │ shard 5    │ shard 6      │
+
+A large file is shards of its own, from its first byte to its last, so that it can be received straight into
+its place, linked from another version, and left alone where it is not wanted.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shardcast.folders.table import FolderTable
+from shardcast.folders.tar_headers import END, entry_header, header_size, padding
+
+LEAST_LARGE = 1 << 20
+"""Bytes of the smallest file that is shards of its own, unless the shards would be too many."""
+MAX_SORTED_SHARDS = 999
+"""Shards that shardcast 0.1.0 puts together in their order: it sorts ``shard_1000`` before ``shard_101``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the payload that no shard reaches beyond.
+
+    Attributes:
+        offset: of its first byte in the payload.
+        size: its bytes.
+        index: of the large file in the table; None between large files.
+    """
+
+    offset: int
+    size: int
+    index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Bytes of a file that stand in the payload.
+
+    Attributes:
+        index: of the file in the table.
+        offset: of the first byte in the file.
+        length: the number of bytes.
+    """
+
+    index: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class FolderShard:
+    """One shard of a folder.
+
+    Attributes:
+        offset: of its first byte in the payload.
+        size: its bytes.
+        index: of the large file that it is a part of; None for headers and small files.
+        file_offset: of its first byte in the large file.
+    """
+
+    offset: int
+    size: int
+    index: int | None
+    file_offset: int = 0
+
+
+class FolderLayout:
+    """The payload of a folder.
+
+    Attributes:
+        table: the entries.
+        shard_size: bytes of a shard at most.
+        large: bytes from which on a file is shards of its own.
+        size: bytes of the payload.
+    """
+
+    def __init__(self, table: FolderTable, shard_size: int) -> None:
+        """Lay a complete table out."""
+        self.table = table
+        self.shard_size = shard_size
+        self._starts = array("Q")  # of each entry's header
+        self._bodies = array("Q")  # of each entry's bytes
+        position = 0
+        for entry in table:
+            self._starts.append(position)
+            position += header_size(entry)
+            self._bodies.append(position)
+            position += entry.size + padding(entry.size)
+        self._end = position
+        self.size = position + len(END)
+        self.large = _threshold(self)
+
+    def body(self, index: int) -> int:
+        """Return the offset of an entry's bytes in the payload."""
+        return self._bodies[index]
+
+    def is_large(self, index: int) -> bool:
+        """Return whether a file is shards of its own."""
+        return self.table.size(index) >= self.large
+
+    def small_files(self) -> Iterator[int]:
+        """Yield the indices of the files with bytes that share shards with others."""
+        return (index for index in range(len(self.table)) if 0 < self.table.size(index) < self.large)
+
+    def segments(self) -> Iterator[Segment]:
+        """Yield the parts of the payload that are cut by themselves, in order."""
+        return _segments(self, self.large)
+
+    def shards(self) -> Iterator[FolderShard]:
+        """Yield the shards in order."""
+        for segment in self.segments():
+            for start in range(0, segment.size, self.shard_size):
+                size = min(self.shard_size, segment.size - start)
+                in_file = 0 if segment.index is None else start
+                yield FolderShard(segment.offset + start, size, segment.index, in_file)
+
+    def parts(self, start: int, end: int) -> Iterator[bytes | FileRange]:
+        """Yield the payload's bytes from ``start`` to ``end``: as they are, or as ranges of files.
+
+        Args:
+            start: offset of the first byte.
+            end: offset after the last one, at most ``size``.
+        """
+        index = max(0, bisect_right(self._starts, start) - 1)
+        while start < end and index < len(self.table):
+            body, size = self._bodies[index], self.table.size(index)
+            after = body + size
+            if start < body:
+                header = entry_header(self.table[index])
+                begin = start - self._starts[index]
+                yield header[begin : min(len(header), begin + end - start)]
+                start = min(body, end)
+            if start < end and start < after:
+                length = min(after, end) - start
+                yield FileRange(index, start - body, length)
+                start += length
+            zeros = min(after + padding(size), end) - start
+            if zeros > 0:
+                yield bytes(zeros)
+                start += zeros
+            index += 1
+        if start < end:
+            yield bytes(end - start)
+
+
+def _segments(layout: FolderLayout, large: int) -> Iterator[Segment]:
+    """Yield the segments that a threshold makes."""
+    position = 0
+    for index in range(len(layout.table)):
+        size = layout.table.size(index)
+        if size >= large:
+            body = layout.body(index)
+            yield Segment(position, body - position, None)
+            yield Segment(body, size, index)
+            position = body + size
+    yield Segment(position, layout.size - position, None)
+
+
+def _threshold(layout: FolderLayout) -> int:
+    """Return the size from which on files are shards of their own.
+
+    It is 1 MiB, doubled until there are at most 999 shards. Where no threshold brings that about, it is
+    doubled only until the shards between large files are no more than half of all.
+    """
+
+    def count(large: int) -> int:
+        return sum(-(-segment.size // layout.shard_size) for segment in _segments(layout, large))
+
+    fewest = -(-layout.size // layout.shard_size)
+    most = MAX_SORTED_SHARDS if fewest <= MAX_SORTED_SHARDS else 2 * fewest
+    large = LEAST_LARGE
+    while count(large) > most:
+        large *= 2
+    return large

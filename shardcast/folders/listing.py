@@ -1,0 +1,185 @@
+"""The list of a folder's entries as lines of its manifest, and back.
+
+::
+
+    {"format": 1, …, "name": "model.tar", "kind": "file", "folder": {"name": "model", "entries": 3}}
+    {"entries": [["config.json", 640, 420, 1763780000], ["weights/", 0, 493, 0],
+                 ["weights/newest", 0, 511, 1763780000, "symlink", "a"]]}
+    {"shard": 1, …}
+    {"file_digests": 0, "sha256": "<base64 of 32 bytes for each small file, in order>"}
+
+Path, size, mode, mtime; of links the kind and the target. A path that is not UTF-8 is ``{"base64": "…"}``.
+Large files have no digest here: their shards have.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from shardcast.folders.entries import EntryKind, FolderEntry, UnsafeEntry
+from shardcast.folders.layout import FolderLayout
+from shardcast.folders.table import FolderTable
+from shardcast.protocol.lines import MAX_LINE
+from shardcast.protocol.manifest import DIGESTS_KEY, ENTRIES_KEY, MAX_ENTRIES
+from shardcast.protocol.manifest_reader import ManifestError
+
+_TARGET = MAX_LINE - 1024
+"""Bytes of a line at most; the longest entry fits beside them in no line, so they are counted before."""
+_KINDS = {"symlink": EntryKind.SYMLINK, "link": EntryKind.HARD_LINK}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def entry_lines(table: FolderTable) -> Iterator[bytes]:
+    """Yield the lines with the entries, each within the bound of a manifest's line."""
+    batch: list[str] = []
+    length = 0
+    for entry in table:
+        text = json.dumps(_values(entry), separators=(",", ":"))
+        if batch and length + len(text) > _TARGET:
+            yield _entries_line(batch)
+            batch, length = [], 0
+        batch.append(text)
+        length += len(text) + 1
+    if batch:
+        yield _entries_line(batch)
+
+
+def digest_lines(first: int, digests: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines with the digests of small files.
+
+    Args:
+        first: how many small files came before.
+        digests: 32 bytes each.
+    """
+    most = (_TARGET * 3 // 4) // 32
+    found = list(digests)
+    for start in range(0, len(found), most):
+        data = base64.b64encode(b"".join(found[start : start + most])).decode()
+        yield json.dumps({DIGESTS_KEY: first + start, "sha256": data}, separators=(",", ":")).encode() + b"\n"
+
+
+class ListingReader:
+    """A reader of the lines of a list, as they arrive.
+
+    Attributes:
+        table: the entries so far.
+    """
+
+    def __init__(self, expected: int) -> None:
+        """Expect so many entries.
+
+        Raises:
+            ManifestError: they are too many.
+        """
+        if not 0 <= expected <= MAX_ENTRIES:
+            raise ManifestError(f"a folder of {expected} entries; at most {MAX_ENTRIES} can be received")
+        self.table = FolderTable()
+        self._expected = expected
+        self._digests = bytearray()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all entries are here."""
+        return len(self.table) == self._expected
+
+    def read(self, values: Mapping[str, Any]) -> None:
+        """Take the values of a line; lines of other kinds are passed over.
+
+        Raises:
+            ManifestError: an entry is unsafe, malformed or one too many.
+        """
+        if ENTRIES_KEY in values:
+            self._read_entries(values[ENTRIES_KEY])
+        elif DIGESTS_KEY in values:
+            self._read_digests(values)
+
+    def note_digests(self, layout: FolderLayout) -> None:
+        """Give the small files of a laid out table the digests that have arrived."""
+        for number, index in enumerate(layout.small_files()):
+            digest = bytes(self._digests[number * 32 : (number + 1) * 32])
+            if not digest:
+                return
+            self.table.set_digest(index, digest)
+
+    def _read_entries(self, entries: Any) -> None:
+        """Take a list of entries."""
+        if not isinstance(entries, list):
+            raise ManifestError("entries of a folder that are no list")
+        for values in entries:
+            if self.whole:
+                raise ManifestError(f"more than the {self._expected} entries that its header says")
+            try:
+                self.table.append(_entry(values))
+            except UnsafeEntry as error:
+                raise ManifestError(f"an entry of the folder can't be taken: {error}") from None
+
+    def _read_digests(self, values: Mapping[str, Any]) -> None:
+        """Take digests of small files."""
+        try:
+            digests = base64.b64decode(values.get("sha256") or "", validate=True)
+        except (ValueError, TypeError):
+            digests = b"?"
+        if values[DIGESTS_KEY] != len(self._digests) // 32 or len(digests) % 32:
+            raise ManifestError("digests of files that are none, or stand in the wrong place")
+        self._digests += digests
+        if len(self._digests) > 32 * self._expected:
+            raise ManifestError("more digests of files than entries")
+
+
+def _entries_line(batch: list[str]) -> bytes:
+    return f'{{"{ENTRIES_KEY}":[{",".join(batch)}]}}\n'.encode()
+
+
+def _values(entry: FolderEntry) -> list[Any]:
+    """Return an entry as JSON values."""
+    values: list[Any] = [_text(entry.path), entry.size, entry.mode, entry.mtime]
+    if entry.link:
+        values += [_NAMES[entry.kind], _text(entry.link)]
+    return values
+
+
+def _entry(values: Any) -> FolderEntry:
+    """Return the entry that JSON values are.
+
+    Raises:
+        ManifestError: they are none.
+    """
+    if not isinstance(values, list) or len(values) not in (4, 6):
+        raise ManifestError("an entry of a folder that is none")
+    size, mode, mtime = values[1:4]
+    if any(type(number) is not int for number in (size, mode, mtime)):
+        raise ManifestError("an entry of a folder whose size, mode or time is no whole number")
+    path = _bytes(values[0])
+    if len(values) == 4:
+        kind = EntryKind.FOLDER if path.endswith(b"/") else EntryKind.FILE
+        return FolderEntry(path, kind, size, mode, mtime)
+    if not isinstance(values[4], str) or values[4] not in _KINDS:
+        raise ManifestError(f"an entry of a folder of the kind {str(values[4])[:40]!r}")
+    return FolderEntry(path, _KINDS[values[4]], size, mode, mtime, _bytes(values[5]))
+
+
+def _text(path: bytes) -> str | dict[str, str]:
+    """Return a path as JSON."""
+    try:
+        return path.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(path).decode()}
+
+
+def _bytes(value: Any) -> bytes:
+    """Return the path that a JSON value is.
+
+    Raises:
+        ManifestError: it is none.
+    """
+    try:
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, dict):
+            return base64.b64decode(value["base64"], validate=True)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ManifestError("a path in a folder that is none")

@@ -1,0 +1,122 @@
+"""All entries of a folder in columns: a million of them take some 60 MB with their digests."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from shardcast.folders.entries import EntryKind, FolderEntry, UnsafeEntry, check_entry
+from shardcast.protocol.manifest import MAX_ENTRIES
+
+_DIGEST = 32
+
+
+class FolderTable(Sequence[FolderEntry]):
+    """The entries of a folder, sorted by the bytes of their paths.
+
+    Each folder stands in the table before what is in it, so all that begins with its path follows it.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no entry."""
+        self._paths = bytearray()
+        self._ends = array("Q")
+        self._kinds = bytearray()
+        self._modes = array("H")
+        self._sizes = array("Q")
+        self._mtimes = array("q")
+        self._links: dict[int, bytes] = {}
+        self._digests = bytearray()
+        self._open_folders: list[bytes] = []
+        self._last = b""
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> FolderEntry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[FolderEntry]: ...
+
+    def __getitem__(self, index: int | slice) -> FolderEntry | list[FolderEntry]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return FolderEntry(
+            self.path(index),
+            EntryKind(self._kinds[index]),
+            self._sizes[index],
+            self._modes[index],
+            self._mtimes[index],
+            self._links.get(index, b""),
+        )
+
+    def __iter__(self) -> Iterator[FolderEntry]:
+        return (self[index] for index in range(len(self)))
+
+    def path(self, index: int) -> bytes:
+        """Return the path of an entry."""
+        return bytes(self._paths[self._ends[index - 1] if index else 0 : self._ends[index]])
+
+    def size(self, index: int) -> int:
+        """Return the bytes of an entry."""
+        return self._sizes[index]
+
+    def find(self, path: bytes) -> int | None:
+        """Return the index of the entry at a path; None where none is."""
+        index = bisect_left(range(len(self)), path, key=self.path)
+        return index if index < len(self) and self.path(index) == path else None
+
+    def append(self, entry: FolderEntry) -> None:
+        """Append the next entry.
+
+        Raises:
+            UnsafeEntry: the entry is unsafe, out of order, there twice, in no folder of the table, or a hard
+                link to no file of the table.
+        """
+        check_entry(entry)
+        if len(self) >= MAX_ENTRIES:
+            raise UnsafeEntry(f"more than {MAX_ENTRIES} entries")
+        path = entry.path
+        if path <= self._last:
+            raise UnsafeEntry(f"{entry.text!r} stands behind {self._last.decode('utf-8', 'replace')!r}")
+        while self._open_folders and not path.startswith(self._open_folders[-1]):
+            self._open_folders.pop()
+        above = path[: path.rstrip(b"/").rfind(b"/") + 1]
+        if above != (self._open_folders[-1] if self._open_folders else b""):
+            raise UnsafeEntry(f"{entry.text!r} lies in a folder that has no entry")
+        if entry.kind is EntryKind.FOLDER:
+            if self.find(path[:-1]) is not None:
+                raise UnsafeEntry(f"{entry.text!r} is a folder and something else")
+            self._open_folders.append(path)
+        elif entry.kind is EntryKind.HARD_LINK:
+            first = self.find(entry.link)
+            if first is None or self._kinds[first] != EntryKind.FILE:
+                raise UnsafeEntry(f"{entry.text!r} is a hard link to no file before it")
+        self._last = path
+        self._paths += path
+        self._ends.append(len(self._paths))
+        self._kinds.append(entry.kind)
+        self._modes.append(entry.mode)
+        self._sizes.append(entry.size)
+        self._mtimes.append(entry.mtime)
+        if entry.link:
+            self._links[len(self) - 1] = entry.link
+
+    # Digests of files
+
+    def digest(self, index: int) -> bytes | None:
+        """Return the SHA-256 of a file; None where it is not known."""
+        found = bytes(self._digests[index * _DIGEST : (index + 1) * _DIGEST])
+        return found if any(found) else None
+
+    def set_digest(self, index: int, sha256: bytes) -> None:
+        """Note the SHA-256 of a file."""
+        if not self._digests:
+            self._digests = bytearray(len(self) * _DIGEST)
+        self._digests[index * _DIGEST : (index + 1) * _DIGEST] = sha256
