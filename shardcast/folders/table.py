@@ -10,6 +10,8 @@ from typing import overload
 from shardcast.folders.entries import EntryKind, FolderEntry, UnsafeEntry, check_entry
 from shardcast.protocol.manifest import MAX_ENTRIES
 
+MAX_BYTES = 1 << 61
+"""Bytes of all files together; with headers and padding a payload may have twice as many."""
 _DIGEST = 32
 
 
@@ -29,6 +31,7 @@ class FolderTable(Sequence[FolderEntry]):
         self._mtimes = array("q")
         self._links: dict[int, bytes] = {}
         self._digests = bytearray()
+        self._bytes = 0
         self._open_folders: list[bytes] = []
         self._last = b""
 
@@ -82,6 +85,8 @@ class FolderTable(Sequence[FolderEntry]):
         check_entry(entry)
         if len(self) >= MAX_ENTRIES:
             raise UnsafeEntry(f"more than {MAX_ENTRIES} entries")
+        if self._bytes + entry.size > MAX_BYTES:
+            raise UnsafeEntry(f"files of more than {MAX_BYTES} bytes together")
         path = entry.path
         if path <= self._last:
             raise UnsafeEntry(f"{entry.text!r} stands behind {self._last.decode('utf-8', 'replace')!r}")
@@ -99,6 +104,7 @@ class FolderTable(Sequence[FolderEntry]):
             if first is None or self._kinds[first] != EntryKind.FILE:
                 raise UnsafeEntry(f"{entry.text!r} is a hard link to no file before it")
         self._last = path
+        self._bytes += entry.size
         self._paths += path
         self._ends.append(len(self._paths))
         self._kinds.append(entry.kind)
