@@ -1,0 +1,206 @@
+"""A folder on the disk, compared with the version that it is said to be: names, modes, times, every byte."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from shardcast.concurrency import ThreadPool
+from shardcast.disk_errors import disk_errors
+from shardcast.folders.entries import PERMISSIONS, EntryKind, FolderEntry
+from shardcast.folders.layout import FileRange, FolderLayout, FolderShard
+from shardcast.folders.tree import OpenTree
+from shardcast.open_files import close
+from shardcast.protocol.manifest import Manifest, Shard
+
+_CHUNK = 1 << 20
+"""Bytes that are read and hashed at a time."""
+_THREADS = min(8, os.cpu_count() or 1)
+"""Shards that are hashed at once: SHA-256 takes a core."""
+_KINDS = {
+    EntryKind.FILE: stat.S_ISREG,
+    EntryKind.HARD_LINK: stat.S_ISREG,
+    EntryKind.SYMLINK: stat.S_ISLNK,
+    EntryKind.FOLDER: stat.S_ISDIR,
+}
+_KIND_WORDS = {
+    EntryKind.FILE: "file",
+    EntryKind.HARD_LINK: "file",
+    EntryKind.SYMLINK: "symbolic link",
+    EntryKind.FOLDER: "folder",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An entry that is not as it was published.
+
+    Attributes:
+        path: relative to the folder; a folder's ends in ``/``.
+        what: the difference, in words.
+    """
+
+    path: str
+    what: str
+
+
+class FolderVerification:
+    """One comparison of a folder with its version; blocks on the disk.
+
+    Attributes:
+        done: bytes of the payload that were compared.
+    """
+
+    def __init__(self, folder: Path, layout: FolderLayout, manifest: Manifest) -> None:
+        """Compare nothing yet.
+
+        Args:
+            folder: the folder.
+            layout: its entries, as the manifest lists them.
+            manifest: the version's manifest.
+        """
+        self.done = 0
+        self._folder = folder
+        self._layout = layout
+        self._manifest = manifest
+        self._unreadable: set[int] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let ``run`` end early, from any thread."""
+        self._stopped = True
+
+    def run(self) -> Iterator[Difference]:
+        """Yield what differs: first names, modes and times, then bytes.
+
+        Raises:
+            LocalDiskError: the folder can't be read.
+        """
+        with disk_errors("could not read", self._folder), OpenTree.at(self._folder) as tree:
+            yield from self._compare_entries(tree)
+            yield from self._find_strangers(tree)
+        with ThreadPool(_THREADS, "shardcast-verify") as pool:
+            yield from self._compare_bytes(pool)
+
+    # Names, modes and times
+
+    def _compare_entries(self, tree: OpenTree) -> Iterator[Difference]:
+        """Yield the entries that are missing, or of another kind, size, mode or time."""
+        for index, entry in enumerate(self._layout.table):
+            if self._stopped:
+                return
+            try:
+                found = tree.stat(entry.path)
+            except (FileNotFoundError, NotADirectoryError):
+                self._unreadable.add(index)
+                yield Difference(entry.text, "is missing")
+                continue
+            what = self._difference(entry, found, tree)
+            if what:
+                if entry.kind is EntryKind.FILE and (
+                    not stat.S_ISREG(found.st_mode) or found.st_size != entry.size
+                ):
+                    self._unreadable.add(index)
+                yield Difference(entry.text, what)
+
+    def _difference(self, entry: FolderEntry, found: os.stat_result, tree: OpenTree) -> str:
+        """Return what of an entry differs but its bytes; nothing where it is as published."""
+        if not _KINDS[entry.kind](found.st_mode):
+            return f"is no {_KIND_WORDS[entry.kind]}"
+        if entry.kind is EntryKind.FILE and found.st_size != entry.size:
+            return f"has {found.st_size} bytes, not {entry.size}"
+        if entry.kind is EntryKind.SYMLINK:
+            folder, name = tree.parent(entry.path)
+            target = os.readlink(name, dir_fd=folder)
+            return "" if target == entry.link else f"leads to {os.fsdecode(target)!r}"
+        if entry.kind is EntryKind.HARD_LINK and not os.path.samestat(found, tree.stat(entry.link)):
+            return f"is another file than {os.fsdecode(entry.link)!r}"
+        if found.st_mode & PERMISSIONS != entry.mode:
+            return f"has the mode {found.st_mode & PERMISSIONS:03o}, not {entry.mode:03o}"
+        if entry.kind is not EntryKind.FOLDER and found.st_mtime_ns // 10**9 != entry.mtime:
+            return f"was written to at {found.st_mtime_ns // 10**9}, not {entry.mtime} (seconds since 1970)"
+        return ""
+
+    def _find_strangers(self, tree: OpenTree) -> Iterator[Difference]:
+        """Yield the names in the folder that the version does not have."""
+        table = self._layout.table
+        folders = [b"", *(entry.path for entry in table if entry.kind is EntryKind.FOLDER)]
+        for folder in folders:
+            try:
+                with os.scandir(tree.folder(folder)) as found:
+                    names = sorted(os.fsencode(each.name) for each in found)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # told already
+            for name in names:
+                path = folder + name
+                if table.find(path) is None and table.find(path + b"/") is None:
+                    yield Difference(os.fsdecode(path), "does not belong to the version")
+
+    # Bytes
+
+    def _compare_bytes(self, pool: ThreadPool) -> Iterator[Difference]:
+        """Yield the files with wrong bytes; shards are hashed in threads, a bounded number at once."""
+        under_way: list[Future[list[Difference]]] = []
+        for placed, shard in zip(self._layout.shards(), self._manifest.shards, strict=True):
+            if self._stopped:
+                break
+            under_way.append(pool.submit(self._compare_shard, placed, shard))
+            if len(under_way) > 2 * _THREADS:
+                yield from under_way.pop(0).result()
+        for future in under_way:
+            yield from future.result()
+
+    def _compare_shard(self, placed: FolderShard, shard: Shard) -> list[Difference]:
+        """Return the files of a shard whose bytes are wrong."""
+        parts = list(self._layout.parts(placed.offset, placed.offset + placed.size))
+        files = {part.index for part in parts if isinstance(part, FileRange)}
+        complete = files.isdisjoint(self._unreadable)
+        with disk_errors("could not read", self._folder), OpenTree.at(self._folder) as tree:
+            if complete and self._has_digest(tree, parts, shard):
+                return []
+            wrong = [
+                self._layout.table[index].text
+                for index in sorted(files - self._unreadable)
+                if placed.index is not None or not self._is_right(tree, index)
+            ]
+        if complete and not wrong and not self._stopped:
+            return [Difference(".", f"has wrong bytes in shard {shard.number}, in no file that has a digest")]
+        return [Difference(path, f"has wrong bytes in shard {shard.number}") for path in wrong]
+
+    def _has_digest(self, tree: OpenTree, parts: list[bytes | FileRange], shard: Shard) -> bool:
+        """Return whether the parts of a shard have its digest together."""
+        whole = sha256()
+        for part in parts:
+            if isinstance(part, bytes):
+                whole.update(part)
+            else:
+                self._hash_range(tree, part, whole.update)
+        self.done += shard.size
+        return whole.hexdigest() == shard.sha256
+
+    def _is_right(self, tree: OpenTree, index: int) -> bool:
+        """Return whether a small file has its digest; one without a digest counts as right."""
+        expected = self._layout.table.digest(index)
+        found = sha256()
+        self._hash_range(tree, FileRange(index, 0, self._layout.table.size(index)), found.update)
+        return expected is None or found.digest() == expected
+
+    def _hash_range(self, tree: OpenTree, part: FileRange, update: Callable[[memoryview], object]) -> None:
+        """Hash a range of a file; bytes that are missing at its end are left out."""
+        descriptor = tree.open_file(self._layout.table.path(part.index))
+        try:
+            buffer = memoryview(bytearray(min(_CHUNK, part.length)))
+            position, end = part.offset, part.offset + part.length
+            while position < end and not self._stopped:
+                count = os.preadv(descriptor, [buffer[: min(len(buffer), end - position)]], position)
+                if not count:
+                    return
+                update(buffer[:count])
+                position += count
+        finally:
+            close(descriptor)
