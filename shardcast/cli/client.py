@@ -22,6 +22,7 @@ from shardcast.protocol.distribution import is_version
 if TYPE_CHECKING:
     from shardcast.cli.progress import ShowTransfer
     from shardcast.nodes.client import Client, Offered, Release
+    from shardcast.protocol.manifest import Manifest
 
 
 _LONGEST_COLUMN = 255
@@ -48,6 +49,13 @@ class FollowOptions:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @options.option("--servers", type=options.ServerList(), help="Servers to download from, comma-separated.")
 @options.option("--list", "list_versions", is_flag=True, env="LIST", help="Print the versions on offer.")
+@options.option("--files", "contents", metavar="VERSION", help="With --list: print what is in a folder.")
+@options.option(
+    "--verify",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FOLDER",
+    help="Compare a downloaded folder with its version, and print what differs.",
+)
 @options.option("--version", help="The version to download: v1, v2, … or latest.")
 @options.option(
     "--output-file",
@@ -88,6 +96,8 @@ def client(
     *,
     servers: list[str] | None,
     list_versions: bool,
+    contents: str | None,
+    verify: Path | None,
     version: str | None,
     output_file: str | None,
     output_dir: Path,
@@ -116,9 +126,16 @@ def client(
     long as it runs, from the output file itself: many clients then need little of the servers' upload.
     """
     options.start_logging()
+    if [list_versions, version is not None, follow, verify is not None].count(True) != 1:
+        raise click.UsageError("give one of --list, --version v1 (or latest), --follow and --verify FOLDER")
+    if contents is not None and not list_versions:
+        raise click.UsageError("--files goes with --list")
+    if verify is not None:
+        from shardcast.cli.folder_contents import verify_output
+
+        verify_output(verify, as_json)
+        return
     urls = options.servers_or_ip_addr_list(servers, "--servers")
-    if [list_versions, version is not None, follow].count(True) != 1:
-        raise click.UsageError("give one of --list, --version v1 (or latest) and --follow")
     if not follow and following != FollowOptions():
         raise click.UsageError("--from, --every, --keep and --exec belong to --follow")
     from shardcast.nodes.client import Client
@@ -147,6 +164,11 @@ def client(
         return
     if version is None:
         lister = Client(urls, origin_id=origin_id, access=access)
+        if contents is not None:
+            from shardcast.cli.folder_contents import show_contents
+
+            show_contents(run(_describe(lister, contents), fast_loop=True), as_json)
+            return
         show_offered(run(_list(lister, options.is_quiet()), fast_loop=True), as_json)
         return
     from shardcast.cli.progress import ShowTransfer, progress_display
@@ -169,6 +191,12 @@ async def _list(shardcast_client: Client, quiet: bool) -> list[Offered]:
         background_task(note_waits(shardcast_client.waits, note_display(quiet).note)),
     ):
         return await shardcast_client.offered()
+
+
+async def _describe(shardcast_client: Client, version: str) -> Manifest:
+    """Return the manifest of a version."""
+    async with shardcast_client:
+        return await shardcast_client.manifest(version)
 
 
 async def _download(

@@ -29,7 +29,7 @@ from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing, is_version
-from shardcast.protocol.manifest import Header
+from shardcast.protocol.manifest import Header, Manifest
 from shardcast.protocol.manifest_reader import MAX_MEMORY
 from shardcast.protocol.report import Node, newest_reportable
 from shardcast.transfer.limits import Limits
@@ -185,6 +185,23 @@ class Client:
         check_manifest(listing, manifest, peer, origin)
         return manifest.header
 
+    async def manifest(self, version: str = LATEST) -> Manifest:
+        """Return the manifest of a version: its shards and, of a folder, its entries.
+
+        Args:
+            version: its name, or "latest".
+
+        Raises:
+            UsageError: ``version`` is no version's name.
+            VersionNotOffered, VersionWithdrawn, NoServerReachable, AccessDenied, TransferFailed: as for
+                ``download``.
+        """
+        check_version(version)
+        async with self._looking() as (_, standing):
+            found = find_version(standing, version)
+            peers = [self._downloads.peers[url] for url in found.servers]
+            return await self._downloads.describe(found.listing, peers, found.origin)
+
     async def download(
         self,
         version: str = LATEST,
@@ -211,8 +228,7 @@ class Client:
             IntegrityError: the servers' bytes don't have its digest.
             LocalDiskError: the file can't be written.
         """
-        if version != LATEST and not is_version(version):
-            raise UsageError(f"{version!r} is not a version; write v1, v2, … or {LATEST}")
+        check_version(version)
         async with self._looking() as (following, standing):
             found = find_version(standing, version)
             listing = found.listing
@@ -263,8 +279,7 @@ class Client:
             UsageError: ``first`` is no version's name.
             LocalDiskError: a file can't be written.
         """
-        if first != LATEST and not is_version(first):
-            raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
+        check_version(first)
         begin = None if first == LATEST else int(first[1:])
         folder = self.output_dir.absolute()
         followed = await FollowedFolder.open(folder, on_withdrawn)
@@ -367,3 +382,13 @@ class Client:
                 if isinstance(follower.failure, AccessDenied):
                     await following.remove_server(follower.peer.url)  # it would refuse again
             yield following, standing
+
+
+def check_version(version: str) -> None:
+    """Check the name of a version, or "latest".
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if version != LATEST and not is_version(version):
+        raise UsageError(f"{version!r} is not a version; write v1, v2, … or {LATEST}")

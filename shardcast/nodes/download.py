@@ -22,7 +22,7 @@ from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.release import NEIGHBOURS, Release
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
-from shardcast.protocol.manifest import FILE, Header
+from shardcast.protocol.manifest import FILE, Header, Manifest
 from shardcast.protocol.wire import version_number
 from shardcast.store.interfaces import Confirm
 from shardcast.store.live_manifest import LiveManifest
@@ -120,6 +120,17 @@ class Downloads:
             except (IntegrityError, TransferFailed) as error:  # another server's manifest may be right
                 failure = error if not isinstance(failure, IntegrityError) else failure
         raise failure
+
+    async def describe(self, listing: Listing, peers: Sequence[Peer], origin: str | None) -> Manifest:
+        """Return the first manifest of a complete version that a server has.
+
+        Raises:
+            ShardcastError: no server tells what the version is.
+        """
+        descriptions = descriptions_of(listing, peers, origin, patience=self.limits.unreachable_at_start)
+        async for described in self._waited_for(listing.version, peers, descriptions):
+            return described.manifest
+        raise TransferFailed(f"no server says what {listing.version} is")
 
     async def fetch_open(
         self, version: str, peers: list[Peer], destination: Destination, following: Following

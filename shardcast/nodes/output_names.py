@@ -52,6 +52,11 @@ def record_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.record")
 
 
+def kept_manifest(folder: Path) -> Path:
+    """Return the path of the manifest that is kept beside a downloaded folder."""
+    return folder.with_name(f".{folder.name}.manifest")
+
+
 def is_stale(entry: Path) -> bool:
     """Return whether a file is a temporary one that a kill left, or the record of an output that has gone."""
     found = _RECORD.fullmatch(entry.name)

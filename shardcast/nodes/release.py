@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardcast.folders.contents import ContainedFile, contained_files
 from shardcast.plain_text import one_line
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Header, Manifest
@@ -65,6 +66,11 @@ class Release:
         """The payload's digest, as the distribution list shows it: BLAKE3 where the origin lists that."""
         digests = self.manifest.digests
         return digests.get("blake3") or digests["sha256"]
+
+    @property
+    def files(self) -> tuple[ContainedFile, ...]:
+        """The entries of a folder, in the order of their paths; empty for a version that is a file."""
+        return tuple(contained_files(self.manifest))
 
     @property
     def number(self) -> int:
