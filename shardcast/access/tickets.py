@@ -3,7 +3,7 @@
 A ticket is two parts of base64url with a dot between them, a JSON object and its Ed25519 signature::
 
     {"version": 3, "origin": "ce0d…", "digest": "9f86…", "node": "81ab…", "key": "<base64url>",
-     "expires": 1764367200, "signer": "3c1f…"}
+     "site": "rack7", "expires": 1764367200, "signer": "3c1f…"}
 
 It carries no secret: whoever shows a ticket proves to have its key (``proofs``).
 """
@@ -29,6 +29,7 @@ _PURPOSE = b"shardcast ticket 1\0"
 """Bytes before the signed text, so that no other signature of the same key passes for a ticket's."""
 _ID = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _MAX_NUMBER = 10**18
 
@@ -68,6 +69,7 @@ class Ticket:
         key: the public key of its holder.
         expires: the first second in which it is no longer valid, since 1970, by its signer's clock.
         signer: the id of the key that signed it.
+        site: the site of its holder; None where its server knows none.
     """
 
     version: TicketVersion
@@ -75,6 +77,7 @@ class Ticket:
     key: bytes
     expires: float
     signer: str
+    site: str | None = None
 
 
 class Vouchers(Protocol):
@@ -87,7 +90,15 @@ class Vouchers(Protocol):
         """Return the time of a server's clock, in seconds since 1970."""
 
 
-def sign_ticket(version: TicketVersion, node: str, key: bytes, *, expires: float, signer: SigningKey) -> str:
+def sign_ticket(
+    version: TicketVersion,
+    node: str,
+    key: bytes,
+    *,
+    expires: float,
+    signer: SigningKey,
+    site: str | None = None,
+) -> str:
     """Return a ticket.
 
     Args:
@@ -96,6 +107,7 @@ def sign_ticket(version: TicketVersion, node: str, key: bytes, *, expires: float
         key: the public key of its holder.
         expires: the first second in which it is no longer valid, since 1970.
         signer: the server's key.
+        site: the site of its holder, by which neighbours know the border between them.
     """
     values = {
         "version": version.number,
@@ -106,6 +118,8 @@ def sign_ticket(version: TicketVersion, node: str, key: bytes, *, expires: float
         "expires": int(expires),
         "signer": signer.id,
     }
+    if site is not None:
+        values["site"] = site
     text = _encode(json.dumps(values, separators=(",", ":")).encode())
     return f"{text}.{_encode(signer.sign(_PURPOSE + text.encode()))}"
 
@@ -175,6 +189,7 @@ def _read(values: dict[str, Any]) -> Ticket:
         _sized(_decode(key), KEY_SIZE),
         float(expires),
         _matching(_ID, values.get("signer")),
+        None if values.get("site") is None else _matching(_SITE, values["site"]),
     )
 
 

@@ -305,9 +305,11 @@ def show_release(release: Release, as_json: bool) -> None:
 def release_as_dict(release: Release) -> dict[str, Any]:
     """Return a downloaded version as JSON has it: sizes in bytes, ``received`` in bytes by server.
 
-    A client that shares has its neighbours among the servers, as ``neighbours``, and ``given`` to them.
+    A client that shares has its neighbours among the servers, as ``neighbours``, ``given`` to them, and what
+    came ``across`` from those in other sites.
     """
-    given = {"given": release.neighbours.given} if release.neighbours else {}
+    found = release.neighbours
+    given = {"given": found.given, "across": found.across} if found else {}
     return {
         "version": release.version,
         "path": str(release.path),

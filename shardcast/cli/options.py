@@ -188,7 +188,10 @@ trusted_proxy_option = option(
     help="Addresses and networks (10.0.0.7,10.1.0.0/16) whose connections are not counted, and whose header "
     "Forwarded says where members of a swarm are.",
 )
-site_option = option("--site", help="The name of this machine's site; guessed from its address if missing.")
+site_option = option(
+    "--site",
+    help="The name of this machine's site, into which pieces cross once; its subnet if missing.",
+)
 advertise_option = option(
     "--advertise",
     metavar="HOST[:PORT]",

@@ -19,6 +19,7 @@ from shardcast.protocol.wire import MAX_VERSION
 @options.data_dir_option("./data")
 @options.listening_options
 @options.advertise_networks_option
+@options.site_option
 @options.option(
     "--broadcast",
     "payloads",
@@ -56,6 +57,7 @@ def origin(
     data_dir: Path,
     listening: options.Listening,
     advertise_networks: tuple[Network, ...] | None,
+    site: str | None,
     payloads: tuple[Path, ...],
     shard_size: int,
     retention: options.Retention,
@@ -95,6 +97,7 @@ def origin(
         listed_digest=legacy_digest,
         max_bytes=retention.max_bytes,
         advertise_networks=advertise_networks or (),
+        site=site,
         bounds=Bounds(trusted=listening.trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         takes_uploads=takes_uploads,

@@ -132,7 +132,7 @@ class Middle:
             upstream_access: its access to the upstreams.
             downloads: limit of the bytes that it receives; None for no limit.
             advertise_networks: where members of a swarm can advertise addresses that are not their own.
-            site: the name of its site; None to have the upstreams guess it.
+            site: the name of its site; None to guess it from its addresses.
             advertise: ``HOST[:PORT]``, where members of a swarm reach it, where upstreams see another
                 address; None for none.
 
@@ -145,6 +145,7 @@ class Middle:
         """
         if upstream_access:
             upstream_access.check_servers(upstreams)
+        site = checked_site(site)
         async with AsyncExitStack() as stack:
             folders = await stack.enter_async_context(
                 open_data_dir(data_dir, "middle", keep=keep, max_bytes=max_bytes, resume=True)
@@ -156,7 +157,7 @@ class Middle:
             peers = [Peer(url, session) for url in upstreams]
             limits = describe_limits(upload=bounds.uploads if bounds else None, download=downloads)
             middle = cls(node_id, folders, peers, interval=check_interval, origin_id=origin_id, limits=limits)
-            hand_outs = HandOuts(folders, own_pieces=middle._handed)
+            hand_outs = HandOuts(folders, own_pieces=middle._handed, site=site)
             routes: list[Callable[[web.Application], None]] = [
                 partial(add_version_routes, shelf=folders),
                 partial(add_digest_routes, shards=VersionBlobs(folders)),
@@ -186,7 +187,7 @@ class Middle:
                         MemberIdentity.new,
                         port=own_port,
                         advertise=advertised_place(advertise, own_port) if advertise else None,
-                        site=checked_site(site),
+                        site=site,
                         certificate=partial(_certificate, access),
                         nonces=nonces,
                     )

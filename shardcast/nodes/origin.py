@@ -22,6 +22,7 @@ from shardcast.fair_limit import describe_limits
 from shardcast.nodes.legacy_import import import_legacy_versions
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.publisher import Confirm, PendingBroadcast, Publisher
+from shardcast.nodes.sharing_settings import checked_site
 from shardcast.nodes.status import Status
 from shardcast.nodes.swarm_server import count_members, find_version, running_tracker
 from shardcast.nodes.upload_table import UploadBounds, UploadTable
@@ -124,6 +125,7 @@ class Origin:
         takes_uploads: bool = False,
         upload_bounds: UploadBounds | None = None,
         advertise_networks: Sequence[Network] = (),
+        site: str | None = None,
     ) -> AsyncIterator[Origin]:
         """Run an origin while the block runs.
 
@@ -141,12 +143,15 @@ class Origin:
             takes_uploads: whether payloads from elsewhere are published.
             upload_bounds: on these; the defaults where None.
             advertise_networks: where members of a swarm can advertise addresses that are not their own.
+            site: the name of its site; None to guess it from the address that a node reaches.
 
         Raises:
             DataDirInUse: another process holds the data directory.
             LocalDiskError: the data directory can't be used.
             NodeFailed: the address can't be bound.
+            UsageError: the site is malformed.
         """
+        site = checked_site(site)
         async with AsyncExitStack() as stack:
             folders = await stack.enter_async_context(
                 open_data_dir(data_dir, "origin", keep=keep, max_bytes=max_bytes)
@@ -162,7 +167,7 @@ class Origin:
             downstream = Downstream(node_id)
             limits = describe_limits(upload=bounds.uploads if bounds else None)
             status = Status("origin", node_id, folders, downstream)
-            hand_outs = HandOuts(folders)
+            hand_outs = HandOuts(folders, site=site)
             routes: list[Callable[[web.Application], None]] = [
                 partial(add_version_routes, shelf=folders),
                 partial(add_digest_routes, shards=VersionBlobs(folders)),

@@ -98,7 +98,7 @@ class SharedFolders:
         """Return the pieces of a version that servers handed out to this middle; None for all it has."""
         for shared, live in self._shared.values():
             if live.version == version and not shared.is_complete:
-                return shared.exchange.handed or None
+                return shared.exchange.receipts.handed or None
         return None
 
     @asynccontextmanager

@@ -99,7 +99,7 @@ class SharedVersion:
             while not self.is_complete:
                 await asyncio.sleep(_LOOK_SECONDS)
                 self.count_servers()
-                received = transfer.received + exchange.from_neighbours
+                received = transfer.received + exchange.receipts.from_neighbours
                 hands_out = exchange.hands_out and exchange.failure is None
                 others = max(0, membership.members - 1)
                 links, lacks = len(exchange.links), not exchange.chooser.done
@@ -113,7 +113,7 @@ class SharedVersion:
         """Count for the download what servers handed out since the last time."""
         if self._transfer is None:
             return
-        for url, size in self.exchange.from_servers.items():
+        for url, size in self.exchange.receipts.by_server.items():
             self._transfer.count(url, size - self._counted.get(url, 0))
             self._counted[url] = size
 
@@ -158,9 +158,9 @@ class SharedVersion:
 
     def progress(self) -> NeighbourProgress:
         """Return what the neighbours do."""
-        exchange = self.exchange
+        exchange, receipts = self.exchange, self.exchange.receipts
         given = sum(exchange.gifts.given.values())
-        return NeighbourProgress(len(exchange.links), exchange.from_neighbours, given)
+        return NeighbourProgress(len(exchange.links), receipts.from_neighbours, given, receipts.across)
 
     async def _watch_pieces(self) -> None:
         """Withdraw all pieces once the files are not what was verified any more."""

@@ -218,7 +218,7 @@ class Sharing:
             admits=lambda ticket: (
                 bool(membership.tickets) and neighbours.accepts(_member(ticket, neighbours))
             ),
-            is_near=lambda ticket: neighbours.site_of(ticket.key) == neighbours.me.site,
+            is_near=lambda ticket: neighbours.site_of(ticket.key, ticket.site) == membership.site,
         )
         shared = SharedVersion(
             live, pieces, exchange, neighbours, find_ranges=find_ranges, seed_for=self._seed_for
@@ -229,7 +229,7 @@ class Sharing:
             stack.callback(self._forget, shared)
             shared.begin()
             following = _follow_membership(
-                membership, neighbours, only_tls=self.identity.certificate() is not None
+                membership, neighbours, chooser, only_tls=self.identity.certificate() is not None
             )
             await stack.enter_async_context(background_task(following))
             yield shared
@@ -271,12 +271,15 @@ def to_meet(named: Iterable[NamedMember], *, only_tls: bool) -> list[NamedMember
     return [member for member in named if member.certificate or not only_tls]
 
 
-async def _follow_membership(membership: Membership, neighbours: Acquaintances, *, only_tls: bool) -> None:
-    """Tell whom the servers name, after each of their answers; for ever."""
+async def _follow_membership(
+    membership: Membership, neighbours: Acquaintances, chooser: RangeChooser, *, only_tls: bool
+) -> None:
+    """Tell whom the servers name, and this node's site, after each of their answers; for ever."""
     while True:
         named = membership.neighbours if membership.tickets else []
-        neighbours.name(to_meet(named, only_tls=only_tls))
         neighbours.me = Member(neighbours.me.key, membership.site)
+        chooser.site = membership.site
+        neighbours.name(to_meet(named, only_tls=only_tls))
         await membership.changed.change()
 
 
@@ -294,4 +297,4 @@ def version_of(live: LiveManifest) -> TicketVersion:
 
 def _member(ticket: Ticket, neighbours: Acquaintances) -> Member:
     """Return the member that a ticket names."""
-    return Member(ticket.key, neighbours.site_of(ticket.key))
+    return Member(ticket.key, neighbours.site_of(ticket.key, ticket.site))

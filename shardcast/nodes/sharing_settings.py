@@ -8,7 +8,8 @@ from ipaddress import ip_address
 from shardcast.errors import UsageError
 from shardcast.fair_limit import FairLimit
 from shardcast.policy.swarm.addresses import LOWEST_PORT
-from shardcast.protocol.swarm_members import MAX_SITE, Place, read_host, read_port, read_site
+from shardcast.protocol.swarm_members import Place, read_host, read_port, read_site
+from shardcast.protocol.wire import MAX_SITE
 from shardcast.server.binding import EVERY_ADDRESS
 
 

@@ -29,6 +29,7 @@ def _describe(shared: SharedVersion, membership: Membership) -> dict[str, Any]:
         "neighbours": neighbours.count,
         "received": {**shared.received(), NEIGHBOURS: neighbours.received},
         "given": neighbours.given,
+        "across": neighbours.across,
         "reachable": membership.reachable,
         "site": membership.site,
     }

@@ -19,11 +19,13 @@ from shardcast.peer.redirects import proxy_of
 from shardcast.peer.requests import Answer
 from shardcast.peer.session import Session, answer
 from shardcast.protocol.next_range import (
+    MAX_ACROSS_RUNS,
     NextRangeError,
     NextRequest,
     NotNow,
     RangeHead,
     encode_request,
+    parse_claims,
     parse_not_now,
     parse_range_head,
     reportable,
@@ -67,10 +69,12 @@ class NoRange:
     Attributes:
         reason: why not; None for a server that hands nothing out.
         seconds: to wait until the next request.
+        claims: mask of the pieces that the node may ask from neighbours in other sites.
     """
 
     reason: NotNow | None
     seconds: float
+    claims: int = 0
 
 
 class RangeServer:
@@ -119,6 +123,8 @@ class NextRanges:
         asked: int = 0,
         offered: bool = False,
         max_pieces: int = 1,
+        site: str | None = None,
+        across: int | None = None,
     ) -> ReceivedRange | DeclinedRange | NoRange:
         """Ask for the next range, and receive its bytes.
 
@@ -131,6 +137,9 @@ class NextRanges:
             asked: the pieces that others were asked for.
             offered: whether a neighbour offers a piece that is missing.
             max_pieces: pieces that may come at most.
+            site: the node's site; None to have the server guess it.
+            across: the pieces that neighbours in other sites alone offer; None for a node that knows no
+                borders.
 
         Raises:
             AccessDenied: the server wants a token, or another one.
@@ -150,6 +159,8 @@ class NextRanges:
                 lost=lost,
                 offered=offered,
                 max_pieces=max_pieces,
+                site=site,
+                across=None if across is None else reportable(across, MAX_ACROSS_RUNS),
             )
             received = _Receiving(find_buffer)
             try:
@@ -235,6 +246,11 @@ class NextRanges:
             self._lose(received.head)
             return DeclinedRange(received.head)
         reason, seconds = parse_not_now(head.headers)
+        if reason is NotNow.CLAIMS and head.status == 204:
+            try:
+                return NoRange(reason, seconds, parse_claims(head.headers))
+            except NextRangeError as error:
+                raise BadAnswer(head.server, f"{head.request}: {error}") from None
         if reason is not None and head.status in (204, 404, 503):
             return NoRange(reason, seconds)
         if head.status in _UNSUPPORTED:

@@ -2,11 +2,12 @@
 
 ::
 
-    {"node": "81ab…", "has": [[17, 1]], "count": 12, "asked": [[20, 2]], "offered": true, "max": 1}
+    {"node": "81ab…", "has": [[17, 1]], "count": 12, "asked": [[20, 2]], "offered": true, "max": 1,
+     "site": "rack7", "across": [[30, 4]]}
 
 A node tells what is new since its last request to the server; the count of all its pieces shows the server
 whether a request was lost, so that the node must tell all. The answer has the bytes of consecutive pieces of
-one shard, or says why there are none now.
+one shard, or says why there are none now, or names pieces that the node may bring across its site's border.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from shardcast.protocol.piece_numbers import (
     runs_of,
 )
 from shardcast.protocol.wire import (
+    CLAIMS_HEADER,
     MAX_SHARDS,
     NOT_NOW_HEADER,
     RETRY_MS_HEADER,
     SHARD_HEADER,
     etag,
     is_id,
+    is_site,
     parse_content_range,
 )
 
@@ -44,6 +47,11 @@ MAX_RUNS = 1000
 """Runs of each set in a request, all of which fit its bytes; a node tells the rest by its next request."""
 MAX_COUNT = 64
 """Pieces in an answer."""
+MAX_ACROSS_RUNS = 200
+"""Runs of pieces beyond the border that a node names in a request: it may bring few of them at a time."""
+MAX_CLAIMED = 256
+"""Pieces that one answer lets a node bring across a border."""
+_MAX_CLAIMS_HEADER = 4096
 MAX_RETRY_SECONDS = 60.0
 """Seconds that a server can have a node wait before the next request."""
 _DEFAULT_RETRY_SECONDS = 1.0
@@ -76,6 +84,8 @@ class NotNow(Enum):
     """All was handed out: ask neighbours, and the server again when none offers what is missing."""
     BUSY = "busy"
     """The server gives as many answers as it can."""
+    CLAIMS = "claims"
+    """The node may ask neighbours in other sites for the pieces that the answer names."""
     ABSENT = "absent"
     """The server does not have the version, or cannot hand it out in pieces."""
 
@@ -92,6 +102,9 @@ class NextRequest:
         lost: pieces that this server handed out to it, and that did not come.
         offered: whether a neighbour offers a piece that it lacks.
         max_pieces: pieces in the answer at most.
+        site: the node's site; None where it has yet to hear of it: the server guesses it.
+        across: the pieces that neighbours in other sites offer, and none in its own; None for a node that
+            knows no borders.
     """
 
     node: str
@@ -101,6 +114,8 @@ class NextRequest:
     lost: int = 0
     offered: bool = False
     max_pieces: int = 1
+    site: str | None = None
+    across: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,10 @@ def encode_request(request: NextRequest) -> bytes:
             values[name] = runs_of(mask)
     if request.max_pieces != 1:
         values["max"] = request.max_pieces
+    if request.site is not None:
+        values["site"] = request.site
+    if request.across is not None:
+        values["across"] = runs_of(request.across)
     return _ENCODER.encode(values).encode()
 
 
@@ -150,6 +169,9 @@ def parse_request(raw: bytes) -> NextRequest:
         raise NextRangeError("a node without an id")
     if type(offered) is not bool:
         raise NextRangeError("offered is neither true nor false")
+    site = values.get("site")
+    if site is not None and not is_site(site):
+        raise NextRangeError("a site's name that is none")
     return NextRequest(
         node,
         _pieces(values, "has"),
@@ -158,6 +180,8 @@ def parse_request(raw: bytes) -> NextRequest:
         _pieces(values, "lost"),
         offered,
         _integer(values, "max", 1, MAX_COUNT, default=1),
+        site,
+        None if values.get("across") is None else _pieces(values, "across"),
     )
 
 
@@ -194,9 +218,18 @@ def parse_range_head(headers: HeaderValues) -> RangeHead:
     return RangeHead(int(shard), bounds[0], bounds[1], int(size), digest)
 
 
-def not_now_headers(reason: NotNow, seconds: float) -> dict[str, str]:
-    """Return the headers of an answer without bytes, with the seconds to wait before the next request."""
-    return {NOT_NOW_HEADER: reason.value, RETRY_MS_HEADER: str(max(1, round(seconds * 1000)))}
+def not_now_headers(reason: NotNow, seconds: float, claims: int = 0) -> dict[str, str]:
+    """Return the headers of an answer without bytes.
+
+    Args:
+        reason: why there are none.
+        seconds: to wait before the next request.
+        claims: the pieces that the node may bring across the border of its site.
+    """
+    headers = {NOT_NOW_HEADER: reason.value, RETRY_MS_HEADER: str(max(1, round(seconds * 1000)))}
+    if claims:
+        headers[CLAIMS_HEADER] = _ENCODER.encode(runs_of(claims))
+    return headers
 
 
 def parse_not_now(headers: HeaderValues) -> tuple[NotNow | None, float]:
@@ -210,6 +243,22 @@ def parse_not_now(headers: HeaderValues) -> tuple[NotNow | None, float]:
     if not _NUMBER.fullmatch(milliseconds):
         return reason, _DEFAULT_RETRY_SECONDS
     return reason, min(max(int(milliseconds), 1) / 1000, MAX_RETRY_SECONDS)
+
+
+def parse_claims(headers: HeaderValues) -> int:
+    """Return the pieces that an answer lets a node bring across the border of its site.
+
+    Raises:
+        NextRangeError: the head names none, or too many.
+    """
+    text = headers.get(CLAIMS_HEADER, "")
+    try:
+        mask = parse_runs(parse_json(text)) if len(text) <= _MAX_CLAIMS_HEADER else 0
+    except ValueError:  # of JSON, or of the runs
+        mask = 0
+    if not 0 < mask.bit_count() <= MAX_CLAIMED:
+        raise NextRangeError(f"{CLAIMS_HEADER} without 1 to {MAX_CLAIMED} pieces")
+    return mask
 
 
 _REASONS: Mapping[str, NotNow] = {reason.value: reason for reason in NotNow}
@@ -238,6 +287,6 @@ def _integer(
     return value
 
 
-def reportable(mask: int) -> int:
-    """Return as many pieces of a set, the lowest ones, as one request can tell."""
-    return lowest_runs(mask, MAX_RUNS)
+def reportable(mask: int, runs: int = MAX_RUNS) -> int:
+    """Return as many pieces of a set, the lowest ones, as one request can tell: so many runs of them."""
+    return lowest_runs(mask, runs)

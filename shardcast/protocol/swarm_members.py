@@ -12,10 +12,8 @@ from typing import Any, TypeVar
 
 from shardcast.digest import is_digest
 from shardcast.json_text import parse_json
-from shardcast.protocol.wire import is_id
+from shardcast.protocol.wire import is_id, is_site
 
-MAX_SITE = 64
-"""Characters of a site's name."""
 MAX_RATE = 1 << 50
 """Bytes a second that a member can say it gives."""
 MAX_KEYS = 128
@@ -31,7 +29,7 @@ _MAX_BRACKETS = 2 * (MAX_KEYS + MAX_RELAYED) + 100
 """Lists and objects in a message."""
 _LAST_SECOND = float(1 << 40)
 """Seconds since 1970 that no server's clock shows."""
-_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*", re.ASCII)
+_MAX_HOST = 64
 _NONCE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 T = TypeVar("T")
@@ -258,7 +256,7 @@ def read_site(value: object) -> str:
     Raises:
         SwarmError: the value is none.
     """
-    if not isinstance(value, str) or len(value) > MAX_SITE or not _SITE.fullmatch(value):
+    if not is_site(value):
         raise SwarmError("a site's name that is none")
     return value
 
@@ -303,7 +301,7 @@ def read_host(value: object) -> str:
         SwarmError: the value is a name, has a zone, or is no address.
     """
     try:
-        if not isinstance(value, str) or len(value) > MAX_SITE or "%" in value:
+        if not isinstance(value, str) or len(value) > _MAX_HOST or "%" in value:
             raise ValueError("no address")
         return str(canonical(ip_address(value)))
     except ValueError:

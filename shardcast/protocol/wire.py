@@ -77,6 +77,8 @@ SHARD_HEADER = "Shardcast-Shard"
 """Header with the number of the shard whose bytes a server hands out."""
 NOT_NOW_HEADER = "Shardcast-Not-Now"
 """Header that says why a server hands out no bytes."""
+CLAIMS_HEADER = "Shardcast-Claims"
+"""Header with the pieces that a node may ask from neighbours in other sites, as runs."""
 RETRY_MS_HEADER = "Shardcast-Retry-After-Ms"
 """Header with the milliseconds after which to ask a server for a next range again."""
 NODE_ID_HEADER = "Shardcast-Node"
@@ -111,7 +113,10 @@ TLS_ONLY_REASON = "this port speaks TLS only; write https:// before its address"
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 """Statuses that redirect to another URL."""
 
+MAX_SITE = 64
+"""Characters of a site's name."""
 _MAX_ID = 64
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*", re.ASCII)
 _NODE = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _VERSION = re.compile(VERSION_PREFIX + r"([1-9][0-9]{0,17})", re.ASCII)
 _SHARD = re.compile(r"shard_([0-9]{3,7})\.bin", re.ASCII)
@@ -120,6 +125,11 @@ _SHARD = re.compile(r"shard_([0-9]{3,7})\.bin", re.ASCII)
 def is_id(value: object) -> TypeGuard[str]:
     """Return whether a value is the id of a node, a feed or an origin: 1 to 64 ASCII letters and digits."""
     return isinstance(value, str) and 1 <= len(value) <= _MAX_ID and value.isascii() and value.isalnum()
+
+
+def is_site(value: object) -> TypeGuard[str]:
+    """Return whether a value is a site's name: letters, digits and ``._:/-``, a letter or digit first."""
+    return isinstance(value, str) and len(value) <= MAX_SITE and _SITE.fullmatch(value) is not None
 
 
 def version_number(version: str) -> int | None:

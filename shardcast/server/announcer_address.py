@@ -31,6 +31,12 @@ def announcer_address(request: web.Request) -> Address | None:
     return forwarded_for(",".join(request.headers.getall("Forwarded", [])), trusted)
 
 
+def reached_address(request: web.Request) -> Address | None:
+    """Return the address of this machine that a request came to; None where it can't be told."""
+    place = request.get_extra_info("sockname")
+    return _address(str(place[0])) if isinstance(place, tuple) and place else None
+
+
 def forwarded_for(header: str, trusted: Sequence[Network]) -> Address | None:
     """Return the address of the sender of a request by its ``Forwarded``; None where the header tells none.
 

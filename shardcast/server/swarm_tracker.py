@@ -159,6 +159,7 @@ class SwarmTracker:
             key,
             expires=until if expires is None else min(until, expires),
             signer=self._signing_key(),
+            site=entry.facts.site,
         )
         return self._answer(entry, announcement, seen, ticket)
 

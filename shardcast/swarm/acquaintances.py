@@ -16,7 +16,7 @@ from typing import cast
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError
 from shardcast.policy.backoff import Backoff
-from shardcast.policy.swarm.meeting import Acquaintance, Member, accepts, to_connect, to_leave
+from shardcast.policy.swarm.meeting import Acquaintance, Member, accepts, to_connect, to_leave, to_replace
 from shardcast.protocol.swarm_members import NamedMember
 from shardcast.swarm.exchange import Exchange
 from shardcast.swarm.links import Link
@@ -93,6 +93,7 @@ class Acquaintances:
         self._named: dict[Hashable, NamedMember] = {}
         self._named_at: dict[Hashable, float] = {}
         self._known: dict[Hashable, _Known] = {}
+        self._admitted: Member | None = None  # let in just now
         self._failures: dict[Hashable, tuple[int, float]] = {}  # how many, and when to try again
         self._dialling: dict[Hashable, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
@@ -112,19 +113,29 @@ class Acquaintances:
         """Return whether to take a member that connected to this node as a neighbour."""
         if member.key in self._exchange.banned:
             return False
-        return accepts(self.me, member, [known.member for known in self._known.values()])
+        accepted = accepts(self.me, member, [known.member for known in self._known.values()])
+        self._admitted = member if accepted else None
+        return accepted
 
-    def site_of(self, key: Hashable) -> str | None:
-        """Return the site of a member; this node's own where no server has named the member here."""
+    def site_of(self, key: Hashable, told: str | None = None) -> str | None:
+        """Return the site of a member, as its ticket tells it or a server named it.
+
+        That is this node's own where nothing is known: servers that know no borders told of the member.
+        """
         named = self._named.get(key)
-        return named.site if named else self.me.site
+        return told or (named.site if named else self.me.site)
 
     def _met(self, link: Link) -> None:
-        """Take a member as a neighbour."""
+        """Take a member as a neighbour, if need be in the place of one of another site."""
         now = self._clock()
         self._failures.pop(link.key, None)
-        member = Member(link.key, self.site_of(link.key))
+        member, self._admitted = self._admitted, None
+        if member is None or member.key != link.key:
+            member = Member(link.key, self.site_of(link.key))
+        replaced = to_replace(self.me, member, [known.member for known in self._known.values()])
         self._known[link.key] = _Known(link, member, now, link.key in self._dialling, active_at=now)
+        if replaced is not None:
+            self._known[replaced.key].link.close("a node of this one's site takes the place")
 
     async def run(self) -> None:
         """Connect to members and leave idle neighbours, until this is cancelled."""
@@ -189,7 +200,8 @@ class Acquaintances:
         """Leave the neighbour that gives and takes nothing, for another one."""
         now, exchange = self._clock(), self._exchange
         for key, known in self._known.items():
-            received, given = exchange.received.get(key, 0), exchange.gifts.given.get(key, 0)
+            received = exchange.receipts.by_neighbour.get(key, 0)
+            given = exchange.gifts.given.get(key, 0)
             if (received, given) != (known.received, known.given):
                 known.received, known.given, known.active_at = received, given, now
         idle = to_leave(

@@ -23,6 +23,7 @@ from shardcast.swarm.arrivals import Arrivals
 from shardcast.swarm.gifts import Gifts
 from shardcast.swarm.links import Link, PieceFiles, PieceServer, PieceSink
 from shardcast.swarm.offers import Offers
+from shardcast.swarm.receipts import Receipts
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,7 @@ class Exchange:
         arrivals: what of the version is here.
         chooser: the decisions of this node.
         links: the neighbours, by key.
-        received: bytes that came from each neighbour, by key.
-        from_servers: bytes that came from each server, by URL.
-        handed: the pieces that servers handed out to this node, and that are here.
+        receipts: what came, and from whom.
         gifts: the pieces that go to neighbours now.
         banned: the keys of neighbours that sent wrong pieces.
         when_met: called with each link that has begun.
@@ -70,9 +69,7 @@ class Exchange:
         """
         self.chooser = chooser
         self.links: dict[Hashable, Link] = {}
-        self.received: dict[Hashable, int] = {}
-        self.from_servers: dict[str, int] = {}
-        self.handed = 0
+        self.receipts = Receipts()
         self.gifts = Gifts(slots)
         self.banned: set[Hashable] = set()
         self.when_met: Callable[[Link], object] = lambda link: None
@@ -101,11 +98,6 @@ class Exchange:
     def hands_out(self) -> bool:
         """Whether a server hands out pieces."""
         return bool(self._servers)
-
-    @property
-    def from_neighbours(self) -> int:
-        """Bytes that came from neighbours."""
-        return sum(self.received.values())
 
     @property
     def is_whole(self) -> bool:
@@ -253,12 +245,7 @@ class Exchange:
                 self.links[sender].close("it sent a wrong piece")
             self._work.set()
             return
-        if request.server is not None:
-            url = str(sender)
-            self.from_servers[url] = self.from_servers.get(url, 0) + len(data)
-            self.handed |= 1 << request.number
-        else:
-            self.received[sender] = self.received.get(sender, 0) + len(data)
+        self.receipts.count(request, len(data))
         self._landed(request)
         if self.arrivals.sink:
             await self.arrivals.sink.commit_if_whole(place.shard)

@@ -74,11 +74,20 @@ class HandingServer:
                 buffer = memoryview(bytearray(head.end - head.start))
                 return buffer
 
-            found = await self._ranges.ask(self._get_held(), place, asked=elsewhere, offered=not asked.help)
+            found = await self._ranges.ask(
+                self._get_held(),
+                place,
+                asked=elsewhere,
+                offered=not asked.help,
+                site=asked.site,
+                across=asked.across,
+            )
             if isinstance(found, DeclinedRange):
                 return HandedOut()
             if not isinstance(found, NoRange):
                 return HandedOut(number, buffer)
+            if claims := found.claims & asked.across:
+                return HandedOut(claims=claims)
             waits += 1
             if found.reason is not NotNow.WAIT or waits > _WAITS:
                 exhausted, supported = found.reason is NotNow.ALL_GIVEN, found.reason is not None

@@ -84,11 +84,13 @@ class NeighbourProgress:
         count: how many neighbours there are.
         received: bytes that they sent.
         given: bytes that went to them.
+        across: those that came from neighbours in other sites.
     """
 
     count: int = 0
     received: int = 0
     given: int = 0
+    across: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from shardcast.policy.backoff import Backoff
 from shardcast.policy.swarm.addresses import is_loopback
 from shardcast.protocol.announcement_answers import AnnouncementAnswer
 from shardcast.protocol.announcements import Announcement, Relay
-from shardcast.protocol.swarm_members import MAX_SITE, NamedMember, Place, SwarmError, optional, read_site
-from shardcast.protocol.wire import version_name
+from shardcast.protocol.swarm_members import NamedMember, Place, SwarmError, optional, read_site
+from shardcast.protocol.wire import MAX_SITE, version_name
 
 log = logging.getLogger(__name__)
 

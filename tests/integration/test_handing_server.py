@@ -111,7 +111,7 @@ async def test_exchange_gets_all_from_the_origin(tmp_path: Path) -> None:
             files.file.close()
             sink.close()
         assert (tmp_path / "got").read_bytes() == DATA
-        assert exchange.from_servers == {origin.url: len(DATA)}
+        assert exchange.receipts.by_server == {origin.url: len(DATA)}
 
 
 async def test_two_nodes_are_handed_each_piece_once(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ import pytest
 from shardcast.nodes.open_data_dir import open_data_dir
 from shardcast.policy.swarm.rules import SwarmRules
 from shardcast.protocol.piece_numbers import PieceNumbers, runs_of
-from shardcast.server import hand_outs
+from shardcast.server import hand_outs, version_book
 from shardcast.server.application import application, serve
-from shardcast.server.hand_outs import STALE_SECONDS, UNUSED_SECONDS, HandOuts
+from shardcast.server.hand_outs import UNUSED_SECONDS, HandOuts
 from shardcast.server.routes.next_range import add_next_range_routes
+from shardcast.server.version_book import STALE_SECONDS
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
@@ -367,7 +368,7 @@ async def test_ledger_goes_with_its_version_and_its_askers(server: Handing) -> N
 
 
 async def test_flood_of_nodes_takes_bounded_memory(server: Handing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hand_outs, "MAX_NODES", 5)
+    monkeypatch.setattr(version_book, "MAX_NODES", 5)
     honest = Asker(server, "honest")
     assert await honest.ask() == 0
     answers = [(await server.post({"node": f"n{number}", "count": 0}))[0] for number in range(8)]

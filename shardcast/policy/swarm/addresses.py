@@ -64,4 +64,21 @@ def is_in(address: Address, networks: Sequence[Network]) -> bool:
 
 def guess_site(address: Address) -> str:
     """Return the site of a member that names none: its subnet, ``10.1.2.0/24``."""
-    return str(ip_network((address, _SITE_BITS[address.version]), strict=False))
+    subnet = str(ip_network((address, _SITE_BITS[address.version]), strict=False))
+    return f"0{subnet}" if subnet.startswith(":") else subnet  # a name begins with a letter or a digit
+
+
+def site_beyond(
+    named: str | None, seen: Address | None, *, home: str | None, here: Address | None
+) -> str | None:
+    """Return the site of a node that asks a server; None where it is the server's own.
+
+    Args:
+        named: the site that the node names; None to guess it.
+        seen: the node's address; None where it is unknown.
+        home: the site that the server's operator named; None to guess it.
+        here: the server's address that the node reached; None where it is unknown.
+    """
+    site = named or (guess_site(seen) if seen else None)
+    own = home or (guess_site(here) if here else None)
+    return None if site is None or own is None or site == own else site

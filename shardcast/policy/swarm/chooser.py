@@ -27,6 +27,7 @@ class RangeChooser:
         held: the ranges that are here, verified.
         neighbours: whom the node may ask.
         under_way: the requests that are out.
+        site: the node's own site; None while it is unknown.
         wake_at: after ``next_request`` returned None, the time at which to try again although nothing
             happened.
     """
@@ -49,7 +50,7 @@ class RangeChooser:
         self.wake_at = FOREVER
         self._random = random
         self._key = key
-        self._site = site
+        self.site = site
         self._servers: list[Server] = []
         self._known = 0  # the ranges that exist
         self._taken = 0  # held, or asked for
@@ -146,7 +147,7 @@ class RangeChooser:
                 self.wake_at = min(self.wake_at, server.paused_until)
                 continue
             under_way = self._taken & ~self.held | ~self._known
-            asked = Asked(self._key, self._site, server.unreported, under_way, self._across(), help)
+            asked = Asked(self._key, self.site, server.unreported, under_way, self._across(), help)
             server.unreported = 0
             return self._open(SwarmRequest(now, server, asked=asked))
         return None

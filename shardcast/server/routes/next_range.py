@@ -24,12 +24,14 @@ from shardcast.protocol.next_range import (
 )
 from shardcast.protocol.piece_numbers import PieceRun
 from shardcast.protocol.wire import BYTES, VERSION_PATTERN
+from shardcast.server.announcer_address import announcer_address, reached_address
 from shardcast.server.bodies import read_body
 from shardcast.server.connections import CONNECTIONS
 from shardcast.server.file_sender import FileSender
-from shardcast.server.hand_outs import GrantedRange, HandOuts, NothingNow, ReportIncomplete
+from shardcast.server.hand_outs import HandOuts, NothingNow
 from shardcast.server.scoped_routes import add_route
 from shardcast.server.upload_limit import admit
+from shardcast.server.version_book import GrantedRange, ReportIncomplete
 from shardcast.store.holds import Reader
 from shardcast.store.interfaces import Shelf
 
@@ -49,7 +51,8 @@ def add_next_range_routes(app: web.Application, shelf: Shelf, hand_outs: HandOut
         version = request.match_info["version"]
         try:
             asked = parse_request(await read_body(request, MAX_REQUEST))
-            chosen = hand_outs.next_for(version, asked)
+            seen, here = announcer_address(request), reached_address(request)
+            chosen = hand_outs.next_for(version, asked, seen=seen, here=here)
         except NextRangeError as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         except ReportIncomplete:
@@ -87,7 +90,7 @@ def _refuse(refusal: NothingNow) -> web.Response:
     """Answer that there are no bytes now."""
     status = _STATUSES.get(refusal.reason, 204)
     text = None if status == 204 else f"{status}: {refusal.reason.value}\n"
-    headers = not_now_headers(refusal.reason, refusal.seconds) | _UNCACHED
+    headers = not_now_headers(refusal.reason, refusal.seconds, refusal.claims) | _UNCACHED
     return web.Response(status=status, text=text, headers=headers)
 
 

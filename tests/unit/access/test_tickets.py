@@ -139,11 +139,22 @@ def test_any_value_of_a_ticket_is_refused(name: str, value: object) -> None:
         check_ticket(changed(ticket(), **{name: value}), V3, ring_of(SERVER))
 
 
+def test_site_of_a_ticket_is_its_servers_word() -> None:
+    text = sign_ticket(V3, "81ab", MEMBER.public, expires=NOW + 300, signer=SERVER, site="rack7")
+    assert check_ticket(text, V3, ring_of(SERVER)).site == "rack7"
+    assert check_ticket(ticket(), V3, ring_of(SERVER)).site is None
+    with pytest.raises(TicketRefused, match="signature"):
+        check_ticket(changed(text, site="rack8"), V3, ring_of(SERVER))
+    with pytest.raises(TicketRefused, match="malformed"):
+        check_ticket(changed(text, site="two words"), V3, ring_of(SERVER))
+
+
 def test_long_ticket_is_refused_unread() -> None:
     with pytest.raises(TicketRefused, match="characters"):
         check_ticket("A" * (MAX_TICKET + 1), V3, ring_of(SERVER))
     longest = TicketVersion(10**18 - 1, "f" * 64, DIGEST)
-    assert len(sign_ticket(longest, "a" * 64, MEMBER.public, expires=2**39, signer=SERVER)) <= MAX_TICKET
+    text = sign_ticket(longest, "a" * 64, MEMBER.public, expires=2**39, signer=SERVER, site="s" * 64)
+    assert len(text) <= MAX_TICKET
 
 
 # Proofs

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.protocol.next_range import (
+    MAX_ACROSS_RUNS,
+    MAX_CLAIMED,
     MAX_REQUEST,
     MAX_RETRY_SECONDS,
     MAX_RUNS,
@@ -19,6 +21,7 @@ from shardcast.protocol.next_range import (
     RangeHead,
     encode_request,
     not_now_headers,
+    parse_claims,
     parse_not_now,
     parse_range_head,
     parse_request,
@@ -39,12 +42,14 @@ REQUESTS = st.builds(
     lost=SETS,
     offered=st.booleans(),
     max_pieces=st.integers(1, 64),
+    site=st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", fullmatch=True),
+    across=st.none() | SETS,
 )
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
-NAMES = ("node", "has", "count", "asked", "lost", "offered", "max")
+NAMES = ("node", "has", "count", "asked", "lost", "offered", "max", "site", "across")
 
 
 @patient
@@ -91,6 +96,10 @@ def test_any_bytes_are_refused(raw: bytes) -> None:
         {"max": 0},
         {"max": 65},
         {"lost": {}},
+        {"site": ""},
+        {"site": "two words"},
+        {"site": "x" * 65},
+        {"across": [[0, MAX_PIECES + 1]]},
     ],
 )
 def test_request_beyond_a_bound_is_refused(values: dict[str, Any]) -> None:
@@ -102,7 +111,8 @@ def test_largest_sets_fit_a_request() -> None:
     scattered = sum(1 << (MAX_PIECES - 3 * number - 1) for number in range(3 * MAX_RUNS))
     told = reportable(scattered)
     assert told.bit_count() == MAX_RUNS and told == scattered & ((1 << told.bit_length()) - 1)
-    request = NextRequest("f" * 64, told, MAX_PIECES, told, told, True, 64)
+    across = reportable(scattered, MAX_ACROSS_RUNS)
+    request = NextRequest("f" * 64, told, MAX_PIECES, told, told, True, 64, "x" * 64, across)
     assert parse_request(encode_request(request)) == request
     assert len(encode_request(request)) <= MAX_REQUEST
 
@@ -135,6 +145,30 @@ def test_wrong_range_head_is_refused(name: str, value: str) -> None:
     headers = range_headers(PieceRun(0, 1, 7, 0, 10), 10, DIGEST)
     with pytest.raises(NextRangeError):
         parse_range_head(headers | {name: value})
+
+
+@patient
+@given(st.sets(st.integers(0, MAX_PIECES - 1), min_size=1, max_size=MAX_CLAIMED))
+def test_written_claims_are_parsed(pieces: set[int]) -> None:
+    claims = sum(1 << number for number in pieces)
+    headers = not_now_headers(NotNow.CLAIMS, 0.05, claims)
+    if len(headers["Shardcast-Claims"]) <= 4096:
+        assert parse_claims(headers) == claims
+
+
+@patient
+@given(st.text(max_size=40) | JSON_VALUES.map(json.dumps))
+def test_any_claims_are_within_bounds_or_refused(text: str) -> None:
+    try:
+        claims = parse_claims({"Shardcast-Claims": text})
+    except NextRangeError:
+        return
+    assert 0 < claims.bit_count() <= MAX_CLAIMED
+
+
+def test_claims_beyond_their_number_are_refused() -> None:
+    with pytest.raises(NextRangeError):
+        parse_claims({"Shardcast-Claims": f"[[0,{MAX_CLAIMED + 1}]]"})
 
 
 @pytest.mark.parametrize("reason", NotNow)

@@ -8,7 +8,7 @@ from random import Random
 from shardcast.concurrency import background_task
 from shardcast.policy.swarm.answers import AnswerSlots
 from shardcast.policy.swarm.chooser import RangeChooser
-from shardcast.policy.swarm.meeting import Member
+from shardcast.policy.swarm.meeting import ACCEPTED, Member
 from shardcast.policy.swarm.rules import SwarmRules
 from shardcast.protocol.swarm_members import NamedMember, Place
 from shardcast.store.live_manifest import LiveManifest
@@ -59,3 +59,37 @@ async def test_do_not_connect_with_whole_version() -> None:
     exchange = an_exchange()
     exchange.hold_all()
     assert not await dialled(exchange)
+
+
+def a_node_of(site: str, exchange: Exchange) -> Acquaintances:
+    """Return the neighbours of a node in a site, none yet."""
+
+    async def dial(_: NamedMember) -> None:
+        raise AssertionError("it connects to nobody")
+
+    return Acquaintances(Member(b"2" * 32, site), exchange, dial, random=Random(1))
+
+
+def let_in(neighbours: Acquaintances, exchange: Exchange, member: Member) -> MemoryLink | None:
+    """Let a member connect to a node; return its link, or None where it is refused."""
+    if not neighbours.accepts(member):
+        return None
+    link = MemoryLink(member.key)
+    exchange.add_link(link)
+    return link
+
+
+async def test_full_node_leaves_a_stranger_for_a_node_of_its_own_site() -> None:
+    exchange = an_exchange()
+    neighbours = a_node_of("a", exchange)
+    strangers = [let_in(neighbours, exchange, Member(f"b{number}", "b")) for number in range(ACCEPTED)]
+    assert None not in strangers
+    assert let_in(neighbours, exchange, Member("b", "b")) is None
+    assert let_in(neighbours, exchange, Member("a", "a")) is not None
+    assert [link.closed for link in strangers if link].count("") == ACCEPTED - 1
+
+
+async def test_member_that_no_server_named_is_of_the_site_in_its_ticket() -> None:
+    neighbours = a_node_of("a", an_exchange())
+    assert neighbours.site_of("unknown", "b") == "b"
+    assert neighbours.site_of("unknown") == "a", "its server knows no borders"

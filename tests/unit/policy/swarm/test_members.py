@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from shardcast.policy.swarm.addresses import can_be_named, can_be_told, guess_site, owner_of
+from shardcast.policy.swarm.addresses import can_be_named, can_be_told, guess_site, owner_of, site_beyond
 from shardcast.policy.swarm.check_limits import CheckLimits, CheckTarget, RateLimit, is_check_due
 from shardcast.policy.swarm.meeting import NAMED, RENEW_SECONDS
 from shardcast.policy.swarm.member_table import ANNOUNCE_SECONDS, SILENCES, MemberTable
@@ -353,6 +353,7 @@ def test_loopback_address_is_told_to_its_own_machine_alone() -> None:
 
 def test_site_is_guessed_from_the_subnet() -> None:
     assert guess_site(ip_address("10.1.2.3")) == "10.1.2.0/24"
+    assert guess_site(ip_address("::1")) == "0::/64", "a site's name begins with a letter or a digit"
     assert guess_site(ip_address("2001:db8::1:2")) == "2001:db8::/64"
 
 
@@ -425,3 +426,23 @@ def test_rate_limit_takes_bounded_memory() -> None:
         limit.take(str(number), 0.0)
     assert not limit.take("new", 0.0)  # who waits is not forgotten for newcomers
     assert limit.take("new", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("named", "seen", "home", "here", "beyond"),
+    [
+        ("a", "10.0.1.5", "a", "10.0.0.1", None),
+        ("b", "10.0.0.5", "a", "10.0.0.1", "b"),
+        (None, "10.0.0.5", None, "10.0.0.1", None),
+        (None, "10.0.1.5", None, "10.0.0.1", "10.0.1.0/24"),
+        (None, "10.0.1.5", "a", "10.0.0.1", "10.0.1.0/24"),
+        ("b", "10.0.0.5", None, "10.0.0.1", "b"),
+        (None, None, "a", "10.0.0.1", None),
+        ("b", "10.0.0.5", None, None, None),
+    ],
+)
+def test_site_beyond_is_another_than_the_servers(
+    named: str | None, seen: str | None, home: str | None, here: str | None, beyond: str | None
+) -> None:
+    addresses = [ip_address(text) if text else None for text in (seen, here)]
+    assert site_beyond(named, addresses[0], home=home, here=addresses[1]) == beyond

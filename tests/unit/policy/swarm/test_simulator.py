@@ -26,10 +26,14 @@ def defined(folder: Path) -> set[str]:
 
 def imported(folder: Path) -> dict[str, str]:
     """Return the names that the modules of a folder import from the package, and from where."""
-    nodes = [node for path in folder.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    return {name: module for path in folder.glob("*.py") for name, module in imported_by(path).items()}
+
+
+def imported_by(path: Path) -> dict[str, str]:
+    """Return the names that a module imports from the package, and from where."""
     return {
         alias.name: node.module
-        for node in nodes
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("shardcast")
         for alias in node.names
     }
@@ -50,6 +54,36 @@ def test_simulator_has_no_copy_of_a_rule() -> None:
     rules = {name: module for name, module in imported(SIMULATOR).items() if ".policy." in module}
     assert {"RangeChooser", "Ledger", "AnswerSlots", "named_members", "to_connect", "accepts"} <= rules.keys()
     assert all(module.startswith("shardcast.policy.swarm.") for module in rules.values())
+
+
+def policy_of_nodes() -> set[tuple[str, str]]:
+    """Return the names of policy that nodes import, with their modules, and those that these import."""
+    package = ROOT / "shardcast"
+    found = {
+        (module, name)
+        for folder in package.iterdir()
+        if folder.is_dir() and folder.name != "policy"
+        for path in folder.rglob("*.py")
+        for name, module in imported_by(path).items()
+        if module.startswith("shardcast.policy.")
+    }
+    modules = {module for module, _ in found}
+    while modules:
+        paths = [ROOT / f"{module.replace('.', '/')}.py" for module in modules]
+        below = {(module, name) for path in paths for name, module in imported_by(path).items()}
+        modules = {module for module, _ in below - found if ".policy." in module}
+        found |= below
+    return found
+
+
+def test_each_rule_of_the_simulator_is_one_that_nodes_import() -> None:
+    rules = {
+        (module, name)
+        for name, module in imported(SIMULATOR).items()
+        if ".policy." in module and not module.endswith(".masks") and not name.isupper()
+    }  # neither the arithmetic of sets, nor defaults of what is called
+    assert {name for _, name in rules} >= {"Telling", "named_members", "to_replace", "Ledger"}
+    assert rules - policy_of_nodes() == set()
 
 
 def test_origin_sends_each_range_once_and_nodes_end_near_the_bound(tmp_path: Path) -> None:

@@ -1,0 +1,234 @@
+"""The hand-outs of one version: its ledger, the nodes that ask, and the pieces that can be sent."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from shardcast.policy.swarm.ledger import Asked, Handout, HandoutKind, Ledger
+from shardcast.policy.swarm.masks import ranges_of
+from shardcast.policy.swarm.rules import SwarmRules
+from shardcast.protocol.next_range import NextRangeError, NextRequest
+from shardcast.protocol.piece_numbers import PieceRun
+from shardcast.server.piece_supply import PieceSupply
+
+MAX_NODES = 10_000
+"""Nodes that a ledger knows."""
+MAX_MASK_BYTES = 128 << 20
+"""Bytes of the sets of pieces that a ledger keeps of its nodes."""
+_MASKS_PER_NODE = 4
+"""Sets of pieces that are kept of a node, here and in the ledger, at the most."""
+MAX_SITES = 100
+"""Sites of which a ledger keeps what crossed into them. Nodes of further ones count as at home."""
+_MAX_SITE_BYTES = 32 << 20
+_MASKS_PER_SITE = 12
+"""Bytes of what is kept of sites, and sets of pieces that are kept of each, at the most."""
+STALE_SECONDS = 10.0
+"""Seconds without a request after which a node counts as gone. One that was told that all was handed out has
+a minute: it asks its neighbours, and here again only when none of them can help it."""
+_SWEEP_SECONDS = 1.0
+"""Seconds between two looks for nodes that have gone."""
+REPLACED_SECONDS = 2.0
+"""Seconds without a request after which a node's place may go to another, where all places are taken."""
+_AHEAD = 1 << 16
+"""Pieces by which a node's manifest may be ahead of this server's while the version grows."""
+
+
+class ReportIncomplete(Exception):
+    """A node counts more pieces than it has told: it must tell all of them."""
+
+
+@dataclass(eq=False, slots=True)
+class AskingNode:
+    """A node that asks.
+
+    Attributes:
+        asked_at: when it asked last, or was heard of in another way.
+        site: its site; None for the server's own.
+        has: the pieces that it told.
+        handed: the pieces that were handed out to it.
+        patience: seconds without a request after which it counts as gone.
+    """
+
+    asked_at: float
+    site: str | None = None
+    patience: float = STALE_SECONDS
+    has: int = 0
+    handed: int = 0
+
+
+class GrantedRange:
+    """Pieces that are being sent to a node.
+
+    Attributes:
+        run: the pieces.
+        digest: SHA-256 of their shard, in hex.
+        size: bytes of their shard.
+    """
+
+    __slots__ = ("_book", "_node", "_taken_back", "digest", "run", "size")
+
+    def __init__(self, book: VersionBook, node: str, run: PieceRun) -> None:
+        self._book = book
+        self._node = node
+        self._taken_back = False
+        self.run = run
+        self.digest = book.supply.digest(run.shard)
+        self.size = book.supply.numbers.shard_size(run.shard)
+
+    def take_back(self) -> None:
+        """Note, once, that the pieces did not come whole: they are given again, unless a node has them."""
+        if not self._taken_back:
+            self._taken_back = True
+            self._book.take_back(self._node, self.run.mask)
+
+    def cannot_be_read(self) -> None:
+        """Note that the shard cannot be read now, and take the pieces back."""
+        self.take_back()
+        self._book.ledger.withdraw(self._book.supply.withdraw(self.run.shard))
+
+
+class VersionBook:
+    """The hand-outs of one version: its ledger, its nodes, and the pieces that can be sent."""
+
+    def __init__(
+        self, supply: PieceSupply, find_rules: Callable[[int], SwarmRules], random: Random, now: float
+    ) -> None:
+        """Begin with no node.
+
+        Args:
+            supply: the pieces that can be sent.
+            find_rules: returns the numbers to go by, for so many nodes.
+            random: for the choice among equals.
+            now: the time, in seconds.
+        """
+        self.supply = supply
+        self._find_rules = find_rules
+        self.ledger = Ledger(find_rules(0), random, growing=supply.growing)
+        self.asked_at = now
+        self._nodes: OrderedDict[str, AskingNode] = OrderedDict()  # who asked longest ago first
+        self._swept_at = now
+        self._sites: set[str | None] = {None}
+
+    def node(self, name: str, site: str | None, now: float) -> AskingNode | None:
+        """Return a node that asks now; None where there is no place for another one.
+
+        Args:
+            name: its id.
+            site: its site; None for the server's own.
+            now: the time, in seconds.
+        """
+        self.asked_at = now
+        if now - self._swept_at >= _SWEEP_SECONDS:
+            self.forget_stale(now)
+        node = self._nodes.get(name)
+        if node is None:
+            if len(self._nodes) >= self._max_nodes and not self._make_place(now):
+                return None
+            node = self._nodes[name] = AskingNode(now)
+            self.ledger.adopt(self._find_rules(len(self._nodes)))
+        node.site = site if site in self._sites or len(self._sites) < self._max_sites else None
+        self._sites.add(node.site)
+        node.asked_at, node.patience = now, STALE_SECONDS
+        self._nodes.move_to_end(name)
+        return node
+
+    def _make_place(self, now: float) -> bool:
+        """Forget the node that asked longest ago, unless that was just now; return whether it was not."""
+        name, node = next(iter(self._nodes.items()))
+        if now - node.asked_at < REPLACED_SECONDS:
+            return False
+        self.forget(name)
+        return True
+
+    @property
+    def _max_nodes(self) -> int:
+        """Nodes whose sets of pieces fit into the memory for them."""
+        mask_bytes = self.supply.numbers.count // 8 + 1
+        return max(1, min(MAX_NODES, MAX_MASK_BYTES // (_MASKS_PER_NODE * mask_bytes)))
+
+    @property
+    def _max_sites(self) -> int:
+        """Sites, the server's own among them, that fit into the memory for them."""
+        mask_bytes = self.supply.numbers.count // 8 + 1
+        return max(1, min(MAX_SITES, _MAX_SITE_BYTES // (_MASKS_PER_SITE * mask_bytes)))
+
+    @property
+    def node_count(self) -> int:
+        """The number of nodes that ask."""
+        return len(self._nodes)
+
+    def forget_stale(self, now: float) -> None:
+        """Forget nodes that have not asked for long; what only they had is handed out again."""
+        self._swept_at = now
+        gone = [name for name, node in self._nodes.items() if now - node.asked_at >= node.patience]
+        for name in gone:
+            self.forget(name)
+
+    def keep(self, name: str, now: float) -> None:
+        """Note that a node lives, though it asks for nothing."""
+        if node := self._nodes.get(name):
+            node.asked_at = now
+            self._nodes.move_to_end(name)
+
+    def forget(self, name: str) -> None:
+        """Forget a node that left."""
+        if self._nodes.pop(name, None) is not None:
+            self.ledger.forget(name)
+
+    def note_report(self, request: NextRequest, node: AskingNode, now: float) -> None:
+        """Note the pieces that a node tells.
+
+        Raises:
+            NextRangeError: the version does not have some of them.
+            ReportIncomplete: it counts more of them than it told.
+        """
+        if request.has >> self.supply.numbers.count + (_AHEAD if self.supply.growing else 0):
+            raise NextRangeError("a piece that the version does not have")
+        new = request.has & ~node.has
+        node.has |= new
+        self.ledger.report(request.node, node.site, new, now)
+        if request.lost:
+            self.take_back(request.node, request.lost)
+        if node.has.bit_count() < request.count:
+            raise ReportIncomplete
+
+    def take_back(self, name: str, mask: int) -> None:
+        """Note that pieces which were handed out to a node did not come."""
+        node = self._nodes.get(name)
+        if node is None:
+            return  # `forget` has given them back
+        for number in ranges_of(mask & node.handed):
+            self.ledger.failed(name, node.site, number)
+        node.handed &= ~mask
+
+    def hand_out(
+        self, request: NextRequest, node: AskingNode, now: float, *, may_send: bool
+    ) -> PieceRun | Handout:
+        """Choose the pieces for a node.
+
+        Returns:
+            As many consecutive pieces of a shard as it may have; or why it gets none, or the pieces that it
+            may bring across the border of its site.
+        """
+        across = (request.across or 0) & self.supply.numbers.everything
+        asked = Asked(request.node, node.site, 0, request.asked, across, not request.offered)
+        handout = self.ledger.decide(asked, now, may_send=may_send)
+        if handout.answer is not HandoutKind.BODY:
+            return handout
+        most = 1 if node.site is not None else min(request.max_pieces, self.supply.range_pieces)
+        run = self.supply.numbers.run(handout.number, most)
+        count = 1
+        while count < run.count:
+            further = self.ledger.decide(asked, now)
+            if further.answer is not HandoutKind.BODY:
+                break
+            if further.number != run.first + count:
+                self.ledger.failed(request.node, node.site, further.number)
+                break
+            count += 1
+        run = self.supply.numbers.run(run.first, count)
+        node.handed |= run.mask
+        return run
