@@ -110,7 +110,7 @@ class Border:
     """A link between two parts of a network.
 
     Attributes:
-        beyond: the hosts that have a switch of their own, beyond the border.
+        beyond: the hosts that have a switch and a subnet of their own, beyond the border.
         rate: the link's in Mbit/s, each way.
     """
 
@@ -124,7 +124,7 @@ class Network:
     def __init__(self, rates: Mapping[str, float | None], border: Border | None = None) -> None:
         self.border = border
         self.hosts = {
-            name: Host(name, f"10.77.0.{number}", rate)
+            name: Host(name, f"10.77.{int(border is not None and name in border.beyond)}.{number}", rate)
             for number, (name, rate) in enumerate(rates.items(), 1)
         }
         self.switch = Host(SWITCH, "10.77.0.254", None)
@@ -135,10 +135,11 @@ class Network:
         by_port = {port["ifname"]: int(port["stats64"]["rx"]["bytes"]) for port in json.loads(_run(*command))}
         return {name: by_port[f"port{number}"] for number, name in enumerate(self.hosts)}
 
-    def crossed(self) -> int:
-        """Return the bytes that went over the border so far from the origin's part, headers included."""
+    def crossed(self) -> tuple[int, int]:
+        """Return the bytes that went over the border so far, headers included: beyond it, and back."""
         command = ("ip", "-n", self.switch.namespace, "-s", "-j", "link", "show", "dev", "border0")
-        return int(json.loads(_run(*command))[0]["stats64"]["tx"]["bytes"])
+        counted = json.loads(_run(*command))[0]["stats64"]
+        return int(counted["tx"]["bytes"]), int(counted["rx"]["bytes"])
 
     def goodput(self, name: str) -> Goodput:
         """Measure a host's link, between the host and the switch, one way after the other.
@@ -168,7 +169,7 @@ class Network:
         switch = self.switch.namespace
         _batch(["ip"], [f"netns add {host.namespace}" for host in (self.switch, *self.hosts.values())])
         inner = ["link set lo up", "link add bridge type bridge", "link set bridge up"]
-        _batch(["ip", "-n", switch], [*inner, f"addr add {self.switch.address}/24 dev bridge"])
+        _batch(["ip", "-n", switch], [*inner, f"addr add {self.switch.address}/16 dev bridge"])
         if self.border:
             self._make_border(self.border)
         for number, host in enumerate(self.hosts.values()):
@@ -176,7 +177,7 @@ class Network:
             _batch(["ip"], [f"link add link0 netns {on} type veth peer name {port} netns {switch}"])
             bridge = "bridge2" if self.border and host.name in self.border.beyond else "bridge"
             _batch(["ip", "-n", switch], [f"link set {port} master {bridge}", f"link set {port} up"])
-            outer = ["link set lo up", f"addr add {host.address}/24 dev link0", "link set link0 up"]
+            outer = ["link set lo up", f"addr add {host.address}/16 dev link0", "link set link0 up"]
             _batch(["ip", "-n", on], outer)
             _run("ip", "netns", "exec", on, "sysctl", "-qw", *QUIET)
             if host.rate is not None:

@@ -18,7 +18,8 @@ OURS = "all share"
 SMALL_SHARD = 4_000_000
 WRITER_SHARE = 0.9
 """The part of a link's goodput at which a version is written."""
-COLUMNS = ("first", "median", "published", "from servers F", "origin sent F", "clients sent F", "crossed F")
+COLUMNS = ("first", "median", "published", "from servers F", "origin sent F", "clients sent F")
+COLUMNS_OF_SITES = ("into F", "back F", "into F, wire", "back F, wire")
 COLUMNS_OF_NODES = ("after the writer", "client MB")
 
 MakeCourse = Callable[[float], Course]
@@ -81,7 +82,7 @@ def compare(experiment: Experiment, settings: Settings) -> Iterator[Comparison]:
         rows + results,
         "bound",
         size,
-        [*COLUMNS, *COLUMNS_OF_NODES],
+        [*COLUMNS, *(COLUMNS_OF_SITES if experiment.border else ()), *COLUMNS_OF_NODES],
         aims=aims(experiment, results, bound, own),
         notes=[
             "seconds: from the call of broadcast() until the last client has the file, verified.",
@@ -104,7 +105,8 @@ def aims(experiment: Experiment, results: Sequence[Result], bound: float, own: d
     if experiment.plan.middles == [] and experiment.most is not None:
         found.append(Aim("bodies from the origin, × F", first.median("from servers F"), most=1.03))
     if experiment.border:
-        found.append(Aim("over the border, × F", first.median("crossed F"), most=1.1))
+        found.append(Aim("pieces over the border, × F", first.median("into F"), most=1.1))
+        found.append(Aim("pieces back over the border, × F", first.median("back F"), most=1.1))
     for other in results[1:]:
         had = other.median()
         times = None if had is None or seconds is None else had / seconds
@@ -195,12 +197,6 @@ def written(goodput: float) -> Course:
 BEYOND = ("client5", "client6", "client7", "client8")
 
 
-def in_sites(_goodput: float) -> Course:
-    """Return the course of clients that say which of two sites they are in."""
-    sites = {f"client{n}": ("--site", "b" if f"client{n}" in BEYOND else "a") for n in range(1, 9)}
-    return Course(options=sites)
-
-
 def experiments() -> Iterator[Experiment]:
     """Yield all experiments over networks."""
     for rate in (200.0, 100.0, 20.0):
@@ -220,7 +216,7 @@ def experiments() -> Iterator[Experiment]:
     yield Experiment("shards", swarm(100.0, middles=0), shards, most_of_first=1.1)
     yield Experiment("writer", swarm(100.0, middles=0), {"while it is written": written})
     border = Border(frozenset(BEYOND), 50.0)
-    yield Experiment("sites", swarm(200.0), {"two sites": in_sites}, most=1.15, border=border)
+    yield Experiment("sites", swarm(200.0), {"two sites": plainly}, most=1.15, border=border)
 
 
 CASES = (

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from harness import Run, expect
+from namespaces import Border
 from network_sides import Node, Scene, data_dir, lists, moments, own_package, start_middles
 from nodes import announced, download_words, followed, origin_words, published
 from places import Payload, Place
@@ -56,7 +58,7 @@ def sharing(scene: Scene, course: Course) -> Run:
     for client in clients.values():
         client.wait_for(partial(announced, client, "v1"), "having the first version")
     scene.wait_until_ready()
-    crossed = scene.network.crossed() if scene.network.border else 0
+    crossed = scene.network.crossed() if scene.network.border else (0, 0)
     origin.begin()
     if course.killed:
         kill(scene, {host: clients[host] for host in course.killed})
@@ -72,7 +74,9 @@ def sharing(scene: Scene, course: Course) -> Run:
     detail |= bodies(scene, {host: clients[host] for host in honest})
     detail["client MB"] = max(clients[host].usage().peak_memory for host in honest) / 1e6
     if scene.network.border:
-        detail["crossed F"] = (scene.network.crossed() - crossed) / scene.payload.size
+        ways = zip(("into", "back"), crossed, scene.network.crossed(), strict=True)
+        detail |= {f"{way} F, wire": (after - before) / scene.payload.size for way, before, after in ways}
+        detail |= over_border(scene, scene.network.border, clients)
     if course.rate:
         detail["after the writer"] = max(had[host] for host in honest) - float(written(origin))
     run = scene.figures([had[host] for host in honest], detail)
@@ -147,9 +151,25 @@ def written(origin: Node) -> str:
 
 
 def bodies(scene: Scene, clients: Mapping[str, Running]) -> dict[str, float]:
-    """Return how often the payload came to the clients from their servers, and from neighbours."""
-    lines = [line for client in clients.values() for line in client.output.splitlines()]
-    releases = [found for line in lines if (found := json.loads(line))["version"] == "v2"]
-    received = [item for release in releases for item in release["received"].items()]
+    """Return how often the payload came to the clients from their servers."""
+    received = [item for release in releases(clients).values() for item in release["received"].items()]
     servers = sum(size for server, size in received if "://" in server)
     return {"from servers F": servers / scene.payload.size}
+
+
+def over_border(scene: Scene, border: Border, clients: Mapping[str, Running]) -> dict[str, float]:
+    """Return how often pieces of the payload came over a border, without heads: beyond it, and back."""
+    into = back = 0
+    for host, release in releases(clients).items():
+        if host in border.beyond:
+            served = sum(size for server, size in release["received"].items() if "://" in server)
+            into += release["across"] + served
+        else:
+            back += release["across"]
+    return {"into F": into / scene.payload.size, "back F": back / scene.payload.size}
+
+
+def releases(clients: Mapping[str, Running]) -> dict[str, dict[str, Any]]:
+    """Return what each client says of the version that is measured."""
+    lines = [(host, line) for host, client in clients.items() for line in client.output.splitlines()]
+    return {host: found for host, line in lines if (found := json.loads(line))["version"] == "v2"}
