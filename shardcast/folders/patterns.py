@@ -1,0 +1,115 @@
+"""Patterns of paths in a folder: ``*.bin``, ``logs/``, ``weights/**/old-*``; and a folder's file of them.
+
+::
+
+    *.tmp        a name, at any depth, of a file, link or folder
+    logs/        a folder of this name, at any depth, with all that is in it
+    /notes.txt   a path from the top of the folder
+    a/*.bin      a pattern with a / in the middle is a path from the top, too
+    a/**/b       ** stands for any folders between, also for none
+
+``*`` and ``?`` stand for no ``/``; ``[abc]`` for one of these characters; others for themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from shardcast.errors import UsageError
+
+IGNORE_FILE = ".shardcastignore"
+"""The file at the top of a folder whose lines are patterns of what is not published."""
+MAX_PATTERNS = 10_000
+"""Patterns that one list may have."""
+_MAX_PATTERN = 4096
+"""Characters of a pattern."""
+
+
+class PathPatterns:
+    """Patterns of paths in a folder.
+
+    A path matches where it or a folder above it does.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        """Compile patterns.
+
+        Raises:
+            UsageError: one is no pattern, or they are too many.
+        """
+        sources = [_source(pattern) for pattern in patterns]
+        if len(sources) > MAX_PATTERNS:
+            raise UsageError(f"{len(sources)} patterns of paths; at most {MAX_PATTERNS} can be taken")
+        self._pattern = re.compile("|".join(sources) or r"(?!)", re.DOTALL)
+
+    def match(self, path: bytes) -> bool:
+        """Return whether the pattern of this very path is there, not that of a folder above it.
+
+        Args:
+            path: relative to the folder; a folder's ends in ``/``.
+        """
+        return self._pattern.fullmatch(path.decode("utf-8", "surrogateescape")) is not None
+
+    def match_or_above(self, path: bytes) -> bool:
+        """Return whether a path, or a folder above it, matches."""
+        end = path.find(b"/")
+        while 0 <= end < len(path) - 1:
+            if self.match(path[: end + 1]):
+                return True
+            end = path.find(b"/", end + 1)
+        return self.match(path)
+
+
+def read_patterns(text: str) -> list[str]:
+    """Return the patterns in the lines of an ignore file; blank lines and those behind ``#`` are none."""
+    lines = (line.rstrip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _source(pattern: str) -> str:
+    """Return the regular expression of a pattern, for paths of which those of folders end in ``/``.
+
+    Raises:
+        UsageError: it is no pattern.
+    """
+    body = pattern.rstrip("/")
+    if not body or "\0" in pattern or len(pattern) > _MAX_PATTERN:
+        raise UsageError(f"{pattern[:100]!r} is no pattern of paths, such as '*.tmp', 'logs/' or 'a/**/b'")
+    if body.startswith("!"):
+        raise UsageError(f"{pattern[:100]!r}: patterns that take others back are not known; write [!] for !")
+    anchored = "/" in body
+    body = body.removeprefix("/").removeprefix("./")
+    found, at = [] if anchored else [r"(?:.*/)?"], 0
+    while at < len(body):
+        if body.startswith("**/", at) and (at == 0 or body[at - 1] == "/"):
+            found.append(r"(?:.*/)?")
+            at += 3
+        elif body.startswith("**", at):
+            found.append(".*")
+            at += 2
+        elif body[at] == "*":
+            found.append("[^/]*")
+            at += 1
+        elif body[at] == "?":
+            found.append("[^/]")
+            at += 1
+        elif body[at] == "[" and (end := body.find("]", at + 2)) > 0:
+            found.append(_one_of(body[at + 1 : end]))
+            at = end + 1
+        else:
+            found.append(re.escape(body[at]))
+            at += 1
+    return "".join(found) + ("/" if pattern.endswith("/") else "/?")
+
+
+def _one_of(characters: str) -> str:
+    """Return the regular expression for one of some characters, or of all but those behind ``!``."""
+    negated = characters.startswith("!") and len(characters) > 1
+    listed = re.escape(characters.removeprefix("!") if negated else characters).replace(r"\-", "-")
+    try:
+        found = f"(?!/)[{'^' if negated else ''}{listed}]"
+        re.compile(found)
+    except re.error:
+        raise UsageError(f"[{characters[:100]}] in a pattern stands for no characters") from None
+    return found

@@ -1,0 +1,271 @@
+"""A folder on the disk ─▶ its entries, and the identity of each, by which a change is noticed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardcast.disk_errors import disk_errors
+from shardcast.errors import LocalDiskError, PayloadChanged, UsageError
+from shardcast.folders.entries import PERMISSIONS, EntryKind, FolderEntry, UnsafeEntry
+from shardcast.folders.patterns import IGNORE_FILE, PathPatterns, read_patterns
+from shardcast.folders.table import FolderTable
+from shardcast.folders.tree import OpenTree
+
+_MAX_IGNORE_FILE = 1 << 20
+"""Bytes of an ignore file."""
+_SECOND = 10**9
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Errors of a path that vanished, or has a file or a link where a folder was."""
+_KINDS = {
+    stat.S_IFREG: EntryKind.FILE,
+    stat.S_IFLNK: EntryKind.SYMLINK,
+    stat.S_IFDIR: EntryKind.FOLDER,
+}
+_OTHERS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyRules:
+    """What of a folder is published.
+
+    Attributes:
+        exclude: patterns of the paths that are left out, beside those of the folder's ignore file.
+        mtimes: whether times are published; else all are 0.
+    """
+
+    exclude: tuple[str, ...] = ()
+    mtimes: bool = True
+
+
+class EntryIdentities:
+    """What tells of each entry of a table whether it was changed, in columns: 24 bytes each."""
+
+    def __init__(self) -> None:
+        self._inodes = array("Q")
+        self._mtimes = array("q")
+        self._ctimes = array("q")
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def append(self, found: os.stat_result) -> None:
+        """Append the identity of the next entry."""
+        self._inodes.append(found.st_ino)
+        self._mtimes.append(found.st_mtime_ns)
+        self._ctimes.append(found.st_ctime_ns)
+
+    def renew(self, index: int, found: os.stat_result) -> None:
+        """Note another identity of an entry that this process has linked, or taken a link from."""
+        self._ctimes[index] = found.st_ctime_ns
+
+    def get(self, index: int) -> tuple[int, int, int]:
+        """Return the inode, and mtime and ctime in nanoseconds."""
+        return self._inodes[index], self._mtimes[index], self._ctimes[index]
+
+    def agree(self, index: int, found: os.stat_result, *, but_ctime: bool = False) -> bool:
+        """Return whether an entry is the same and was not touched.
+
+        Args:
+            index: of the entry.
+            found: as it is now.
+            but_ctime: whether it may have been linked meanwhile.
+        """
+        return (
+            self._inodes[index] == found.st_ino
+            and self._mtimes[index] == found.st_mtime_ns
+            and (but_ctime or self._ctimes[index] == found.st_ctime_ns)
+        )
+
+
+class FolderSurvey:
+    """A folder that was walked through.
+
+    Attributes:
+        path: the folder, for messages.
+        tree: the folder, open.
+        table: its entries.
+        identities: of the entries; those of folders count for nothing, since their times change with each
+            file that is left out.
+    """
+
+    def __init__(self, path: Path, tree: OpenTree, rules: SurveyRules) -> None:
+        """Walk through a folder; ``open_survey`` is the usual way.
+
+        Raises:
+            PayloadChanged: the folder changed meanwhile.
+            LocalDiskError: something in it can't be published.
+            UsageError: a pattern is none.
+        """
+        self.path = path
+        self.tree = tree
+        self.table = FolderTable()
+        self.identities = EntryIdentities()
+        self._rules = rules
+        self._patterns = _patterns(path, tree.root, rules)
+        for entry, found in self._walk():
+            try:
+                self.table.append(entry)
+            except UnsafeEntry as error:
+                raise LocalDiskError(
+                    f"can't broadcast {path}: {error}; leave it out with --exclude, or pack the folder"
+                ) from None
+            self.identities.append(found)
+
+    def check_unchanged(self) -> None:
+        """Walk through the folder once more, and compare each entry and its identity.
+
+        Raises:
+            PayloadChanged: something appeared, vanished or was touched.
+            LocalDiskError: the folder can't be read.
+        """
+        index = 0
+        for entry, found in self._walk():
+            if index == len(self.table) or entry.path != self.table.path(index):
+                missing = index < len(self.table) and self.table.path(index) < entry.path
+                raise self._vanished(index) if missing else self.changed(entry.path, "is new")
+            if entry != self.table[index]:
+                raise self.changed(entry.path, "is something else")
+            if entry.kind is not EntryKind.FOLDER and not self.identities.agree(index, found):
+                raise self.changed(entry.path, "was written to or replaced")
+            index += 1
+        if index < len(self.table):
+            raise self._vanished(index)
+
+    def changed(self, path: bytes, how: str) -> PayloadChanged:
+        """Return the error for a path that changed."""
+        return PayloadChanged(
+            f"can't broadcast {self.path}: {os.fsdecode(path)!r} {how} while the folder was read; "
+            "broadcast it when nothing writes to it"
+        )
+
+    @contextmanager
+    def reading(self, path: bytes) -> Iterator[None]:
+        """Word errors of the system about a path in the folder.
+
+        Raises:
+            PayloadChanged: it vanished, or became something else.
+            LocalDiskError: it can't be read.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _GONE:
+                raise self.changed(path, "is not there any more") from error
+            with disk_errors("could not read", os.path.join(self.path, os.fsdecode(path))):
+                raise
+
+    def _vanished(self, index: int) -> PayloadChanged:
+        return self.changed(self.table.path(index), "is not there any more")
+
+    def _walk(self) -> Iterator[tuple[FolderEntry, os.stat_result]]:
+        """Yield the entries in the order of a table, each with its state."""
+        firsts: dict[tuple[int, int], bytes] = {}
+        pending = [(b"", iter(self._names(b"")))]
+        while pending:
+            above, names = pending[-1]
+            name = next(names, None)
+            if name is None:
+                pending.pop()
+                continue
+            path = above + name
+            entry, found = self._entry(above, name)
+            if entry.kind is EntryKind.FILE and found.st_nlink > 1:
+                first = firsts.setdefault((found.st_dev, found.st_ino), path)
+                if first != path:
+                    entry = FolderEntry(path, EntryKind.HARD_LINK, 0, entry.mode, entry.mtime, first)
+            yield entry, found
+            if entry.kind is EntryKind.FOLDER:
+                pending.append((path, iter(self._names(path))))
+
+    def _names(self, path: bytes) -> list[bytes]:
+        """Return the names in a folder that are published, in order, those of folders with a ``/``."""
+        with self.reading(path), os.scandir(self.tree.folder(path)) as found:
+            names = [
+                os.fsencode(entry.name) + (b"/" if entry.is_dir(follow_symlinks=False) else b"")
+                for entry in found
+            ]
+        names.sort()
+        if self._patterns is None:
+            return names
+        return [name for name in names if not self._patterns.match(path + name)]
+
+    def _entry(self, above: bytes, name: bytes) -> tuple[FolderEntry, os.stat_result]:
+        """Return the entry of a name in a folder, and its state.
+
+        Raises:
+            PayloadChanged: it vanished meanwhile, or became something else.
+            LocalDiskError: it is nothing that can be published.
+        """
+        path, link = above + name, b""
+        with self.reading(path):
+            found = self.tree.stat(path)
+            if stat.S_ISLNK(found.st_mode):
+                link = os.readlink(name, dir_fd=self.tree.folder(above))
+        file_type = stat.S_IFMT(found.st_mode)
+        kind = _KINDS.get(file_type)
+        if kind is None:
+            raise LocalDiskError(
+                f"can't broadcast {self.path}: {os.fsdecode(path)!r} is "
+                f"{_OTHERS.get(file_type, 'no file')}; leave it out with --exclude"
+            )
+        if (kind is EntryKind.FOLDER) != name.endswith(b"/"):
+            raise self.changed(path, "became something else")
+        if kind is EntryKind.FOLDER:
+            return FolderEntry(path, kind, 0, found.st_mode & PERMISSIONS), found
+        mtime = found.st_mtime_ns // _SECOND if self._rules.mtimes else 0
+        if kind is EntryKind.SYMLINK:
+            return FolderEntry(path, kind, 0, PERMISSIONS, mtime, link), found
+        return FolderEntry(path, kind, found.st_size, found.st_mode & PERMISSIONS, mtime), found
+
+
+@contextmanager
+def open_survey(path: Path, rules: SurveyRules | None = None) -> Iterator[FolderSurvey]:
+    """Open a folder, walk through it, and keep it open.
+
+    Raises:
+        PayloadChanged: the folder changed meanwhile.
+        LocalDiskError: it can't be read, or something in it can't be published.
+        UsageError: a pattern is none.
+    """
+    with disk_errors("could not read", path):
+        tree = OpenTree.at(path)
+    with tree:
+        yield FolderSurvey(path, tree, rules or SurveyRules())
+
+
+def _patterns(path: Path, root: int, rules: SurveyRules) -> PathPatterns | None:
+    """Return the patterns of what is left out, with those of the folder's ignore file; None for none.
+
+    Raises:
+        UsageError: one is no pattern, or the file is too long or not UTF-8.
+        LocalDiskError: the file can't be read.
+    """
+    patterns = [*rules.exclude]
+    file = path / IGNORE_FILE
+    with disk_errors("could not read", file):
+        try:
+            found = os.stat(IGNORE_FILE, dir_fd=root, follow_symlinks=False)
+        except FileNotFoundError:
+            return PathPatterns(patterns) if patterns else None
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_IGNORE_FILE:
+            raise UsageError(f"{file} is no file of patterns of at most {_MAX_IGNORE_FILE} bytes")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(IGNORE_FILE, flags, dir_fd=root), "rb") as opened:
+            data = opened.read(_MAX_IGNORE_FILE)
+    try:
+        patterns += read_patterns(data.decode())
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8") from None
+    return PathPatterns(patterns)
