@@ -5,6 +5,7 @@ Both ends check alike: a publisher refuses what a reader would.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -14,6 +15,9 @@ MAX_COMPONENT = 255
 """Bytes of one name in a path."""
 PERMISSIONS = 0o777
 """The bits of a mode that are kept."""
+
+_NO_NAME = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)")
+"""A component that is empty, ``.`` or ``..``."""
 
 
 class UnsafeEntry(ValueError):
@@ -88,9 +92,10 @@ def _check_path(path: bytes) -> None:
     """
     if not path or len(path) > MAX_PATH or b"\0" in path:
         raise UnsafeEntry(f"{_quoted(path)}: no path of 1 to {MAX_PATH} bytes without NUL")
-    for name in path.split(b"/"):
-        if name in (b"", b".", b"..") or len(name) > MAX_COMPONENT:
-            raise UnsafeEntry(f"{_quoted(path)}: {_quoted(name)} is no name")
+    if _NO_NAME.search(path) or (
+        len(path) > MAX_COMPONENT and max(map(len, path.split(b"/"))) > MAX_COMPONENT
+    ):
+        raise UnsafeEntry(f"{_quoted(path)}: a component is empty, . or .., or over {MAX_COMPONENT} bytes")
 
 
 def _check_target(path: bytes, target: bytes) -> None:

@@ -26,25 +26,28 @@ from shardcast.protocol.lines import MAX_LINE
 from shardcast.protocol.manifest import DIGESTS_KEY, ENTRIES_KEY, MAX_ENTRIES
 from shardcast.protocol.manifest_reader import ManifestError
 
-_TARGET = MAX_LINE - 1024
-"""Bytes of a line at most; the longest entry fits beside them in no line, so they are counted before."""
+_BATCH = 1024
+"""Entries of a line at most; of usual length they fill it."""
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _KINDS = {"symlink": EntryKind.SYMLINK, "link": EntryKind.HARD_LINK}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def entry_lines(table: FolderTable) -> Iterator[bytes]:
     """Yield the lines with the entries, each within the bound of a manifest's line."""
-    batch: list[str] = []
-    length = 0
-    for entry in table:
-        text = json.dumps(_values(entry), separators=(",", ":"))
-        if batch and length + len(text) > _TARGET:
-            yield _entries_line(batch)
-            batch, length = [], 0
-        batch.append(text)
-        length += len(text) + 1
-    if batch:
-        yield _entries_line(batch)
+    for start in range(0, len(table), _BATCH):
+        yield from _entry_lines([_values(entry) for entry in table[start : start + _BATCH]])
+
+
+def _entry_lines(batch: list[list[Any]]) -> Iterator[bytes]:
+    """Yield one line with a batch of entries, or lines with halves of what is too long for one."""
+    line = _encode({ENTRIES_KEY: batch}).encode() + b"\n"
+    if len(line) <= MAX_LINE or len(batch) == 1:
+        yield line
+    else:
+        middle = len(batch) // 2
+        yield from _entry_lines(batch[:middle])
+        yield from _entry_lines(batch[middle:])
 
 
 def digest_lines(first: int, digests: Iterable[bytes]) -> Iterator[bytes]:
@@ -54,11 +57,11 @@ def digest_lines(first: int, digests: Iterable[bytes]) -> Iterator[bytes]:
         first: how many small files came before.
         digests: 32 bytes each.
     """
-    most = (_TARGET * 3 // 4) // 32
+    most = ((MAX_LINE - 100) * 3 // 4) // 32
     found = list(digests)
     for start in range(0, len(found), most):
         data = base64.b64encode(b"".join(found[start : start + most])).decode()
-        yield json.dumps({DIGESTS_KEY: first + start, "sha256": data}, separators=(",", ":")).encode() + b"\n"
+        yield _encode({DIGESTS_KEY: first + start, "sha256": data}).encode() + b"\n"
 
 
 class ListingReader:
@@ -127,10 +130,6 @@ class ListingReader:
         self._digests += digests
         if len(self._digests) > 32 * self._expected:
             raise ManifestError("more digests of files than entries")
-
-
-def _entries_line(batch: list[str]) -> bytes:
-    return f'{{"{ENTRIES_KEY}":[{",".join(batch)}]}}\n'.encode()
 
 
 def _values(entry: FolderEntry) -> list[Any]:

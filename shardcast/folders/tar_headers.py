@@ -18,6 +18,9 @@ _NAME_FIELD = 100
 """Bytes of the fields for a path and a link."""
 _MAX_OCTAL = 8**11 - 1
 """The largest number that a field of 12 bytes holds."""
+_TAIL = (b"ustar\x0000" + bytes(64) + b"0000000\0" * 2).ljust(BLOCK - 257, b"\0")
+"""The end of each header: the magic word, no names of user and group, no device, no prefix."""
+_TAIL_SUM = sum(_TAIL)
 _PAX_NAME = b"PaxHeader"
 """The path that each pax header has."""
 
@@ -92,22 +95,15 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 def _header(path: bytes, flag: bytes, *, size: int, mode: int, mtime: int, link: bytes = b"") -> bytes:
     """Return one ustar header; a path or link that is too long is cut."""
-    fields = b"".join(
-        (
-            path[:_NAME_FIELD].ljust(_NAME_FIELD, b"\0"),
-            b"%07o\0" % mode,
-            b"0000000\0" * 2,  # user and group
-            b"%011o\0" % size,
-            b"%011o\0" % mtime,
-            b" " * 8,  # the checksum is taken over blanks
-            flag,
-            link[:_NAME_FIELD].ljust(_NAME_FIELD, b"\0"),
-            b"ustar\x0000",
-            bytes(64),  # names of user and group
-            b"0000000\0" * 2,  # device numbers
-        )
-    ).ljust(BLOCK, b"\0")
-    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+    before = b"%b%07o\x000000000\x000000000\0%011o\0%011o\0" % (
+        path[:_NAME_FIELD].ljust(_NAME_FIELD, b"\0"),
+        mode,
+        size,
+        mtime,
+    )
+    link = link[:_NAME_FIELD]
+    checksum = sum(before) + 8 * ord(" ") + ord(flag) + sum(link) + _TAIL_SUM
+    return b"%b%06o\0 %b%b%b" % (before, checksum, flag, link.ljust(_NAME_FIELD, b"\0"), _TAIL)
 
 
 def _is_utf8(value: bytes) -> bool:
