@@ -12,6 +12,7 @@ SHARED = "shardcast/nodes/shared_version.py"
 ENDS = ["tests/integration/test_sharing_clients.py"]
 FAULTY = ["tests/faults/test_swarm_faults.py"]
 UNIT = ["tests/unit/swarm/test_exchange.py"]
+SITES = ["tests/integration/test_next_range_sites.py", "tests/integration/test_sharing_sites.py"]
 
 FAULTS = [
     Fault(
@@ -62,5 +63,33 @@ FAULTS = [
         old="        if self._seed_for is not None:",
         new="        if self._seed_for is False:",
         tests=ENDS,
+    ),
+    Fault(
+        name="server-takes-all-nodes-for-its-own-site",
+        file="shardcast/server/hand_outs.py",
+        old="        if request.across is not None:\n",
+        new="        if request.across is None:\n",
+        tests=SITES,
+    ),
+    Fault(
+        name="neighbour-beyond-the-border-counts-as-near",
+        file="shardcast/nodes/sharing.py",
+        old="is_near=lambda ticket: neighbours.site_of(ticket.key, ticket.site) == membership.site,",
+        new="is_near=lambda ticket: True,",
+        tests=SITES,
+    ),
+    Fault(
+        name="claims-are-not-taken",
+        file="shardcast/swarm/handing_server.py",
+        old="if claims := found.claims & asked.across:",
+        new="if claims := 0:",
+        tests=SITES,
+    ),
+    Fault(
+        name="full-node-keeps-the-stranger",
+        file="shardcast/swarm/acquaintances.py",
+        old="        if replaced is not None:\n",
+        new="        if replaced is self:\n",
+        tests=["tests/unit/swarm/test_acquaintances.py"],
     ),
 ]
