@@ -148,9 +148,19 @@ class Network:
             The better of two figures, since other work of the machine makes one worse.
         """
         host = self.hosts[name]
-        slow = host.rate is not None and host.rate < SLOW
-        seconds = SLOW_GOODPUT_SECONDS if slow else GOODPUT_SECONDS
-        with self.switch.inside(lambda: socket.create_server((self.switch.address, 0))) as listening:
+        return self._goodput(host, self.switch, host.rate)
+
+    def border_goodput(self) -> Goodput:
+        """Measure the border's link as ``goodput`` does a host's: out of the part beyond it, and into it."""
+        assert self.border is not None
+        beyond = next(host for name, host in self.hosts.items() if name in self.border.beyond)
+        before = next(host for name, host in self.hosts.items() if name not in self.border.beyond)
+        return self._goodput(beyond, before, self.border.rate)
+
+    def _goodput(self, host: Host, other: Host, rate: float | None) -> Goodput:
+        """Measure a link of so many Mbit/s from one host to another, one way after the other."""
+        seconds = SLOW_GOODPUT_SECONDS if rate is not None and rate < SLOW else GOODPUT_SECONDS
+        with other.inside(lambda: socket.create_server((other.address, 0))) as listening:
             address = listening.getsockname()
 
             def once(upwards: bool) -> float:

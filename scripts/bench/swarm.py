@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from harness import MIB, Aim, Case, Comparison, Result, Run, Settings, Side, interleave
-from namespaces import Border, Network, network
+from namespaces import Border, Goodput, Network, network
 from network_plans import Plan, bounds, own_bounds, swarm, uneven_swarm
 from network_sides import Broadcast, Scene, libtorrent
 from networks import COPIES, measured_links
@@ -62,9 +62,10 @@ def compare(experiment: Experiment, settings: Settings) -> Iterator[Comparison]:
         place.touch(COPIES * size * len(plan.rates))
         payload = place.payload(size)
         links = measured_links(made)
-        bound = bounds(plan, size, links)["bound: all serve"]
+        bound, border = bounds(plan, size, links)["bound: all serve"], None
         if experiment.border:
-            bound = max(bound, size / (experiment.border.rate * 1e6 / 8 * 0.955))
+            border = made.border_goodput()
+            bound = max(bound, size / border.down)
         goodput = links[plan.clients[0]].down
         sides = [
             Side(name, partial(measure, plan, made, payload, place, make(goodput)))
@@ -87,8 +88,18 @@ def compare(experiment: Experiment, settings: Settings) -> Iterator[Comparison]:
         notes=[
             "seconds: from the call of broadcast() until the last client has the file, verified.",
             "from servers F: bytes of pieces that came to clients from origin or middles, in payloads.",
+            *(_border_notes(border) if border else ()),
         ],
     )
+
+
+def _border_notes(border: Goodput) -> list[str]:
+    """Return what a reader must know of a border."""
+    ways = f"{border.down * 8e-6:.1f} Mbit/s into the part beyond it, {border.up * 8e-6:.1f} out of it"
+    return [
+        f"goodput over the border in this run, which the bound reckons with: {ways}.",
+        "into F, back F: bytes of pieces over the border, in payloads; wire: all bytes, heads included.",
+    ]
 
 
 def aims(experiment: Experiment, results: Sequence[Result], bound: float, own: dict[str, float]) -> list[Aim]:
