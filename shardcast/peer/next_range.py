@@ -168,7 +168,8 @@ class NextRanges:
                     SmallRequest("POST", self._path, encode_request(request)), received
                 )
             except BaseException:
-                self._lose(received.head)
+                if received.head:
+                    self.lose(received.head)
                 raise
             if head.status == 409:
                 self._told = 0
@@ -243,7 +244,7 @@ class NextRanges:
         if head.status == 206 and received.head:
             if received.buffer is not None:
                 return ReceivedRange(received.head)
-            self._lose(received.head)
+            self.lose(received.head)
             return DeclinedRange(received.head)
         reason, seconds = parse_not_now(head.headers)
         if reason is NotNow.CLAIMS and head.status == 204:
@@ -257,11 +258,10 @@ class NextRanges:
             return NoRange(None, _UNSUPPORTED_SECONDS)
         raise status_error(head.server, head.request, head.status, head.headers, reason=head.reason)
 
-    def _lose(self, head: RangeHead | None) -> None:
-        """Note that a range which the server handed out did not come."""
-        if head is not None:
-            self._unplaced.append(head)
-            self._place_lost()
+    def lose(self, head: RangeHead) -> None:
+        """Tell the server, by the next request, that a range which it handed out did not come."""
+        self._unplaced.append(head)
+        self._place_lost()
 
     def _place_lost(self) -> None:
         """Number the pieces of lost ranges, as far as their shards are known by now."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.links import PieceSink
+
+_OPENING_SECONDS = 0.25
+"""Seconds for which a piece that came waits for its shard to be opened here."""
 
 
 class Arrivals:
@@ -53,6 +59,24 @@ class Arrivals:
         """Return the landing of a shard that is open."""
         landings = self.sink.open_landings if self.sink else []
         return next((landing for landing in landings if landing.shard.number == shard), None)
+
+    async def wait_landing(self, shard: int) -> Landing | None:
+        """Return the landing of a shard that may be about to be opened; None where it is not, or was closed.
+
+        A server may hand out a piece of a growing version before its shard is open here.
+        """
+        landing = self.landing(shard)
+        if landing is None and self.sink is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_OPENING_SECONDS):
+                    await self.sink.wait_open(shard)
+            landing = self.landing(shard)
+        return landing
+
+    def overdue(self) -> int:
+        """Return the pieces of the shard that soon keeps others from being opened."""
+        shard = self.sink.overdue_shard if self.sink else None
+        return self.numbers.in_shard(shard) if shard else 0
 
     def everything(self) -> int:
         """Return the pieces that the version has by now."""

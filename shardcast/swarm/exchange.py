@@ -218,6 +218,10 @@ class Exchange:
         if request not in self.chooser.under_way:
             return
         if self.chooser.answered(request, handed.handout, self._clock()) and handed.data is not None:
+            assert handed.number is not None
+            if await self.arrivals.wait_landing(self.numbers.run(handed.number).shard) is None:
+                server.report_wrong(handed.number)
+            self._learn()
             await self._take(request, handed.data, server.url)
 
     async def _take(self, request: SwarmRequest, data: memoryview, sender: Hashable) -> None:
@@ -359,6 +363,7 @@ class Exchange:
     def _learn(self) -> None:
         """Note the shards that were opened, and what arrived of them by another way."""
         opened, here = self.arrivals.take()
+        self.chooser.urgent = self.arrivals.overdue()
         new = here & ~self.chooser.held
         if opened or new:
             self.chooser.extend(opened)

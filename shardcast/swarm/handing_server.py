@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from shardcast.errors import BadAnswer, ServerLacks
-from shardcast.peer.next_range import DeclinedRange, NextRanges, NoRange
+from shardcast.peer.next_range import DeclinedRange, NextRanges, ReceivedRange
 from shardcast.policy.swarm.ledger import Asked
 from shardcast.protocol.next_range import NotNow, RangeHead
 from shardcast.protocol.piece_numbers import PieceNumbers
@@ -15,6 +16,9 @@ from shardcast.swarm.links import HandedOut
 
 _WAITS = 8
 """Times that a request asks again, at the pace that the server names, while the version grows."""
+_LINE_SECONDS = 0.5
+"""Seconds for which a piece that came waits for the manifest's line of its shard. While a version is being
+made, a shard's first pieces may be handed out before that line is here; one that is declined comes again."""
 
 
 class HandingServer:
@@ -55,7 +59,7 @@ class HandingServer:
         """Ask for the next piece, and receive its bytes.
 
         A request for a version that grows asks again for a moment: pieces that are new go out at once, and no
-        pause of the node doubles meanwhile.
+        pause of the node doubles meanwhile. A piece that comes before its shard's line waits for that line.
 
         Raises:
             ServerLacks: the server has another version under the name of this one.
@@ -64,14 +68,13 @@ class HandingServer:
         elsewhere = asked.under_way & self._numbers.everything
         waits = 0
         while True:
-            number, buffer = None, None
+            buffer: memoryview | None = None
 
             def place(head: RangeHead) -> memoryview | None:
-                nonlocal number, buffer
-                number = self._number_of(head)
-                if number is None or elsewhere >> number & 1:
-                    return None
-                buffer = memoryview(bytearray(head.end - head.start))
+                nonlocal buffer
+                number, size = self._number_of(head), head.end - head.start
+                is_unwanted = size > self._numbers.piece_size if number is None else elsewhere >> number & 1
+                buffer = None if is_unwanted else memoryview(bytearray(size))
                 return buffer
 
             found = await self._ranges.ask(
@@ -84,7 +87,11 @@ class HandingServer:
             )
             if isinstance(found, DeclinedRange):
                 return HandedOut()
-            if not isinstance(found, NoRange):
+            if isinstance(found, ReceivedRange):
+                number = await self._wait_for_number(found.head)
+                if number is None:
+                    self._ranges.lose(found.head)
+                    return HandedOut()
                 return HandedOut(number, buffer)
             if claims := found.claims & asked.across:
                 return HandedOut(claims=claims)
@@ -95,8 +102,21 @@ class HandingServer:
             await self._sleep(found.seconds)
 
     def report_wrong(self, number: int) -> None:
-        """Tell the server, by the next request, that a piece came wrong."""
+        """Tell the server, by the next request, that a piece came wrong, or found no place here."""
         self._ranges.report_lost(1 << number)
+
+    async def _wait_for_number(self, head: RangeHead) -> int | None:
+        """Return the number of a piece that came, once its shard is known; None where that takes too long.
+
+        Raises:
+            ServerLacks: the server has another version under the name of this one.
+            BadAnswer: the answer has something else than a piece.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINE_SECONDS):
+                while self._number_of(head) is None and not self._live.ended:
+                    await self._live.wait_for_more(len(self._live.raw))
+        return self._number_of(head)
 
     def _number_of(self, head: RangeHead) -> int | None:
         """Return the number of the single piece that an answer has; None where its shard is not known yet.
@@ -105,6 +125,7 @@ class HandingServer:
             ServerLacks: the server has another version under the name of this one.
             BadAnswer: the answer has something else than a piece.
         """
+        self._numbers.extend(self._live.shards)
         if head.shard > self._numbers.shard_count:
             return None
         shard = self._live.shards[head.shard - 1]

@@ -104,6 +104,9 @@ class PieceServer(Protocol):
             PeerError: the server can't be asked, or broke off.
         """
 
+    def report_wrong(self, number: int) -> None:
+        """Tell the server, by the next request, that a piece came wrong, or found no place here."""
+
 
 class PieceSink(Protocol):
     """The landings that the pieces go to."""
@@ -112,8 +115,15 @@ class PieceSink(Protocol):
     def open_landings(self) -> list[Landing]:
         """The landings of the shards that are open now."""
 
+    @property
+    def overdue_shard(self) -> int | None:
+        """The number of a shard that soon keeps others from being opened; None while there is time."""
+
     def is_closed(self, number: int) -> bool:
         """Return whether a shard is whole and its landing was closed."""
+
+    async def wait_open(self, number: int) -> None:
+        """Wait until a shard is open, or was closed."""
 
     async def commit_if_whole(self, number: int) -> None:
         """Keep a shard, once all its pieces are here."""

@@ -75,6 +75,14 @@ class OpenShards:
         following = map(self._downloads.get, range(self._hashed + 1, self._hashed + _MAX_LAG + 1))
         return all(download is not None and download.landing.whole for download in following)
 
+    @property
+    def overdue(self) -> int | None:
+        """The shard that the whole digest waits for, once half of the look-ahead is open behind it."""
+        number = self._hashed + 1
+        if 2 * (max(self._downloads, default=0) - number) < self._look_ahead:
+            return None
+        return number if number in self._downloads else None
+
     # Ranges and landings
 
     @property

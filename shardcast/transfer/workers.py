@@ -128,6 +128,16 @@ class Transfer:
         return self._shards.is_released(number)
 
     @property
+    def overdue_shard(self) -> int | None:
+        """The number of a shard that soon keeps others from being opened; None while there is time."""
+        return self._shards.overdue
+
+    async def wait_open(self, number: int) -> None:
+        """Wait until a shard is open, or was closed."""
+        while not (self._shards.find(number) or self._shards.is_released(number)):
+            await self._notifier.change()
+
+    @property
     def paused(self) -> bool:
         """Whether the pieces come by another way now."""
         return self._shards.paused

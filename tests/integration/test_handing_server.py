@@ -173,6 +173,26 @@ async def test_piece_of_a_shard_that_is_not_known_yet_is_declined(tmp_path: Path
             assert (await node.next_piece(Asked(""))).number == 0, "it was told that this was lost"
 
 
+class LateLines(LiveManifest):
+    """A manifest whose next line comes as soon as it is waited for."""
+
+    def __init__(self, version: str, lines: list[bytes]) -> None:
+        super().__init__(version)
+        self.add(lines[0])
+        self._next = iter(lines[1:])
+
+    async def wait_for_more(self, length: int) -> None:
+        self.add(next(self._next))
+
+
+async def test_piece_that_comes_before_its_shards_line_is_kept(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (origin, described):
+        live = LateLines("v1", described.raw.splitlines(keepends=True))
+        async with pieces_of(origin.url, live) as node:
+            assert await node.take() == 0
+            assert len(live.shards) == 1
+
+
 async def test_another_version_under_that_name_is_refused(tmp_path: Path) -> None:
     async with serving(tmp_path) as (origin, _):
         other = LiveManifest.of(payloads.manifest(random_bytes(40 * PIECE + 17, seed=2)))

@@ -28,6 +28,8 @@ class RangeChooser:
         neighbours: whom the node may ask.
         under_way: the requests that are out.
         site: the node's own site; None while it is unknown.
+        urgent: ranges to ask for before rarer ones: those of a shard that keeps further ones from being
+            opened. As long as newer ranges come, one that all neighbours have would be asked for last.
         wake_at: after ``next_request`` returned None, the time at which to try again although nothing
             happened.
     """
@@ -47,6 +49,7 @@ class RangeChooser:
         self.held = 0
         self.neighbours = Neighbourhood(rules, random)
         self.under_way: list[SwarmRequest] = []
+        self.urgent = 0
         self.wake_at = FOREVER
         self._random = random
         self._key = key
@@ -166,6 +169,7 @@ class RangeChooser:
             if now < neighbour.paused_until:
                 self.wake_at = min(self.wake_at, neighbour.paused_until)
                 continue
+            candidates = candidates & self.urgent or candidates
             if self.rules.rarest_first:
                 candidates = self.neighbours.near.rarest(candidates)
             number = random_range(candidates, self._random)

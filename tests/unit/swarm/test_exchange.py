@@ -18,6 +18,7 @@ from shardcast.policy.swarm.ledger import Asked, HandoutKind, Ledger
 from shardcast.policy.swarm.rules import SwarmRules
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.piece_numbers import PieceNumbers
+from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.swarm.arrivals import Arrivals
@@ -48,6 +49,9 @@ class HandingServer:
         start = self._shards[place.shard - 1].offset + place.offset
         self._sent.append(handout.number)
         return HandedOut(handout.number, memoryview(self._data[start : start + place.length]))
+
+    def report_wrong(self, number: int) -> None:
+        self._ledger.failed(self._node, None, number)
 
 
 class MemoryLink:
@@ -255,3 +259,77 @@ async def test_shard_that_comes_whole_between_two_looks_is_held(tmp_path: Path) 
     assert not transfer.open_landings
     assert arrivals.take() == (0, 0b111_111_111)
     sink.close()
+
+
+class LateSink:
+    """A transfer whose next shard the exchange sees once it waits for that shard, or has all before it."""
+
+    def __init__(self, transfer: Transfer, *, opens: bool = True) -> None:
+        self._transfer, self._opens, self._last = transfer, opens, 1
+
+    @property
+    def open_landings(self) -> list[Landing]:
+        seen = [one for one in self._transfer.open_landings if one.shard.number <= self._last]
+        if self._transfer.open_landings and all(one.whole for one in seen):
+            self._last += 1
+        return seen
+
+    @property
+    def overdue_shard(self) -> int | None:
+        return None
+
+    def is_closed(self, number: int) -> bool:
+        return number <= self._last and self._transfer.is_closed(number)
+
+    async def wait_open(self, number: int) -> None:
+        if self._opens:
+            await self._transfer.wait_open(number)
+            self._last = number
+        else:
+            self._opens = True
+            raise TimeoutError
+
+    async def commit_if_whole(self, number: int) -> None:
+        await self._transfer.commit_if_whole(number)
+
+
+class EagerServer(HandingServer):
+    """A server that hands out the first piece of the second shard before all others."""
+
+    async def next_piece(self, asked: Asked) -> HandedOut:
+        handed = await super().next_piece(replace(asked, under_way=0))
+        self._ledger.offer(self._numbers.everything)
+        return handed
+
+
+async def fetch_early(tmp_path: Path, *, opens: bool) -> list[int]:
+    """Fetch a payload whose shards are opened late; return the pieces that the server sent."""
+    data = random_bytes(9 * PIECE)
+    described = manifest(data, shard_size=3 * PIECE)
+    live, sent, ledger = LiveManifest.of(described), list[int](), Ledger(RULES, Random(1))
+    ledger.offer(1 << 3)
+    sink = OutputFile(tmp_path / "output", live)
+    transfer = Transfer(live, [], sink)
+    transfer.pause()
+    files = HeldFiles(sink.open_pieces().file, described)
+    chooser = RangeChooser(RULES, Random(1), key="n0")
+    exchange = Exchange(live, files, chooser=chooser, slots=AnswerSlots(RULES))
+    exchange.add_server(EagerServer(data, described, "n0", ledger, sent))
+    exchange.attach(LateSink(transfer, opens=opens))
+    exchange.begin()
+    run = asyncio.ensure_future(transfer.run())
+    async with background_task(exchange.run()), asyncio.timeout(20):
+        await run
+    files.file.close()
+    sink.close()
+    assert (tmp_path / "output").read_bytes() == data
+    return sent
+
+
+async def test_piece_that_comes_before_its_shard_is_open_is_kept(tmp_path: Path) -> None:
+    assert sorted(await fetch_early(tmp_path, opens=True)) == list(range(9))
+
+
+async def test_piece_whose_shard_stays_closed_is_handed_out_again(tmp_path: Path) -> None:
+    sent = await fetch_early(tmp_path, opens=False)
+    assert len(sent) == 10 and set(sent) == set(range(9))

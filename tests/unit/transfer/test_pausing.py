@@ -16,7 +16,9 @@ from shardcast.protocol.manifest import Manifest
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
+from shardcast.transfer.limits import Limits
 from shardcast.transfer.workers import Transfer
+from tests.support.payloads import PIECE, manifest
 from tests.support.published import publish, random_bytes
 
 SHARD = 1 << 20
@@ -140,3 +142,27 @@ async def test_failure_to_keep_a_shard_that_came_by_another_way_fails_the_transf
         with pytest.raises(LocalDiskError, match="gone"):
             await running
     output.close()
+
+
+async def test_shard_that_half_of_the_look_ahead_waits_for_is_overdue(tmp_path: Path) -> None:
+    data = random_bytes(12 * PIECE)
+    live = LiveManifest.of(manifest(data, shard_size=2 * PIECE))
+    output = OutputFile(tmp_path / "out", live)
+    transfer = Transfer(live, [], output, limits=Limits(look_ahead=4))
+    transfer.pause()
+    running = asyncio.ensure_future(transfer.run())
+    async with asyncio.timeout(20):
+        await transfer.wait_open(4)
+        assert transfer.overdue_shard == 1
+        for number in range(1, 7):
+            await transfer.wait_open(number)
+            landing = next(one for one in transfer.open_landings if one.shard.number == number)
+            landing.land_now(0, data[landing.shard.offset : landing.shard.end])
+            await transfer.commit_if_whole(number)
+            while not transfer.is_closed(number):
+                await asyncio.sleep(0)
+            if number >= 4:
+                assert transfer.overdue_shard is None
+        await running
+    output.close()
+    assert (tmp_path / "out").read_bytes() == data

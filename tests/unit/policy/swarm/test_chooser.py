@@ -73,6 +73,14 @@ def test_rarest_range_is_asked_first(seed: int) -> None:
     assert asked["a"] == 2
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_urgent_range_is_asked_before_rarer_ones(seed: int) -> None:
+    node = chooser({"a": [0, 1, 2], "b": [0, 1, 2], "c": [0, 1], "d": [0, 1]}, seed=seed)
+    node.urgent = mask_of([0, 7])
+    assert ask(node).number == 0
+    assert ask(node).number in (1, 2), "others are asked for once it is under way"
+
+
 def test_range_that_is_here_or_asked_for_is_not_asked_again() -> None:
     node = chooser({"a": [0, 1], "b": [0, 1], "c": [0, 1]})
     node.hold(mask_of([0]))
