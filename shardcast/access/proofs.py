@@ -6,6 +6,7 @@ connection. So a proof is worth nothing on another connection, to another neighb
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass
 from enum import Enum
@@ -16,7 +17,9 @@ CHALLENGE_SIZE = 32
 """Bytes of a challenge."""
 _PURPOSE = b"shardcast proof 1\0"
 _ANNOUNCING = b"shardcast announcement 1\0"
+_ASKING = b"shardcast next 1\0"
 """Bytes before what is signed, so that no signature passes for another one's."""
+_ASKING_DIGITS = 32
 
 
 class End(Enum):
@@ -91,3 +94,11 @@ def is_proof_to_server(public: bytes, node: str, secret: str, proof: bytes) -> b
         UsageError: the library for keys is missing.
     """
     return is_signed(_ANNOUNCING + f"{node} {secret}".encode(), proof, public)
+
+
+def prove_asking(node: str, secret: str) -> str:
+    """Return the proof in a node's requests for ranges: only servers that it announced itself to know it too.
+
+    A signature would cost more than the rest of such a request.
+    """
+    return hashlib.sha256(_ASKING + f"{node} {secret}".encode()).hexdigest()[:_ASKING_DIGITS]

@@ -194,7 +194,8 @@ class Sharing:
         )
 
         def find_ranges(url: str, numbers: PieceNumbers) -> NextRanges:
-            return self._range_servers[url].ranges(live.version, self.identity.node, numbers)
+            proof = membership.asking_proof
+            return self._range_servers[url].ranges(live.version, self.identity.node, numbers, proof=proof)
 
         shown = ""
 

@@ -94,18 +94,28 @@ class RangeServer:
         self.quick = QuickConnections(server, session, timeout)
         self.is_plain = proxy_of(server) is None
 
-    def ranges(self, version: str, node: str, numbers: PieceNumbers) -> NextRanges:
-        """Return the next ranges of a version, for the node whose run has the id ``node``."""
-        return NextRanges(self, version, node, numbers)
+    def ranges(self, version: str, node: str, numbers: PieceNumbers, *, proof: str = "") -> NextRanges:
+        """Return the next ranges of a version for a node.
+
+        Args:
+            version: the version.
+            node: the id of the node's run.
+            numbers: of the version's pieces; they may grow.
+            proof: shows servers at which the node announced itself that the id is its own; empty without one.
+        """
+        return NextRanges(self, version, node, numbers, proof=proof)
 
 
 class NextRanges:
     """The next ranges of one version from one server, and what the server was told."""
 
-    def __init__(self, server: RangeServer, version: str, node: str, numbers: PieceNumbers) -> None:
+    def __init__(
+        self, server: RangeServer, version: str, node: str, numbers: PieceNumbers, *, proof: str = ""
+    ) -> None:
         self._server = server
         self._path = next_path(version)
         self._node = node
+        self._proof = proof
         self._numbers = numbers
         self._told = 0
         self._lost = 0
@@ -161,6 +171,7 @@ class NextRanges:
                 max_pieces=max_pieces,
                 site=site,
                 across=None if across is None else reportable(across, MAX_ACROSS_RUNS),
+                proof=self._proof,
             )
             received = _Receiving(find_buffer)
             try:

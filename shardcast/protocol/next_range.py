@@ -105,6 +105,8 @@ class NextRequest:
         site: the node's site; None where it has yet to hear of it: the server guesses it.
         across: the pieces that neighbours in other sites offer, and none in its own; None for a node that
             knows no borders.
+        proof: shows that the node is the member of that id (``access.proofs.prove_asking``); empty for older
+            nodes, and those that announce themselves nowhere.
     """
 
     node: str
@@ -116,6 +118,12 @@ class NextRequest:
     max_pieces: int = 1
     site: str | None = None
     across: int | None = None
+    proof: str = ""
+
+    @property
+    def asker(self) -> str:
+        """The node, told from others that ask by its id without its proof."""
+        return asker_of(self.node, self.proof)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,11 @@ class RangeHead:
     digest: str
 
 
+def asker_of(node: str, proof: str) -> str:
+    """Return the name of a node that asks by an id, with a proof or an empty one."""
+    return f"{node} {proof}" if proof else node
+
+
 def encode_request(request: NextRequest) -> bytes:
     """Return a request as JSON. Its sets must have at most ``MAX_RUNS`` runs (``lowest_runs``)."""
     values: dict[str, Any] = {"node": request.node, "count": request.count, "offered": request.offered}
@@ -149,6 +162,8 @@ def encode_request(request: NextRequest) -> bytes:
         values["site"] = request.site
     if request.across is not None:
         values["across"] = runs_of(request.across)
+    if request.proof:
+        values["proof"] = request.proof
     return _ENCODER.encode(values).encode()
 
 
@@ -167,6 +182,9 @@ def parse_request(raw: bytes) -> NextRequest:
     node, offered = values.get("node"), values.get("offered", False)
     if not is_id(node):
         raise NextRangeError("a node without an id")
+    proof = values.get("proof", "")
+    if proof != "" and not is_id(proof):
+        raise NextRangeError("a proof that is none")
     if type(offered) is not bool:
         raise NextRangeError("offered is neither true nor false")
     site = values.get("site")
@@ -182,6 +200,7 @@ def parse_request(raw: bytes) -> NextRequest:
         _integer(values, "max", 1, MAX_COUNT, default=1),
         site,
         None if values.get("across") is None else _pieces(values, "across"),
+        proof,
     )
 
 

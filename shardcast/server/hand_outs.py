@@ -119,16 +119,16 @@ class HandOuts:
         site = None  # a node that knows no borders gets what those of this site get
         if request.across is not None:
             site = site_beyond(request.site, seen, home=self._site, here=here)
-        node = book.node(request.node, site, now)
+        node = book.node(request.asker, site, now)
         if node is None:
             return NothingNow(NotNow.BUSY, self._rules.longest_server_pause)
         book.note_report(request, node, now)
-        has_slot = self._slots.begin(request.node)
+        has_slot = self._slots.begin(request.asker)
         chosen = book.hand_out(request, node, now, may_send=has_slot)
         if isinstance(chosen, PieceRun):
-            return GrantedRange(book, request.node, chosen)
+            return GrantedRange(book, request.asker, chosen)
         if has_slot:
-            self._slots.end(request.node)
+            self._slots.end(request.asker)
         if chosen.answer is HandoutKind.CLAIMS:
             return NothingNow(NotNow.CLAIMS, self._rules.first_server_pause, chosen.ranges)
         if chosen.answer is HandoutKind.PAUSE:
@@ -150,7 +150,13 @@ class HandOuts:
             self._measured_since, self._measured_bytes = now, 0
 
     def note_member(self, version: str, node: str, leaves: bool) -> None:
-        """Note that a member of a version's swarm lives, or leaves: what only it had is handed out again."""
+        """Note that a member of a version's swarm lives, or leaves: what only it had is handed out again.
+
+        Args:
+            version: the version.
+            node: the member as it asks (``NextRequest.asker``).
+            leaves: whether it leaves.
+        """
         book = self._books.get(version)
         if book is None:
             return

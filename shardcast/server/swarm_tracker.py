@@ -9,17 +9,18 @@ from ipaddress import ip_address
 from random import Random
 
 from shardcast.access.key_ring import VouchingKey, fingerprint
-from shardcast.access.proofs import is_proof_to_server
+from shardcast.access.proofs import is_proof_to_server, prove_asking
 from shardcast.access.signing import SigningKey, key_id
 from shardcast.access.tickets import TICKET_SECONDS, TicketVersion, sign_ticket
 from shardcast.addresses import Network
 from shardcast.concurrency import in_thread
 from shardcast.policy.swarm.addresses import can_be_named, guess_site, is_in, owner_of
-from shardcast.policy.swarm.member_table import MemberTable
+from shardcast.policy.swarm.member_table import MemberTable, NodeTaken
 from shardcast.policy.swarm.members import Entry, MemberFacts, Teller
 from shardcast.policy.swarm.naming import members_for
 from shardcast.protocol.announcement_answers import AnnouncementAnswer
 from shardcast.protocol.announcements import Announcement
+from shardcast.protocol.next_range import asker_of
 from shardcast.protocol.swarm_members import MAX_KEYS, Place, SwarmError
 from shardcast.protocol.wire import version_name
 from shardcast.server.bounds import Address
@@ -32,7 +33,7 @@ came or left."""
 
 
 class SwarmConflict(ValueError):
-    """An announcement of another version than the one that is here under its number."""
+    """An announcement of another version than the one that is here under its number, or by another's id."""
 
 
 class SwarmTracker:
@@ -43,7 +44,8 @@ class SwarmTracker:
     Attributes:
         table: the members.
         relay: what other servers tell, and are told.
-        on_announced: called with the name of a version, a node's id, and whether the node leaves.
+        on_announced: called with the name of a version, a member as it asks for ranges, and whether the
+            member leaves.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class SwarmTracker:
         self._wall_clock = wall_clock
         self._random = random or Random()
         self.table = MemberTable(clock)
-        self.on_announced: Callable[[str, str, bool], None] = lambda version, node, leaves: None
+        self.on_announced: Callable[[str, str, bool], None] = lambda version, asker, leaves: None
         self._checker = Checker(self.table, clock)
         self._changes, self._changed_at = 0, clock()
         self.relay = SwarmRelay(
@@ -126,7 +128,7 @@ class SwarmTracker:
             expires: when its right to read ends, in seconds since 1970; None for never.
 
         Raises:
-            SwarmConflict: the announcement is of another version.
+            SwarmConflict: the announcement is of another version, or by the id of another member.
             SwarmError: it does not prove its key.
         """
         announced = TicketVersion(version.number, announcement.origin, announcement.digest)
@@ -137,19 +139,21 @@ class SwarmTracker:
             raise SwarmConflict("this is the node itself, which is no member here")
         known = self.table.is_secret(name, key, announcement.secret)
         if announcement.leaving:
-            if known:
-                self.table.leave(name, key)
-                self.on_announced(version_name(version.number), announcement.node, True)
+            left = self.table.leave(name, key) if known else None
+            if left:
+                self._tell_askers(left, leaves=True)
             return None
         if not known and not is_proof_to_server(
             key, announcement.node, announcement.secret, announcement.proof
         ):
             raise SwarmError("a proof that is not of this key, node and secret")
-        entry = self.table.announce(
-            name, self._facts(announcement, seen), Teller(owner_of(seen)), announcement.secret
-        )
+        facts, teller = self._facts(announcement, seen), Teller(owner_of(seen))
+        try:
+            entry = self.table.announce(name, facts, teller, announcement.secret)
+        except NodeTaken as error:
+            raise SwarmConflict(str(error)) from None
         self._checker.consider(entry)
-        self.on_announced(version_name(version.number), announcement.node, False)
+        self._tell_askers(entry, leaves=False)
         if announcement.relay:
             self.relay.take(name, key_id(key), announcement.relay, seen)
         until = self._wall_clock() + TICKET_SECONDS
@@ -162,6 +166,12 @@ class SwarmTracker:
             site=entry.facts.site,
         )
         return self._answer(entry, announcement, seen, ticket)
+
+    def _tell_askers(self, entry: Entry, *, leaves: bool) -> None:
+        """Tell that a member lives or leaves, as it may ask for ranges: older nodes give no proof then."""
+        version, node = version_name(entry.version[0]), entry.facts.node
+        for proof in ("", prove_asking(node, entry.secret)):
+            self.on_announced(version, asker_of(node, proof), leaves)
 
     def _facts(self, announcement: Announcement, seen: Address | None) -> MemberFacts:
         """Return what counts of an announcement: a place only where others can be sent to it."""

@@ -189,9 +189,9 @@ class VersionBook:
             raise NextRangeError("a piece that the version does not have")
         new = request.has & ~node.has
         node.has |= new
-        self.ledger.report(request.node, node.site, new, now)
+        self.ledger.report(request.asker, node.site, new, now)
         if request.lost:
-            self.take_back(request.node, request.lost)
+            self.take_back(request.asker, request.lost)
         if node.has.bit_count() < request.count:
             raise ReportIncomplete
 
@@ -214,7 +214,7 @@ class VersionBook:
             may bring across the border of its site.
         """
         across = (request.across or 0) & self.supply.numbers.everything
-        asked = Asked(request.node, node.site, 0, request.asked, across, not request.offered)
+        asked = Asked(request.asker, node.site, 0, request.asked, across, not request.offered)
         handout = self.ledger.decide(asked, now, may_send=may_send)
         if handout.answer is not HandoutKind.BODY:
             return handout
@@ -226,7 +226,7 @@ class VersionBook:
             if further.answer is not HandoutKind.BODY:
                 break
             if further.number != run.first + count:
-                self.ledger.failed(request.node, node.site, further.number)
+                self.ledger.failed(request.asker, node.site, further.number)
                 break
             count += 1
         run = self.supply.numbers.run(run.first, count)

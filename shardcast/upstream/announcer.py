@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from shardcast.access.key_ring import KeyRing, VouchingKey
 from shardcast.access.nonces import Nonces
-from shardcast.access.proofs import prove_to_server
+from shardcast.access.proofs import prove_asking, prove_to_server
 from shardcast.access.signing import SigningKey
 from shardcast.access.tickets import TICKET_SECONDS, TicketVersion
 from shardcast.concurrency import Notifier, cancel
@@ -51,7 +51,7 @@ class MemberIdentity:
     """What a node is in all its swarms: made once in each run.
 
     Attributes:
-        node: its generation id.
+        node: its generation id; nobody else can take the one that the key makes, its ``id``.
         key: its key.
         nonces: of its announcements, from which its check at ``/swarm/check`` answers.
         port: where it listens; None for a node that does not.
@@ -100,9 +100,10 @@ class MemberIdentity:
         Raises:
             UsageError: the library for keys is missing.
         """
+        key = SigningKey.generate()
         return cls(
-            secrets.token_hex(8),
-            SigningKey.generate(),
+            key.id,
+            key,
             nonces or Nonces(),
             port=port,
             advertise=advertise,
@@ -154,6 +155,7 @@ class Membership:
         version: the version.
         me: this node.
         keys: the keys by which neighbours' tickets are checked.
+        asking_proof: shows the servers, in requests for ranges, that these are this node's.
         changed: notified after each answer.
     """
 
@@ -194,6 +196,7 @@ class Membership:
         self._sleep = sleep
         self._secret = secrets.token_hex(16)
         self._proof = prove_to_server(me.key, me.node, self._secret)
+        self.asking_proof = prove_asking(me.node, self._secret)
         self._tasks: list[asyncio.Task[None]] = []
         self._poked = Notifier()
         self._pokes = 0

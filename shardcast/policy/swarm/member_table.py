@@ -23,6 +23,10 @@ _CLEAN_SECONDS = 1.0
 """Seconds between two searches for silent members."""
 
 
+class NodeTaken(ValueError):
+    """A generation id that is another member's."""
+
+
 class MemberTable:
     """The members of all versions of a server.
 
@@ -89,7 +93,13 @@ class MemberTable:
     # Coming and going
 
     def announce(self, version: VersionKey, facts: MemberFacts, teller: Teller, secret: str) -> Entry:
-        """Record what a member announced, which has proven that it has its key; return the member."""
+        """Record what a member announced, which has proven that it has its key; return the member.
+
+        Raises:
+            NodeTaken: the generation id is another member's.
+        """
+        if not self._frees_node(version, facts, announced=True):
+            raise NodeTaken(f"the node id {facts.node} is another member's; begin a new run")
         now, entry = self._clock(), self._find(version, facts.key)
         self._forget()
         if entry is None:
@@ -112,7 +122,7 @@ class MemberTable:
         """
         now, entry, interval = self._clock(), self._find(version, facts.key), self.interval(version)
         self._forget()
-        if age >= SILENCES * interval:
+        if age >= SILENCES * interval or not self._frees_node(version, facts, announced=False):
             return None
         if entry is None:
             return self._add(Entry(version, facts, teller, "", now, now - age, interval))
@@ -122,11 +132,12 @@ class MemberTable:
         entry.heard_at, entry.interval = max(entry.heard_at, now - age), interval
         return entry
 
-    def leave(self, version: VersionKey, key: bytes) -> None:
-        """Forget a member that leaves."""
+    def leave(self, version: VersionKey, key: bytes) -> Entry | None:
+        """Forget a member that leaves, and return it; None where it was none."""
         entry = self._find(version, key)
         if entry:
             self._drop(entry)
+        return entry
 
     def keep_relayed(self, version: VersionKey, teller: Teller, told: Collection[bytes]) -> None:
         """Forget the members of a server that told all of its members, and these not any more.
@@ -169,6 +180,28 @@ class MemberTable:
             return None
         return entry
 
+    def _frees_node(self, version: VersionKey, facts: MemberFacts, *, announced: bool) -> bool:
+        """Return whether a member can have its generation id; one that has no right to it is forgotten.
+
+        An id that a key makes is that key's alone. Another one, of an older node, is the first member's that
+        announces it, as long as it is one; what a server below tells of it gives way: it may be made up.
+
+        Args:
+            version: the version.
+            facts: what is told of the member.
+            announced: whether it announces itself; else another server tells of it.
+        """
+        members = self._versions.get(version)
+        holder = members.by_node.get(facts.node) if members else None
+        if holder is None or holder.facts.key == facts.key:
+            return True
+        relayed = announced and not holder.secret
+        silent = self._is_silent(holder, self._clock())
+        if silent or facts.owns_node or (relayed and not holder.facts.owns_node):
+            self._drop(holder)
+            return True
+        return False
+
     def _is_silent(self, entry: Entry, now: float) -> bool:
         """Return whether a member has been silent for too long."""
         return now - entry.heard_at >= SILENCES * entry.interval
@@ -179,8 +212,7 @@ class MemberTable:
             self._drop(next(iter(self._owned[self._owners.largest()])))
         entry.reachable = True if entry.teller.above else None
         members = self._versions.setdefault(entry.version, VersionMembers())
-        members.by_key[entry.facts.key] = entry
-        members.enlist(entry)
+        members.add(entry)
         self._own(entry)
         self._count += 1
         self.changes += entry.reachable is True
@@ -191,20 +223,19 @@ class MemberTable:
         unchecked = not entry.facts.is_at(facts) or entry.teller.above
         reachable = True if teller.above else None if unchecked else entry.reachable
         members = self._versions[entry.version]
-        members.delist(entry)
+        members.remove(entry)
         self._disown(entry)
         self.changes += (entry.reachable is True) != (reachable is True)
         entry.facts, entry.teller, entry.reachable = facts, teller, reachable
         entry.failures = 0 if unchecked else entry.failures
         self._own(entry)
-        members.enlist(entry)
+        members.add(entry)
 
     def _drop(self, entry: Entry) -> None:
         """Forget a member."""
         members = self._versions[entry.version]
-        members.delist(entry)
+        members.remove(entry)
         self.changes += entry.reachable is True
-        del members.by_key[entry.facts.key]
         if not members.by_key:
             del self._versions[entry.version]
         self._disown(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shardcast.access.signing import key_id
 from shardcast.policy.swarm.addresses import owner_of
 from shardcast.policy.swarm.pools import HostPool
 
@@ -41,6 +42,11 @@ class MemberFacts:
         """Return whether others connect to the same place with the same certificate."""
         place = (self.host, self.port, self.certificate)
         return place == (other.host, other.port, other.certificate)
+
+    @property
+    def owns_node(self) -> bool:
+        """Whether the id is the one that the key makes, which no holder of another key can claim."""
+        return self.node == key_id(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +120,30 @@ class VersionMembers:
 
     Attributes:
         by_key: all of them, by their keys.
+        by_node: the same by their generation ids, each of which one member has.
         all: those that others can connect to.
         sites: the same by their sites.
     """
 
     def __init__(self) -> None:
         self.by_key: dict[bytes, Entry] = {}
+        self.by_node: dict[str, Entry] = {}
         self.all = HostPool[Entry]()
         self.sites: dict[str | None, HostPool[Entry]] = {}
 
     def has(self, entry: Entry) -> bool:
         """Return whether a member is still one."""
         return self.by_key.get(entry.facts.key) is entry
+
+    def add(self, entry: Entry) -> None:
+        """Add a member whose key and id no other one has."""
+        self.by_key[entry.facts.key] = self.by_node[entry.facts.node] = entry
+        self.enlist(entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Remove a member."""
+        self.delist(entry)
+        del self.by_key[entry.facts.key], self.by_node[entry.facts.node]
 
     def enlist(self, entry: Entry) -> None:
         """Have a member drawn from now on, if others can connect to it."""

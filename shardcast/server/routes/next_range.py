@@ -69,7 +69,7 @@ def add_next_range_routes(app: web.Application, shelf: Shelf, hand_outs: HandOut
                 finally:
                     sent = reader.sent
         finally:
-            hand_outs.end(asked.node, sent)
+            hand_outs.end(asked.asker, sent)
 
     async def tidying(app: web.Application) -> AsyncIterator[None]:
         async with background_task(_tidy(hand_outs)):

@@ -44,12 +44,13 @@ REQUESTS = st.builds(
     max_pieces=st.integers(1, 64),
     site=st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", fullmatch=True),
     across=st.none() | SETS,
+    proof=st.text("0123456789abcdef", max_size=64),
 )
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
-NAMES = ("node", "has", "count", "asked", "lost", "offered", "max", "site", "across")
+NAMES = ("node", "has", "count", "asked", "lost", "offered", "max", "site", "across", "proof")
 
 
 @patient
@@ -84,6 +85,8 @@ def test_any_bytes_are_refused(raw: bytes) -> None:
     "values",
     [
         {"node": ""},
+        {"proof": "../"},
+        {"proof": 7},
         {"node": "a" * 65},
         {"node": "../../x"},
         {"node": 7},

@@ -9,10 +9,11 @@ from random import Random
 
 import pytest
 
+from shardcast.access.signing import key_id
 from shardcast.policy.swarm.addresses import can_be_named, can_be_told, guess_site, owner_of, site_beyond
 from shardcast.policy.swarm.check_limits import CheckLimits, CheckTarget, RateLimit, is_check_due
 from shardcast.policy.swarm.meeting import NAMED, RENEW_SECONDS
-from shardcast.policy.swarm.member_table import ANNOUNCE_SECONDS, SILENCES, MemberTable
+from shardcast.policy.swarm.member_table import ANNOUNCE_SECONDS, SILENCES, MemberTable, NodeTaken
 from shardcast.policy.swarm.members import Entry, MemberFacts, Shortlist, Teller
 from shardcast.policy.swarm.naming import members_for, members_to_relay
 from shardcast.policy.swarm.pools import SLOTS, HostPool
@@ -70,6 +71,43 @@ def test_member_is_given_the_time_that_it_was_told() -> None:
         table.leave(V, entry.facts.key)
     table.clock.now += SILENT + 1  # it was told to wait longer: there were so many
     assert table.nodes() == {last.facts.node}
+
+
+KEYS = (b"a" * 32, b"b" * 32, b"c" * 32)
+TELLER = Teller("10.0.0.1")
+
+
+def test_id_is_one_member_s_until_that_one_falls_silent() -> None:
+    table = Table()
+    facts = [MemberFacts("81ab", key) for key in KEYS]
+    table.announce(V, facts[0], TELLER, "s")
+    with pytest.raises(NodeTaken):
+        table.announce(V, facts[1], TELLER, "t")
+    assert table.relay(V, facts[1], TELLER, 0.0) is None
+    table.announce(("v4", "ce0d"), facts[1], TELLER, "t")
+    table.clock.now += SILENT
+    table.announce(V, facts[1], TELLER, "t")
+    table.announce(V, replace(facts[1], node="c2d0"), TELLER, "t")
+    table.announce(V, facts[0], TELLER, "s")
+    assert table.nodes() == {"81ab", "c2d0"} == set(table.of(V).by_node)
+
+
+def test_announced_id_is_taken_from_a_member_that_was_only_told_of() -> None:
+    table = Table()
+    table.relay(V, MemberFacts("81ab", KEYS[0]), TELLER, 0.0)
+    assert table.relay(V, MemberFacts("81ab", KEYS[1]), TELLER, 0.0) is None
+    table.announce(V, MemberFacts("81ab", KEYS[1]), TELLER, "s")
+    assert set(table.of(V).by_key) == {KEYS[1]}
+
+
+def test_id_that_a_key_makes_is_that_key_s_whoever_tells_of_it() -> None:
+    table, own = Table(), MemberFacts(key_id(KEYS[0]), KEYS[0])
+    table.announce(V, replace(own, key=KEYS[1]), TELLER, "thief")
+    table.relay(V, own, TELLER, 0.0)
+    with pytest.raises(NodeTaken):
+        table.announce(V, replace(own, key=KEYS[2]), TELLER, "thief")
+    table.announce(V, own, TELLER, "s")
+    assert set(table.of(V).by_key) == {KEYS[0]}
 
 
 def test_member_that_leaves_is_named_no_more() -> None:
@@ -215,7 +253,7 @@ def test_secret_is_of_the_member_that_announces_itself_here() -> None:
     one = table.join(1)
     assert table.is_secret(V, one.facts.key, "secret 1")
     assert not table.is_secret(V, one.facts.key, "")
-    relayed = table.relay(V, replace(one.facts, key=b"k" * 32), Teller("10.0.0.9", "m"), 0)
+    relayed = table.relay(V, replace(one.facts, node="k", key=b"k" * 32), Teller("10.0.0.9", "m"), 0)
     assert relayed and not table.is_secret(V, b"k" * 32, "")
 
 
