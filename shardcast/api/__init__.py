@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -119,6 +120,8 @@ def broadcast(
     to: str | None = ...,
     token: str | None = ...,
     live: bool = ...,
+    exclude: Sequence[str] = ...,
+    mtimes: bool = ...,
 ) -> str: ...
 @overload
 def broadcast(
@@ -131,6 +134,8 @@ def broadcast(
     copies: int | None = ...,
     timeout: float | None = ...,
     to: None = ...,
+    exclude: Sequence[str] = ...,
+    mtimes: bool = ...,
 ) -> Broadcast: ...
 @overload
 def broadcast(
@@ -155,8 +160,10 @@ def broadcast(
     to: str | None = None,
     token: str | None = None,
     live: bool = False,
+    exclude: Sequence[str] = (),
+    mtimes: bool = True,
 ) -> str | Broadcast | RemoteBroadcast:
-    """Publish a file as the next version.
+    """Publish a file or a folder as the next version.
 
     Works from any thread, inside a running event loop, and from a forked worker. With ``to`` the file is sent
     to an origin elsewhere, and ``initialize`` is not needed. The version appears there once all bytes have
@@ -164,7 +171,7 @@ def broadcast(
     where an earlier one was killed.
 
     Args:
-        file_path: the file to publish.
+        file_path: the file or folder to publish. Receivers of earlier versions get a folder as a tar.
         shard_size: bytes of a shard; None for the origin's 50 000 000.
         wait: whether to wait until the version is complete.
         metadata: JSON object, at most 16 KiB, that goes with the version.
@@ -177,6 +184,10 @@ def broadcast(
         token: with ``to``, the token to show there, of scope ``publish``; None for that of
             ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
         live: with ``to``, whether the version opens at once and grows as the bytes come.
+        exclude: patterns of the paths in a folder that are left out (``*.tmp``, ``logs/``, ``/a/**/b``),
+            beside the lines of its file ``.shardcastignore``.
+        mtimes: whether times of a folder's files are published; without them the same files give the same
+            digest.
 
     Returns:
         The version's name, ``v7``. With ``wait=False``, at once, a handle: ``.version``, ``.done()``,
@@ -198,8 +209,8 @@ def broadcast(
     """
     shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
     if to is not None:
-        if copies is not None or timeout is not None or not copy:
-            raise UsageError("copies, timeout and copy=False do not go with to=")
+        if copies is not None or timeout is not None or not copy or exclude or not mtimes:
+            raise UsageError("copies, timeout, copy=False, exclude and mtimes do not go with to=")
         credentials = None if shown is None else Credentials.from_text(shown, "the token")
         access = ClientAccess.from_environment(credentials)
         path = Path(file_path).absolute()
@@ -212,10 +223,25 @@ def broadcast(
         raise NotInitialized("call shardcast.initialize() before shardcast.broadcast()")
     if wait:
         return origin.broadcast(
-            file_path, shard_size, metadata=metadata, copy=copy, copies=copies, timeout=timeout
+            file_path,
+            shard_size,
+            metadata=metadata,
+            copy=copy,
+            copies=copies,
+            timeout=timeout,
+            exclude=exclude,
+            mtimes=mtimes,
         )
     return origin.broadcast(
-        file_path, shard_size, wait=False, metadata=metadata, copy=copy, copies=copies, timeout=timeout
+        file_path,
+        shard_size,
+        wait=False,
+        metadata=metadata,
+        copy=copy,
+        copies=copies,
+        timeout=timeout,
+        exclude=exclude,
+        mtimes=mtimes,
     )
 
 

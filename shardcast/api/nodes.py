@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -18,6 +19,8 @@ from shardcast.control.client import publish, withdraw
 from shardcast.control.waiting import check_copies, check_wait, finish
 from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import NodeFailed, NoNode, ShardcastError, UsageError
+from shardcast.folders.publishing import check_folder_options
+from shardcast.folders.survey import SurveyRules
 from shardcast.nodes.child_process import NodeProcess
 from shardcast.policy.byte_limit import Rates
 from shardcast.protocol.distribution import Withdrawal
@@ -118,6 +121,8 @@ class OriginServer:
         *,
         copies: int | None = ...,
         timeout: float | None = ...,
+        exclude: Sequence[str] = ...,
+        mtimes: bool = ...,
     ) -> str: ...
     @overload
     def broadcast(
@@ -130,6 +135,8 @@ class OriginServer:
         copy: bool = ...,
         copies: int | None = ...,
         timeout: float | None = ...,
+        exclude: Sequence[str] = ...,
+        mtimes: bool = ...,
     ) -> Broadcast: ...
     def broadcast(
         self,
@@ -141,17 +148,21 @@ class OriginServer:
         *,
         copies: int | None = None,
         timeout: float | None = None,
+        exclude: Sequence[str] = (),
+        mtimes: bool = True,
     ) -> str | Broadcast:
-        """Publish a file as the next version; see ``shardcast.broadcast``.
+        """Publish a file or a folder as the next version; see ``shardcast.broadcast``.
 
         Args:
-            file_path: the file to publish.
+            file_path: the file or folder to publish.
             shard_size: bytes of a shard; None for the origin's 50 000 000.
             wait: whether to wait until the version is complete.
             metadata: JSON object, at most 16 KiB, that goes with the version.
             copy: whether to store a copy; else the file itself is served and must not change.
             copies: number of nodes below that must have the version; None waits for no node.
             timeout: maximum seconds, from the call, until they have it; None for no maximum.
+            exclude: patterns of the paths in a folder that are left out.
+            mtimes: whether times of a folder's files are published.
 
         Returns:
             The version's name, or a handle with ``wait=False``.
@@ -164,13 +175,22 @@ class OriginServer:
             NodeFailed: the origin has ended, and could not be started again.
         """
         path = Path(file_path).absolute()
-        check_payload(path)
+        is_folder = stat.S_ISDIR(check_payload(path).st_mode)
+        check_folder_options(path, is_folder, SurveyRules(tuple(exclude), mtimes))
         check_copies(copies, timeout)
         data_dir, started = Path(self.data_dir), time.monotonic()
         copies_of_handle = None if wait else copies
 
         def start() -> Broadcast:
-            messages = publish(data_dir, path, shard_size, metadata=metadata, copy=copy)
+            messages = publish(
+                data_dir,
+                path,
+                shard_size,
+                metadata=metadata,
+                copy=copy,
+                exclude=exclude,
+                mtimes=mtimes,
+            )
             return Broadcast(messages, data_dir, copies_of_handle, timeout)
 
         handle = self._restarting(start)

@@ -10,11 +10,10 @@ from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_url
 from shardcast.api.background import Background
 from shardcast.api.broadcasting import BroadcastProgress
-from shardcast.nodes.payload_sources import FileSource
+from shardcast.nodes.payload_sources import FileSource, check_sendable
 from shardcast.nodes.remote_broadcast import RemoteProgress, broadcast_to
 from shardcast.protocol.manifest import check_metadata
 from shardcast.protocol.uploads import UploadRequest
-from shardcast.sharding.publishing import check_payload
 
 
 class RemoteBroadcast:
@@ -52,7 +51,7 @@ class RemoteBroadcast:
         self.server = server_url(server)
         access.check_server(self.server)
         check_metadata(metadata or {})
-        check_payload(path)
+        check_sendable(path)
         self._told = RemoteProgress(None, 0, None)
         self._work = Background(self._send(path, shard_size, dict(metadata or {}), live=live, access=access))
 

@@ -1,12 +1,11 @@
-"""``shardcast broadcast``: publish a file or stdin, through the origin or without one."""
+"""``shardcast broadcast``: publish a file, a folder or stdin, through the origin or without one."""
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,22 +17,18 @@ from click.core import ParameterSource
 from shardcast.addresses import server_url
 from shardcast.cli import options
 from shardcast.cli.access_options import ClientAccessOptions, client_access_options
+from shardcast.cli.broadcast_payload import Payload, Streamed
 from shardcast.cli.limit_options import push_limit_option
 from shardcast.cli.progress import Display, progress_display
-from shardcast.cli.streams import input_descriptor
 from shardcast.errors import CopiesMissing, DataDirInUse, LocalDiskError, NodeFailed, NoNode, UsageError
 from shardcast.fair_limit import FairLimit
-from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_count
 from shardcast.store.data_dir import DataDir
 from shardcast.store.data_dir_layout import own_folder
 
 if TYPE_CHECKING:
     from shardcast.cli.broadcast_to import RemoteOrigin
-    from shardcast.nodes.publisher import PendingBroadcast, Publisher
 
-_CHUNK = 1 << 20
-"""Bytes read from stdin at a time."""
 _SHOW_INTERVAL = 0.2
 """Seconds between two updates of the progress, where this process publishes itself."""
 _POLL_INTERVAL = 0.1
@@ -54,6 +49,18 @@ _ORIGIN_START_TIMEOUT = 10.0
     "--link",
     is_flag=True,
     help="Serve the file itself, linked or cloned, instead of a copy; write no more to it.",
+)
+@options.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out of a folder what matches: '*.tmp', 'logs/', '/a/**/b'; may be given again. The lines of "
+    "its file .shardcastignore are such patterns, too.",
+)
+@options.option(
+    "--no-mtimes",
+    is_flag=True,
+    help="Publish no times of a folder's files, so that the same files give the same digest.",
 )
 @options.option("--name", default="stdin", help="What the file is called, where PATH is -.")
 @options.option(
@@ -84,6 +91,8 @@ def broadcast(
     data_dir: Path,
     shard_size: int | None,
     link: bool,
+    exclude: tuple[str, ...],
+    no_mtimes: bool,
     name: str,
     copies: int | None,
     timeout: float | None,
@@ -94,6 +103,9 @@ def broadcast(
     client_access: ClientAccessOptions,
 ) -> None:
     """Publish PATH as the next version, and print the version.
+
+    PATH is a file or a folder; who knows no folders receives it as a tar. Of a folder all is published that
+    --exclude does not leave out: names, permission bits, times in seconds, links that stay in it.
 
     For - it publishes stdin, and sends out the first shards while the rest is still coming.
 
@@ -108,6 +120,9 @@ def broadcast(
     streamed = str(path) == "-"
     if streamed and link:
         raise click.UsageError("--link needs a file, and - is none")
+    if (streamed or to is not None) and (exclude or no_mtimes):
+        option = "--exclude" if exclude else "--no-mtimes"
+        raise click.UsageError(f"{option} needs a folder that is published on this machine")
     if timeout is not None and copies is None:
         raise click.UsageError("--timeout goes with --copies")
     if upload_limit and to is None:
@@ -125,7 +140,11 @@ def broadcast(
         origin = RemoteOrigin(server_url(to), shard_size, live, access, uploads)
         _send(None if streamed else path, name, origin, as_json=as_json)
         return
-    payload = Streamed(name, shard_size) if streamed else Payload(path.absolute(), shard_size, not link)
+    payload = (
+        Streamed(name, shard_size)
+        if streamed
+        else Payload(path.absolute(), shard_size, not link, exclude, not no_mtimes)
+    )
     result: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
     wanted = None if copies is None else CopiesWanted(copies, timeout, since=time.monotonic())
     missing = None
@@ -174,90 +193,6 @@ class CopiesWanted:
     count: int
     timeout: float | None
     since: float
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A file to publish.
-
-    Attributes:
-        path: the file, absolute.
-        shard_size: bytes of a shard; None for the origin's own.
-        copy: whether the store copies the file; else it links or clones it.
-    """
-
-    path: Path
-    shard_size: int | None
-    copy: bool
-
-    def __post_init__(self) -> None:
-        """Check the file before anything starts.
-
-        Raises:
-            PayloadMissing: there is no such file.
-            LocalDiskError: it can't be read.
-        """
-        check_payload(self.path)
-
-    @property
-    def name(self) -> str:
-        """Name that the version's file gets."""
-        return self.path.name
-
-    def publish_through_origin(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
-        """Hand the file to the origin on the data directory.
-
-        Yields:
-            The origin's messages: ``version``, then ``progress_display``.
-
-        Raises:
-            NoNode: no origin runs there.
-            ShardcastError: publishing failed.
-        """
-        from shardcast.control.client import publish
-
-        return publish(data_dir, self.path, self.shard_size, copy=self.copy)
-
-    async def publish_with(self, publisher: Publisher) -> PendingBroadcast:
-        """Start to publish the file with a publisher of this process."""
-        return await publisher.publish(self.path, self.shard_size, copy=self.copy)
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """A payload read from stdin.
-
-    Attributes:
-        name: name that the version's file gets.
-        shard_size: bytes of a shard; None for the origin's own.
-    """
-
-    name: str
-    shard_size: int | None
-
-    def publish_through_origin(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
-        """Write stdin to the origin on the data directory.
-
-        Yields:
-            Messages as the origin has them for a file: ``version``, then ``progress_display``.
-
-        Raises:
-            NoNode: no origin runs there.
-            ShardcastError: publishing failed.
-        """
-        from shardcast.control.writer import BroadcastWriter
-
-        with BroadcastWriter(data_dir, self.name, self.shard_size) as writer:
-            yield {"version": writer.version}
-            while chunk := os.read(input_descriptor(), _CHUNK):
-                writer.write(chunk)
-                writer.flush()
-                yield {"progress": {"size": 0, "done": writer.tell(), "shards": 0}}
-
-    async def publish_with(self, publisher: Publisher) -> PendingBroadcast:
-        """Start to publish stdin with a publisher of this process."""
-        source = os.fdopen(os.dup(input_descriptor()), "rb", buffering=0)
-        return await publisher.publish_stream(source, self.name, self.shard_size)
 
 
 def _publish(payload: Payload | Streamed, data_dir: Path, display: Display, directly: bool) -> str:

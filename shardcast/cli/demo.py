@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
@@ -50,8 +51,8 @@ def demo(path: Path | None, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
     for name in ("TOKENS", "CERTIFICATE", "KEY", "CLIENT_CA"):
         os.environ.pop(f"SHARDCAST_{name}", None)  # its nodes are here alone, and its clients show nothing
-    if path:
-        check_payload(path)
+    if path and stat.S_ISDIR(check_payload(path).st_mode):
+        raise click.UsageError(f"{path} is a folder, and the demo broadcasts a file")
     with tempfile.TemporaryDirectory(prefix="shardcast-demo-") as folder:
         results = _Demo(Path(folder), options.is_quiet()).run(path)
     if as_json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,8 @@ def publish(
     *,
     metadata: Mapping[str, Any] | None = None,
     copy: bool = True,
+    exclude: Sequence[str] = (),
+    mtimes: bool = True,
 ) -> Iterator[Mapping[str, Any]]:
     """Publish a payload through the origin, and yield the lines of its answer.
 
@@ -102,7 +104,14 @@ def publish(
         ShardcastError: publishing failed; of the type that the origin reports.
     """
     check_metadata(metadata or {})
-    body = {"path": str(path.absolute()), "shard_size": shard_size, "metadata": metadata, "copy": copy}
+    body = {
+        "path": str(path.absolute()),
+        "shard_size": shard_size,
+        "metadata": metadata,
+        "copy": copy,
+        "exclude": list(exclude),
+        "mtimes": mtimes,
+    }
     version = ""
     with closing(ChangeRequest(data_dir, PUBLISH_PATH, body)) as asking:
         try:

@@ -26,8 +26,12 @@ from shardcast.protocol.lines import MAX_LINE
 from shardcast.protocol.manifest import DIGESTS_KEY, ENTRIES_KEY, MAX_ENTRIES
 from shardcast.protocol.manifest_reader import ManifestError
 
-_BATCH = 1024
-"""Entries of a line at most; of usual length they fill it."""
+DIGESTS_A_LINE = ((MAX_LINE - 100) * 3 // 4) // 32
+"""Digests that fit a line."""
+_FILLED = MAX_LINE - 4096
+"""Bytes of a line with entries that are as long as the others of their folder."""
+_ENTRY = 28
+"""Bytes of an entry beside its path, usually."""
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _KINDS = {"symlink": EntryKind.SYMLINK, "link": EntryKind.HARD_LINK}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -35,8 +39,11 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 def entry_lines(table: FolderTable) -> Iterator[bytes]:
     """Yield the lines with the entries, each within the bound of a manifest's line."""
-    for start in range(0, len(table), _BATCH):
-        yield from _entry_lines([_values(entry) for entry in table[start : start + _BATCH]])
+    if not len(table):
+        return
+    batch = max(1, _FILLED // (table.path_bytes // len(table) + _ENTRY))
+    for start in range(0, len(table), batch):
+        yield from _entry_lines([_values(entry) for entry in table[start : start + batch]])
 
 
 def _entry_lines(batch: list[list[Any]]) -> Iterator[bytes]:
@@ -50,6 +57,13 @@ def _entry_lines(batch: list[list[Any]]) -> Iterator[bytes]:
         yield from _entry_lines(batch[middle:])
 
 
+def count_entry_lines(table: FolderTable, enough: int) -> int:
+    """Return the number of lines with the entries, or a bound of it where that is not above ``enough``."""
+    # A byte of a path is at most six characters of JSON; numbers and punctuation are some 80 beside it.
+    bound = 2 + 4 * (6 * table.path_bytes + 80 * len(table)) // _FILLED
+    return bound if bound <= enough else sum(1 for _ in entry_lines(table))
+
+
 def digest_lines(first: int, digests: Iterable[bytes]) -> Iterator[bytes]:
     """Yield lines with the digests of small files.
 
@@ -57,10 +71,9 @@ def digest_lines(first: int, digests: Iterable[bytes]) -> Iterator[bytes]:
         first: how many small files came before.
         digests: 32 bytes each.
     """
-    most = ((MAX_LINE - 100) * 3 // 4) // 32
     found = list(digests)
-    for start in range(0, len(found), most):
-        data = base64.b64encode(b"".join(found[start : start + most])).decode()
+    for start in range(0, len(found), DIGESTS_A_LINE):
+        data = base64.b64encode(b"".join(found[start : start + DIGESTS_A_LINE])).decode()
         yield _encode({DIGESTS_KEY: first + start, "sha256": data}).encode() + b"\n"
 
 

@@ -43,10 +43,12 @@ class SurveyRules:
     Attributes:
         exclude: patterns of the paths that are left out, beside those of the folder's ignore file.
         mtimes: whether times are published; else all are 0.
+        forbidden: a folder that must not lie in it: the data directory, which changes meanwhile.
     """
 
     exclude: tuple[str, ...] = ()
     mtimes: bool = True
+    forbidden: Path | None = None
 
 
 class EntryIdentities:
@@ -114,6 +116,9 @@ class FolderSurvey:
         self.identities = EntryIdentities()
         self._rules = rules
         self._patterns = _patterns(path, tree.root, rules)
+        self._forbidden = os.stat(rules.forbidden) if rules.forbidden else None
+        if self._forbidden and os.path.samestat(self._forbidden, os.fstat(tree.root)):
+            raise LocalDiskError(f"can't broadcast {path}: it is the data directory itself")
         for entry, found in self._walk():
             try:
                 self.table.append(entry)
@@ -223,6 +228,11 @@ class FolderSurvey:
         if (kind is EntryKind.FOLDER) != name.endswith(b"/"):
             raise self.changed(path, "became something else")
         if kind is EntryKind.FOLDER:
+            if self._forbidden and os.path.samestat(self._forbidden, found):
+                raise LocalDiskError(
+                    f"can't broadcast {self.path}: {os.fsdecode(path)!r} is the data directory, which grows "
+                    f"meanwhile; leave it out with --exclude '/{os.fsdecode(path)}', or let it lie elsewhere"
+                )
             return FolderEntry(path, kind, 0, found.st_mode & PERMISSIONS), found
         mtime = found.st_mtime_ns // _SECOND if self._rules.mtimes else 0
         if kind is EntryKind.SYMLINK:

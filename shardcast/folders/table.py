@@ -62,6 +62,11 @@ class FolderTable(Sequence[FolderEntry]):
     def __iter__(self) -> Iterator[FolderEntry]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def path_bytes(self) -> int:
+        """Bytes of all paths and targets of links."""
+        return len(self._paths) + sum(map(len, self._links.values()))
+
     def path(self, index: int) -> bytes:
         """Return the path of an entry."""
         return bytes(self._paths[self._ends[index - 1] if index else 0 : self._ends[index]])

@@ -92,9 +92,19 @@ class Origin:
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
         confirm: Confirm | None = None,
+        exclude: Sequence[str] = (),
+        mtimes: bool = True,
     ) -> PendingBroadcast:
         """Start to broadcast a payload; see ``Publisher.publish``."""
-        return await self._publisher.publish(path, shard_size, metadata=metadata, copy=copy, confirm=confirm)
+        return await self._publisher.publish(
+            path,
+            shard_size,
+            metadata=metadata,
+            copy=copy,
+            confirm=confirm,
+            exclude=exclude,
+            mtimes=mtimes,
+        )
 
     async def publish_stream(
         self,

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import stat
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Protocol, Self
 from shardcast.concurrency import cancel, in_thread
 from shardcast.digest import new_hasher
 from shardcast.disk_errors import disk_errors
-from shardcast.errors import PayloadChanged, TransferFailed
+from shardcast.errors import LocalDiskError, PayloadChanged, TransferFailed
 from shardcast.file_identity import FileIdentity
 from shardcast.sharding.publishing import check_payload
 
@@ -75,6 +76,20 @@ class PayloadSource(Protocol):
         """
 
 
+def check_sendable(path: Path) -> None:
+    """Check that a payload can be sent to an origin elsewhere.
+
+    Raises:
+        PayloadMissing: there is no such file.
+        LocalDiskError: it is no file, or can't be read.
+    """
+    if stat.S_ISDIR(check_payload(path).st_mode):
+        raise LocalDiskError(
+            f"can't broadcast {path}: a folder can't be sent to an origin elsewhere yet; send a tar of it: "
+            f"tar -C {path} -c . | shardcast broadcast - --name {path.name}.tar --to …"
+        )
+
+
 class FileSource:
     """A file to send.
 
@@ -90,7 +105,7 @@ class FileSource:
             PayloadMissing: there is no such file.
             LocalDiskError: it can't be read.
         """
-        check_payload(path)
+        check_sendable(path)
         self.path = path
         self._hasher, self._hashed = new_hasher("sha256"), 0
         with disk_errors("could not read", path):

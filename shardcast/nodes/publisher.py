@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import stat
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,8 @@ from shardcast.concurrency import cancel
 from shardcast.constants import SHARD_SIZE
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import ShardcastError, UsageError
+from shardcast.folders.publishing import check_folder_options, publish_folder
+from shardcast.folders.survey import SurveyRules
 from shardcast.protocol.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.protocol.wire import version_name
 from shardcast.sharding.publication import (
@@ -131,6 +134,8 @@ class Publisher:
         confirm: Confirm | None = None,
         name: str = "",
         check: CheckManifest | None = None,
+        exclude: Sequence[str] = (),
+        mtimes: bool = True,
     ) -> PendingBroadcast:
         """Start a broadcast, behind those that were started before; see ``sharding.publishing.publish``.
 
@@ -143,17 +148,25 @@ class Publisher:
             confirm: awaited before the version becomes complete.
             name: the payload's name in the manifest; empty for its file's.
             check: called with the manifest before ``confirm``.
+            exclude: patterns of the paths in a folder that are left out.
+            mtimes: whether times of a folder's files are published; else all are 0.
 
         Raises:
-            PayloadMissing: there is no such file.
+            PayloadMissing: there is no such file or folder.
             LocalDiskError: the payload can't be read, or the number can't be recorded.
-            UsageError: the shard size or the metadata can't be used.
+            UsageError: the shard size, the metadata or a pattern can't be used.
         """
         description = replace(self._describe(shard_size, metadata, copy), name=name)
-        await asyncio.to_thread(check_payload, path)
+        root = self._folders.data_dir.root
+        rules = SurveyRules(tuple(exclude), mtimes, forbidden=root)
+        found = await asyncio.to_thread(check_payload, path)
+        is_folder = stat.S_ISDIR(found.st_mode)
+        check_folder_options(path, is_folder, rules)
 
         def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
             opened.space.shard_size = description.shard_size
+            if is_folder:
+                return publish_folder(path, opened, description, state, rules=rules, reserve=claim)
             return publish(path, opened, description, state, reserve=claim)
 
         return await self._begin(name or str(path), cut, confirm, check)

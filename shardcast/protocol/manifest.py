@@ -244,6 +244,14 @@ def manifest_of_old_node(version: str, sizes: Sequence[int], digests: Mapping[st
 
 def build_manifest(header: Header, shards: Sequence[Shard], digests: Mapping[str, str]) -> Manifest:
     """Return a manifest from its parts, with its bytes."""
+    raw = header_line(header) + b"".join(map(shard_line, shards))
+    return close_manifest(header, shards, digests, raw)
+
+
+def close_manifest(
+    header: Header, shards: Sequence[Shard], digests: Mapping[str, str], raw: bytes | bytearray
+) -> Manifest:
+    """Return a manifest from its parts and the bytes of all lines before its closing line."""
     size = shards[-1].end if shards else 0
-    raw = header_line(header) + b"".join(map(shard_line, shards)) + closing_line(size, len(shards), digests)
-    return Manifest(header, tuple(shards), dict(digests), raw)
+    closing = closing_line(size, len(shards), digests)
+    return Manifest(header, tuple(shards), dict(digests), b"".join((raw, closing)))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import select
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import BinaryIO
 
 from shardcast.concurrency import ThreadPool
 from shardcast.digest import Hasher, PieceDigests, new_hasher
 from shardcast.disk_errors import disk_errors, is_full
-from shardcast.protocol.manifest import Header, Shard, header_line, shard_line
+from shardcast.protocol.manifest import Header, Manifest, Shard, close_manifest, header_line, shard_line
+from shardcast.sharding.chunk_source import ChunkSource
 from shardcast.sharding.payload_hasher import ChunkRing
 from shardcast.sharding.publication import Cancelled, PayloadDescription, PublishProgress, ReserveBytes
 from shardcast.store.open_version import OpenVersion
@@ -21,36 +22,32 @@ from shardcast.temporary_files import create_private
 
 _MAX_SYNCING = 4
 """Shards that become durable while the next one is cut."""
-_POLL_INTERVAL = 0.2
-"""Seconds that a paused writer delays a cancellation at most."""
 
 
 def cut(
-    payload: BinaryIO,
-    size: int,
+    source: ChunkSource,
     opened: OpenVersion,
     header: Header,
     *,
     description: PayloadDescription,
     progress: PublishProgress,
     reserve: ReserveBytes,
-) -> tuple[list[Shard], dict[str, str]]:
+) -> Manifest:
     """Cut a payload into the shards of an open version, and make them durable.
 
     This thread reads, writes and hashes pieces while a second one hashes the whole payload, a third one each
-    shard, and a fourth one makes finished shards durable.
+    shard, a fourth one makes finished shards durable, and a fifth one hashes what the source wants hashed.
 
     Args:
-        payload: the payload, unbuffered.
-        size: bytes to read at most.
+        source: the payload.
         opened: the version.
         header: the manifest's first line.
-        description: how the payload is cut and hashed.
+        description: how the payload is hashed.
         progress: kept up to date; its ``cancelled`` is read before each chunk.
         reserve: called before each chunk is stored.
 
     Returns:
-        The shards, and the whole digests in hex by their algorithms.
+        The version's manifest, whose lines readers have but for the last one.
 
     Raises:
         Cancelled: ``progress.cancelled`` was set.
@@ -61,9 +58,9 @@ def cut(
     whole = {name: new_hasher(name) for name in description.digests}
     shards: list[Shard] = []
     with ExitStack() as stack:
-        whole_thread, shard_thread, disk_thread = (
+        whole_thread, shard_thread, source_thread, disk_thread = (
             stack.enter_context(ThreadPool(1, name))
-            for name in ("shardcast-whole", "shardcast-shard", "shardcast-fsync")
+            for name in ("shardcast-whole", "shardcast-shard", "shardcast-parts", "shardcast-fsync")
         )
         ring = ChunkRing()
         syncing: deque[Future[None]] = deque()
@@ -73,9 +70,10 @@ def cut(
             while syncing and (syncing[0].done() or len(syncing) > max_left):
                 syncing.popleft().result()
 
-        opened.live.add(header_line(header))
-        offset = 0
-        while offset < size or not shards:
+        for line in chain([header_line(header)], source.first_lines()):
+            opened.live.add(line)
+        offset, ended = 0, False
+        while not ended and ((target := source.shard_size(offset)) or not shards):
             number = len(shards) + 1
             # The first shard's digest is the whole digest so far: with one hash less it is announced sooner.
             single = new_hasher("sha256") if shards else whole["sha256"]
@@ -83,20 +81,22 @@ def cut(
             pieces = PieceDigests(header.piece_size)
             length = 0
             with _part(opened, number) as part:
-                while length < (target := min(description.shard_size, size - offset)):
+                while length < target:
                     if progress.cancelled:
                         raise Cancelled(f"{header.version} was called off")
                     chunk = ring.take()[: target - length]
                     wait_for_syncing(_MAX_SYNCING)
-                    count = _fill(payload, chunk, offset + length, progress)
+                    count = source.fill(chunk, offset + length)
                     if not count:
-                        size = offset + length  # a stream ended, or a file shrank, which the caller notices
+                        ended = True  # a stream ended, or a file shrank, which the caller notices
                         break
                     chunk = chunk[:count]
                     reserve(offset + length + count)
                     work = [whole_thread.submit(_update, tuple(whole.values()), chunk)]
                     if shards:
                         work.append(shard_thread.submit(_update, (single,), chunk))
+                    if further := source.hashing(chunk):
+                        work.append(source_thread.submit(further))
                     ring.put(work)
                     pieces.update(chunk)
                     if part:
@@ -110,45 +110,15 @@ def cut(
             if not opened.adopted.present:
                 opened.files.publish_shard(number, sha256)
                 syncing.append(disk_thread.submit(opened.files.fsync_shard, number, sha256))
-            opened.live.add(shard_line(shards[-1]))
+            behind = source_thread.submit(source.lines_behind, number).result()
+            for line in chain([shard_line(shards[-1])], behind):
+                opened.live.add(line)
             progress.shards = number
             offset += length
         ring.wait()
         wait_for_syncing(0)
-    return shards, {name: hasher.hexdigest() for name, hasher in whole.items()}
-
-
-def _fill(payload: BinaryIO, chunk: memoryview, position: int, progress: PublishProgress) -> int:
-    """Read from ``position`` on until ``chunk`` is full, the payload ends, or publishing is cancelled.
-
-    A payload ends at ``progress.size``: a pipe has no end of its own while any process has it open for
-    writing, such as a child that its writer forked.
-
-    Returns:
-        The number of bytes read.
-    """
-    filled, poll = 0, select.poll()
-    poll.register(payload, select.POLLIN)
-
-    def over() -> bool:
-        """Return whether to read no more: cancelled, or at the payload's known end."""
-        return progress.cancelled or progress.size == position + filled
-
-    while filled < len(chunk):
-        while not over() and not poll.poll(_POLL_INTERVAL * 1000):
-            pass  # poll, rather than a read that blocks, lets a paused writer's broadcast be cancelled
-        count = 0 if over() else payload.readinto(chunk[filled:])  # type: ignore[attr-defined]
-        if not count:
-            break
-        filled += count
-    return filled
-
-
-def at_end(payload: BinaryIO) -> bool:
-    """Return whether one more read gives nothing; a file whose read would wait is not at its end."""
-    poll = select.poll()
-    poll.register(payload, select.POLLIN)
-    return bool(poll.poll(0)) and not payload.read(1)
+    digests = {name: hasher.hexdigest() for name, hasher in whole.items()}
+    return close_manifest(header, shards, digests, opened.live.raw)
 
 
 @contextmanager

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import time
 from pathlib import Path
 from typing import BinaryIO
 
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing
 from shardcast.file_identity import FileIdentity
-from shardcast.protocol.manifest import Header, Manifest, build_manifest, piece_size_for
-from shardcast.protocol.wire import MAX_SHARDS, version_name
-from shardcast.sharding.cutter import at_end, cut
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.wire import MAX_SHARDS
+from shardcast.sharding.chunk_source import ByteSource, at_end
+from shardcast.sharding.cutter import cut
+from shardcast.sharding.first_line import new_header
 from shardcast.sharding.publication import (
     Cancelled,
     PayloadDescription,
@@ -32,7 +33,7 @@ def check_payload(path: Path) -> os.stat_result:
 
     Raises:
         PayloadMissing: nothing has the path.
-        LocalDiskError: it is not a file, or can't be read.
+        LocalDiskError: it is neither a file nor a folder, or can't be read.
     """
     try:
         found = path.stat()
@@ -40,11 +41,10 @@ def check_payload(path: Path) -> os.stat_result:
         raise PayloadMissing(f"can't broadcast {path}: it does not exist") from None
     except OSError as error:
         raise LocalDiskError(f"can't broadcast {path}: {error.strerror}") from error
-    if stat.S_ISDIR(found.st_mode):
-        raise LocalDiskError(f"can't broadcast {path}: directories can't be broadcast yet; pack it")
-    if not stat.S_ISREG(found.st_mode):
-        raise LocalDiskError(f"can't broadcast {path}: it is not a file")
-    if not os.access(path, os.R_OK):
+    is_folder = stat.S_ISDIR(found.st_mode)
+    if not is_folder and not stat.S_ISREG(found.st_mode):
+        raise LocalDiskError(f"can't broadcast {path}: it is not a file or a folder")
+    if not os.access(path, os.R_OK | (os.X_OK if is_folder else 0)):
         raise LocalDiskError(f"can't broadcast {path}: no permission to read it")
     return found
 
@@ -89,19 +89,14 @@ def publish(
         progress.size = before.st_size
         if before.st_size > MAX_SHARDS * description.shard_size:
             raise LocalDiskError(f"can't broadcast {path}: more than {MAX_SHARDS} shards; raise --shard-size")
-        header = _header(description.name or path.name, before.st_size, opened, description)
-        shards, digests = cut(
-            payload,
-            before.st_size,
-            opened,
-            header,
-            description=description,
-            progress=progress,
-            reserve=reserve_freely,
+        header = new_header(description.name or path.name, before.st_size, opened.number, description)
+        source = ByteSource(payload, before.st_size, description.shard_size, progress)
+        manifest = cut(
+            source, opened, header, description=description, progress=progress, reserve=reserve_freely
         )
         _check_whole(path, payload, before, progress.done)
         opened.adopted.identity = FileIdentity.from_stat(before).recorded
-    return build_manifest(header, shards, digests)
+    return manifest
 
 
 def _check_whole(path: Path, payload: BinaryIO, before: os.stat_result, done: int) -> None:
@@ -152,40 +147,13 @@ def publish_stream(
         LocalDiskError: the pipe can't be read, or the shards can't be written.
         Cancelled: ``progress.cancelled`` was set, even after the pipe's end.
     """
-    header = _header(name, None, opened, description)
+    header = new_header(name, None, opened.number, description)
     max_size = MAX_SHARDS * description.shard_size
     with disk_errors("could not read", Path(name)):
-        shards, digests = cut(
-            source,
-            max_size,
-            opened,
-            header,
-            description=description,
-            progress=progress,
-            reserve=reserve,
-        )
+        chunks = ByteSource(source, max_size, description.shard_size, progress)
+        manifest = cut(chunks, opened, header, description=description, progress=progress, reserve=reserve)
         if progress.done == max_size and progress.size != max_size and source.read(1):
             raise LocalDiskError(f"can't broadcast {name}: more than {MAX_SHARDS} shards; raise --shard-size")
     if progress.cancelled or progress.size not in (None, progress.done):
         raise Cancelled(f"{header.version} was called off")
-    return build_manifest(header, shards, digests)
-
-
-def _header(name: str, size: int | None, opened: OpenVersion, description: PayloadDescription) -> Header:
-    """Return the first line of a manifest; the ``size`` of a stream is None."""
-    return Header(
-        version=version_name(opened.number),
-        origin=description.origin,
-        name=_safe_name(name),
-        size=size,
-        shard_size=description.shard_size,
-        piece_size=piece_size_for(description.shard_size),
-        created=round(time.time(), 3),
-        metadata=description.metadata,
-    )
-
-
-def _safe_name(name: str) -> str:
-    """Return a file's name as a manifest can carry it."""
-    printable = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in name)
-    return printable.encode("utf-8", "replace").decode()[:255]
+    return manifest

@@ -1,7 +1,8 @@
 """``POST /publish`` and ``POST /stream`` on the data directory's Unix socket: hand the origin a payload.
 
-``POST /publish`` with ``{"path": …, "shard_size": …, "metadata": …, "copy": …}`` is answered line by line:
-``{"version": "v7"}`` at once, ``{"progress": …}`` meanwhile, at last ``{"complete": …}`` or ``{"error": …}``.
+``POST /publish`` with ``{"path": …, "shard_size": …, "metadata": …, "copy": …}``, for a folder also
+``"exclude": […]`` and ``"mtimes": …``, is answered line by line: ``{"version": "v7"}`` at once,
+``{"progress": …}`` meanwhile, at last ``{"complete": …}`` or ``{"error": …}``.
 A caller that goes away before aborts the version.
 
 ``POST /stream`` with ``{"name": …, "shard_size": …, "metadata": …}`` in the first line of its body is
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -76,8 +77,10 @@ class PublishTarget(Protocol):
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
         confirm: Callable[[], Awaitable[None]] | None = None,
+        exclude: Sequence[str] = (),
+        mtimes: bool = True,
     ) -> Publishing:
-        """Start to broadcast a file."""
+        """Start to broadcast a file or a folder."""
 
     async def publish_stream(
         self,
@@ -106,6 +109,8 @@ def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Ca
                 metadata=metadata,
                 copy=values.get("copy") is not False,
                 confirm=caller.confirm,
+                exclude=[str(pattern) for pattern in values.get("exclude") or ()],
+                mtimes=values.get("mtimes") is not False,
             )
         except ShardcastError as error:
             return web.json_response(_failure(error), content_type=NDJSON)

@@ -1,0 +1,121 @@
+"""What ``shardcast broadcast`` publishes on this machine: a file, a folder, or stdin."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shardcast.cli.streams import input_descriptor
+from shardcast.folders.publishing import check_folder_options
+from shardcast.folders.survey import SurveyRules
+from shardcast.sharding.publishing import check_payload
+
+if TYPE_CHECKING:
+    from shardcast.nodes.publisher import PendingBroadcast, Publisher
+
+_CHUNK = 1 << 20
+"""Bytes read from stdin at a time."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A file or a folder to publish.
+
+    Attributes:
+        path: the file or folder, absolute.
+        shard_size: bytes of a shard; None for the origin's own.
+        copy: whether the store copies the bytes; else it links or clones the files.
+        exclude: patterns of the paths in a folder that are left out.
+        mtimes: whether times of a folder's files are published.
+    """
+
+    path: Path
+    shard_size: int | None
+    copy: bool
+    exclude: tuple[str, ...] = ()
+    mtimes: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the payload before anything starts.
+
+        Raises:
+            PayloadMissing: there is no such file or folder.
+            LocalDiskError: it can't be read.
+            UsageError: an option does not go with it, or a pattern is none.
+        """
+        found = check_payload(self.path)
+        rules = SurveyRules(self.exclude, self.mtimes)
+        check_folder_options(self.path, stat.S_ISDIR(found.st_mode), rules)
+
+    @property
+    def name(self) -> str:
+        """Name that the version's file gets."""
+        return self.path.name
+
+    def publish_through_origin(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+        """Hand the payload to the origin on the data directory.
+
+        Yields:
+            The origin's messages: ``version``, then ``progress_display``.
+
+        Raises:
+            NoNode: no origin runs there.
+            ShardcastError: publishing failed.
+        """
+        from shardcast.control.client import publish
+
+        return publish(
+            data_dir,
+            self.path,
+            self.shard_size,
+            copy=self.copy,
+            exclude=self.exclude,
+            mtimes=self.mtimes,
+        )
+
+    async def publish_with(self, publisher: Publisher) -> PendingBroadcast:
+        """Start to publish the payload with a publisher of this process."""
+        return await publisher.publish(
+            self.path, self.shard_size, copy=self.copy, exclude=self.exclude, mtimes=self.mtimes
+        )
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A payload read from stdin.
+
+    Attributes:
+        name: name that the version's file gets.
+        shard_size: bytes of a shard; None for the origin's own.
+    """
+
+    name: str
+    shard_size: int | None
+
+    def publish_through_origin(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+        """Write stdin to the origin on the data directory.
+
+        Yields:
+            Messages as the origin has them for a file: ``version``, then ``progress_display``.
+
+        Raises:
+            NoNode: no origin runs there.
+            ShardcastError: publishing failed.
+        """
+        from shardcast.control.writer import BroadcastWriter
+
+        with BroadcastWriter(data_dir, self.name, self.shard_size) as writer:
+            yield {"version": writer.version}
+            while chunk := os.read(input_descriptor(), _CHUNK):
+                writer.write(chunk)
+                writer.flush()
+                yield {"progress": {"size": 0, "done": writer.tell(), "shards": 0}}
+
+    async def publish_with(self, publisher: Publisher) -> PendingBroadcast:
+        """Start to publish stdin with a publisher of this process."""
+        source = os.fdopen(os.dup(input_descriptor()), "rb", buffering=0)
+        return await publisher.publish_stream(source, self.name, self.shard_size)

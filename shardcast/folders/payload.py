@@ -1,0 +1,196 @@
+"""The bytes of a folder's payload: headers, padding and files, read in order from an open folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+
+from shardcast.folders.entries import EntryKind
+from shardcast.folders.layout import FileRange, FolderLayout
+from shardcast.folders.listing import digest_lines, entry_lines
+from shardcast.folders.survey import FolderSurvey
+from shardcast.open_files import close
+from shardcast.sharding.publication import PublishProgress
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class FolderPayload:
+    """The payload of a surveyed folder (a ``ChunkSource``).
+
+    Of each file exactly the surveyed bytes are read, and one read more must give nothing.
+    """
+
+    def __init__(
+        self,
+        survey: FolderSurvey,
+        layout: FolderLayout,
+        progress: PublishProgress,
+        digest_batch: int = 1,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            survey: the folder.
+            layout: of its entries.
+            progress: its ``cancelled`` is read.
+            digest_batch: digests of small files in a line of the manifest at least, but for the last one.
+        """
+        self._survey = survey
+        self._layout = layout
+        self._progress = progress
+        self._shards = layout.shards()
+        self._file = _OpenFile(survey)
+        self._digests = SmallFileDigests(layout, digest_batch)
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        self._file.close()
+
+    def shard_size(self, offset: int) -> int:
+        """Return the bytes of the next shard."""
+        shard = next(self._shards, None)
+        return shard.size if shard else 0
+
+    def fill(self, chunk: memoryview, position: int) -> int:
+        """Read the next bytes.
+
+        Raises:
+            PayloadChanged: a file is not what it was when it was surveyed.
+            LocalDiskError: a file can't be read.
+        """
+        filled = 0
+        for part in self._layout.parts(position, position + len(chunk)):
+            if self._progress.cancelled:
+                break
+            if isinstance(part, bytes):
+                chunk[filled : filled + len(part)] = part
+                filled += len(part)
+            else:
+                data = chunk[filled : filled + part.length]
+                self._file.read(part, data)
+                self._digests.note(part, data)
+                filled += part.length
+        return filled
+
+    def hashing(self, chunk: memoryview) -> Callable[[], None] | None:
+        """Return the hashing of the small files in a chunk; None where it has none."""
+        return self._digests.work()
+
+    def first_lines(self) -> Iterable[bytes]:
+        """Return the lines with the entries."""
+        return entry_lines(self._layout.table)
+
+    def lines_behind(self, number: int) -> Iterable[bytes]:
+        """Return the lines with the digests of the small files that have ended."""
+        return self._digests.lines()
+
+    def check_unchanged(self) -> None:
+        """Look at the whole folder once more, after all of it was read.
+
+        Raises:
+            PayloadChanged: an entry appeared, vanished or was touched, or a file of no bytes has some.
+            LocalDiskError: the folder can't be read.
+        """
+        for index, entry in enumerate(self._layout.table):
+            if entry.kind is EntryKind.FILE and not entry.size:  # /proc says so of files that have bytes
+                self._file.read(FileRange(index, 0, 0), memoryview(bytearray()))
+        self._survey.check_unchanged()
+
+
+class _OpenFile:
+    """The file of a surveyed folder that is read now."""
+
+    def __init__(self, survey: FolderSurvey) -> None:
+        self._survey = survey
+        self._descriptor = -1
+        self._index = -1
+        self._spare = bytearray(1)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._descriptor >= 0:
+            close(self._descriptor)
+            self._descriptor = -1
+
+    def read(self, part: FileRange, data: memoryview) -> None:
+        """Read a part of a file, all of it; the last part with a look behind its end.
+
+        Raises:
+            PayloadChanged: the file is not what was surveyed, or has fewer or more bytes.
+            LocalDiskError: it can't be read.
+        """
+        survey = self._survey
+        path, size = survey.table.path(part.index), survey.table.size(part.index)
+        with survey.reading(path):
+            if part.index != self._index or self._descriptor < 0:
+                self.close()
+                self._index = part.index
+                self._descriptor = survey.tree.open_file(path, _READ)
+                found = os.fstat(self._descriptor)
+                same = found.st_size == size and survey.identities.agree(part.index, found)
+                if not stat.S_ISREG(found.st_mode) or not same:
+                    raise survey.changed(path, "was written to or replaced")
+            end, offset = part.offset + part.length, part.offset
+            behind = [self._spare] if end == size else []
+            while offset < end or behind:
+                count = os.preadv(self._descriptor, [data[offset - part.offset :], *behind], offset)
+                offset += count
+                if offset > end:
+                    raise survey.changed(path, f"has more than its {size} bytes")
+                if offset < end and not count:
+                    raise survey.changed(path, f"has less than its {size} bytes")
+                if offset == end:
+                    break
+            if end == size:
+                self.close()
+
+
+class SmallFileDigests:
+    """The SHA-256 of the small files of a folder, from their bytes in order.
+
+    One thread notes the bytes of a chunk and takes the work on them; another one carries that out, and takes
+    the lines.
+    """
+
+    def __init__(self, layout: FolderLayout, batch: int) -> None:
+        """Expect the first small file; yield ``batch`` digests at a time, fewer only at the end."""
+        self._layout = layout
+        self._batch = batch
+        self._expected = sum(1 for _ in layout.small_files())
+        self._noted: list[tuple[FileRange, memoryview]] = []
+        self._hasher = hashlib.sha256()
+        self._ended: list[bytes] = []
+        self._told = 0
+
+    def note(self, part: FileRange, data: memoryview) -> None:
+        """Note the bytes of a part of a file."""
+        if not self._layout.is_large(part.index):
+            self._noted.append((part, data))
+
+    def work(self) -> Callable[[], None] | None:
+        """Return the hashing of what was noted since the last call; None where nothing was."""
+        if not self._noted:
+            return None
+        noted, self._noted = self._noted, []
+        return lambda: self._hash(noted)
+
+    def lines(self) -> Iterator[bytes]:
+        """Return lines with digests that no line had yet."""
+        first, count = self._told, len(self._ended)
+        if first + count < self._expected:
+            count -= count % self._batch
+        digests, self._ended = self._ended[:count], self._ended[count:]
+        self._told = first + count
+        return digest_lines(first, digests)
+
+    def _hash(self, noted: list[tuple[FileRange, memoryview]]) -> None:
+        """Hash parts of files in their order."""
+        for part, data in noted:
+            if not part.offset:
+                self._hasher = hashlib.sha256()
+            self._hasher.update(data)
+            if part.offset + part.length == self._layout.table.size(part.index):
+                self._ended.append(self._hasher.digest())

@@ -1,0 +1,100 @@
+"""Where the bytes of a payload come from, and where its shards end; files and streams."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Iterable
+from typing import BinaryIO, Protocol
+
+from shardcast.sharding.publication import PublishProgress
+
+_POLL_INTERVAL = 0.2
+"""Seconds that a paused writer delays a cancellation at most."""
+
+
+class ChunkSource(Protocol):
+    """A payload that is read once, in order, by one thread."""
+
+    def shard_size(self, offset: int) -> int:
+        """Return the bytes that the shard beginning at ``offset`` has at most; 0 at the payload's end.
+
+        Called once for each shard, in order.
+        """
+
+    def fill(self, chunk: memoryview, position: int) -> int:
+        """Read from ``position`` on until ``chunk`` is full, the payload ends, or publishing is cancelled.
+
+        Returns:
+            The number of bytes read.
+        """
+
+    def hashing(self, chunk: memoryview) -> Callable[[], None] | None:
+        """Return further work on the chunk that was filled last, for a thread of its own; None for none."""
+
+    def first_lines(self) -> Iterable[bytes]:
+        """Return the lines of the manifest between its header and the first shard's."""
+
+    def lines_behind(self, number: int) -> Iterable[bytes]:
+        """Return the lines of the manifest behind that of a shard; in the thread of ``hashing``, after it."""
+
+
+class ByteSource:
+    """A file or a stream, cut into shards of one size."""
+
+    def __init__(self, payload: BinaryIO, size: int, shard_size: int, progress: PublishProgress) -> None:
+        """Read nothing yet.
+
+        Args:
+            payload: the payload, unbuffered.
+            size: bytes to read at most.
+            shard_size: bytes of a shard.
+            progress: its ``cancelled`` and ``size`` are read.
+        """
+        self._payload = payload
+        self._size = size
+        self._shard_size = shard_size
+        self._progress = progress
+
+    def shard_size(self, offset: int) -> int:
+        """Return the bytes of a whole shard, or those that are left."""
+        return min(self._shard_size, self._size - offset)
+
+    def fill(self, chunk: memoryview, position: int) -> int:
+        """Read the next bytes.
+
+        A payload ends at ``progress.size``: a pipe has no end of its own while any process has it open for
+        writing, such as a child that its writer forked.
+        """
+        filled, poll = 0, select.poll()
+        poll.register(self._payload, select.POLLIN)
+
+        def over() -> bool:
+            """Return whether to read no more: cancelled, or at the payload's known end."""
+            return self._progress.cancelled or self._progress.size == position + filled
+
+        while filled < len(chunk):
+            while not over() and not poll.poll(_POLL_INTERVAL * 1000):
+                pass  # poll, rather than a read that blocks, lets a paused writer's broadcast be cancelled
+            count = 0 if over() else self._payload.readinto(chunk[filled:])  # type: ignore[attr-defined]
+            if not count:
+                break
+            filled += count
+        return filled
+
+    def hashing(self, chunk: memoryview) -> None:
+        """Return None: the shards' digests are all."""
+
+    def first_lines(self) -> Iterable[bytes]:
+        """Return no line."""
+        return ()
+
+    def lines_behind(self, number: int) -> Iterable[bytes]:
+        """Return no line."""
+        return ()
+
+
+def at_end(payload: BinaryIO) -> bool:
+    """Return whether one more read gives nothing; a file whose read would wait is not at its end."""
+    poll = select.poll()
+    poll.register(payload, select.POLLIN)
+    return bool(poll.poll(0)) and not payload.read(1)
