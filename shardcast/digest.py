@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Protocol
 
 from blake3 import blake3
@@ -13,6 +14,7 @@ PIECE_DIGEST_SIZE = 32
 """Bytes of a piece's digest."""
 
 _HEX_256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_ZEROS = memoryview(bytes(1 << 18))
 
 Buffer = bytes | bytearray | memoryview
 
@@ -44,6 +46,17 @@ def new_hasher(algorithm: str) -> Hasher:
 def piece_digest(piece: Buffer) -> bytes:
     """Return the BLAKE3 digest of one piece."""
     return blake3(piece).digest()
+
+
+@lru_cache(maxsize=16)
+def zeros_digest(length: int) -> bytes:
+    """Return the digest of a piece that is all zeros."""
+    hasher, left = blake3(), length
+    while left:
+        count = min(left, len(_ZEROS))
+        hasher.update(_ZEROS[:count])
+        left -= count
+    return hasher.digest()
 
 
 def pieces_of(data: Buffer, piece_size: int) -> Iterator[memoryview]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -12,6 +13,10 @@ from shardcast.file_copies import copy_bytes
 from shardcast.file_systems import NO_LINKS, set_permissions
 from shardcast.open_files import close
 from shardcast.temporary_files import PART, create_private, stem_of, temporary_name
+
+_AT_FDCWD = -100
+_EXCHANGE = 2
+"""The flag ``RENAME_EXCHANGE`` of renameat2(2), which the standard library lacks."""
 
 
 def rename(known: Path, name: Path, durable: bool = True, copy: bool = True) -> None:
@@ -34,6 +39,16 @@ def rename(known: Path, name: Path, durable: bool = True, copy: bool = True) -> 
         _move_across(known, name)
     if durable:
         sync_folder(name.parent)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Have two names change places in one step; return False where the system or the file system can't."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):  # no Linux, or an old C library
+        return False
+    here = ctypes.c_int(_AT_FDCWD)
+    names = [ctypes.c_char_p(os.fsencode(name)) for name in (first, second)]
+    return bool(library.renameat2(here, names[0], here, names[1], ctypes.c_uint(_EXCHANGE)) == 0)
 
 
 def rename_if_free(known: Path, name: Path) -> bool:

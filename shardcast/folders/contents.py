@@ -9,7 +9,7 @@ from shardcast.folders.entries import EntryKind
 from shardcast.folders.layout import FolderLayout
 from shardcast.folders.listing import ListingReader
 from shardcast.json_text import parse_json
-from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.manifest import Header, Manifest
 from shardcast.protocol.manifest_reader import ManifestError
 
 _KIND_NAMES = {
@@ -50,20 +50,33 @@ def folder_layout(manifest: Manifest) -> FolderLayout | None:
     Raises:
         ManifestError: an entry is unsafe or missing, or the shards are not those of these entries.
     """
-    facts = manifest.header.folder
-    if facts is None:
+    if manifest.header.folder is None:
         return None
-    if manifest.header.shard_size is None:
+    layout = layout_of_lines(manifest.header, manifest.raw)
+    check_shards(layout, manifest)
+    return layout
+
+
+def layout_of_lines(header: Header, raw: bytes) -> FolderLayout:
+    """Return the entries of a folder from the lines of its manifest, which may end behind them.
+
+    Small files have those of their digests that have arrived.
+
+    Raises:
+        ManifestError: an entry is unsafe or missing.
+    """
+    facts = header.folder
+    assert facts
+    if header.shard_size is None:
         raise ManifestError("the header of a folder without the size of its shards")
     reader = ListingReader(facts.entries)
-    for line in _lines(manifest.raw):
+    for line in _lines(raw):
         values = parse_json(line)  # a reader of manifests has parsed each before
         if not {"format", "shard", "complete"} & values.keys():
             reader.read(values)
     if not reader.whole:
         raise ManifestError(f"{len(reader.table)} of the {facts.entries} entries that its header says")
-    layout = FolderLayout(reader.table, manifest.header.shard_size)
-    check_shards(layout, manifest)
+    layout = FolderLayout(reader.table, header.shard_size)
     reader.note_digests(layout)
     return layout
 

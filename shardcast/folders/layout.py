@@ -122,6 +122,15 @@ class FolderLayout:
                 in_file = 0 if segment.index is None else start
                 yield FolderShard(segment.offset + start, size, segment.index, in_file)
 
+    def files_between(self, start: int, end: int) -> Iterator[int]:
+        """Yield the indices of the files that have bytes from ``start`` to ``end`` of the payload."""
+        index = max(0, bisect_right(self._starts, start) - 1)
+        while index < len(self._starts) and self._starts[index] < end:
+            body, size = self._bodies[index], self.table.size(index)
+            if size and body < end and body + size > start:
+                yield index
+            index += 1
+
     def parts(self, start: int, end: int) -> Iterator[bytes | FileRange]:
         """Yield the payload's bytes from ``start`` to ``end``: as they are, or as ranges of files.
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
+from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of, zeros_digest
 from shardcast.disk_errors import disk_errors, is_full
 from shardcast.errors import LocalDiskError
 from shardcast.open_files import close
@@ -59,6 +59,7 @@ class Landing:
             fit, and the error; returns whether to write them again.
         extend: called in the thread that writes with the place in the file and the number of bytes for which
             no room was reserved; raises where there is none. None where all room was reserved.
+        keeps_holes: whether the file has its size already, so that a hole in it counts as a piece of zeros.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Landing:
         self.readers = 0
         self.make_room: Callable[[int, OSError], bool] = lambda size, error: False
         self.extend: Callable[[int, int], None] | None = None
+        self.keeps_holes = False
         self._base = base
         self._writing = writing or threading.Lock()
         self._pieces = PieceMap(shard.size, piece_size)
@@ -188,18 +190,26 @@ class Landing:
         if self.descriptor < 0 and self.whole:
             return good  # pieces of neighbours were faster than this answer, and the shard is committed
         with disk_errors("could not write", self.path), self._writing:
-            view, offset = memoryview(data)[:good], self._base + start
-            if view and self.extend:
-                self.extend(offset, len(view))
-            while view:
-                try:
-                    written = os.pwrite(self.descriptor, view, offset)
-                except OSError as error:
-                    if is_full(error) and self.make_room(len(view), error):
-                        continue
-                    raise
-                view, offset = view[written:], offset + written
+            self.put(start, memoryview(data)[:good])
         return good
+
+    def put(self, start: int, view: memoryview) -> None:
+        """Write right bytes to their place; in a thread that holds the lock of the file.
+
+        Raises:
+            OSError: they can't be written.
+        """
+        offset = self._base + start
+        if view and self.extend:
+            self.extend(offset, len(view))
+        while view:
+            try:
+                written = os.pwrite(self.descriptor, view, offset)
+            except OSError as error:
+                if is_full(error) and self.make_room(len(view), error):
+                    continue
+                raise
+            view, offset = view[written:], offset + written
 
     def _is_right(self, index: int, piece: Buffer) -> bool:
         """Return whether a piece has its digest; any piece of a shard without digests has."""
@@ -228,13 +238,14 @@ class Landing:
         """Return the pieces that are right, after copying from seeds those that the file lacks."""
         found = []
         with disk_errors("could not read", self.path):
-            present = set(self._present())
+            present = set(self.present_pieces())
             for index in range(len(self._pieces)):
                 start = index * self.piece_size
                 length = min(self.piece_size, self.shard.size - start)
-                if index in present and self._is_right(
-                    index, os.pread(self.descriptor, length, self._base + start)
-                ):
+                if index in present and self._is_right(index, self.get(start, length)):
+                    found.append(index)
+                    continue
+                if index not in present and self.keeps_holes and self._is_zeros(index, length):
                     found.append(index)
                     continue
                 for seed in seeds:
@@ -245,7 +256,20 @@ class Landing:
                         break
         return found
 
-    def _present(self) -> Iterator[int]:
+    def get(self, start: int, length: int) -> bytes:
+        """Return the bytes that are in the place of a piece, verified or not.
+
+        Raises:
+            OSError: they can't be read.
+        """
+        return os.pread(self.descriptor, length, self._base + start)
+
+    def _is_zeros(self, index: int, length: int) -> bool:
+        """Return whether a piece is zeros by its digest."""
+        digests = self.shard.pieces
+        return zeros_digest(length) == digests[index * PIECE_DIGEST_SIZE : (index + 1) * PIECE_DIGEST_SIZE]
+
+    def present_pieces(self) -> Iterator[int]:
         """Yield the pieces of which the file holds anything but holes."""
         position, end = self._base, min(self._base + self.shard.size, os.fstat(self.descriptor).st_size)
         while position < end:

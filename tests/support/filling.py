@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.protocol.manifest import Manifest
+from shardcast.store.interfaces import ShardSink
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from tests.support import payloads
@@ -27,7 +28,7 @@ def open_output(output: Path, manifest: Manifest = MANIFEST) -> Iterator[OutputF
 
 
 async def fill(
-    opened: OutputFile, data: bytes = DATA, manifest: Manifest = MANIFEST, stop: int = 1 << 62
+    opened: ShardSink, data: bytes = DATA, manifest: Manifest = MANIFEST, stop: int = 1 << 62
 ) -> int:
     """Land the missing bytes below ``stop`` of the payload, and return their number."""
     fetched = 0

@@ -1,0 +1,97 @@
+"""How the files of a finished folder look, so that a later look tells which of them were touched since."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from array import array
+from pathlib import Path
+from typing import Self
+
+from shardcast.folders.entries import EntryKind
+from shardcast.folders.table import FolderTable
+from shardcast.folders.tree import OpenTree
+from shardcast.json_text import parse_json
+from shardcast.protocol.manifest import MAX_ENTRIES
+
+_COLUMNS = 4
+_MAX_HEAD = 4096
+_MASK = (1 << 64) - 1
+
+
+class FileStates:
+    """Inode, size, mtime and ctime of each entry but folders, in columns: 32 bytes an entry."""
+
+    def __init__(self, values: array[int]) -> None:
+        """Take the columns of all entries, four numbers each."""
+        self._values = values
+
+    @classmethod
+    def of(cls, tree: OpenTree, table: FolderTable) -> Self:
+        """Look at all entries of a folder.
+
+        Raises:
+            OSError: one of them is not there.
+        """
+        values = array("Q", bytes(8 * _COLUMNS * len(table)))
+        for index, entry in enumerate(table):
+            if entry.kind is not EntryKind.FOLDER:
+                values[index * _COLUMNS : (index + 1) * _COLUMNS] = array("Q", _state(tree, entry.path))
+        return cls(values)
+
+    def __len__(self) -> int:
+        return len(self._values) // _COLUMNS
+
+    def is_unchanged(self, index: int, tree: OpenTree, path: bytes) -> bool:
+        """Return whether an entry still looks as it did; False where it can't be looked at."""
+        try:
+            return self._values[index * _COLUMNS : (index + 1) * _COLUMNS] == array("Q", _state(tree, path))
+        except OSError:
+            return False
+
+    def matches(self, index: int, found: os.stat_result) -> bool:
+        """Return whether an open file is the recorded one, and was not touched since."""
+        return self._values[index * _COLUMNS : (index + 1) * _COLUMNS] == array("Q", _numbers(found))
+
+    def encode(self, manifest: str) -> bytes:
+        """Return the states as their file holds them; ``manifest``: SHA-256 of the version's manifest."""
+        head = {"manifest": manifest, "entries": len(self), "order": sys.byteorder}
+        return json.dumps(head).encode() + b"\n" + self._values.tobytes()
+
+    @classmethod
+    def load(cls, path: Path, manifest: str, entries: int) -> Self | None:
+        """Read the states of a folder; None where there are none of this manifest.
+
+        Args:
+            path: their file.
+            manifest: SHA-256 of the version's manifest.
+            entries: the number of entries in that.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                head = parse_json(file.readline(_MAX_HEAD))
+                expected = {"manifest": manifest, "entries": entries, "order": sys.byteorder}
+                if head != expected or entries > MAX_ENTRIES:
+                    return None
+                values = array("Q")
+                values.frombytes(file.read(8 * _COLUMNS * entries))
+        except (OSError, ValueError):
+            return None
+        return cls(values) if len(values) == _COLUMNS * entries else None
+
+
+def _state(tree: OpenTree, path: bytes) -> tuple[int, int, int, int]:
+    """Return the state of an entry."""
+    return _numbers(tree.stat(path))
+
+
+def _numbers(found: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what changes when a file is replaced, written to, or given another mode or name."""
+    return (
+        found.st_ino & _MASK,
+        found.st_size,
+        found.st_mtime_ns & _MASK,
+        found.st_ctime_ns & _MASK,
+    )

@@ -1,0 +1,198 @@
+"""The end of an arriving folder: empty files, links, modes and times; all of it durable."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from shardcast.errors import LocalDiskError
+from shardcast.file_copies import copy_bytes
+from shardcast.file_systems import NO_LINKS, NO_SPECIAL_FILES
+from shardcast.folders.entries import EntryKind, FolderEntry
+from shardcast.folders.file_states import FileStates
+from shardcast.folders.growing_tree import GrowingTree
+from shardcast.folders.places import FolderPlaces
+from shardcast.open_files import close
+
+_SYNCERS = 8
+"""Threads that sync files: a file system writes what they wait for together."""
+_SYNCED_AT_ONCE = 256
+"""Files that are open in order to be synced."""
+_PATH = "utf-8", "surrogateescape"
+
+
+def finish_folder(root: int, places: FolderPlaces) -> FileStates:
+    """Make what no shard of a folder brings, give all entries their modes and times, and sync them.
+
+    Args:
+        root: the descriptor of the folder.
+        places: its entries, whose bytes are here.
+
+    Returns:
+        How its files look now.
+
+    Raises:
+        LocalDiskError: the file system takes two names for one, or has no symbolic links.
+        OSError: an entry can't be made.
+    """
+    with GrowingTree(os.dup(root), makes=True) as tree, GrowingTree(os.dup(root)) as firsts:
+        finisher = _Finisher(tree, firsts, places)
+        finisher.make_entries()
+        finisher.sync_files()
+        finisher.settle_folders()
+        return FileStates.of(tree, places.layout.table)
+
+
+class _Finisher:
+    """The steps of one folder; for one thread."""
+
+    def __init__(self, tree: GrowingTree, firsts: GrowingTree, places: FolderPlaces) -> None:
+        self._tree = tree
+        self._firsts = firsts  # the first names of hard links
+        self._places = places
+        self._table = places.layout.table
+
+    def make_entries(self) -> None:
+        """Make what is missing, files before the links that lead to them."""
+        links: list[int] = []
+        for index, entry in enumerate(self._table):
+            if entry.kind is EntryKind.FOLDER:
+                self._tree.folder(entry.path)
+            elif entry.kind is EntryKind.FILE:
+                if not self._places.is_settled(index):
+                    self._settle(entry)
+            else:
+                links.append(index)
+        for index in links:
+            entry = self._table[index]
+            if entry.kind is EntryKind.HARD_LINK:
+                self._link(entry)
+        for index in links:
+            entry = self._table[index]
+            if entry.kind is EntryKind.SYMLINK:
+                self._symlink(entry)
+
+    def _settle(self, entry: FolderEntry) -> None:
+        """Give a file its size, mode and time."""
+        descriptor = self._tree.open_file(entry.path, os.O_WRONLY | os.O_CREAT)
+        try:
+            if os.fstat(descriptor).st_size != entry.size:
+                os.ftruncate(descriptor, entry.size)
+            os.fchmod(descriptor, entry.mode)
+            os.utime(descriptor, (entry.mtime, entry.mtime))
+        finally:
+            close(descriptor)
+
+    def _link(self, entry: FolderEntry) -> None:
+        """Give a file another name; a copy where the file system has no links."""
+        source, first = self._firsts.parent(entry.link)
+        folder, name = self._tree.parent(entry.path)
+        try:
+            os.link(first, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+            return
+        except FileExistsError:
+            if os.path.samestat(self._firsts.stat(entry.link), self._tree.stat(entry.path)):
+                raise _one_name(entry) from None
+            raise
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+        found = self._firsts.stat(entry.link)
+        known = os.open(first, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            copy = self._tree.open_file(entry.path, flags)
+            try:
+                copy_bytes(known, copy)
+                os.fchmod(copy, stat.S_IMODE(found.st_mode))
+                os.utime(copy, ns=(found.st_mtime_ns, found.st_mtime_ns))
+            finally:
+                close(copy)
+        finally:
+            close(known)
+
+    def _symlink(self, entry: FolderEntry) -> None:
+        """Make a symbolic link with its time."""
+        folder, name = self._tree.parent(entry.path)
+        try:
+            os.symlink(entry.link, name, dir_fd=folder)
+        except FileExistsError:
+            raise _one_name(entry) from None
+        except OSError as error:
+            if error.errno in NO_SPECIAL_FILES:
+                raise LocalDiskError(
+                    f"{entry.text!r} is a symbolic link, and the file system there has none; "
+                    "choose an output on another file system"
+                ) from None
+            raise
+        with suppress(NotImplementedError):
+            os.utime(name, (entry.mtime, entry.mtime), dir_fd=folder, follow_symlinks=False)
+
+    def sync_files(self) -> None:
+        """Make the bytes of all files durable."""
+        with ThreadPoolExecutor(_SYNCERS, thread_name_prefix="shardcast-sync") as pool:
+            opened: list[int] = []
+            try:
+                for index, entry in enumerate(self._table):
+                    if entry.kind is EntryKind.FILE:
+                        opened.append(self._open(entry))
+                    if opened and (len(opened) == _SYNCED_AT_ONCE or index == len(self._table) - 1):
+                        list(pool.map(os.fsync, opened))
+                        while opened:
+                            close(opened.pop())
+            finally:
+                while opened:
+                    close(opened.pop())
+
+    def _open(self, entry: FolderEntry) -> int:
+        """Open a file in order to sync it, whatever its mode."""
+        try:
+            return self._tree.open_file(entry.path)
+        except PermissionError:  # its mode does not let its owner read it
+            folder, name = self._tree.parent(entry.path)
+            os.chmod(name, entry.mode | 0o600, dir_fd=folder)
+            try:
+                return self._tree.open_file(entry.path)
+            finally:
+                os.chmod(name, entry.mode, dir_fd=folder)
+
+    def settle_folders(self) -> None:
+        """Check the names in all folders, and give the folders their modes and times, the deepest first.
+
+        Raises:
+            LocalDiskError: the file system takes two names for one.
+        """
+        counts = self._counts()
+        folders = [entry for entry in self._table if entry.kind is EntryKind.FOLDER]
+        for path in (*(entry.path for entry in reversed(folders)), b""):
+            descriptor = self._tree.folder(path)
+            count = len(os.listdir(descriptor))  # noqa: PTH208  pathlib knows no descriptors
+            if count != counts.get(path, 0):
+                raise LocalDiskError(
+                    f"the folder {path.decode(*_PATH)!r} has {counts.get(path, 0)} entries and {count} names "
+                    "on this file system, which takes some of them for one; choose an output on another one"
+                )
+            os.fsync(descriptor)
+        for entry in reversed(folders):
+            descriptor = self._tree.folder(entry.path)
+            os.utime(descriptor, (0, 0))
+            os.fchmod(descriptor, entry.mode)
+
+    def _counts(self) -> dict[bytes, int]:
+        """Return how many entries each folder has."""
+        counts: dict[bytes, int] = {}
+        for index in range(len(self._table)):
+            path = self._table.path(index)
+            above = path[: path.rstrip(b"/").rfind(b"/") + 1]
+            counts[above] = counts.get(above, 0) + 1
+        return counts
+
+
+def _one_name(entry: FolderEntry) -> LocalDiskError:
+    """Return the error for a name that the file system takes for another one."""
+    return LocalDiskError(
+        f"{entry.text!r} and another name of the folder are one on this file system; "
+        "choose an output on another file system"
+    )

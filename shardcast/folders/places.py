@@ -1,0 +1,162 @@
+"""The bytes of a payload in the files of an arriving folder: written to their places, and built again.
+
+The headers and the padding of the tar lie nowhere: they are a function of the list of entries, and compared
+with what arrives.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from shardcast.folders.entries import EntryKind
+from shardcast.folders.growing_tree import GrowingTree
+from shardcast.folders.layout import FileRange, FolderLayout
+from shardcast.open_files import close
+
+_OWNER = 0o600
+"""Permissions that every file has until its folder gets its name: a later run reads and writes it."""
+
+
+class TarDiffers(Exception):
+    """The tar that arrives is not the one that follows from the list of entries.
+
+    Attributes:
+        offset: of the first part that differs, in the payload.
+    """
+
+    def __init__(self, offset: int) -> None:
+        """Word the error."""
+        super().__init__(f"the tar differs from the list of entries behind byte {offset}")
+        self.offset = offset
+
+
+class FolderPlaces:
+    """The files of an arriving folder, as one payload.
+
+    Threads may share it: writers wait for each other, and so do readers.
+
+    Attributes:
+        layout: the entries and their places in the payload.
+        writing: held while files are written.
+    """
+
+    def __init__(self, root: int, layout: FolderLayout) -> None:
+        """Write below the folder with the descriptor ``root``, which is not closed.
+
+        Raises:
+            OSError: this process has no descriptor left.
+        """
+        self.layout = layout
+        self.writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._written = GrowingTree(os.dup(root), makes=True)
+        self._read = GrowingTree(os.dup(root))
+        self._present = bytearray(len(layout.table))
+        self._settled = bytearray(len(layout.table))
+
+    def close(self) -> None:
+        """Close all folders."""
+        self._written.close()
+        self._read.close()
+
+    def open_root(self) -> int:
+        """Return another descriptor of the folder, which the caller closes.
+
+        Raises:
+            OSError: this process has no descriptor left.
+        """
+        return os.dup(self._written.root)
+
+    # What is here
+
+    def mark_present(self, index: int) -> None:
+        """Note that a file is here, with right bytes or wrong ones."""
+        self._present[index] = 1
+
+    def is_settled(self, index: int) -> bool:
+        """Return whether a file was written whole, with its mode and time."""
+        return bool(self._settled[index])
+
+    def is_present(self, start: int, end: int) -> bool:
+        """Return whether all files with bytes from ``start`` to ``end`` of the payload are here."""
+        return all(self._present[index] for index in self.layout.files_between(start, end))
+
+    # Bytes
+
+    def write(self, start: int, view: memoryview) -> None:
+        """Write bytes of the payload to the files that they belong to; the caller holds ``writing``.
+
+        Raises:
+            TarDiffers: a header or padding is not the one that follows from the list of entries.
+            OSError: a file can't be written.
+        """
+        position = start
+        for part in self.layout.parts(start, start + len(view)):
+            length = part.length if isinstance(part, FileRange) else len(part)
+            data = view[position - start : position - start + length]
+            if isinstance(part, FileRange):
+                self._write(part, data)
+            elif bytes(data) != part:
+                raise TarDiffers(position)
+            position += length
+
+    def _write(self, part: FileRange, data: memoryview) -> None:
+        """Write bytes of one file, and settle it if they are all of it."""
+        entry = self.layout.table[part.index]
+        descriptor = self._written.open_file(entry.path, os.O_WRONLY | os.O_CREAT)
+        try:
+            offset = part.offset
+            self._present[part.index], self._settled[part.index] = 1, 0
+            while data:
+                count = os.pwrite(descriptor, data, offset)
+                data, offset = data[count:], offset + count
+            if part.length == entry.size:
+                os.ftruncate(descriptor, entry.size)
+                if entry.mode & _OWNER == _OWNER:
+                    os.fchmod(descriptor, entry.mode)
+                    os.utime(descriptor, (entry.mtime, entry.mtime))
+                    self._settled[part.index] = 1
+        finally:
+            close(descriptor)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return bytes of the payload; zeros for those of files that are not here.
+
+        Raises:
+            OSError: a file can't be read.
+        """
+        with self._reading:
+            return b"".join(
+                part if isinstance(part, bytes) else self._read_file(part)
+                for part in self.layout.parts(start, start + length)
+            )
+
+    def _read_file(self, part: FileRange) -> bytes:
+        try:
+            descriptor = self._read.open_file(self.layout.table.path(part.index))
+        except FileNotFoundError:
+            return bytes(part.length)
+        try:
+            return os.pread(descriptor, part.length, part.offset).ljust(part.length, b"\0")
+        finally:
+            close(descriptor)
+
+    def open_large(self, index: int) -> int:
+        """Open a large file for reading and writing, with its size, and return its descriptor.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        entry = self.layout.table[index]
+        assert entry.kind is EntryKind.FILE
+        with self.writing:
+            descriptor = self._written.open_file(entry.path, os.O_RDWR | os.O_CREAT)
+        try:
+            if os.fstat(descriptor).st_size != entry.size:
+                os.ftruncate(descriptor, entry.size)
+        except BaseException:
+            close(descriptor)
+            raise
+        self._present[index] = 1
+        return descriptor
