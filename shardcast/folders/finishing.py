@@ -164,11 +164,11 @@ class _Finisher:
         Raises:
             LocalDiskError: the file system takes two names for one.
         """
-        counts = self._counts()
+        counts = self._table.counts()
         folders = [entry for entry in self._table if entry.kind is EntryKind.FOLDER]
         for path in (*(entry.path for entry in reversed(folders)), b""):
             descriptor = self._tree.folder(path)
-            count = len(os.listdir(descriptor))  # noqa: PTH208  pathlib knows no descriptors
+            count = len(os.listdir(descriptor))
             if count != counts.get(path, 0):
                 raise LocalDiskError(
                     f"the folder {path.decode(*_PATH)!r} has {counts.get(path, 0)} entries and {count} names "
@@ -179,15 +179,6 @@ class _Finisher:
             descriptor = self._tree.folder(entry.path)
             os.utime(descriptor, (0, 0))
             os.fchmod(descriptor, entry.mode)
-
-    def _counts(self) -> dict[bytes, int]:
-        """Return how many entries each folder has."""
-        counts: dict[bytes, int] = {}
-        for index in range(len(self._table)):
-            path = self._table.path(index)
-            above = path[: path.rstrip(b"/").rfind(b"/") + 1]
-            counts[above] = counts.get(above, 0) + 1
-        return counts
 
 
 def _one_name(entry: FolderEntry) -> LocalDiskError:

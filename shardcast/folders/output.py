@@ -6,15 +6,14 @@ import asyncio
 import errno
 import os
 import threading
-from hashlib import sha256
 from pathlib import Path
 
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import IntegrityError
 from shardcast.filesystem import replace
 from shardcast.folders.contents import check_shards, layout_of_lines
-from shardcast.folders.file_states import FileStates
 from shardcast.folders.finishing import finish_folder
+from shardcast.folders.kept import keep, kept_manifest
 from shardcast.folders.layout import FolderLayout, FolderShard
 from shardcast.folders.part_folder import PartFolder, new_part_folder, resolve_folder
 from shardcast.folders.places import FolderPlaces
@@ -60,7 +59,7 @@ class FolderOutput:
         self._recent = RecentPieces()
         self._writing: dict[int, threading.Lock] = {}
         with disk_errors("could not write", output):
-            self._target = resolve_folder(output, manifest_path(output))
+            self._target = resolve_folder(output, kept_manifest(output))
             self._part: PartFolder = new_part_folder(self._target)
             try:
                 self._check_room()
@@ -168,7 +167,7 @@ class FolderOutput:
             raise self._wrong(str(error)) from None
         with disk_errors("could not finish", self.output):
             states = finish_folder(self._part.root, self._places)
-            write_facts(self._target, manifest, states)
+            keep(self._target, manifest, states)
             self.final = self._part.give_name()
         self.close()
 
@@ -187,26 +186,6 @@ class FolderOutput:
         if self._places:
             self._places.close()
             self._places = None
-        if self._part.root >= 0 and not os.listdir(self._part.root):  # noqa: PTH208  an open folder
+        if self._part.root >= 0 and not os.listdir(self._part.root):
             self._part.discard()
         self._part.close()
-
-
-def manifest_path(output: Path) -> Path:
-    """Return the path of the manifest that stays beside a folder."""
-    return output.with_name(f".{output.name}.manifest")
-
-
-def states_path(output: Path) -> Path:
-    """Return the path of the record of a folder's files."""
-    return output.with_name(f".{output.name}.files")
-
-
-def write_facts(output: Path, manifest: Manifest, states: FileStates) -> None:
-    """Write what later runs need to know of a folder, before it gets its name.
-
-    Raises:
-        LocalDiskError: the disk failed.
-    """
-    replace(manifest_path(output), manifest.raw)
-    replace(states_path(output), states.encode(sha256(manifest.raw).hexdigest()))

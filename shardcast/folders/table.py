@@ -119,6 +119,15 @@ class FolderTable(Sequence[FolderEntry]):
         if entry.link:
             self._links[len(self) - 1] = entry.link
 
+    def counts(self) -> dict[bytes, int]:
+        """Return how many entries each folder has, by its path; ``b""`` is the folder itself."""
+        counts: dict[bytes, int] = {}
+        for index in range(len(self)):
+            path = self.path(index)
+            above = path[: path.rstrip(b"/").rfind(b"/") + 1]
+            counts[above] = counts.get(above, 0) + 1
+        return counts
+
     # Digests of files
 
     def digest(self, index: int) -> bytes | None:

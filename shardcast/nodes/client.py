@@ -22,7 +22,6 @@ from shardcast.fair_limit import FairLimit
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.follow import Follow, FollowSettings
 from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
-from shardcast.nodes.output_names import output_name
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
 from shardcast.peer.server import Peer
@@ -232,15 +231,16 @@ class Client:
         async with self._looking() as (following, standing):
             found = find_version(standing, version)
             listing = found.listing
-            default = self.output_dir / output_name(listing.version)
-            output = Path(default if output_file is None else output_file)
+            destination = Destination(self.output_dir, watch=watch)
             if output_file is not None and str(output_file).endswith("/"):
-                output = output / default.name
+                destination = Destination(Path(output_file), watch=watch)
+            elif output_file is not None:
+                destination = Destination(self.output_dir, Path(output_file), watch=watch)
             peers = [self._downloads.peers[url] for url in found.servers]
             listed = listing.number in standing.listed
             async with self._reporting(following):
                 return await self._downloads.fetch(
-                    listing, peers, Destination(output, watch), following, origin=found.origin, listed=listed
+                    listing, peers, destination, following, origin=found.origin, listed=listed
                 )
 
     async def follow(

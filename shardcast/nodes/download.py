@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -18,7 +19,10 @@ from shardcast.errors import (
     VersionAborted,
     VersionWithdrawn,
 )
+from shardcast.folders.kept import is_unchanged
+from shardcast.folders.output import FolderOutput
 from shardcast.nodes.followed_folder import FollowedFolder
+from shardcast.nodes.output_names import folder_name, output_name
 from shardcast.nodes.release import NEIGHBOURS, Release
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
@@ -48,14 +52,21 @@ class Destination:
     """The output of a download, and who watches it.
 
     Attributes:
-        path: the output.
+        outputs: the folder of outputs for which no other place is named.
+        named: the output; None for one that is named after its version.
         watch: called with the transfer when it begins.
         folder: the folder in which the output is recorded; None for an output that is not followed.
     """
 
-    path: Path
+    outputs: Path
+    named: Path | None = None
     watch: Watch | None = None
     folder: FollowedFolder | None = None
+
+    def path(self, header: Header) -> Path:
+        """Return the absolute path of the output of a version, which is a file or a folder."""
+        name = folder_name(header.version) if header.folder else output_name(header.version)
+        return (self.named or self.outputs / name).absolute()
 
 
 @dataclass
@@ -202,8 +213,12 @@ class Downloads:
             confirm: awaited before the output gets its name.
         """
         started = time.monotonic()
-        output = destination.path.absolute()
-        sink = await asyncio.to_thread(OutputFile, output, live)
+        output = destination.path(live.header)
+        known = live.manifest if live.header.folder else None
+        if known and await asyncio.to_thread(is_unchanged, output, known):
+            final = await asyncio.to_thread(output.stat)
+            return await _recorded(Release(live.version, output, known, 0.0, {}), destination, final)
+        sink = await asyncio.to_thread(_open_output, output, live)
         sink.confirm = confirm
         shared: SharedVersion | None = None
 
@@ -218,7 +233,7 @@ class Downloads:
             if destination.watch:
                 destination.watch(transfer)
             try:
-                if self.sharing and joins:
+                if self.sharing and joins and isinstance(sink, OutputFile):
                     from shardcast.nodes.shared_pieces import SharedOutput  # and all of the swarm
 
                     pieces = SharedOutput(sink.open_pieces(), live.shards)
@@ -257,7 +272,21 @@ class Downloads:
             received,
             neighbours=neighbours,
         )
-        return await destination.folder.record(release, sink.final) if destination.folder else release
+        return await _recorded(release, destination, sink.final)
+
+
+def _open_output(output: Path, live: LiveManifest) -> FolderOutput | OutputFile:
+    """Open the output of a version; blocks on the disk.
+
+    Raises:
+        LocalDiskError: it can't be written there, or has no room.
+    """
+    return FolderOutput(output, live) if live.header.folder else OutputFile(output, live)
+
+
+async def _recorded(release: Release, destination: Destination, final: os.stat_result | None) -> Release:
+    """Record a version where its outputs are recorded, and return the release."""
+    return await destination.folder.record(release, final) if destination.folder else release
 
 
 def _manifest_from(version: str, peers: Sequence[Peer]) -> str:

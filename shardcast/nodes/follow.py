@@ -22,7 +22,7 @@ from shardcast.errors import (
 )
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.followed_folder import FollowedFolder
-from shardcast.nodes.output_names import output_name
+from shardcast.nodes.output_names import output_path
 from shardcast.nodes.release import Release
 from shardcast.peer.server import Peer
 from shardcast.policy.fetch_order import FetchQueue
@@ -232,7 +232,7 @@ class Follow:
             log.warning("%s%s", self._warned, again)
 
     def _output(self, number: int) -> Path:
-        return self._folder.outputs.folder / output_name(version_name(number))
+        return output_path(self._folder.outputs.folder, version_name(number))
 
     async def _fetch(
         self,
@@ -264,7 +264,8 @@ class Follow:
         is_complete = number in complete
         servers = complete[number] if is_complete else opened[number]
         peers = [self._downloads.peers[url] for url in servers]
-        destination = Destination(self._output(number), watch, self._folder)
+        outputs = self._folder.outputs.folder
+        destination = Destination(outputs, watch=watch, folder=self._folder)
         if is_complete:
             listing = standing.listed[number]
             fetching = self._downloads.fetch(

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from shardcast.folders.kept import kept_manifest as kept_manifest
 from shardcast.protocol.wire import VERSION_PATTERN, version_number
 from shardcast.temporary_files import PART, is_temporary_of
 
@@ -19,13 +20,17 @@ LOCK_FILE = ".shardcast-lines.lock"
 
 _REPLACED = (LATEST_LINK, UNDER_WAY_LINK, LINES_FILE)
 """Names, beside those of records, that are only ever replaced by a rename."""
-_OUTPUT = re.compile(rf"download_({VERSION_PATTERN})\.bin", re.ASCII)
+_OUTPUT = re.compile(rf"(?:download_({VERSION_PATTERN})\.bin|({VERSION_PATTERN}))", re.ASCII)
 _RECORD = re.compile(
-    rf"\.(download_{VERSION_PATTERN}\.bin)\.record((~[0-9a-f]{{16}})?{re.escape(PART)})?", re.ASCII
+    rf"\.(download_{VERSION_PATTERN}\.bin|{VERSION_PATTERN})"
+    rf"\.(?:record|manifest|files)((~[0-9a-f]{{16}})?{re.escape(PART)})?",
+    re.ASCII,
 )
-"""A record, or the temporary file of one that a kill left."""
+"""A record, what is kept of a folder, or the temporary file of one of these that a kill left."""
 _PART = re.compile(
-    r"\.download_(v[1-9][0-9]{0,17})\.bin(\.part(-[0-9a-f]+)*(\.manifest)?|~[0-9a-f]{16}\.part)", re.ASCII
+    r"\.(?:download_(v[1-9][0-9]{0,17})\.bin|(v[1-9][0-9]{0,17}))"
+    r"(\.part(-[0-9a-f]+)*(\.manifest)?|~[0-9a-f]{16}\.part)",
+    re.ASCII,
 )
 """The part of an output, its manifest, or the temporary name of a part."""
 
@@ -35,16 +40,27 @@ def output_name(version: str) -> str:
     return f"download_{version}.bin"
 
 
+def folder_name(version: str) -> str:
+    """Return the name of a version that is a folder, in the folder of outputs."""
+    return version
+
+
+def output_path(folder: Path, version: str) -> Path:
+    """Return the path of a version's output: of the folder where one is there, else of the file."""
+    as_folder = folder / folder_name(version)
+    return as_folder if as_folder.is_dir() else folder / output_name(version)
+
+
 def output_number(name: str) -> int:
     """Return the number in the name of an output; 0 for other names."""
     found = _OUTPUT.fullmatch(name)
-    return (version_number(found[1]) or 0) if found else 0
+    return (version_number(found[1] or found[2]) or 0) if found else 0
 
 
 def part_version(name: str) -> str | None:
     """Return the version of which an interrupted download left a file; None for other names."""
     found = _PART.fullmatch(name)
-    return found[1] if found else None
+    return found[1] or found[2] if found else None
 
 
 def record_path(path: Path) -> Path:
@@ -52,14 +68,10 @@ def record_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.record")
 
 
-def kept_manifest(folder: Path) -> Path:
-    """Return the path of the manifest that is kept beside a downloaded folder."""
-    return folder.with_name(f".{folder.name}.manifest")
-
-
 def is_stale(entry: Path) -> bool:
     """Return whether a file is a temporary one that a kill left, or the record of an output that has gone."""
     found = _RECORD.fullmatch(entry.name)
     if found and (found[2] or not os.path.lexists(entry.with_name(found[1]))):
-        return True
+        # What is kept of a folder is written before it gets its name.
+        return bool(found[2]) or not any(entry.parent.glob(f".{found[1]}{PART}*"))
     return any(is_temporary_of(entry.name, name) for name in _REPLACED)

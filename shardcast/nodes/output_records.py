@@ -18,12 +18,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from shardcast.digest import is_digest
 from shardcast.file_identity import FileIdentity
 from shardcast.file_owners import is_trusted
+from shardcast.folders.kept import is_unchanged, read_kept
 from shardcast.json_text import parse_json
 from shardcast.protocol.wire import MAX_VERSION
 
@@ -39,16 +40,17 @@ _CHUNK = 1 << 20
 
 
 def trusted_identity(path: Path) -> FileIdentity | None:
-    """Return the identity of the file at a path, as records keep it.
+    """Return the identity of the output at a path, as records keep it: of a folder, that of its top.
 
-    None where no regular file is, or a stranger could write the file.
+    None where neither a regular file nor a folder is, or a stranger could write it.
     """
     try:
         found = path.stat()
         trusted = is_trusted(found, path.parent.stat())
     except OSError:
         return None
-    return FileIdentity.from_stat(found).recorded if S_ISREG(found.st_mode) and trusted else None
+    is_output = S_ISREG(found.st_mode) or (S_ISDIR(found.st_mode) and not path.is_symlink())
+    return FileIdentity.from_stat(found).recorded if is_output and trusted else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +164,18 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def hash_output(path: Path, stop: Callable[[], bool]) -> OutputRecord | None:
-    """Return a record without a version for a file, with its SHA-256.
+    """Return a record without a version for an output, with the SHA-256 of its payload.
+
+    A folder is not hashed: its digest is in the manifest beside it, as long as its files were not touched.
 
     Returns:
-        None when the file can't be read, changed meanwhile, or ``stop`` returned True.
+        None when the output can't be read, changed meanwhile, or ``stop`` returned True.
     """
+    if path.is_dir():
+        manifest, identity = read_kept(path), trusted_identity(path)
+        if manifest is None or identity is None or not is_unchanged(path, manifest):
+            return None
+        return OutputRecord(None, None, manifest.digests["sha256"], identity)
     try:
         with path.open("rb") as file:
             before, digest = FileIdentity.from_stat(os.fstat(file.fileno())).recorded, hashlib.sha256()

@@ -15,6 +15,7 @@ from pathlib import Path
 from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import set_symlink
+from shardcast.folders.kept import remove_kept
 from shardcast.nodes.line_notes import LineNotes
 from shardcast.nodes.output_names import (
     LATEST_LINK,
@@ -180,7 +181,10 @@ class OutputFolder:
         """
         with disk_errors("could not remove", path), self._storage.locked():
             if trusted_identity(path) == record.file:
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    remove_kept(path)
+                else:
+                    path.unlink(missing_ok=True)
                 record_path(path).unlink(missing_ok=True)
 
     def switch_link(self, name: str, target: str) -> None:

@@ -9,7 +9,8 @@ from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import has_symlinks
-from shardcast.nodes.output_names import LATEST_LINK, UNDER_WAY_LINK, output_name, part_version
+from shardcast.folders.part_folder import clear_abandoned_folders
+from shardcast.nodes.output_names import LATEST_LINK, UNDER_WAY_LINK, folder_name, output_name, part_version
 from shardcast.nodes.output_records import OutputRecord
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release
@@ -87,6 +88,7 @@ def _clear_leftovers(folder: Path, number: int) -> None:
             version = part_version(entry.name)
             if version and ((version_number(version) or 0) < number or _is_old(entry)):
                 clear_abandoned(folder / output_name(version))
+                clear_abandoned_folders(folder / folder_name(version))
 
 
 def _is_old(entry: Path) -> bool:

@@ -1,0 +1,109 @@
+"""What is kept beside a downloaded folder: the manifest of its version, and how its files looked.
+
+::
+
+    v3/              the folder
+    .v3.manifest     its version's manifest
+    .v3.files        inode, size, mtime and ctime of each file when the folder got its name (``file_states``)
+
+Both are written before the folder gets its name.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+from shardcast.directories import remove_tree
+from shardcast.filesystem import replace
+from shardcast.folders.contents import folder_layout
+from shardcast.folders.entries import EntryKind
+from shardcast.folders.file_states import FileStates
+from shardcast.folders.table import FolderTable
+from shardcast.folders.tree import OpenTree
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.manifest_reader import MAX_MANIFEST, ManifestError, parse
+from shardcast.temporary_files import temporary_name
+
+MANIFEST = ".manifest"
+FILES = ".files"
+
+
+def kept_manifest(folder: Path) -> Path:
+    """Return the path of the manifest that stays beside a downloaded folder."""
+    return folder.with_name(f".{folder.name}{MANIFEST}")
+
+
+def kept_states(folder: Path) -> Path:
+    """Return the path of the record of a downloaded folder's files."""
+    return folder.with_name(f".{folder.name}{FILES}")
+
+
+def keep(folder: Path, manifest: Manifest, states: FileStates) -> None:
+    """Write what later runs need to know of a folder.
+
+    Raises:
+        LocalDiskError: the disk failed.
+    """
+    replace(kept_manifest(folder), manifest.raw)
+    replace(kept_states(folder), states.encode(sha256(manifest.raw).hexdigest()))
+
+
+def read_kept(folder: Path) -> Manifest | None:
+    """Return the manifest that was kept of a folder; None where there is none that can be read."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(kept_manifest(folder), flags), "rb") as file:
+            return parse(file.read(MAX_MANIFEST + 1))
+    except (OSError, ManifestError):
+        return None
+
+
+def is_unchanged(folder: Path, manifest: Manifest) -> bool:
+    """Return whether a folder is that of a manifest, and nothing in it was touched since it got its name.
+
+    Only the states of the files are compared, no bytes.
+    """
+    try:
+        layout = folder_layout(manifest)
+        if layout is None:
+            return False
+        table = layout.table
+        states = FileStates.load(kept_states(folder), sha256(manifest.raw).hexdigest(), len(table))
+        if states is None:
+            return False
+        with OpenTree.at(folder) as tree:
+            return _looks_unchanged(tree, table, states)
+    except (OSError, ManifestError):
+        return False
+
+
+def _looks_unchanged(tree: OpenTree, table: FolderTable, states: FileStates) -> bool:
+    """Return whether all entries look as they did, and there are no others.
+
+    Raises:
+        OSError: a folder can't be read.
+    """
+    counts = table.counts()
+    for path in (b"", *(entry.path for entry in table if entry.kind is EntryKind.FOLDER)):
+        if len(os.listdir(tree.folder(path))) != counts.get(path, 0):
+            return False
+    return all(
+        states.is_unchanged(index, tree, entry.path)
+        for index, entry in enumerate(table)
+        if entry.kind is not EntryKind.FOLDER
+    )
+
+
+def remove_kept(folder: Path) -> None:
+    """Remove a downloaded folder, and what was kept of it; a program that has a file open reads on.
+
+    Raises:
+        OSError: it can't be removed.
+    """
+    removed = temporary_name(folder)
+    folder.rename(removed)  # at once, so that nobody sees a part of it under its name
+    for kept in (kept_manifest(folder), kept_states(folder)):
+        kept.unlink(missing_ok=True)
+    remove_tree(removed)
