@@ -215,7 +215,8 @@ class Downloads:
         started = time.monotonic()
         output = destination.path(live.header)
         known = live.manifest if live.header.folder else None
-        if known and await asyncio.to_thread(is_unchanged, output, known):
+        here = await asyncio.to_thread(is_unchanged, output, known) if known else False
+        if known and here:
             final = await asyncio.to_thread(output.stat)
             return await _recorded(Release(live.version, output, known, 0.0, {}), destination, final)
         sink = await asyncio.to_thread(_open_output, output, live)

@@ -45,6 +45,12 @@ def folder_name(version: str) -> str:
     return version
 
 
+def names_folder(name: str) -> bool:
+    """Return whether a name is that of a version that is a folder."""
+    found = _OUTPUT.fullmatch(name)
+    return found is not None and found[2] is not None
+
+
 def output_path(folder: Path, version: str) -> Path:
     """Return the path of a version's output: of the folder where one is there, else of the file."""
     as_folder = folder / folder_name(version)

@@ -26,6 +26,7 @@ from shardcast.file_identity import FileIdentity
 from shardcast.file_owners import is_trusted
 from shardcast.folders.kept import is_unchanged, read_kept
 from shardcast.json_text import parse_json
+from shardcast.nodes.output_names import names_folder
 from shardcast.protocol.wire import MAX_VERSION
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,10 @@ def trusted_identity(path: Path) -> FileIdentity | None:
         trusted = is_trusted(found, path.parent.stat())
     except OSError:
         return None
-    is_output = S_ISREG(found.st_mode) or (S_ISDIR(found.st_mode) and not path.is_symlink())
+    if names_folder(path.name):
+        is_output = S_ISDIR(found.st_mode) and not path.is_symlink()
+    else:
+        is_output = S_ISREG(found.st_mode)
     return FileIdentity.from_stat(found).recorded if is_output and trusted else None
 
 
