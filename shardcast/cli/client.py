@@ -278,7 +278,8 @@ def show_offered(versions: list[Offered], as_json: bool) -> None:
         return
     for version in versions:
         values = _offered_as_dict(version)
-        columns = (values["version"], values["digest"], values["shards"], values["size"], values["name"])
+        name = f"{values['name']}/" if values["kind"] == "folder" else values["name"]
+        columns = (values["version"], values["digest"], values["shards"], values["size"], name)
         texts = ("-" if value is None else one_line(str(value), _LONGEST_COLUMN) for value in columns)
         print_answer("  ".join(texts))
 
@@ -291,7 +292,8 @@ def _offered_as_dict(offered: Offered) -> dict[str, Any]:
         "digest": offered.listing.digest,
         "shards": offered.listing.shards,
         "size": header.size if header else None,
-        "name": header.name if header else None,
+        "name": header.content_name if header else None,
+        "kind": header.content_kind if header else None,
         "created": header.created if header else None,
         "metadata": dict(header.metadata) if header else {},
     }
@@ -313,7 +315,8 @@ def release_as_dict(release: Release) -> dict[str, Any]:
     return {
         "version": release.version,
         "path": str(release.path),
-        "name": release.manifest.header.name,
+        "name": release.manifest.header.content_name,
+        "kind": release.manifest.header.content_kind,
         "size": release.manifest.size,
         "shards": len(release.manifest.shards),
         **release.manifest.digests,

@@ -82,6 +82,16 @@ class Header:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     folder: FolderFacts | None = None
 
+    @property
+    def content_name(self) -> str:
+        """Name of the file, or of the folder, that was published."""
+        return self.folder.name if self.folder else self.name
+
+    @property
+    def content_kind(self) -> str:
+        """``folder`` for a folder, else the kind."""
+        return "folder" if self.folder else self.kind
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:

@@ -166,3 +166,16 @@ def test_example_scripts_have_help(name: str) -> None:
     with script(name, "--help") as running:
         assert running.ends() == 0
     assert "usage:" in running.output
+
+
+def test_follower_loads_checkpoint_folders_and_never_a_mixture(port: int, tmp_path: Path) -> None:
+    publishing = ("publish", "--steps", "4", "--size", "6000000", "--pause", "0.3", "--port", str(port))
+    data = ("--data-dir", str(tmp_path / "data"), "--linger", "600")
+    loading = ("load", "--servers", f"127.0.0.1:{port}", "--output-dir", str(tmp_path / "output"))
+    with (
+        script("checkpoint_folder.py", *publishing, *data) as trainer,
+        script("checkpoint_folder.py", *loading, "--until", "4") as loader,
+    ):
+        assert loader.ends() == 0, loader.output + trainer.output
+    assert "v4 is loaded: step 4, 7 entries" in loader.output
+    assert "is not of step" not in loader.output

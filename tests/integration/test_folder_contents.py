@@ -76,6 +76,36 @@ def test_verify_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
+def test_files_of_a_version_are_listed(tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    (source / "weights").mkdir(parents=True)
+    (source / "weights").chmod(0o755)
+    (source / "config.json").write_bytes(b"{}")
+    (source / "config.json").chmod(0o644)
+    (source / "weights" / "newest").symlink_to("../config.json")
+    os.utime(source / "config.json", (TIME, TIME))
+    with processes.origin(tmp_path / "data") as origin:
+        sent = processes.run("broadcast", str(source), "--data-dir", str(tmp_path / "data"))
+        assert sent.returncode == 0, sent.stderr
+        versions = processes.run("client", "--servers", origin.url, "--list")
+        listed = processes.run("client", "--servers", origin.url, "--list", "--files", "latest")
+        as_json = processes.run("client", "--servers", origin.url, "--list", "--files", "v1", "--json")
+        unknown = processes.run("client", "--servers", origin.url, "--list", "--files", "v7")
+    assert versions.stdout.split()[-1] == "model/"
+    lines = [line.split() for line in listed.stdout.splitlines()]
+    assert [(line[0], line[1], line[-1]) for line in lines] == [
+        ("-rw-r--r--", "2", "config.json"),
+        ("drwxr-xr-x", "0", "weights/"),
+        ("lrwxrwxrwx", "0", "../config.json"),
+    ]
+    assert [entry["path"] for entry in json.loads(as_json.stdout)] == [
+        "config.json",
+        "weights/",
+        "weights/newest",
+    ]
+    assert unknown.returncode == 3 and "v7" in unknown.stderr
+
+
 def test_files_of_a_version_that_is_a_file_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"bytes")
     with processes.origin(tmp_path / "data") as origin:
