@@ -53,6 +53,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--latency", type=float, default=1, metavar="MS", help="one way, within a site (%(default)g)")
     add("--far-latency", type=float, default=5, metavar="MS", help="one way, between sites (%(default)g)")
     add("--sites", type=int, default=1, metavar="N", help="sites; the servers are in the first (%(default)s)")
+    add("--apart", action="store_true", help="no client is in the servers' site")
     add(
         "--border",
         type=float,
@@ -106,6 +107,7 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
         latency=options.latency / 1e3,
         far_latency=options.far_latency / 1e3,
         sites=options.sites,
+        apart=options.apart,
         border=options.border * MEGABIT,
         killed=options.killed,
         joining=options.joining,

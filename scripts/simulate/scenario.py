@@ -27,6 +27,7 @@ class Scenario:
         latency: seconds one way within a site.
         far_latency: seconds one way between sites.
         sites: sites over which the clients are spread; the servers are in the first one.
+        apart: whether the servers' site has no clients.
         border: bytes a second of each site's link to the others, each way.
         killed: the share of clients that die.
         killed_at: when they do, as a share of the bound.
@@ -52,6 +53,7 @@ class Scenario:
     latency: float = 0.001
     far_latency: float = 0.005
     sites: int = 1
+    apart: bool = False
     border: float = 50 * MEGABIT
     killed: float = 0.0
     killed_at: float = 0.5

@@ -58,11 +58,8 @@ class World:
 
     def _client(self, number: int) -> Host:
         """Return the machine of a client."""
-        site = (
-            self.sites[number * len(self.sites) // self.scenario.nodes % len(self.sites)]
-            if self.sites
-            else None
-        )
+        sites = self.sites[1:] if self.scenario.apart else self.sites
+        site = sites[number * len(sites) // self.scenario.nodes % len(sites)] if sites else None
         return self._host(self._random.uniform(self.scenario.slowest, self.scenario.fastest), site)
 
     def _ail(self) -> None:

@@ -12,7 +12,10 @@ from shardcast.policy.swarm.rules import SwarmRules
 MIN_WINDOW, MAX_WINDOW = 2.0, 1024.0
 """Ranges under way into a site, at least and at most."""
 NODE_CROSSINGS = 4
-"""Ranges under way into a site by one node, at most: the other half of its requests is for its own site."""
+"""Ranges under way into a site by one node, at most: half of its requests, the rest is for its own site."""
+LONE_CROSSINGS = 24
+"""The same by a node that is alone in its site, and gets everything from elsewhere: some of what it may
+bring is always at neighbours that refuse it just now."""
 QUICK = 0.25
 """The share of the time for a crossing that a quick one takes: the link has room for more of them."""
 SLOW = 0.5
@@ -30,6 +33,7 @@ class SiteRecord:
         handed: the ranges handed out to the site.
         counts: how often each was.
         young: the ranges handed out just now.
+        nodes: the nodes of the site that ask.
     """
 
     def __init__(self, rules: SwarmRules, *, home: bool) -> None:
@@ -42,6 +46,7 @@ class SiteRecord:
         self.handed = 0
         self.counts = RangeCounts()
         self.young = RecentRanges(rules.repeat_after if home else rules.crossing_seconds)
+        self.nodes: set[Hashable] = set()
         self._crossing_seconds = rules.crossing_seconds
         self._under_way: dict[int, tuple[Hashable, float]] = {}
         self._window = float(rules.crossings)
@@ -98,11 +103,13 @@ class SiteRecord:
         if now - self._late.get(node, float("-inf")) < self._crossing_seconds:
             return 0
         own = sum(carrier == node for carrier, _ in self._under_way.values())
-        return max(0, min(NODE_CROSSINGS - own, int(self._window) - len(self._under_way)))
+        most = NODE_CROSSINGS if len(self.nodes) > 1 else LONE_CROSSINGS
+        return max(0, min(most - own, int(self._window) - len(self._under_way)))
 
     def forget(self, node: Hashable) -> None:
         """Take back what a node that left was bringing across the border."""
         self._late.pop(node, None)
+        self.nodes.discard(node)
         for number in [number for number, (carrier, _) in self._under_way.items() if carrier == node]:
             self.take_back(number)
 

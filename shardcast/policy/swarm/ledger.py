@@ -158,6 +158,7 @@ class Ledger:
         alone = self._note_asker(asked, now)
         self.report(asked.node, asked.site, asked.new, now)
         site = self._site(asked.site)
+        site.nodes.add(asked.node)
         site.expire(now)
         lacks = ~(self._known[asked.node] | asked.under_way)
         if asked.site == self._home:

@@ -206,6 +206,17 @@ def test_crossings_of_a_node_that_left_are_given_anew() -> None:
     assert server.decide(abroad("y", across=[0]), 1.1) == Handout(HandoutKind.CLAIMS, 1)
 
 
+@pytest.mark.parametrize(("nodes", "most"), [(1, 24), (2, 4), (12, 4)])
+def test_node_that_is_alone_in_its_site_may_bring_more_at_once(nodes: int, most: int) -> None:
+    server, everything = ledger(1000, site="home", credit=None), list(range(1000))
+    names = [f"x{number}" for number in range(nodes)]
+    for step in range(20):  # quick crossings, so that the site's window is no bound
+        for name in names:
+            brought = server.decide(abroad(name, everything), 10.0 + 0.1 * step).ranges
+            server.report(name, "far", brought, 10.05 + 0.1 * step)
+    assert server.decide(abroad(names[0], everything), 20.0).ranges.bit_count() == most
+
+
 @pytest.mark.parametrize(("seconds", "wider"), [(0.1, True), (1.5, False)])
 def test_site_may_bring_more_at_once_as_long_as_crossings_are_quick(seconds: float, wider: bool) -> None:
     server = ledger(400, site="home", credit=None)
