@@ -10,7 +10,7 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import IntegrityError
 from shardcast.folders.places import FolderPlaces, TarDiffers
 from shardcast.protocol.manifest import Header, Shard
-from shardcast.store.landing import Landing
+from shardcast.store.landing import Landing, MakeRoom
 
 _RECENT = 32 << 20
 """Bytes of pieces that stay in memory until they are hashed, since opening small files again costs more."""
@@ -71,8 +71,13 @@ class ScatteredLanding(Landing):
         self._room = recent
         self._recent: dict[int, memoryview] = {}
 
-    def put(self, start: int, view: memoryview) -> None:
+    def put(self, start: int, view: memoryview, make_room: MakeRoom) -> None:
         """Write right bytes to the files that they are parts of.
+
+        Args:
+            start: their place in the shard.
+            view: the bytes.
+            make_room: not called: no version is removed for a folder.
 
         Raises:
             IntegrityError: the tar is not the one that follows from the list of entries.

@@ -195,7 +195,7 @@ class Middle:
                 clients = [SwarmClient(session, url) for url in upstreams]
                 middle._join_swarms(tracker, identity, clients)
                 uploads = bounds.uploads if bounds else None
-                sharing = Sharing(session, identity, uploads=uploads, on_loop=False)
+                sharing = Sharing(session, identity, uploads=uploads)
                 stack.push_async_callback(sharing.end)
                 middle._share(sharing)
             working = asyncio.ensure_future(middle._work())

@@ -28,6 +28,7 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.acquaintances import Acquaintances
 from shardcast.swarm.exchange import Exchange
 from shardcast.swarm.greeting import SwarmPass
+from shardcast.swarm.piece_writer import PieceWriter
 from shardcast.swarm.streams import Participation, SwarmStreams
 from shardcast.transfer.workers import Transfer
 from shardcast.upstream.announcer import MemberIdentity, Membership
@@ -54,7 +55,6 @@ class Sharing:
         identity: MemberIdentity,
         *,
         uploads: FairLimit | None,
-        on_loop: bool,
         timeout: float = HTTP_TIMEOUT,
         seed_for: float | None = None,
         random: Random | None = None,
@@ -65,7 +65,6 @@ class Sharing:
             session: for announcements and ranges.
             identity: of this run of the node.
             uploads: limit of the bytes that go to neighbours; None for no limit.
-            on_loop: whether pieces are verified and written on the event loop (see ``Exchange``).
             timeout: seconds for the head of a server's answer.
             seed_for: seconds for which a version is shared after its download; None for no end.
             random: for all choices among equals.
@@ -75,7 +74,7 @@ class Sharing:
         self._range_servers = _RangeServers(session, timeout)
         self._session = session
         self.identity = identity
-        self._on_loop = on_loop
+        self._writer = PieceWriter()
         self._random = random or Random()
         self._rules = SwarmRules()
         self._slots = AnswerSlots(self._rules)
@@ -185,7 +184,7 @@ class Sharing:
         """
         key, site = self.identity.key, self.identity.site
         chooser = RangeChooser(self._rules, self._random, key=key.public, site=site)
-        exchange = Exchange(live, pieces, chooser=chooser, slots=self._slots, on_loop=self._on_loop)
+        exchange = Exchange(live, pieces, chooser=chooser, slots=self._slots, writer=self._writer)
         neighbours = Acquaintances(
             Member(key.public, site),
             exchange,

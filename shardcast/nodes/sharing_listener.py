@@ -76,7 +76,6 @@ async def sharing_client(
             session,
             replace(identity, port=port, advertise=advertise),
             uploads=settings.uploads,
-            on_loop=True,
             timeout=timeout,
             seed_for=settings.seed_for,
         )

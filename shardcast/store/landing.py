@@ -20,7 +20,8 @@ from shardcast.protocol.manifest import Shard
 from shardcast.store.piece_map import PieceMap
 
 T = TypeVar("T")
-
+MakeRoom = Callable[[int, OSError], bool]
+"""A function that makes room for so many bytes after an error, and returns whether to write them again."""
 
 _CLOSE_GRACE = 1.0
 """Seconds that threads which use a file have to end when it is closed."""
@@ -162,8 +163,11 @@ class Landing:
         """
         await self.in_thread(self.land_in_thread, start, data)
 
-    def land_now(self, start: int, data: Buffer) -> None:
+    def land_now(self, start: int, data: Buffer) -> bool:
         """Verify and write bytes as ``land`` does, on the event loop itself.
+
+        Returns:
+            Whether they are here. Where False, call ``land``: a thread has to wait for the loop to make room.
 
         Raises:
             WrongPiece: one of the pieces is wrong.
@@ -171,16 +175,28 @@ class Landing:
         """
         if self._closing:
             raise LocalDiskError(f"could not write {self.path}: the shard is not open any more")
-        self.land_in_thread(start, data)
+        if self.extend:
+            return False
+        try:
+            self._land(start, data, lambda size, error: False)
+        except LocalDiskError as error:
+            if not is_full(error):
+                raise
+            return False
+        return True
 
     def land_in_thread(self, start: int, data: Buffer) -> None:
         """Verify and write bytes as ``land`` does, from a thread that was started with ``in_thread``."""
-        good = self._write(start, data)
+        self._land(start, data, self.make_room)
+
+    def _land(self, start: int, data: Buffer, make_room: MakeRoom) -> None:
+        """Verify and write bytes, and count them as here."""
+        good = self._write(start, data, make_room)
         self._pieces.mark(start // self.piece_size, -(-good // self.piece_size))
         if good < len(data):
             raise WrongPiece(start + good)
 
-    def _write(self, start: int, data: Buffer) -> int:
+    def _write(self, start: int, data: Buffer, make_room: MakeRoom) -> int:
         """Write the pieces before the first wrong one, and return the number of their bytes."""
         good = 0
         for piece in pieces_of(data, self.piece_size):
@@ -190,11 +206,13 @@ class Landing:
         if self.descriptor < 0 and self.whole:
             return good  # pieces of neighbours were faster than this answer, and the shard is committed
         with disk_errors("could not write", self.path), self._writing:
-            self.put(start, memoryview(data)[:good])
+            self.put(start, memoryview(data)[:good], make_room)
         return good
 
-    def put(self, start: int, view: memoryview) -> None:
-        """Write right bytes to their place; in a thread that holds the lock of the file.
+    def put(self, start: int, view: memoryview, make_room: MakeRoom) -> None:
+        """Write right bytes to their place, with the lock of the file held.
+
+        ``make_room`` is called when the disk is full, as that of the landing.
 
         Raises:
             OSError: they can't be written.
@@ -206,7 +224,7 @@ class Landing:
             try:
                 written = os.pwrite(self.descriptor, view, offset)
             except OSError as error:
-                if is_full(error) and self.make_room(len(view), error):
+                if is_full(error) and make_room(len(view), error):
                     continue
                 raise
             view, offset = view[written:], offset + written
@@ -251,7 +269,7 @@ class Landing:
                 for seed in seeds:
                     piece = _read_seed(seed, length, self._base + start)
                     if piece and self._is_right(index, piece):
-                        self._write(start, piece)
+                        self._write(start, piece, self.make_room)
                         found.append(index)
                         break
         return found

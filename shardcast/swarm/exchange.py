@@ -23,6 +23,7 @@ from shardcast.swarm.arrivals import Arrivals
 from shardcast.swarm.gifts import Gifts
 from shardcast.swarm.links import Link, PieceFiles, PieceServer, PieceSink
 from shardcast.swarm.offers import Offers
+from shardcast.swarm.piece_writer import PieceWriter
 from shardcast.swarm.receipts import Receipts
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Exchange:
         *,
         chooser: RangeChooser,
         slots: AnswerSlots,
-        on_loop: bool = True,
+        writer: PieceWriter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with no neighbour and no server.
@@ -62,9 +63,7 @@ class Exchange:
             files: where verified pieces lie.
             chooser: decides what to ask for.
             slots: of the answers that this node gives at once, for all its versions together.
-            on_loop: whether pieces are verified and written on the event loop, which saves 1.3 CPU seconds a
-                GiB over a slow link (``docs/performance.md``); else in threads, so that a slow disk never
-                holds up a node that serves others.
+            writer: verifies and writes the pieces, of all its versions together.
             clock: gives seconds; a test's in tests.
         """
         self.chooser = chooser
@@ -77,7 +76,7 @@ class Exchange:
         self._live = live
         self.arrivals = Arrivals(live)
         self._files = files
-        self._on_loop = on_loop
+        self._writer = writer or PieceWriter()
         self._clock = clock
         self._asks = False
         self._servers: dict[Hashable, PieceServer] = {}
@@ -235,10 +234,7 @@ class Exchange:
         try:
             if len(data) != place.length:
                 raise WrongPiece(place.offset)
-            if self._on_loop:
-                landing.land_now(place.offset, data)
-            else:
-                await landing.land(place.offset, data)
+            await self._writer.write(landing, place.offset, data)
         except WrongPiece:
             log.warning("%s sent a wrong piece, and is not asked for this version again", sender)
             for other in self.chooser.wrong(request, self._clock()) if self._is_out(request) else ():
