@@ -20,6 +20,7 @@ from shardcast.peer.requests import Answer
 from shardcast.peer.session import Session, answer
 from shardcast.protocol.next_range import (
     MAX_ACROSS_RUNS,
+    MAX_WAIT_MS,
     NextRangeError,
     NextRequest,
     NotNow,
@@ -94,6 +95,15 @@ class RangeServer:
         self.quick = QuickConnections(server, session, timeout)
         self.is_plain = proxy_of(server) is None
 
+    def wait_ms(self, seconds: float) -> int:
+        """Return the milliseconds for which a request may be kept, at most so many seconds.
+
+        None with a download limit, where an answer that brings nothing takes the place of another.
+        """
+        if self.session.downloads is not None:
+            return 0
+        return min(int(1000 * min(seconds, self.timeout / 4)), MAX_WAIT_MS)
+
     def ranges(self, version: str, node: str, numbers: PieceNumbers, *, proof: str = "") -> NextRanges:
         """Return the next ranges of a version for a node.
 
@@ -135,6 +145,7 @@ class NextRanges:
         max_pieces: int = 1,
         site: str | None = None,
         across: int | None = None,
+        wait: float = 0.0,
     ) -> ReceivedRange | DeclinedRange | NoRange:
         """Ask for the next range, and receive its bytes.
 
@@ -150,6 +161,7 @@ class NextRanges:
             site: the node's site; None to have the server guess it.
             across: the pieces that neighbours in other sites alone offer; None for a node that knows no
                 borders.
+            wait: seconds for which the server may keep the request until it has something to hand out.
 
         Raises:
             AccessDenied: the server wants a token, or another one.
@@ -172,6 +184,7 @@ class NextRanges:
                 site=site,
                 across=None if across is None else reportable(across, MAX_ACROSS_RUNS),
                 proof=self._proof,
+                wait_ms=self._server.wait_ms(wait),
             )
             received = _Receiving(find_buffer)
             try:

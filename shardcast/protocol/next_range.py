@@ -54,6 +54,10 @@ MAX_CLAIMED = 256
 _MAX_CLAIMS_HEADER = 4096
 MAX_RETRY_SECONDS = 60.0
 """Seconds that a server can have a node wait before the next request."""
+MAX_WAIT_MS = 2000
+"""Milliseconds for which a node can have a server keep its request."""
+AT_ONCE_SECONDS = 0.001
+"""Seconds to wait after a request that the server has kept: the node asks again at once."""
 _DEFAULT_RETRY_SECONDS = 1.0
 """Seconds to wait where a server does not say."""
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
@@ -107,6 +111,7 @@ class NextRequest:
             knows no borders.
         proof: shows that the node is the member of that id (``access.proofs.prove_asking``); empty for older
             nodes, and those that announce themselves nowhere.
+        wait_ms: milliseconds for which the server may keep the request until it has something to hand out.
     """
 
     node: str
@@ -119,6 +124,7 @@ class NextRequest:
     site: str | None = None
     across: int | None = None
     proof: str = ""
+    wait_ms: int = 0
 
     @property
     def asker(self) -> str:
@@ -164,6 +170,8 @@ def encode_request(request: NextRequest) -> bytes:
         values["across"] = runs_of(request.across)
     if request.proof:
         values["proof"] = request.proof
+    if request.wait_ms:
+        values["wait"] = request.wait_ms
     return _ENCODER.encode(values).encode()
 
 
@@ -201,6 +209,7 @@ def parse_request(raw: bytes) -> NextRequest:
         site,
         None if values.get("across") is None else _pieces(values, "across"),
         proof,
+        _integer(values, "wait", 0, MAX_WAIT_MS, default=0),
     )
 
 

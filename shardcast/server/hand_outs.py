@@ -99,6 +99,7 @@ class HandOuts:
         *,
         seen: Address | None = None,
         here: Address | None = None,
+        again: bool = False,
     ) -> GrantedRange | NothingNow:
         """Decide what a node gets, and note it. An answer with bytes has a slot until ``end``.
 
@@ -107,6 +108,7 @@ class HandOuts:
             request: what the node tells.
             seen: the node's address; None where it is unknown.
             here: the address of this server that it reached; None where that is unknown.
+            again: whether to decide anew for a request that was kept, and whose report was noted.
 
         Raises:
             NextRangeError: the node tells pieces that the version does not have.
@@ -122,7 +124,8 @@ class HandOuts:
         node = book.node(request.asker, site, now)
         if node is None:
             return NothingNow(NotNow.BUSY, self._rules.longest_server_pause)
-        book.note_report(request, node, now)
+        if not again:
+            book.note_report(request, node, now)
         has_slot = self._slots.begin(request.asker)
         chosen = book.hand_out(request, node, now, may_send=has_slot)
         if isinstance(chosen, PieceRun):

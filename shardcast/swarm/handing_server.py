@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from shardcast.errors import BadAnswer, ServerLacks
 from shardcast.peer.next_range import DeclinedRange, NextRanges, ReceivedRange
 from shardcast.policy.swarm.ledger import Asked
-from shardcast.protocol.next_range import NotNow, RangeHead
+from shardcast.protocol.next_range import AT_ONCE_SECONDS, NotNow, RangeHead
 from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.links import HandedOut
@@ -19,6 +20,10 @@ _WAITS = 8
 _LINE_SECONDS = 0.5
 """Seconds for which a piece that came waits for the manifest's line of its shard. While a version is being
 made, a shard's first pieces may be handed out before that line is here; one that is declined comes again."""
+_KEPT_SECONDS = 1.0
+"""Seconds for which a server may keep a request until it has a new piece."""
+_MIN_KEPT_SECONDS = 0.05
+"""Seconds after which a server may have the node ask again at once: others would be asked without end."""
 
 
 class HandingServer:
@@ -37,6 +42,7 @@ class HandingServer:
         *,
         live: LiveManifest,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Ask a server for the ranges of one version.
 
@@ -47,6 +53,7 @@ class HandingServer:
             get_held: returns the pieces that are here.
             live: the version's manifest.
             sleep: waits for so many seconds.
+            clock: gives seconds.
         """
         self.url = url
         self._ranges = ranges
@@ -54,12 +61,14 @@ class HandingServer:
         self._get_held = get_held
         self._live = live
         self._sleep = sleep
+        self._clock = clock
 
     async def next_piece(self, asked: Asked) -> HandedOut:
         """Ask for the next piece, and receive its bytes.
 
-        A request for a version that grows asks again for a moment: pieces that are new go out at once, and no
-        pause of the node doubles meanwhile. A piece that comes before its shard's line waits for that line.
+        A server keeps a request for a version that grows, so that new pieces go out at once. One that does
+        not is asked again for a moment, and no pause of the node doubles meanwhile. A piece that comes before
+        its shard's line waits for that line.
 
         Raises:
             ServerLacks: the server has another version under the name of this one.
@@ -73,10 +82,14 @@ class HandingServer:
             def place(head: RangeHead) -> memoryview | None:
                 nonlocal buffer
                 number, size = self._number_of(head), head.end - head.start
-                is_unwanted = size > self._numbers.piece_size if number is None else elsewhere >> number & 1
+                if number is None:
+                    is_unwanted = size > self._numbers.piece_size
+                else:
+                    is_unwanted = bool((elsewhere | self._get_held()) >> number & 1)
                 buffer = None if is_unwanted else memoryview(bytearray(size))
                 return buffer
 
+            began = self._clock()
             found = await self._ranges.ask(
                 self._get_held(),
                 place,
@@ -84,6 +97,7 @@ class HandingServer:
                 offered=not asked.help,
                 site=asked.site,
                 across=asked.across,
+                wait=_KEPT_SECONDS,
             )
             if isinstance(found, DeclinedRange):
                 return HandedOut()
@@ -95,6 +109,8 @@ class HandingServer:
                 return HandedOut(number, buffer)
             if claims := found.claims & asked.across:
                 return HandedOut(claims=claims)
+            if found.seconds <= AT_ONCE_SECONDS and self._clock() - began >= _MIN_KEPT_SECONDS:
+                return HandedOut(waited=True)  # it kept the request: ask again, with what is here by now
             waits += 1
             if found.reason is not NotNow.WAIT or waits > _WAITS:
                 exhausted, supported = found.reason is NotNow.ALL_GIVEN, found.reason is not None

@@ -74,6 +74,7 @@ class HandedOut:
         claims: mask of pieces that may be asked from neighbours in other sites.
         exhausted: whether the server has handed out all that it has.
         supported: whether it hands out anything at all.
+        waited: whether the server kept the request for as long as it was asked to, and had nothing new.
     """
 
     number: int | None = None
@@ -81,6 +82,7 @@ class HandedOut:
     claims: int = 0
     exhausted: bool = False
     supported: bool = True
+    waited: bool = False
 
     @property
     def handout(self) -> Handout:
@@ -89,6 +91,8 @@ class HandedOut:
             return Handout(HandoutKind.BODY, 1 << self.number)
         if self.claims:
             return Handout(HandoutKind.CLAIMS, self.claims)
+        if self.waited:
+            return Handout(HandoutKind.WAIT)
         return Handout(HandoutKind.NONE if self.exhausted else HandoutKind.PAUSE)
 
 

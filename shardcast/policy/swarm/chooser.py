@@ -134,12 +134,30 @@ class RangeChooser:
         self.wake_at = FOREVER
         while self._claimed and self._claimed[0][0] <= now:  # others of the site claim them from now on
             self._claims &= ~self._claimed.popleft()[1]
-        if len(self.under_way) >= self.rules.requests:
-            return None
         missing = self._known & ~self._taken
+        if missing and (request := self._ask_server(now)):
+            return request
+        if self._receiving(now) >= self.rules.requests or not self._known & ~self.held:
+            return None
         if not missing:
-            return self._duplicate(now) if self._known & ~self.held else None
-        return self._ask_server(now) or self._ask_neighbour(missing, now) or self._ask_for_help(now)
+            return self._duplicate(now)
+        return self._ask_neighbour(missing, now) or self._ask_for_help(now)
+
+    def _receiving(self, now: float) -> int:
+        """Return the number of requests that take of the link: not those that a server keeps.
+
+        The place of a request that a server has yet to answer stays free for its bytes, which no other node
+        has; a while later the server has none, and neighbours are asked instead.
+        """
+        receiving = 0
+        for request in self.under_way:
+            kept_at = request.since + self.rules.kept_after
+            if request.number is not None:
+                receiving += 1
+            elif now < kept_at:
+                receiving += 1
+                self.wake_at = min(self.wake_at, kept_at)
+        return receiving
 
     def _ask_server(self, now: float, *, help: bool = False) -> SwarmRequest | None:  # noqa: A002
         """Ask a server for its next range."""
@@ -245,6 +263,7 @@ class RangeChooser:
             request.progress_at = now
             self._taken |= 1 << number
             server.failures = 0
+            server.had_range(now - request.since, self.rules)
             server.exhausted = False
             return True
         self._close(request)
@@ -253,6 +272,9 @@ class RangeChooser:
             self._claimed.append((now + self.rules.crossing_seconds, handout.ranges))
             server.failures = 0
             server.claimed |= handout.ranges
+        elif handout.answer is HandoutKind.WAIT:
+            server.failures = 0  # the server kept the request: ask again at once
+            server.had_none()
         elif handout.answer is HandoutKind.PAUSE:
             self._pause(server, now)
         else:
@@ -351,6 +373,7 @@ class RangeChooser:
 
     def _pause(self, server: Server, now: float) -> None:
         """Leave a server alone, longer each time."""
+        server.had_none()
         pause = server.backoff.pause(server.failures) * (0.5 + self._random.random())
         server.paused_until = max(server.paused_until, now + pause)
         server.failures += 1

@@ -7,6 +7,10 @@ from collections.abc import Hashable
 from shardcast.policy.backoff import Backoff
 from shardcast.policy.swarm.ledger import Asked
 from shardcast.policy.swarm.neighbours import Neighbour
+from shardcast.policy.swarm.rules import SwarmRules
+
+ENOUGH_READY = 8
+"""Ranges in a row that a server had at once after which one more request is out there."""
 
 
 class Server:
@@ -15,7 +19,7 @@ class Server:
     Attributes:
         key: the caller's name for it.
         backoff: bounds of its pauses.
-        limit: requests that are out there at most.
+        limit: requests that are out there at most: some, and more while it answers each at once.
         paused_until: the time until which it is left alone.
         unreported: the ranges that came since the node's last request there.
         claimed: ranges that the server let the node bring across the border, and that are not here yet.
@@ -25,6 +29,8 @@ class Server:
     """
 
     __slots__ = (
+        "_least",
+        "_ready",
         "backoff",
         "claimed",
         "exhausted",
@@ -41,13 +47,33 @@ class Server:
     ) -> None:
         self.key = key
         self.backoff = backoff
-        self.limit = limit
+        self.limit = self._least = limit
+        self._ready = 0  # answers in a row that had a range at once
         self.paused_until = paused_until
         self.unreported = unreported
         self.claimed = 0
         self.under_way = 0
         self.failures = 0
         self.exhausted = False
+
+    def had_range(self, seconds: float, rules: SwarmRules) -> None:
+        """Note that it answered with a range after some seconds.
+
+        Two requests end together where they share a link, which is idle then until the next two have come. A
+        server with few nodes below it has time for a third.
+        """
+        if seconds >= rules.kept_after:
+            self.had_none()
+            return
+        self._ready += 1
+        if self._ready >= ENOUGH_READY:
+            self._ready = 0
+            self.limit = max(self.limit, min(self.limit + 1, rules.asker_answers))
+
+    def had_none(self) -> None:
+        """Note that it had no range when it was asked: more requests would bring no more."""
+        self._ready = 0
+        self.limit = self._least
 
 
 class SwarmRequest:

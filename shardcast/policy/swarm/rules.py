@@ -21,8 +21,9 @@ FILLING_REQUESTS = 8
 """Requests, of all nodes together, that fill a server's link; fewer let it idle for the way of a request."""
 FEW_REQUESTS = 3
 """Requests of one node that another answers at once, at most, where they are near each other."""
-SHARED_CREDIT = 64
-"""Ranges that few nodes together may be the only ones to have: each has few others to pass them on to."""
+LONELY_CREDIT = 512
+"""Ranges that a node may be the only one to have where it is the only one to ask, a quarter of them where two
+ask: each gets what the other was handed over a link that is full already, and is late by dozens of ranges."""
 NEAR_REQUESTS = 6
 """Requests that a node has out at most where the number of members is known, and they are near."""
 FAR_REQUESTS = 24
@@ -48,6 +49,7 @@ class SwarmRules:
         longest_peer_pause: seconds, at most, for which a neighbour that refused is left alone.
         first_server_pause: seconds for which a server that refused is left alone; doubled each time.
         longest_server_pause: seconds that no pause of a server exceeds.
+        kept_after: seconds without an answer after which a server keeps a request until it has a range.
         help_below: requests out with which a node asks a server for help, at most.
         stalled_after: seconds without a byte after which a request is taken elsewhere.
         duplicate_after: seconds after which the last ranges are asked from a second neighbour too.
@@ -70,6 +72,7 @@ class SwarmRules:
     longest_peer_pause: float = 0.075
     first_server_pause: float = 0.05
     longest_server_pause: float = 1.0
+    kept_after: float = 0.15
     help_below: int = 4
     stalled_after: float = 1.0
     duplicate_after: float = 0.5
@@ -96,7 +99,7 @@ def rules_for(
         requests=requests,
         answers=requests,
         asker_answers=asker_answers,
-        credit=max(requests + CREDIT_AHEAD, SHARED_CREDIT // max(1, members)),
+        credit=max(requests + CREDIT_AHEAD, LONELY_CREDIT // max(1, members) ** 2),
         server_requests=min(share, asker_answers),
         longest_server_pause=longest_server_pause(members),
     )

@@ -29,6 +29,7 @@ from shardcast.server.bodies import read_body
 from shardcast.server.connections import CONNECTIONS
 from shardcast.server.file_sender import FileSender
 from shardcast.server.hand_outs import HandOuts, NothingNow
+from shardcast.server.held_requests import HeldRequests
 from shardcast.server.scoped_routes import add_route
 from shardcast.server.upload_limit import admit
 from shardcast.server.version_book import GrantedRange, ReportIncomplete
@@ -46,13 +47,14 @@ _STATUSES = {NotNow.ABSENT: 404, NotNow.BUSY: 503}
 
 def add_next_range_routes(app: web.Application, shelf: Shelf, hand_outs: HandOuts) -> None:
     """Hand out ranges of a Shelf's versions."""
+    held = HeldRequests(hand_outs)
 
     async def next_range(request: web.Request) -> web.StreamResponse:
         version = request.match_info["version"]
         try:
             asked = parse_request(await read_body(request, MAX_REQUEST))
             seen, here = announcer_address(request), reached_address(request)
-            chosen = hand_outs.next_for(version, asked, seen=seen, here=here)
+            chosen = await held.next_for(version, asked, seen=seen, here=here)
         except NextRangeError as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         except ReportIncomplete:
@@ -72,9 +74,13 @@ def add_next_range_routes(app: web.Application, shelf: Shelf, hand_outs: HandOut
             hand_outs.end(asked.asker, sent)
 
     async def tidying(app: web.Application) -> AsyncIterator[None]:
-        async with background_task(_tidy(hand_outs)):
+        async with background_task(_tidy(hand_outs)), background_task(held.run()):
             yield
 
+    async def end(app: web.Application) -> None:
+        held.end()
+
+    app.on_shutdown.append(end)
     app.cleanup_ctx.append(tidying)
     add_route(app, "POST", f"/{{version:{VERSION_PATTERN}}}/next", next_range, scope=Scope.READ)
 
@@ -102,8 +108,8 @@ async def _send(
     headers = range_headers(run, granted.size, granted.digest) | _UNCACHED | {"Content-Type": BYTES}
     response = web.StreamResponse(status=206, headers=headers)
     response.content_length = run.length
-    request.app[CONNECTIONS].watch_of(request).on_reset = granted.take_back
     try:
+        request.app[CONNECTIONS].watch_of(request).on_reset = granted.take_back
         with contextlib.ExitStack() as stack:
             try:
                 file, base = stack.enter_context(_opened(shelf, version, run))

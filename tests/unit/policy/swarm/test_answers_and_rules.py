@@ -60,7 +60,7 @@ def test_few_nodes_have_more_requests_at_a_server_to_fill_its_link(members: int,
 
 
 def test_few_nodes_may_sit_on_more_ranges_as_there_are_few_to_pass_them_on_to() -> None:
-    assert [rules_for(members=members).credit for members in (2, 4, 8, 100)] == [32, 16, 8, 8]
+    assert [rules_for(members=members).credit for members in (1, 2, 4, 8, 100)] == [512, 128, 32, 8, 8]
 
 
 def test_far_nodes_have_more_requests_at_a_server() -> None:

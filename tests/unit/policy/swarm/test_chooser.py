@@ -10,7 +10,7 @@ import pytest
 from shardcast.policy.swarm.chooser import FOREVER, RangeChooser
 from shardcast.policy.swarm.ledger import Handout, HandoutKind
 from shardcast.policy.swarm.masks import first_ranges, mask_of
-from shardcast.policy.swarm.requests import SwarmRequest
+from shardcast.policy.swarm.requests import ENOUGH_READY, SwarmRequest
 from shardcast.policy.swarm.rules import SwarmRules, rules_for
 
 RULES = replace(rules_for(members=100), asker_answers=1)
@@ -290,3 +290,66 @@ def test_finished_crossing_is_reported_at_once() -> None:
     report = ask(node, 0.11).asked
     assert report is not None
     assert report.new == mask_of([4])
+
+
+def test_neighbours_are_asked_for_the_place_of_a_request_that_a_server_keeps() -> None:
+    node = chooser({f"n{n}": list(range(30)) for n in range(20)}, ranges=30, servers=1)
+    assert len(all_asked(node)) == RULES.requests
+    assert node.wake_at == RULES.kept_after
+    (more,) = all_asked(node, RULES.kept_after)
+    assert more.neighbour
+
+
+def test_server_is_asked_again_at_once_however_many_neighbours_are() -> None:
+    node = chooser({f"n{n}": list(range(1, 30)) for n in range(20)}, ranges=30, servers=1)
+    kept = all_asked(node)[0]
+    all_asked(node, 1.0)
+    node.answered(kept, Handout(HandoutKind.WAIT), 1.0)
+    again = ask(node, 1.0)
+    assert again.server
+    assert node.answered(again, Handout(HandoutKind.BODY, mask_of([0])), 1.0)
+    node.received(again, 1.0)
+    assert ask(node, 1.0).server
+
+
+def hand_out(node: RangeChooser, seconds: float = 0.0, count: int = ENOUGH_READY) -> None:
+    """Have a server hand out ranges one after the other, each after some seconds."""
+    for _ in range(count):
+        request = ask(node)
+        lowest_missing = node.missing & -node.missing
+        assert node.answered(request, Handout(HandoutKind.BODY, lowest_missing), seconds)
+        node.received(request, seconds)
+
+
+def at_server(node: RangeChooser) -> int:
+    return sum(request.server is not None for request in all_asked(node))
+
+
+def test_server_that_hands_out_at_once_gets_one_more_request() -> None:
+    node = chooser({}, ranges=99, servers=1, rules=rules_for(members=100))
+    hand_out(node, count=ENOUGH_READY - 1)
+    hand_out(node)
+    assert at_server(node) == 2
+
+
+@pytest.mark.parametrize("kind", [HandoutKind.PAUSE, HandoutKind.WAIT])
+def test_server_that_had_nothing_gets_as_many_requests_as_at_first(kind: HandoutKind) -> None:
+    node = chooser({}, ranges=99, servers=1, rules=rules_for(members=100))
+    hand_out(node)
+    first, second = all_asked(node)
+    node.answered(first, Handout(kind), 0.0)
+    node.failed(second, 0.0)
+    assert len(all_asked(node, 9.0)) == 1
+
+
+def test_server_that_is_slow_to_hand_out_gets_no_more_requests() -> None:
+    node = chooser({}, ranges=99, servers=1, rules=rules_for(members=100))
+    hand_out(node, RULES.kept_after)
+    assert at_server(node) == 1
+
+
+def test_no_server_gets_more_requests_than_it_answers_at_once() -> None:
+    rules = rules_for(members=100)
+    node = chooser({}, ranges=99, servers=1, rules=rules)
+    hand_out(node, count=5 * ENOUGH_READY)
+    assert at_server(node) == rules.asker_answers
