@@ -239,7 +239,7 @@ def _detail(state: Progress) -> str:
     """Return the number of shards, the fastest servers that send now, and what neighbours do."""
     shards = f"shard {state.shards_done}/{state.shards}"
     busy = sorted(
-        ((server.rate, url) for url, server in state.servers.items() if server.under_way),
+        ((server.rate, url) for url, server in state.servers.items() if server.under_way or server.rate),
         key=lambda rate_and_url: -rate_and_url[0],
     )
     named = [f"{urlsplit(url).netloc} {format_rate(rate)}" for rate, url in busy[:_MAX_SERVERS]]

@@ -158,7 +158,7 @@ def describe_transfer(transfer: Transfer) -> dict[str, Any]:
         "version": transfer.manifest.version,
         "size": progress.size,
         "done": progress.done,
-        "rate": round(sum(server.rate for server in servers.values())),
+        "rate": round(sum(server.rate for server in servers.values()) + neighbours.rate),
         "servers": {url: round(server.rate) for url, server in servers.items()},
         "neighbours": neighbours.count,
         "from_neighbours": neighbours.received,

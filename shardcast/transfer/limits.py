@@ -64,7 +64,7 @@ class ServerProgress:
     """What one server does in a transfer.
 
     Attributes:
-        rate: bytes a second.
+        rate: bytes a second that come from it now.
         under_way: answers that the server is sending.
         received: bytes that it sent.
         failures: failed answers in a row.
@@ -85,12 +85,14 @@ class NeighbourProgress:
         received: bytes that they sent.
         given: bytes that went to them.
         across: those that came from neighbours in other sites.
+        rate: bytes a second that come from them now.
     """
 
     count: int = 0
     received: int = 0
     given: int = 0
     across: int = 0
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from shardcast.errors import AccessDenied
 from shardcast.peer.server import Peer
 from shardcast.policy.selection import Ranking, ServerCandidate, choose_server
 from shardcast.policy.width import ConcurrencyLimit
+from shardcast.transfer.arrival_rates import ArrivalRates
 from shardcast.transfer.limits import ServerProgress
 from shardcast.transfer.ranges import ActiveRequest, RangeTask, ShardDownload
 
@@ -21,6 +22,7 @@ class Servers:
         ranking: their scores.
         width: how many answers may be under way now.
         received: bytes that each has sent, by URL.
+        rates: how fast they come, also of what comes by another way than answers to requests for ranges.
         running: the requests under way.
         denied: the servers that refuse this node's token, by URL, and how; they are asked no more.
     """
@@ -33,6 +35,7 @@ class Servers:
         self.ranking = Ranking(self.peers)
         self.width = ConcurrencyLimit(len(peers), max_width)
         self.received = dict.fromkeys(self.peers, 0)
+        self.rates = ArrivalRates()
         self.running: dict[RangeTask, ActiveRequest] = {}
         self.denied: dict[str, AccessDenied] = {}
         self._clock = clock
@@ -58,9 +61,7 @@ class Servers:
         """What each server does now, by URL."""
         under_way = self.under_way()
         return {
-            url: ServerProgress(
-                score.throughput or 0.0, under_way.get(url, 0), self.received[url], score.failures
-            )
+            url: ServerProgress(self.rates.of(url), under_way.get(url, 0), self.received[url], score.failures)
             for url, score in self.ranking.scores.items()
         }
 

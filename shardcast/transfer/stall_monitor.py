@@ -28,7 +28,9 @@ class StallMonitor:
         notifier: Notifier,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
+        when_looked: Callable[[float], None] = lambda now: None,
     ) -> None:
+        """Measure nothing yet; ``when_looked`` is called with the time after each look."""
         self._servers = servers
         self._retries = retries
         self._manifest = manifest
@@ -36,6 +38,7 @@ class StallMonitor:
         self._notifier = notifier
         self._clock = clock
         self._sleep = sleep
+        self._when_looked = when_looked
 
     async def run(self) -> None:
         """Look at all answers, score their servers, adapt the width, and wake the workers; for ever."""
@@ -53,6 +56,7 @@ class StallMonitor:
                     servers.ranking.observed(url, new / max(now - looked_at, 1e-6))
             received_before, looked_at = dict(servers.received), now
             servers.width.observe(now, sum(servers.received.values()), len(servers.running))
+            self._when_looked(now)
             self._notifier.notify()
 
     def _look_at(self, active: ActiveRequest, now: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -26,6 +27,9 @@ from shardcast.transfer.servers import Servers
 from shardcast.transfer.shard_opener import ShardOpener
 from shardcast.transfer.stall_monitor import StallMonitor
 from shardcast.waits import Wait
+
+_NEIGHBOURS = ""
+"""The name of all neighbours together among the servers' URLs."""
 
 
 class Transfer:
@@ -81,7 +85,14 @@ class Transfer:
             servers, retries, manifest, digits=digits, notifier=notifier, clock=clock, sleep=sleep
         )
         self._monitor = StallMonitor(
-            servers, retries, manifest, limits, notifier=notifier, clock=clock, sleep=sleep
+            servers,
+            retries,
+            manifest,
+            limits,
+            notifier=notifier,
+            clock=clock,
+            sleep=sleep,
+            when_looked=self._observe_rates,
         )
         self._shards = OpenShards(sink, limits.look_ahead, notifier)
         self._opener = ShardOpener(manifest, sink, self._shards, notifier)
@@ -95,8 +106,13 @@ class Transfer:
             shards=len(self.manifest.shards),
             shards_done=self._shards.shards_done,
             servers=self._servers.progress,
-            neighbours=self.neighbours(),
+            neighbours=replace(self.neighbours(), rate=self._servers.rates.of(_NEIGHBOURS)),
         )
+
+    def _observe_rates(self, now: float) -> None:
+        """Note how much has come by now, and from whom."""
+        received = {**self._servers.received, _NEIGHBOURS: self.neighbours().received}
+        self._servers.rates.observe(now, received)
 
     @property
     def received(self) -> int:

@@ -10,13 +10,14 @@ import pytest
 from shardcast.errors import LocalDiskError
 from shardcast.fair_limit import FairLimit
 from shardcast.nodes.origin import Origin
+from shardcast.nodes.status import describe_transfer
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Manifest
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
-from shardcast.transfer.limits import Limits
+from shardcast.transfer.limits import Limits, NeighbourProgress
 from shardcast.transfer.workers import Transfer
 from tests.support.payloads import PIECE, manifest
 from tests.support.published import publish, random_bytes
@@ -34,6 +35,31 @@ async def land_first_pieces(transfer: Transfer, data: bytes) -> int:
         landed += len(piece)
         await transfer.commit_if_whole(landing.shard.number)
     return landed
+
+
+async def test_rates_count_what_comes_by_another_way(tmp_path: Path) -> None:
+    published = await asyncio.to_thread(publish, tmp_path / "data", DATA, SHARD)
+    async with (
+        Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin,
+        open_session() as session,
+        asyncio.timeout(20),
+    ):
+        output = OutputFile(tmp_path / "out", LiveManifest.of(published.manifest))
+        transfer = Transfer(LiveManifest.of(published.manifest), [Peer(origin.url, session)], output)
+        transfer.pause()
+        running = asyncio.ensure_future(transfer.run())
+        received = 0
+        transfer.neighbours = lambda: NeighbourProgress(1, 2 * received)
+        while not (told := describe_transfer(transfer))["rate"]:
+            transfer.count(origin.url, 1000)
+            received += 1000
+            await asyncio.sleep(0.01)
+        from_origin = told["servers"][origin.url]
+        assert from_origin > 0
+        assert told["rate"] == pytest.approx(3 * from_origin, rel=0.01)
+        running.cancel()
+        await asyncio.wait([running])
+        output.close()
 
 
 async def test_paused_transfer_asks_for_nothing_and_resumes_with_what_is_missing(tmp_path: Path) -> None:
