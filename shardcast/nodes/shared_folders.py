@@ -86,6 +86,7 @@ class SharedFolders:
         """Share a version until this is cancelled."""
         pieces = SharedFolder(self._folders, live.version)
         async with self._sharing.sharing(live, pieces, membership) as shared:
+            exchange = shared.exchange
             if self._folders.manifest_of(live.version):
                 shared.complete()
             self._shared[membership] = shared, live
@@ -93,6 +94,8 @@ class SharedFolders:
                 await shared.over.wait()
             finally:
                 del self._shared[membership]
+        if exchange.failure is not None:
+            await asyncio.Event().wait()  # until the membership ends: it would fail again
 
     def handed(self, version: str) -> int | None:
         """Return the pieces of a version that servers handed out to this middle; None for all it has."""

@@ -74,10 +74,12 @@ class SharedVersion:
 
     def begin(self) -> None:
         """Exchange pieces and meet neighbours from now on."""
-        works = (self.exchange.run(), self.neighbours.run(), self._watch_pieces())
-        self._tasks = [asyncio.ensure_future(work) for work in works]
-        for task in self._tasks:
-            task.add_done_callback(_log_failure)
+        exchanging = asyncio.ensure_future(self.exchange.run())
+        exchanging.add_done_callback(self._exchange_ended)
+        others = [asyncio.ensure_future(work) for work in (self.neighbours.run(), self._watch_pieces())]
+        for task in others:
+            task.add_done_callback(self._log_failure)
+        self._tasks = [exchanging, *others]
 
     async def help(self, transfer: Transfer, sources: Iterable[str], membership: Membership) -> None:
         """Fetch by exchanging pieces whenever that is the better way, until all is here.
@@ -100,10 +102,9 @@ class SharedVersion:
                 await asyncio.sleep(_LOOK_SECONDS)
                 self.count_servers()
                 received = transfer.received + exchange.receipts.from_neighbours
-                hands_out = exchange.hands_out and exchange.failure is None
                 others = max(0, membership.members - 1)
                 links, lacks = len(exchange.links), not exchange.chooser.done
-                if mode.update(Situation(loop.time(), links, others, hands_out, received, lacks)):
+                if mode.update(Situation(loop.time(), links, others, exchange.hands_out, received, lacks)):
                     self._switch(transfer, exchanges=mode.exchanges)
         finally:
             exchange.detach()
@@ -192,10 +193,19 @@ class SharedVersion:
     async def end(self) -> None:
         """End all links, and close the file."""
         await cancel(self._tasks)
+        for link in list(self.exchange.links.values()):
+            link.close("the version is not shared here any more")
         self.pieces.close()
 
+    def _exchange_ended(self, task: asyncio.Future[None]) -> None:
+        """Share the version no more after a fault of the exchange; a download goes on by ranges."""
+        if not task.cancelled() and (error := task.exception()):
+            text = "%s is not shared any more, and fetched from its servers alone: %r"
+            log.error(text, self._live.version, error)
+            self.over.set()
 
-def _log_failure(task: asyncio.Future[None]) -> None:
-    """Log the failure of a part of sharing; the download goes on without it."""
-    if not task.cancelled() and (error := task.exception()):
-        log.error("a version is not shared any more: %r", error, exc_info=error)
+    def _log_failure(self, task: asyncio.Future[None]) -> None:
+        """Log the failure of another part; the version is shared on without it."""
+        if not task.cancelled() and (error := task.exception()):
+            text = "%s is shared with its present neighbours only, or not withdrawn when it changes: %r"
+            log.error(text, self._live.version, error, exc_info=error)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 from shardcast.concurrency import cancel
-from shardcast.errors import PeerError, ShardcastError
+from shardcast.errors import PeerError
 from shardcast.policy.swarm.answers import AnswerSlots
 from shardcast.policy.swarm.chooser import RangeChooser
 from shardcast.policy.swarm.requests import SwarmRequest
@@ -20,6 +19,7 @@ from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.store.landing import WrongPiece
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.arrivals import Arrivals
+from shardcast.swarm.exchange_tasks import ExchangeTasks
 from shardcast.swarm.gifts import Gifts
 from shardcast.swarm.links import Link, PieceFiles, PieceServer, PieceSink
 from shardcast.swarm.offers import Offers
@@ -83,8 +83,7 @@ class Exchange:
         self._offers = Offers(chooser.rules, clock)
         self._work = asyncio.Event()
         self._asked: dict[tuple[Hashable, int], SwarmRequest] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.failure: BaseException | None = None
+        self._tasks = ExchangeTasks(live.version, self._work.set)
 
     # Who takes part
 
@@ -95,8 +94,13 @@ class Exchange:
 
     @property
     def hands_out(self) -> bool:
-        """Whether a server hands out pieces."""
-        return bool(self._servers)
+        """Whether a server hands out pieces, and they can be taken here."""
+        return bool(self._servers) and self.failure is None
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why no piece can be taken any more; None while they can."""
+        return self._tasks.failure
 
     @property
     def is_whole(self) -> bool:
@@ -164,12 +168,14 @@ class Exchange:
         )
 
     async def run(self) -> None:
-        """Exchange pieces until this is cancelled."""
+        """Exchange pieces until this is cancelled, or fails."""
         tasks = [asyncio.ensure_future(work) for work in (self._ask(), self._offer(), self._look())]
         try:
-            await asyncio.gather(*tasks)
+            with self._tasks.keeping_failure():
+                await asyncio.gather(*tasks)
         finally:
-            await cancel([*tasks, *self._tasks])
+            await cancel(tasks)
+            await self._tasks.end()
             await self.gifts.end()
             for link in list(self.links.values()):
                 link.close("the version is not shared here any more")
@@ -193,7 +199,7 @@ class Exchange:
     def _send(self, request: SwarmRequest) -> None:
         """Send one request."""
         if request.server is not None:
-            self._begin(self._ask_server(request, self._servers[request.server.key]))
+            self._tasks.begin(self._ask_server(request, self._servers[request.server.key]))
             return
         assert request.neighbour is not None and request.number is not None
         self._asked[request.neighbour.key, request.number] = request
@@ -331,8 +337,9 @@ class Exchange:
     async def came(self, link: Link, number: int, data: memoryview) -> None:
         """Take a piece that was asked for."""
         request = self._asked.pop((link.key, number), None)
-        if request is not None:
-            await self._take(request, data, link.key)
+        if request is not None and self.failure is None:
+            with self._tasks.keeping_failure():
+                await self._take(request, data, link.key)
 
     def wanted(self, link: Link, number: int) -> None:
         """Give a neighbour a piece, or refuse it."""
@@ -376,19 +383,3 @@ class Exchange:
         told, self.chooser.held = self._offers.withdraw(), 0
         for link in list(self.links.values()):
             link.tell(0, told)
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run work beside this."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """Forget work that has ended, and keep its failure: no piece can be taken any more."""
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        self.failure = error
-        self._work.set()
-        if not isinstance(error, (ShardcastError, OSError)):
-            log.error("pieces of %s are exchanged no more: %r", self._live.version, error, exc_info=error)

@@ -1,0 +1,68 @@
+"""The tasks of one version's exchange, and the first failure of any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shardcast.concurrency import cancel
+from shardcast.errors import ShardcastError
+
+log = logging.getLogger(__name__)
+
+
+class ExchangeTasks:
+    """Tasks that take pieces: after a failure none is taken any more.
+
+    Attributes:
+        failure: the first one; None while there is none.
+    """
+
+    def __init__(self, version: str, failed: Callable[[], None]) -> None:
+        """Run nothing yet.
+
+        Args:
+            version: the name of the version, for the log.
+            failed: called after the first failure.
+        """
+        self.failure: BaseException | None = None
+        self._version = version
+        self._failed = failed
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work beside the caller."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    @contextmanager
+    def keeping_failure(self) -> Iterator[None]:
+        """Keep the failure of the block, which is raised on."""
+        try:
+            yield
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        """Note a failure: what came could not be written, or this program has a fault."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        self._failed()
+        if not isinstance(error, (ShardcastError, OSError)):
+            log.error("pieces of %s are fetched no more: %r", self._version, error, exc_info=error)
+
+    async def end(self) -> None:
+        """Cancel all tasks."""
+        await cancel(list(self._tasks))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Forget a task that has ended, but not its failure."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._fail(error)
