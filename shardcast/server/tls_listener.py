@@ -9,7 +9,7 @@ import asyncio
 import logging
 import ssl
 from asyncio.sslproto import SSLProtocol
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -94,9 +94,8 @@ class TlsProtocol(SSLProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection, and begin the handshake."""
-        assert isinstance(transport, asyncio.Transport)
-        self._socket_transport = transport
-        self._connections.accept(transport)
+        self._socket_transport = cast(asyncio.Transport, transport)  # uvloop's is no asyncio.Transport
+        self._connections.accept(self._socket_transport)
         super().connection_made(transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:

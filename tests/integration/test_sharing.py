@@ -34,6 +34,7 @@ from shardcast.server.bounds import Bounds
 from shardcast.server.check_back import gives_nonce
 from shardcast.server.routes import health
 from tests.support.certificates import Certificates
+from tests.support.loops import on_each_loop, run_on
 from tests.support.published import Published, publish, random_bytes
 
 LOCAL: dict[str, Any] = {"host": "127.0.0.1", "port": 0}
@@ -80,14 +81,25 @@ async def test_two_clients_get_pieces_from_each_other(published: Published, tmp_
         check(await two_downloads(origin.url, tmp_path), published)
 
 
-async def test_neighbours_speak_tls_where_their_server_does(published: Published, tmp_path: Path) -> None:
-    certificates = Certificates(tmp_path / "tls")
-    async with origin_of(published, certificates.server()) as origin:
-        assert origin.url.startswith("https:")
-        check(await two_downloads(origin.url, tmp_path, certificates.client()), published)
+@on_each_loop
+def test_neighbours_speak_tls_where_their_server_does(
+    loop: str, published: Published, tmp_path: Path
+) -> None:
+    async def share() -> None:
+        certificates = Certificates(tmp_path / "tls")
+        async with origin_of(published, certificates.server()) as origin:
+            assert origin.url.startswith("https:")
+            check(await two_downloads(origin.url, tmp_path, certificates.client()), published)
+
+    run_on(loop, share())
 
 
-async def test_listener_of_a_client_with_https_servers_refuses_plain_http() -> None:
+@on_each_loop
+def test_listener_of_a_client_with_https_servers_refuses_plain_http(loop: str) -> None:
+    run_on(loop, _refused_plain_http())
+
+
+async def _refused_plain_http() -> None:
     settings = SharingSettings(host="127.0.0.1")
     async with open_session() as session, sharing_client(session, settings, ["https://a"], 5) as sharing:
         me = sharing.identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -34,6 +35,7 @@ from shardcast.peer.session import open_session
 from shardcast.protocol.wire import TLS_ONLY_REASON
 from shardcast.server.bounds import Bounds
 from tests.support.certificates import Certificates
+from tests.support.loops import on_each_loop, run_on
 from tests.support.published import Published, publish, random_bytes
 
 SIZE = 2_500_000
@@ -208,6 +210,29 @@ async def test_silent_handshake_is_dropped_within_the_bound_of_heads(
         async with asyncio.timeout(5):
             assert await reader.read() == b""
         writer.close()
+
+
+@on_each_loop
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\xff", b"no TLS", b"\x00" * 70_000])
+def test_handshake_that_fails_ends_and_the_next_one_is_taken(
+    loop: str, sent: bytes, published: Published, certificates: Certificates
+) -> None:
+    async def shake() -> None:
+        bounds, access = Bounds(head_seconds=0.3), certificates.server()
+        async with Origin.running(published.data_dir, HOST, 0, access=access, bounds=bounds) as origin:
+            port = int(origin.url.rsplit(":", 1)[1])
+            for sock in [socket.create_connection((HOST, port)) for _ in range(5)]:
+                with sock:
+                    await asyncio.to_thread(sock.sendall, sent)
+                    sock.settimeout(5)
+                    with contextlib.suppress(ConnectionResetError):
+                        while await asyncio.to_thread(sock.recv, 1000):
+                            pass
+            context = certificates.client().tls.load()
+            _, writer = await asyncio.open_connection(HOST, port, ssl=context)
+            writer.close()
+
+    run_on(loop, shake())
 
 
 async def test_renewed_certificate_serves_new_connections_while_open_ones_go_on(
