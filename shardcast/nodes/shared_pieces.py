@@ -51,7 +51,8 @@ class SharedOutput:
         """Return a piece, unless the output was changed since it was verified."""
         if not self._output.unchanged:
             return None
-        return GivenPiece(self._output.file, self._shards[shard - 1].offset + start, length)
+        offset = self._shards[shard - 1].offset + start
+        return GivenPiece(self._output.file, offset, length, lambda: self._output.unchanged)
 
     def complete(self, found: os.stat_result | None) -> None:
         """Note the state of the output when it got its name; from then on it is the user's."""

@@ -5,7 +5,7 @@ Pieces have the numbers of ``protocol.pieces``: they count through all shards of
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -21,11 +21,13 @@ class GivenPiece:
         file: the file, which stays open while the piece is sent.
         offset: of the piece in the file.
         length: its bytes.
+        is_unchanged: tells whether the file has still the bytes that were verified.
     """
 
     file: BinaryIO
     offset: int
     length: int
+    is_unchanged: Callable[[], bool] = lambda: True
 
 
 class Link(Protocol):

@@ -25,6 +25,10 @@ class TooSlow(ConnectionError):
     """The other end does not take what it is told."""
 
 
+class FileChanged(OSError):
+    """A file that was changed since its bytes were verified."""
+
+
 @dataclass(eq=False)
 class _Part:
     """Bytes of a file that answer a request, or a part of these.
@@ -36,6 +40,7 @@ class _Part:
         left: bytes for which no frame was begun.
         done: ends when all bytes were handed over.
         chunk: the bytes, where they come from memory.
+        ends: the piece, where these bytes are its last.
         dropped: whether no further frame is to begin.
     """
 
@@ -45,6 +50,7 @@ class _Part:
     left: int
     done: asyncio.Future[None]
     chunk: bytes = b""
+    ends: GivenPiece | None = None
     dropped: bool = False
 
 
@@ -99,7 +105,8 @@ class FrameSender:
         A call that is cancelled begins no further frame. The other end is told, unless it gets all bytes.
 
         Raises:
-            OSError: the connection ended, or the file can't be read. The connection is of no more use then.
+            OSError: the connection ended, or the file can't be read or was changed. The connection is of no
+                more use then.
         """
         offset, left = piece.offset, piece.length
         part: _Part | None = None
@@ -109,7 +116,8 @@ class FrameSender:
                     size = left if self._share is None else await self._share.take(min(left, PORTION), left)
                     while size:
                         part = None
-                        part = await self._part_of(request, piece.file, offset, size)
+                        ends = piece if size == left else None
+                        part = await self._part_of(request, piece.file, offset, size, ends=ends)
                         count = part.left
                         offset, left, size = offset + count, left - count, size - count
                         await self._hand_over(part)
@@ -118,20 +126,31 @@ class FrameSender:
                 self.send(encode(RefuseFrame(request, RefuseReason.CANCELLED)))
             raise
 
-    async def _part_of(self, request: int, file: BinaryIO, offset: int, size: int) -> _Part:
+    async def _part_of(
+        self, request: int, file: BinaryIO, offset: int, size: int, *, ends: GivenPiece | None
+    ) -> _Part:
         """Return a part of the answer to a request, at most ``size`` bytes of it.
 
+        Args:
+            request: the request.
+            file: has the bytes.
+            offset: of the first one.
+            size: how many may go now.
+            ends: the piece, where these are its last bytes.
+
         Raises:
-            OSError: the file can't be read.
+            OSError: the file can't be read, or was changed.
         """
         self._check_open()
         done = asyncio.get_running_loop().create_future()
         if self._outlet.has_sendfile:
-            return _Part(request, os.dup(file.fileno()), offset, size, done)
+            return _Part(request, os.dup(file.fileno()), offset, size, done, ends=ends)
         if self._reader is None or self._read_file is not file:
             self._reader, self._read_file = CachedReader(file, PORTION), file
         chunk = await self._reader.read(offset, min(size, PORTION))
         self._check_open()
+        if ends and len(chunk) == size:
+            _check_unchanged(ends)
         return _Part(request, -1, offset, len(chunk), done, bytes(chunk))
 
     def _check_open(self) -> None:
@@ -189,6 +208,8 @@ class FrameSender:
             sent = self._outlet.send(self._head, more=bool(self._portion))
             self._head = self._head[sent:]
         elif self._portion and part:
+            if part.ends and not part.left:
+                _check_unchanged(part.ends)
             sent = self._outlet.send_file(part.file, part.offset, self._portion)
             part.offset += sent
             self._portion -= sent
@@ -243,6 +264,18 @@ class FrameSender:
                 part.done.exception()  # retrieved: a caller that was cancelled waits no more
         self._part = self._next = None
         self._outlet.close()
+
+
+def _check_unchanged(piece: GivenPiece) -> None:
+    """Check that a file has the bytes that were verified, before the last ones of a piece go.
+
+    So a piece whose file was changed amid it does not come whole, and costs its sender no trust.
+
+    Raises:
+        FileChanged: it has others.
+    """
+    if not piece.is_unchanged():
+        raise FileChanged("the file of a piece was changed while the piece was being sent")
 
 
 def _close(part: _Part) -> None:

@@ -17,6 +17,7 @@ from shardcast.nodes.shared_version import SharedVersion
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.swarm.links import GivenPiece
 from tests.support import processes
+from tests.support.certificates import Certificates
 from tests.support.published import Published, publish, random_bytes
 from tests.support.sharing import Sharer, sharer, slow_origin, until
 from tests.support.small_disks import small_disk
@@ -99,6 +100,35 @@ async def test_output_that_changes_while_a_piece_waits_to_be_sent_sends_no_wrong
                 file.write(bytes(len(published.payload)))
             await downloading
             assert other.path.read_bytes() == published.payload
+    assert "wrong piece" not in caplog.text
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+async def test_output_that_changed_since_the_last_look_sends_no_wrong_piece(
+    secure: bool,
+    published: Published,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def look_no_more(self: SharedVersion) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(SharedVersion, "_watch_pieces", look_no_more)
+    certificates = Certificates(tmp_path / "tls")
+    served, trusted = (certificates.server(), certificates.client()) if secure else (None, None)
+    async with (
+        slow_origin(published.data_dir, MIB, access=served) as origin,
+        sharer(origin.url, tmp_path / "seeder", upload=256 * 1024, access=trusted) as seeder,
+        sharer(origin.url, tmp_path / "other", access=trusted) as other,
+    ):
+        await seeder.have(published.payload)
+        downloading = asyncio.ensure_future(other.download())
+        await until(lambda: shared_by(seeder).exchange.gifts._tasks)
+        with seeder.path.open("r+b") as file:
+            file.write(bytes(len(published.payload)))
+        await downloading
+        assert other.path.read_bytes() == published.payload
     assert "wrong piece" not in caplog.text
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shardcast.protocol.swarm_frames import HaveFrame, RefuseFrame, RefuseReason, encode
 from shardcast.protocol.swarm_reader import FrameReader, Piece
 from shardcast.swarm.links import GivenPiece
-from shardcast.swarm.sender import MAX_UNSENT, PORTION, FrameSender
+from shardcast.swarm.sender import MAX_UNSENT, PORTION, FileChanged, FrameSender
 from tests.support.payloads import patient
 
 LENGTHS = (3 * PORTION + 5, 7, PORTION, 2 * PORTION)
@@ -183,6 +183,32 @@ async def test_end_of_connection_fails_who_gives(path: Path) -> None:
         assert failures == [outlet.failure]
         with pytest.raises(ConnectionResetError, match="the stream has ended"):
             await sender.give(0, GivenPiece(file, 0, 1))
+
+
+@pytest.mark.parametrize("has_sendfile", [True, False])
+@pytest.mark.parametrize("sent", [0, 100, 3 * PORTION + 30])
+async def test_piece_whose_file_changes_before_its_last_bytes_go_does_not_come_whole(
+    path: Path, sent: int, has_sendfile: bool
+) -> None:
+    outlet, failures, unchanged = DosedOutlet(has_sendfile=has_sendfile), list[OSError](), True
+    sender = FrameSender(outlet, failures.append)
+    with path.open("rb", buffering=0) as file:
+        piece = GivenPiece(file, 0, LENGTHS[0], lambda: unchanged)
+        gift = asyncio.ensure_future(sender.give(0, piece))
+        while len(outlet.taken) < sent and not gift.done():
+            outlet.take(sent - len(outlet.taken))
+            await asyncio.sleep(0.001)
+        unchanged = False
+        for _ in range(100):
+            outlet.take(1 << 20)
+            await asyncio.sleep(0.001)
+        if has_sendfile or sent < PORTION:
+            with pytest.raises(FileChanged):
+                await gift
+            assert len(outlet.taken) < LENGTHS[0] + 4 * 8
+        else:
+            await gift, "its last bytes had been read and checked"
+        assert sender.is_busy is False
 
 
 async def test_end_that_takes_nothing_is_left_before_memory_grows() -> None:
