@@ -12,6 +12,7 @@ SHARED = "shardcast/nodes/shared_version.py"
 ENDS = ["tests/integration/test_sharing_clients.py"]
 FAULTY = ["tests/faults/test_swarm_faults.py"]
 UNIT = ["tests/unit/swarm/test_exchange.py"]
+IDS = ["tests/integration/test_swarm_ids.py"]
 SITES = ["tests/integration/test_next_range_sites.py", "tests/integration/test_sharing_sites.py"]
 
 FAULTS = [
@@ -91,5 +92,33 @@ FAULTS = [
         old="        if replaced is not None:\n",
         new="        if replaced is self:\n",
         tests=["tests/unit/swarm/test_acquaintances.py"],
+    ),
+    Fault(
+        name="request-by-another-node-s-id-counts-for-that-node",
+        file="shardcast/protocol/next_range.py",
+        old='return f"{node} {proof}" if proof else node',
+        new="return node",
+        tests=IDS,
+    ),
+    Fault(
+        name="id-is-anybody-s",
+        file="shardcast/policy/swarm/member_table.py",
+        old="        if not self._frees_node(version, facts, announced=True):\n",
+        new="        if self._frees_node(version, facts, announced=True) is None:\n",
+        tests=IDS,
+    ),
+    Fault(
+        name="dead-exchange-is-gone-back-to",
+        file=EXCHANGE,
+        old="return bool(self._servers) and self.failure is None",
+        new="return bool(self._servers)",
+        tests=["tests/faults/test_exchange_crashes.py"],
+    ),
+    Fault(
+        name="piece-of-a-file-that-changed-goes-whole",
+        file="shardcast/swarm/sender.py",
+        old="    if not piece.is_unchanged():\n",
+        new="    if not piece:\n",
+        tests=["tests/unit/swarm/test_sender.py", *FAULTY],
     ),
 ]

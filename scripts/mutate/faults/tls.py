@@ -79,7 +79,7 @@ FAULTS = [
     Fault(
         name="handshakes-of-an-address-are-not-counted",
         file=LISTENER,
-        old="        self._connections.accept(transport)\n",
+        old="        self._connections.accept(self._socket_transport)\n",
         new="",
         tests=["tests/integration/test_tls.py::test_handshakes_of_one_address_are_limited"],
     ),
