@@ -122,6 +122,7 @@ def broadcast(
     live: bool = ...,
     exclude: Sequence[str] = ...,
     mtimes: bool = ...,
+    checksum: bool = ...,
 ) -> str: ...
 @overload
 def broadcast(
@@ -136,6 +137,7 @@ def broadcast(
     to: None = ...,
     exclude: Sequence[str] = ...,
     mtimes: bool = ...,
+    checksum: bool = ...,
 ) -> Broadcast: ...
 @overload
 def broadcast(
@@ -162,6 +164,7 @@ def broadcast(
     live: bool = False,
     exclude: Sequence[str] = (),
     mtimes: bool = True,
+    checksum: bool = False,
 ) -> str | Broadcast | RemoteBroadcast:
     """Publish a file or a folder as the next version.
 
@@ -188,6 +191,8 @@ def broadcast(
             beside the lines of its file ``.shardcastignore``.
         mtimes: whether times of a folder's files are published; without them the same files give the same
             digest.
+        checksum: whether to read all files of a folder. Without it those whose size, times and inode are as
+            in the last version from there are not read where their bytes are not needed.
 
     Returns:
         The version's name, ``v7``. With ``wait=False``, at once, a handle: ``.version``, ``.done()``,
@@ -209,8 +214,8 @@ def broadcast(
     """
     shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
     if to is not None:
-        if copies is not None or timeout is not None or not copy or exclude or not mtimes:
-            raise UsageError("copies, timeout, copy=False, exclude and mtimes do not go with to=")
+        if copies is not None or timeout is not None or not copy or exclude or not mtimes or checksum:
+            raise UsageError("copies, timeout, copy=False, exclude, mtimes and checksum do not go with to=")
         credentials = None if shown is None else Credentials.from_text(shown, "the token")
         access = ClientAccess.from_environment(credentials)
         path = Path(file_path).absolute()
@@ -231,6 +236,7 @@ def broadcast(
             timeout=timeout,
             exclude=exclude,
             mtimes=mtimes,
+            checksum=checksum,
         )
     return origin.broadcast(
         file_path,
@@ -242,6 +248,7 @@ def broadcast(
         timeout=timeout,
         exclude=exclude,
         mtimes=mtimes,
+        checksum=checksum,
     )
 
 

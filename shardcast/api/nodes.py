@@ -123,6 +123,7 @@ class OriginServer:
         timeout: float | None = ...,
         exclude: Sequence[str] = ...,
         mtimes: bool = ...,
+        checksum: bool = ...,
     ) -> str: ...
     @overload
     def broadcast(
@@ -137,6 +138,7 @@ class OriginServer:
         timeout: float | None = ...,
         exclude: Sequence[str] = ...,
         mtimes: bool = ...,
+        checksum: bool = ...,
     ) -> Broadcast: ...
     def broadcast(
         self,
@@ -150,6 +152,7 @@ class OriginServer:
         timeout: float | None = None,
         exclude: Sequence[str] = (),
         mtimes: bool = True,
+        checksum: bool = False,
     ) -> str | Broadcast:
         """Publish a file or a folder as the next version; see ``shardcast.broadcast``.
 
@@ -163,6 +166,7 @@ class OriginServer:
             timeout: maximum seconds, from the call, until they have it; None for no maximum.
             exclude: patterns of the paths in a folder that are left out.
             mtimes: whether times of a folder's files are published.
+            checksum: whether to read all files of a folder, whatever their sizes and times say.
 
         Returns:
             The version's name, or a handle with ``wait=False``.
@@ -190,6 +194,7 @@ class OriginServer:
                 copy=copy,
                 exclude=exclude,
                 mtimes=mtimes,
+                checksum=checksum,
             )
             return Broadcast(messages, data_dir, copies_of_handle, timeout)
 

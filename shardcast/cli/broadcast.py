@@ -62,6 +62,11 @@ _ORIGIN_START_TIMEOUT = 10.0
     is_flag=True,
     help="Publish no times of a folder's files, so that the same files give the same digest.",
 )
+@options.option(
+    "--checksum",
+    is_flag=True,
+    help="Read all files of a folder, also those whose size and times are as in its last version.",
+)
 @options.option("--name", default="stdin", help="What the file is called, where PATH is -.")
 @options.option(
     "--copies",
@@ -93,6 +98,7 @@ def broadcast(
     link: bool,
     exclude: tuple[str, ...],
     no_mtimes: bool,
+    checksum: bool,
     name: str,
     copies: int | None,
     timeout: float | None,
@@ -120,9 +126,9 @@ def broadcast(
     streamed = str(path) == "-"
     if streamed and link:
         raise click.UsageError("--link needs a file, and - is none")
-    if (streamed or to is not None) and (exclude or no_mtimes):
-        option = "--exclude" if exclude else "--no-mtimes"
-        raise click.UsageError(f"{option} needs a folder that is published on this machine")
+    for given, option in ((exclude, "--exclude"), (no_mtimes, "--no-mtimes"), (checksum, "--checksum")):
+        if given and (streamed or to is not None):
+            raise click.UsageError(f"{option} needs a folder that is published on this machine")
     if timeout is not None and copies is None:
         raise click.UsageError("--timeout goes with --copies")
     if upload_limit and to is None:
@@ -143,7 +149,7 @@ def broadcast(
     payload = (
         Streamed(name, shard_size)
         if streamed
-        else Payload(path.absolute(), shard_size, not link, exclude, not no_mtimes)
+        else Payload(path.absolute(), shard_size, not link, exclude, not no_mtimes, checksum)
     )
     result: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
     wanted = None if copies is None else CopiesWanted(copies, timeout, since=time.monotonic())

@@ -31,6 +31,7 @@ class Payload:
         copy: whether the store copies the bytes; else it links or clones the files.
         exclude: patterns of the paths in a folder that are left out.
         mtimes: whether times of a folder's files are published.
+        checksum: whether to read all files of a folder.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Payload:
     copy: bool
     exclude: tuple[str, ...] = ()
     mtimes: bool = True
+    checksum: bool = False
 
     def __post_init__(self) -> None:
         """Check the payload before anything starts.
@@ -75,12 +77,18 @@ class Payload:
             copy=self.copy,
             exclude=self.exclude,
             mtimes=self.mtimes,
+            checksum=self.checksum,
         )
 
     async def publish_with(self, publisher: Publisher) -> PendingBroadcast:
         """Start to publish the payload with a publisher of this process."""
         return await publisher.publish(
-            self.path, self.shard_size, copy=self.copy, exclude=self.exclude, mtimes=self.mtimes
+            self.path,
+            self.shard_size,
+            copy=self.copy,
+            exclude=self.exclude,
+            mtimes=self.mtimes,
+            checksum=self.checksum,
         )
 
 

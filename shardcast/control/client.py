@@ -91,6 +91,7 @@ def publish(
     copy: bool = True,
     exclude: Sequence[str] = (),
     mtimes: bool = True,
+    checksum: bool = False,
 ) -> Iterator[Mapping[str, Any]]:
     """Publish a payload through the origin, and yield the lines of its answer.
 
@@ -111,6 +112,7 @@ def publish(
         "copy": copy,
         "exclude": list(exclude),
         "mtimes": mtimes,
+        "checksum": checksum,
     }
     version = ""
     with closing(ChangeRequest(data_dir, PUBLISH_PATH, body)) as asking:

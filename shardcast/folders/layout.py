@@ -80,6 +80,7 @@ class FolderLayout:
         shard_size: bytes of a shard at most.
         large: bytes from which on a file is shards of its own.
         size: bytes of the payload.
+        entries_end: offset behind the last entry, where the end of the tar begins.
     """
 
     def __init__(self, table: FolderTable, shard_size: int) -> None:
@@ -94,9 +95,17 @@ class FolderLayout:
             position += header_size(entry)
             self._bodies.append(position)
             position += entry.size + padding(entry.size)
-        self._end = position
+        self.entries_end = position
         self.size = position + len(END)
         self.large = _threshold(self)
+
+    def start(self, index: int) -> int:
+        """Return the offset of an entry's header in the payload."""
+        return self._starts[index]
+
+    def entry_at(self, offset: int) -> int | None:
+        """Return the index of the entry at an offset; None behind the last one."""
+        return bisect_right(self._starts, offset) - 1 if offset < self.entries_end else None
 
     def body(self, index: int) -> int:
         """Return the offset of an entry's bytes in the payload."""

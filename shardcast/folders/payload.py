@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from shardcast.folders.entries import EntryKind
+from shardcast.folders.last_version import KnownShards
 from shardcast.folders.layout import FileRange, FolderLayout
 from shardcast.folders.listing import digest_lines, entry_lines
 from shardcast.folders.survey import FolderSurvey
 from shardcast.open_files import close
+from shardcast.protocol.manifest import Shard
 from shardcast.sharding.publication import PublishProgress
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -28,7 +30,9 @@ class FolderPayload:
         survey: FolderSurvey,
         layout: FolderLayout,
         progress: PublishProgress,
+        *,
         digest_batch: int = 1,
+        known: KnownShards | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -37,11 +41,14 @@ class FolderPayload:
             layout: of its entries.
             progress: its ``cancelled`` is read.
             digest_batch: digests of small files in a line of the manifest at least, but for the last one.
+            known: what is known of it from the last version.
         """
         self._survey = survey
         self._layout = layout
         self._progress = progress
+        self._known = known or KnownShards()
         self._shards = layout.shards()
+        self._ends: list[int] = []  # of the shards so far
         self._file = _OpenFile(survey)
         self._digests = SmallFileDigests(layout, digest_batch)
 
@@ -52,7 +59,16 @@ class FolderPayload:
     def shard_size(self, offset: int) -> int:
         """Return the bytes of the next shard."""
         shard = next(self._shards, None)
+        self._ends.append(offset + shard.size if shard else offset)
         return shard.size if shard else 0
+
+    def known_shard(self, number: int) -> Shard | None:
+        """Return a shard in which nothing changed since the last version."""
+        return self._known.shards.get(number)
+
+    def known_digests(self) -> Mapping[str, str] | None:
+        """Return the digests of the last version where nothing changed at all."""
+        return self._known.digests
 
     def fill(self, chunk: memoryview, position: int) -> int:
         """Read the next bytes.
@@ -85,7 +101,7 @@ class FolderPayload:
 
     def lines_behind(self, number: int) -> Iterable[bytes]:
         """Return the lines with the digests of the small files that have ended."""
-        return self._digests.lines()
+        return self._digests.lines(self._ends[number - 1])
 
     def check_unchanged(self) -> None:
         """Look at the whole folder once more, after all of it was read.
@@ -149,25 +165,26 @@ class _OpenFile:
 
 
 class SmallFileDigests:
-    """The SHA-256 of the small files of a folder, from their bytes in order.
+    """The SHA-256 of the small files of a folder, from their bytes in order; noted in its table.
 
     One thread notes the bytes of a chunk and takes the work on them; another one carries that out, and takes
-    the lines.
+    the lines. Files whose digests the table has are not hashed.
     """
 
     def __init__(self, layout: FolderLayout, batch: int) -> None:
         """Expect the first small file; yield ``batch`` digests at a time, fewer only at the end."""
         self._layout = layout
         self._batch = batch
-        self._expected = sum(1 for _ in layout.small_files())
         self._noted: list[tuple[FileRange, memoryview]] = []
         self._hasher = hashlib.sha256()
+        self._small = layout.small_files()
+        self._next = next(self._small, None)
         self._ended: list[bytes] = []
         self._told = 0
 
     def note(self, part: FileRange, data: memoryview) -> None:
         """Note the bytes of a part of a file."""
-        if not self._layout.is_large(part.index):
+        if not self._layout.is_large(part.index) and self._layout.table.digest(part.index) is None:
             self._noted.append((part, data))
 
     def work(self) -> Callable[[], None] | None:
@@ -177,10 +194,16 @@ class SmallFileDigests:
         noted, self._noted = self._noted, []
         return lambda: self._hash(noted)
 
-    def lines(self) -> Iterator[bytes]:
-        """Return lines with digests that no line had yet."""
+    def lines(self, end: int) -> Iterator[bytes]:
+        """Return lines with the digests of files that end before an offset, of which no line had one yet."""
+        layout, table = self._layout, self._layout.table
+        while self._next is not None and layout.body(self._next) + table.size(self._next) <= end:
+            digest = table.digest(self._next)
+            assert digest  # hashed, or known, before its last shard is announced
+            self._ended.append(digest)
+            self._next = next(self._small, None)
         first, count = self._told, len(self._ended)
-        if first + count < self._expected:
+        if self._next is not None:
             count -= count % self._batch
         digests, self._ended = self._ended[:count], self._ended[count:]
         self._told = first + count
@@ -193,4 +216,4 @@ class SmallFileDigests:
                 self._hasher = hashlib.sha256()
             self._hasher.update(data)
             if part.offset + part.length == self._layout.table.size(part.index):
-                self._ended.append(self._hasher.digest())
+                self._layout.table.set_digest(part.index, self._hasher.digest())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
+from shardcast.folders.last_version import FindManifest, LastVersion, find_last_version, known_shards
 from shardcast.folders.layout import FolderLayout
 from shardcast.folders.listing import DIGESTS_A_LINE, count_entry_lines
 from shardcast.folders.patterns import PathPatterns
 from shardcast.folders.payload import FolderPayload
-from shardcast.folders.survey import SurveyRules, open_survey
+from shardcast.folders.source_record import record_file, write_record
+from shardcast.folders.survey import FolderSurvey, SurveyRules, open_survey
 from shardcast.protocol.manifest import FolderFacts, Manifest
 from shardcast.protocol.wire import MAX_SHARDS
 from shardcast.sharding.cutter import cut
@@ -35,6 +39,34 @@ _MAX_NAME = 200
 """Characters of a folder's name in a manifest."""
 
 
+@dataclass(frozen=True)
+class PublishedFolders:
+    """The versions of folders in a data directory.
+
+    Attributes:
+        records: the folder with the records of what their files looked like.
+        find: finds the manifest of a complete version.
+        checksum: whether to read all files, whatever the records say.
+    """
+
+    records: Path
+    find: FindManifest
+    checksum: bool = False
+
+    def last(self, path: Path) -> LastVersion | None:
+        """Return the last version of a folder, as far as its record is believed; blocks on the disk."""
+        return None if self.checksum else find_last_version(self.records, path, self.find)
+
+    def record(self, path: Path, manifest: Manifest, survey: FolderSurvey) -> None:
+        """Record what the files of a new version look like; blocks on the disk.
+
+        Raises:
+            LocalDiskError: the record can't be written.
+        """
+        with disk_errors("could not write", record_file(self.records, path)):
+            write_record(self.records, path, manifest, survey.identities, survey.started)
+
+
 def publish_folder(
     path: Path,
     opened: OpenVersion,
@@ -43,6 +75,7 @@ def publish_folder(
     *,
     rules: SurveyRules,
     reserve: ReserveBytes = reserve_freely,
+    versions: PublishedFolders | None = None,
 ) -> Manifest:
     """Cut the tar of a folder into the shards of an open version; blocks until they are durable.
 
@@ -52,7 +85,8 @@ def publish_folder(
         description: how the payload is cut and hashed.
         progress: kept up to date.
         rules: what of the folder is published.
-        reserve: called with the payload's size before it is read.
+        reserve: called with the bytes that will be stored, before they are read.
+        versions: the folders' versions so far; None where each folder is published as if it was the first.
 
     Returns:
         The version's manifest.
@@ -69,16 +103,22 @@ def publish_folder(
     with open_survey(path, rules) as survey:
         layout = FolderLayout(survey.table, description.shard_size)
         batch = _digest_batch(path, layout)
-        reserve(layout.size)
         progress.size = layout.size
         name = folder_name(path)
         facts = FolderFacts(name, len(survey.table))
         header = new_header(name + _SUFFIX, layout.size, opened.number, description, facts)
-        with closing(FolderPayload(survey, layout, progress, batch)) as payload:
+        last = versions.last(path) if versions else None
+        known = known_shards(survey, layout, last, description.digests) if last else None
+        linked = sum(shard.size for shard in known.shards.values()) if known else 0
+        reserve(layout.size - linked)
+        source = FolderPayload(survey, layout, progress, digest_batch=batch, known=known)
+        with closing(source):
             manifest = cut(
-                payload, opened, header, description=description, progress=progress, reserve=reserve_freely
+                source, opened, header, description=description, progress=progress, reserve=reserve_freely
             )
-            payload.check_unchanged()
+            source.check_unchanged()
+        if versions:
+            versions.record(path, manifest, survey)
     return manifest
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from array import array
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from pathlib import Path
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, PayloadChanged, UsageError
 from shardcast.folders.entries import PERMISSIONS, EntryKind, FolderEntry, UnsafeEntry
+from shardcast.folders.identities import EntryIdentities
 from shardcast.folders.patterns import IGNORE_FILE, PathPatterns, read_patterns
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
@@ -51,46 +52,6 @@ class SurveyRules:
     forbidden: Path | None = None
 
 
-class EntryIdentities:
-    """What tells of each entry of a table whether it was changed, in columns: 24 bytes each."""
-
-    def __init__(self) -> None:
-        self._inodes = array("Q")
-        self._mtimes = array("q")
-        self._ctimes = array("q")
-
-    def __len__(self) -> int:
-        return len(self._inodes)
-
-    def append(self, found: os.stat_result) -> None:
-        """Append the identity of the next entry."""
-        self._inodes.append(found.st_ino)
-        self._mtimes.append(found.st_mtime_ns)
-        self._ctimes.append(found.st_ctime_ns)
-
-    def renew(self, index: int, found: os.stat_result) -> None:
-        """Note another identity of an entry that this process has linked, or taken a link from."""
-        self._ctimes[index] = found.st_ctime_ns
-
-    def get(self, index: int) -> tuple[int, int, int]:
-        """Return the inode, and mtime and ctime in nanoseconds."""
-        return self._inodes[index], self._mtimes[index], self._ctimes[index]
-
-    def agree(self, index: int, found: os.stat_result, *, but_ctime: bool = False) -> bool:
-        """Return whether an entry is the same and was not touched.
-
-        Args:
-            index: of the entry.
-            found: as it is now.
-            but_ctime: whether it may have been linked meanwhile.
-        """
-        return (
-            self._inodes[index] == found.st_ino
-            and self._mtimes[index] == found.st_mtime_ns
-            and (but_ctime or self._ctimes[index] == found.st_ctime_ns)
-        )
-
-
 class FolderSurvey:
     """A folder that was walked through.
 
@@ -98,6 +59,7 @@ class FolderSurvey:
         path: the folder, for messages.
         tree: the folder, open.
         table: its entries.
+        started: when the walk began, in nanoseconds since 1970.
         identities: of the entries; those of folders count for nothing, since their times change with each
             file that is left out.
     """
@@ -112,6 +74,7 @@ class FolderSurvey:
         """
         self.path = path
         self.tree = tree
+        self.started = time.time_ns()
         self.table = FolderTable()
         self.identities = EntryIdentities()
         self._rules = rules

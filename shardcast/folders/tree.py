@@ -28,6 +28,7 @@ class OpenTree:
         self.root = root
         self._names: list[bytes] = []
         self._open: list[int] = []
+        self._last: bytes | None = None  # the path of the deepest open folder: most calls ask for it again
 
     @classmethod
     def at(cls, folder: Path) -> OpenTree:
@@ -48,6 +49,7 @@ class OpenTree:
 
     def close(self) -> None:
         """Close every descriptor."""
+        self._last = None
         self._close_below(0)
         if self.root >= 0:
             close(self.root)
@@ -62,6 +64,9 @@ class OpenTree:
         Raises:
             OSError: a component is a link (ELOOP, ENOTDIR), no folder, or not there.
         """
+        if path == self._last:
+            return self._open[-1] if self._open else self.root
+        self._last = None
         names = path.rstrip(b"/").split(b"/") if path else []
         same = 0
         while same < min(len(names), len(self._names)) and names[same] == self._names[same]:
@@ -72,6 +77,7 @@ class OpenTree:
                 os.open(name, _FOLDER_FLAGS, dir_fd=self._open[-1] if self._open else self.root)
             )
             self._names.append(name)
+        self._last = path
         return self._open[-1] if self._open else self.root
 
     def parent(self, path: bytes) -> tuple[int, bytes]:

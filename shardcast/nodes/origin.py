@@ -94,6 +94,7 @@ class Origin:
         confirm: Confirm | None = None,
         exclude: Sequence[str] = (),
         mtimes: bool = True,
+        checksum: bool = False,
     ) -> PendingBroadcast:
         """Start to broadcast a payload; see ``Publisher.publish``."""
         return await self._publisher.publish(
@@ -104,6 +105,7 @@ class Origin:
             confirm=confirm,
             exclude=exclude,
             mtimes=mtimes,
+            checksum=checksum,
         )
 
     async def publish_stream(

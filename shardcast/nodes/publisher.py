@@ -14,7 +14,7 @@ from shardcast.concurrency import cancel
 from shardcast.constants import SHARD_SIZE
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import ShardcastError, UsageError
-from shardcast.folders.publishing import check_folder_options, publish_folder
+from shardcast.folders.publishing import PublishedFolders, check_folder_options, publish_folder
 from shardcast.folders.survey import SurveyRules
 from shardcast.protocol.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.protocol.wire import version_name
@@ -136,6 +136,7 @@ class Publisher:
         check: CheckManifest | None = None,
         exclude: Sequence[str] = (),
         mtimes: bool = True,
+        checksum: bool = False,
     ) -> PendingBroadcast:
         """Start a broadcast, behind those that were started before; see ``sharding.publishing.publish``.
 
@@ -150,6 +151,8 @@ class Publisher:
             check: called with the manifest before ``confirm``.
             exclude: patterns of the paths in a folder that are left out.
             mtimes: whether times of a folder's files are published; else all are 0.
+            checksum: whether to read all files of a folder; else those that look as in its last version are
+                known.
 
         Raises:
             PayloadMissing: there is no such file or folder.
@@ -157,8 +160,9 @@ class Publisher:
             UsageError: the shard size, the metadata or a pattern can't be used.
         """
         description = replace(self._describe(shard_size, metadata, copy), name=name)
-        root = self._folders.data_dir.root
-        rules = SurveyRules(tuple(exclude), mtimes, forbidden=root)
+        data_dir = self._folders.data_dir
+        rules = SurveyRules(tuple(exclude), mtimes, forbidden=data_dir.root)
+        versions = PublishedFolders(data_dir.sources, self._folders.manifest_of, checksum)
         found = await asyncio.to_thread(check_payload, path)
         is_folder = stat.S_ISDIR(found.st_mode)
         check_folder_options(path, is_folder, rules)
@@ -166,7 +170,9 @@ class Publisher:
         def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
             opened.space.shard_size = description.shard_size
             if is_folder:
-                return publish_folder(path, opened, description, state, rules=rules, reserve=claim)
+                return publish_folder(
+                    path, opened, description, state, rules=rules, reserve=claim, versions=versions
+                )
             return publish(path, opened, description, state, reserve=claim)
 
         return await self._begin(name or str(path), cut, confirm, check)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import BinaryIO, Protocol
 
+from shardcast.protocol.manifest import Shard
 from shardcast.sharding.publication import PublishProgress
 
 _POLL_INTERVAL = 0.2
@@ -27,6 +28,12 @@ class ChunkSource(Protocol):
         Returns:
             The number of bytes read.
         """
+
+    def known_shard(self, number: int) -> Shard | None:
+        """Return a shard whose bytes are known to be those of an earlier version; None for others."""
+
+    def known_digests(self) -> Mapping[str, str] | None:
+        """Return the digests of the payload where all of it is known; None where not."""
 
     def hashing(self, chunk: memoryview) -> Callable[[], None] | None:
         """Return further work on the chunk that was filled last, for a thread of its own; None for none."""
@@ -80,6 +87,12 @@ class ByteSource:
                 break
             filled += count
         return filled
+
+    def known_shard(self, number: int) -> None:
+        """Return None: files and streams are read."""
+
+    def known_digests(self) -> None:
+        """Return None, too."""
 
     def hashing(self, chunk: memoryview) -> None:
         """Return None: the shards' digests are all."""

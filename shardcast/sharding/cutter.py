@@ -13,6 +13,7 @@ from typing import BinaryIO
 from shardcast.concurrency import ThreadPool
 from shardcast.digest import Hasher, PieceDigests, new_hasher
 from shardcast.disk_errors import disk_errors, is_full
+from shardcast.errors import PayloadChanged
 from shardcast.protocol.manifest import Header, Manifest, Shard, close_manifest, header_line, shard_line
 from shardcast.sharding.chunk_source import ChunkSource
 from shardcast.sharding.payload_hasher import ChunkRing
@@ -55,70 +56,149 @@ def cut(
         LocalDiskError: the disk failed.
         OSError: the payload can't be read.
     """
-    whole = {name: new_hasher(name) for name in description.digests}
-    shards: list[Shard] = []
     with ExitStack() as stack:
-        whole_thread, shard_thread, source_thread, disk_thread = (
+        cutter = _Cutter(source, opened, header, progress=progress, reserve=reserve, stack=stack)
+        return cutter.cut(description.digests)
+
+
+class _Cutter:
+    """One payload that is being cut, and the threads that help."""
+
+    def __init__(
+        self,
+        source: ChunkSource,
+        opened: OpenVersion,
+        header: Header,
+        *,
+        progress: PublishProgress,
+        reserve: ReserveBytes,
+        stack: ExitStack,
+    ) -> None:
+        self._source = source
+        self._opened = opened
+        self._header = header
+        self._progress = progress
+        self._reserve = reserve
+        self._whole_thread, self._shard_thread, self._source_thread, self._disk_thread = (
             stack.enter_context(ThreadPool(1, name))
             for name in ("shardcast-whole", "shardcast-shard", "shardcast-parts", "shardcast-fsync")
         )
-        ring = ChunkRing()
-        syncing: deque[Future[None]] = deque()
+        self._ring = ChunkRing()
+        self._syncing: deque[Future[None]] = deque()
+        self._whole: dict[str, Hasher] = {}
+        self._shards: list[Shard] = []
+        self._offset = 0
+        self._ended = False
 
-        def wait_for_syncing(max_left: int) -> None:
-            """Wait until all but ``max_left`` shards are durable."""
-            while syncing and (syncing[0].done() or len(syncing) > max_left):
-                syncing.popleft().result()
-
-        for line in chain([header_line(header)], source.first_lines()):
-            opened.live.add(line)
-        offset, ended = 0, False
-        while not ended and ((target := source.shard_size(offset)) or not shards):
-            number = len(shards) + 1
-            # The first shard's digest is the whole digest so far: with one hash less it is announced sooner.
-            single = new_hasher("sha256") if shards else whole["sha256"]
-            hashing = shard_thread if shards else whole_thread
-            pieces = PieceDigests(header.piece_size)
-            length = 0
-            with _part(opened, number) as part:
-                while length < target:
-                    if progress.cancelled:
-                        raise Cancelled(f"{header.version} was called off")
-                    chunk = ring.take()[: target - length]
-                    wait_for_syncing(_MAX_SYNCING)
-                    count = source.fill(chunk, offset + length)
-                    if not count:
-                        ended = True  # a stream ended, or a file shrank, which the caller notices
-                        break
-                    chunk = chunk[:count]
-                    reserve(offset + length + count)
-                    work = [whole_thread.submit(_update, tuple(whole.values()), chunk)]
-                    if shards:
-                        work.append(shard_thread.submit(_update, (single,), chunk))
-                    if further := source.hashing(chunk):
-                        work.append(source_thread.submit(further))
-                    ring.put(work)
-                    pieces.update(chunk)
-                    if part:
-                        _write_all(part, chunk, opened)
-                    length += count
-                    progress.done = offset + length
-            if shards and not length:  # the payload ended where a shard does
+    def cut(self, algorithms: Iterable[str]) -> Manifest:
+        """Cut all of the payload, and return its manifest; ``algorithms`` are those of the whole digest."""
+        known = self._source.known_digests()
+        if known is None:
+            self._whole = {name: new_hasher(name) for name in algorithms}
+        for line in chain([header_line(self._header)], self._source.first_lines()):
+            self._opened.live.add(line)
+        while not self._ended:
+            target = self._source.shard_size(self._offset)
+            if not target and self._shards:
                 break
-            sha256 = hashing.submit(single.hexdigest).result()
-            shards.append(Shard(number, offset, length, sha256, pieces.finish()))
-            if not opened.adopted.present:
-                opened.files.publish_shard(number, sha256)
-                syncing.append(disk_thread.submit(opened.files.fsync_shard, number, sha256))
-            behind = source_thread.submit(source.lines_behind, number).result()
-            for line in chain([shard_line(shards[-1])], behind):
-                opened.live.add(line)
-            progress.shards = number
-            offset += length
-        ring.wait()
-        wait_for_syncing(0)
-    digests = {name: hasher.hexdigest() for name, hasher in whole.items()}
-    return close_manifest(header, shards, digests, opened.live.raw)
+            shard = self._known_shard(target) or self._new_shard(target)
+            if shard:
+                self._announce(shard)
+        self._ring.wait()
+        self._wait_for_syncing(0)
+        digests = known or {name: hasher.hexdigest() for name, hasher in self._whole.items()}
+        return close_manifest(self._header, self._shards, digests, self._opened.live.raw)
+
+    def _known_shard(self, size: int) -> Shard | None:
+        """Link the next shard from an earlier version, where its bytes are known; None where not.
+
+        Its bytes are still read where the whole digest needs them.
+
+        Raises:
+            PayloadChanged: they are not those that they are known to be.
+        """
+        number = len(self._shards) + 1
+        known = self._source.known_shard(number)
+        if known is None or not self._opened.files.publish_known(known):
+            return None
+        if self._whole:
+            length, pieces = self._read(size, None, None)
+            if (length, pieces) != (known.size, known.pieces):
+                raise PayloadChanged(
+                    f"can't broadcast {self._header.name}: the bytes of shard {number} are others than in "
+                    "the last version, though sizes and times of its files are the same; publish it with "
+                    "--checksum (checksum=True)"
+                )
+        else:
+            self._progress.done = self._offset + known.size
+        self._syncing.append(
+            self._disk_thread.submit(self._opened.files.fsync_shard, number, known.sha256 or "")
+        )
+        return known
+
+    def _new_shard(self, target: int) -> Shard | None:
+        """Cut the next shard; None where the payload has ended."""
+        number = len(self._shards) + 1
+        # The first shard's digest is the whole digest so far: with one hash less it is announced sooner.
+        is_whole = not self._shards and bool(self._whole)
+        single = self._whole["sha256"] if is_whole else new_hasher("sha256")
+        with _part(self._opened, number) as part:
+            length, pieces = self._read(target, None if is_whole else single, part)
+        if self._shards and not length:  # the payload ended where a shard does
+            return None
+        hashing = self._whole_thread if is_whole else self._shard_thread
+        sha256 = hashing.submit(single.hexdigest).result()
+        if not self._opened.adopted.present:
+            self._opened.files.publish_shard(number, sha256)
+            self._syncing.append(self._disk_thread.submit(self._opened.files.fsync_shard, number, sha256))
+        return Shard(number, self._offset, length, sha256, pieces)
+
+    def _read(self, target: int, single: Hasher | None, part: BinaryIO | None) -> tuple[int, bytes]:
+        """Read a shard, hash its pieces and the whole, and ``single`` where given; write it to ``part``.
+
+        Returns:
+            The bytes read, and the digests of the pieces.
+        """
+        pieces, length = PieceDigests(self._header.piece_size), 0
+        while length < target:
+            if self._progress.cancelled:
+                raise Cancelled(f"{self._header.version} was called off")
+            chunk = self._ring.take()[: target - length]
+            self._wait_for_syncing(_MAX_SYNCING)
+            count = self._source.fill(chunk, self._offset + length)
+            if not count:
+                self._ended = True  # a stream ended, or a file shrank, which the caller notices
+                break
+            chunk = chunk[:count]
+            self._reserve(self._offset + length + count)
+            work = []
+            if self._whole:
+                work.append(self._whole_thread.submit(_update, tuple(self._whole.values()), chunk))
+            if single:
+                work.append(self._shard_thread.submit(_update, (single,), chunk))
+            if further := self._source.hashing(chunk):
+                work.append(self._source_thread.submit(further))
+            self._ring.put(work)
+            pieces.update(chunk)
+            if part:
+                _write_all(part, chunk, self._opened)
+            length += count
+            self._progress.done = self._offset + length
+        return length, pieces.finish()
+
+    def _announce(self, shard: Shard) -> None:
+        """Add a shard's line to the manifest, and the lines behind it."""
+        behind = self._source_thread.submit(self._source.lines_behind, shard.number).result()
+        for line in chain([shard_line(shard)], behind):
+            self._opened.live.add(line)
+        self._shards.append(shard)
+        self._progress.shards = shard.number
+        self._offset = shard.end
+
+    def _wait_for_syncing(self, max_left: int) -> None:
+        """Wait until all but ``max_left`` shards are durable."""
+        while self._syncing and (self._syncing[0].done() or len(self._syncing) > max_left):
+            self._syncing.popleft().result()
 
 
 @contextmanager

@@ -9,7 +9,7 @@
       v2/payload                  all of it in one file, where it was published without a copy
       .shardcast/                 the node's own: lock, socket, socket-at, origin, line, next, keep,
                                   max_bytes, verified/, linked/, pinned/, retired/, lines/, uploads/,
-                                  changing, spare, swarm-key
+                                  sources/, changing, spare, swarm-key
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ class DataDirLayout:
     def uploads(self) -> Path:
         """Payloads that come from elsewhere, in a folder for each upload."""
         return self.own / "uploads"
+
+    @property
+    def sources(self) -> Path:
+        """Records of the folders that were published here: what their files looked like."""
+        return self.own / "sources"
 
     @property
     def changing(self) -> Path:

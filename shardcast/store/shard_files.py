@@ -100,6 +100,22 @@ class ShardFiles:
             self._count(shard)
         self._on_verified()
 
+    def publish_known(self, shard: Shard) -> bool:
+        """Link a shard of another version here, as if it had been cut; return False where none has it.
+
+        ``fsync_shard`` follows. Blocks on the disk.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        final = self.final(shard.number)
+        with self._touching("could not keep", final):
+            if not self._link(shard.sha256, final):
+                return False
+            self._count(shard.number)
+        self._on_verified()
+        return True
+
     def fsync_shard(self, shard: int, sha256: str) -> None:
         """Make a published shard durable, and record it as verified; blocks on the disk.
 

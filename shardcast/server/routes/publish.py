@@ -1,8 +1,8 @@
 """``POST /publish`` and ``POST /stream`` on the data directory's Unix socket: hand the origin a payload.
 
 ``POST /publish`` with ``{"path": …, "shard_size": …, "metadata": …, "copy": …}``, for a folder also
-``"exclude": […]`` and ``"mtimes": …``, is answered line by line: ``{"version": "v7"}`` at once,
-``{"progress": …}`` meanwhile, at last ``{"complete": …}`` or ``{"error": …}``.
+``"exclude": […]``, ``"mtimes": …`` and ``"checksum": …``, is answered line by line: ``{"version": "v7"}``
+at once, ``{"progress": …}`` meanwhile, at last ``{"complete": …}`` or ``{"error": …}``.
 A caller that goes away before aborts the version.
 
 ``POST /stream`` with ``{"name": …, "shard_size": …, "metadata": …}`` in the first line of its body is
@@ -79,6 +79,7 @@ class PublishTarget(Protocol):
         confirm: Callable[[], Awaitable[None]] | None = None,
         exclude: Sequence[str] = (),
         mtimes: bool = True,
+        checksum: bool = False,
     ) -> Publishing:
         """Start to broadcast a file or a folder."""
 
@@ -111,6 +112,7 @@ def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Ca
                 confirm=caller.confirm,
                 exclude=[str(pattern) for pattern in values.get("exclude") or ()],
                 mtimes=values.get("mtimes") is not False,
+                checksum=values.get("checksum") is True,
             )
         except ShardcastError as error:
             return web.json_response(_failure(error), content_type=NDJSON)

@@ -1,0 +1,51 @@
+"""What tells of each entry of a folder whether it was changed."""
+
+from __future__ import annotations
+
+import os
+from array import array
+
+
+class EntryIdentities:
+    """Inode, mtime and ctime of each entry of a table, in columns: 24 bytes an entry."""
+
+    def __init__(
+        self,
+        inodes: array[int] | None = None,
+        mtimes: array[int] | None = None,
+        ctimes: array[int] | None = None,
+    ) -> None:
+        """Begin with no entry, or with columns of equal lengths; times are in nanoseconds."""
+        self._inodes = array("Q") if inodes is None else inodes
+        self._mtimes = array("q") if mtimes is None else mtimes
+        self._ctimes = array("q") if ctimes is None else ctimes
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    @property
+    def columns(self) -> tuple[array[int], array[int], array[int]]:
+        """Inodes, mtimes and ctimes."""
+        return self._inodes, self._mtimes, self._ctimes
+
+    def append(self, found: os.stat_result) -> None:
+        """Append the identity of the next entry."""
+        self._inodes.append(found.st_ino)
+        self._mtimes.append(found.st_mtime_ns)
+        self._ctimes.append(found.st_ctime_ns)
+
+    def get(self, index: int) -> tuple[int, int, int]:
+        """Return the inode, and mtime and ctime in nanoseconds, of an entry."""
+        return self._inodes[index], self._mtimes[index], self._ctimes[index]
+
+    def ctime(self, index: int) -> int:
+        """Return the time of the last change of an entry, in nanoseconds."""
+        return self._ctimes[index]
+
+    def agree(self, index: int, found: os.stat_result) -> bool:
+        """Return whether an entry is the same and was not touched."""
+        return (
+            self._inodes[index] == found.st_ino
+            and self._mtimes[index] == found.st_mtime_ns
+            and self._ctimes[index] == found.st_ctime_ns
+        )
