@@ -21,15 +21,19 @@ _MASK = (1 << 64) - 1
 
 
 class FileStates:
-    """Inode, size, mtime and ctime of each entry but folders, in columns: 32 bytes an entry."""
+    """Inode, size, mtime and ctime of each entry but folders, in columns: 33 bytes an entry.
 
-    def __init__(self, values: array[int]) -> None:
-        """Take the columns of all entries, four numbers each."""
+    A byte more says whether the file was hashed here, so that the digest in its manifest is known to be its.
+    """
+
+    def __init__(self, values: array[int], hashed: bytearray) -> None:
+        """Take the columns of all entries, four numbers each, and which of them were hashed."""
         self._values = values
+        self._hashed = hashed
 
     @classmethod
-    def of(cls, tree: OpenTree, table: FolderTable) -> Self:
-        """Look at all entries of a folder.
+    def of(cls, tree: OpenTree, table: FolderTable, hashed: bytearray | None = None) -> Self:
+        """Look at all entries of a folder; ``hashed``: a byte an entry, 1 for a file that was hashed.
 
         Raises:
             OSError: one of them is not there.
@@ -38,7 +42,7 @@ class FileStates:
         for index, entry in enumerate(table):
             if entry.kind is not EntryKind.FOLDER:
                 values[index * _COLUMNS : (index + 1) * _COLUMNS] = array("Q", _state(tree, entry.path))
-        return cls(values)
+        return cls(values, hashed or bytearray(len(table)))
 
     def __len__(self) -> int:
         return len(self._values) // _COLUMNS
@@ -50,14 +54,23 @@ class FileStates:
         except OSError:
             return False
 
-    def matches(self, index: int, found: os.stat_result) -> bool:
-        """Return whether an open file is the recorded one, and was not touched since."""
-        return self._values[index * _COLUMNS : (index + 1) * _COLUMNS] == array("Q", _numbers(found))
+    def is_known(self, index: int, found: os.stat_result) -> bool:
+        """Return whether an open file is the recorded one, was hashed, and was not touched since."""
+        same = self._values[index * _COLUMNS : (index + 1) * _COLUMNS] == array("Q", _numbers(found))
+        return same and bool(self._hashed[index])
+
+    def renew(self, index: int, tree: OpenTree, path: bytes) -> None:
+        """Record an entry anew after a change of ours; it counts as touched where it can't be looked at."""
+        try:
+            numbers = _state(tree, path)
+        except OSError:
+            numbers = (0, 0, 0, 0)
+        self._values[index * _COLUMNS : (index + 1) * _COLUMNS] = array("Q", numbers)
 
     def encode(self, manifest: str) -> bytes:
         """Return the states as their file holds them; ``manifest``: SHA-256 of the version's manifest."""
         head = {"manifest": manifest, "entries": len(self), "order": sys.byteorder}
-        return json.dumps(head).encode() + b"\n" + self._values.tobytes()
+        return json.dumps(head).encode() + b"\n" + self._values.tobytes() + self._hashed
 
     @classmethod
     def load(cls, path: Path, manifest: str, entries: int) -> Self | None:
@@ -77,9 +90,11 @@ class FileStates:
                     return None
                 values = array("Q")
                 values.frombytes(file.read(8 * _COLUMNS * entries))
+                hashed = bytearray(file.read(entries + 1))
         except (OSError, ValueError):
             return None
-        return cls(values) if len(values) == _COLUMNS * entries else None
+        whole = len(values) == _COLUMNS * entries and len(hashed) == entries
+        return cls(values, hashed) if whole else None
 
 
 def _state(tree: OpenTree, path: bytes) -> tuple[int, int, int, int]:

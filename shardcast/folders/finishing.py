@@ -42,7 +42,7 @@ def finish_folder(root: int, places: FolderPlaces) -> FileStates:
         finisher.make_entries()
         finisher.sync_files()
         finisher.settle_folders()
-        return FileStates.of(tree, places.layout.table)
+        return FileStates.of(tree, places.layout.table, places.hashed)
 
 
 class _Finisher:

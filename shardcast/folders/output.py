@@ -6,19 +6,27 @@ import asyncio
 import errno
 import os
 import threading
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import IntegrityError
 from shardcast.filesystem import replace
 from shardcast.folders.contents import check_shards, layout_of_lines
+from shardcast.folders.file_checks import check_payload, check_small_files
+from shardcast.folders.file_states import FileStates
 from shardcast.folders.finishing import finish_folder
-from shardcast.folders.kept import keep, kept_manifest
+from shardcast.folders.kept import keep, kept_manifest, kept_states
 from shardcast.folders.layout import FolderLayout, FolderShard
+from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
 from shardcast.folders.part_folder import PartFolder, new_part_folder, resolve_folder
 from shardcast.folders.places import FolderPlaces
+from shardcast.folders.reusing import FolderReuse, seed_folders
 from shardcast.folders.scattered_landing import RecentPieces, ScatteredLanding
+from shardcast.folders.seeds import FolderSeeds, has_digest
 from shardcast.folders.taking_over import take_over
+from shardcast.folders.tree import OpenTree
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.store.interfaces import Confirm
@@ -31,52 +39,80 @@ class FolderOutput:
 
     Large files are received straight into their places in a temporary folder (``part_folder``); of the shards
     between them each verified piece goes into the small files that it is a part of, so that no tar is on the
-    disk. After a kill the pieces that the files hold are verified again. The folder gets its name when all of
-    it is there.
+    disk. What a seed has is taken first, and verified like what arrives. After a kill the pieces that the
+    files hold are verified again. The folder gets its name when all of it is there.
 
     Attributes:
         output: the path of the output.
         final: the state of the folder when it got its name; None before.
         confirm: awaited before the folder gets its name; raises where it must not.
+        is_authentic: returns whether the manifest is the one that the deciding server lists. Where it is not
+            known to be, the shards' digests are nobody's word, and the payload's is computed in any case.
+        hashes_whole: whether the payload's SHA-256 is computed beside the transfer; else that of each shard
+            or file that came.
     """
 
-    def __init__(self, output: Path, live: LiveManifest) -> None:
+    def __init__(self, output: Path, live: LiveManifest, options: FolderOptions | None = None) -> None:
         """Open the temporary folder.
 
         Args:
             output: the path of the output.
-            live: the version's manifest, as it grows.
+            live: the version's manifest, which has all entries and may still grow.
+            options: what may serve again, and how to verify.
 
         Raises:
+            IntegrityError: the manifest's entries are not those of a folder.
             LocalDiskError: the output can't be written there, or has no room.
         """
+        options = options or FolderOptions()
         self.output = output
         self.final: os.stat_result | None = None
         self.confirm: Confirm | None = None
+        self.is_authentic: Callable[[], bool] = lambda: True
         self._live = live
-        self._places: FolderPlaces | None = None
-        self._shards: list[FolderShard] = []
         self._recent = RecentPieces()
         self._writing: dict[int, threading.Lock] = {}
+        self._hashed_bytes: dict[int, int] = {}
+        self._taking = asyncio.Lock()
+        layout = self._lay_out()
+        self._shards = list(layout.shards())
         with disk_errors("could not write", output):
             self._target = resolve_folder(output, kept_manifest(output))
             self._part: PartFolder = new_part_folder(self._target)
+            self._places = FolderPlaces(self._part.root, layout)
+            seeds = FolderSeeds(seed_folders(self._target, options.seeds))
+            self._reuse = FolderReuse(self._places, seeds, links=options.links)
             try:
+                if not self._part.is_new:
+                    take_over(self._part.root, self._places)
+                self.reuses = self._reuse.is_useful()
                 self._check_room()
-                if live.raw:
-                    replace(self._part.manifest, bytes(live.raw))
+                replace(self._part.manifest, bytes(live.raw))
             except BaseException:
                 self.close()
                 raise
+        self.hashes_whole = options.verify == WHOLE or (options.verify != SHARDS and not self.reuses)
+
+    def _lay_out(self) -> FolderLayout:
+        """Return the entries in their places.
+
+        Raises:
+            IntegrityError: they are not those of a folder.
+        """
+        try:
+            return layout_of_lines(self._live.header, bytes(self._live.raw))
+        except ManifestError as error:
+            raise self._wrong(str(error)) from None
 
     def _check_room(self) -> None:
-        """Fail now rather than when the disk is full.
+        """Fail now rather than when the disk is full, where nothing of the folder is here.
 
         Raises:
             OSError: there is no room (ENOSPC).
         """
         room = os.fstatvfs(self._part.root)
-        if self._part.is_new and room.f_bavail * room.f_frsize < self._live.size:
+        is_fresh = self._part.is_new and not self.reuses
+        if is_fresh and room.f_bavail * room.f_frsize < self._live.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async def next_wanted(self) -> Shard:
@@ -85,54 +121,76 @@ class FolderOutput:
         return await never
 
     async def landing(self, shard: Shard) -> Landing:
-        """Open the places where a shard arrives, with the pieces that are here already.
+        """Open the places where a shard arrives, with the pieces that are here or in a seed.
 
         Raises:
             IntegrityError: the manifest's entries and shards are not those of one folder.
             LocalDiskError: the folder can't be read or written.
         """
+        placed = self._shards[shard.number - 1] if shard.number <= len(self._shards) else None
+        if placed is None or (placed.offset, placed.size) != (shard.offset, shard.size):
+            raise self._wrong(f"shard {shard.number} is not the one that follows from its entries")
         with disk_errors("could not write", self.output):
-            if self._places is None:
-                await asyncio.to_thread(self._lay_out)
-            assert self._places
-            placed = self._shards[shard.number - 1] if shard.number <= len(self._shards) else None
-            if placed is None or (placed.offset, placed.size) != (shard.offset, shard.size):
-                raise self._wrong(f"shard {shard.number} is not the one that follows from its entries")
-            landing = self._open(shard, placed, self._places)
+            if self.reuses:
+                async with self._taking:
+                    await asyncio.to_thread(self._take, placed)
+            landing = self._open(shard, placed)
         try:
+            if self._is_known(placed):
+                landing.mark_whole()
+                return landing
             await landing.recover_pieces()
+            if not landing.whole and placed.index is not None and self.reuses:
+                await self._copy_shard(landing, placed)
         except BaseException:
             await close_landings([landing])
             raise
         return landing
 
-    def _open(self, shard: Shard, placed: FolderShard, places: FolderPlaces) -> Landing:
+    def _take(self, placed: FolderShard) -> None:
+        """Take from the seeds what they have of a shard; blocks on the disk."""
+        if placed.index is None:
+            self._reuse.take_small(placed.offset, placed.offset + placed.size)
+            return
+        manifest = self._live.manifest
+        if manifest and placed.file_offset == 0:
+            index = placed.index
+            shards = zip(self._shards, manifest.shards, strict=False)
+            self._reuse.take_large(index, [pair for pair in shards if pair[0].index == index])
+
+    async def _copy_shard(self, landing: Landing, placed: FolderShard) -> None:
+        """Copy a shard of a large file from a seed, and verify its pieces."""
+        with disk_errors("could not write", self.output):
+            async with self._taking:
+                copied = await landing.in_thread(
+                    self._reuse.copy_shard, landing.shard, landing.descriptor, placed.file_offset
+                )
+        if copied:
+            await landing.recover_pieces()
+
+    def _open(self, shard: Shard, placed: FolderShard) -> Landing:
         """Open the landing of a shard: at its place in a large file, or scattered over small ones."""
         path = self._part.path
         if placed.index is None:
-            return ScatteredLanding(shard, places, self._recent, header=self._live.header, path=path)
+            return ScatteredLanding(shard, self._places, self._recent, header=self._live.header, path=path)
         landing = Landing(
             shard,
             self._live.header.piece_size,
             path=path,
-            descriptor=places.open_large(placed.index),
+            descriptor=self._places.open_large(placed.index),
             base=placed.file_offset,
             writing=self._writing.setdefault(placed.index, threading.Lock()),
         )
         landing.keeps_holes = True
         return landing
 
-    def _lay_out(self) -> None:
-        """Lay the entries out, which are all in the manifest before its first shard; blocks on the disk."""
-        try:
-            layout = layout_of_lines(self._live.header, bytes(self._live.raw))
-        except ManifestError as error:
-            raise self._wrong(str(error)) from None
-        self._shards = list(layout.shards())
-        places = FolderPlaces(self._part.root, layout)
-        if not self._part.is_new:
-            take_over(self._part.root, places)
-        self._places = places
+    def _is_known(self, placed: FolderShard) -> bool:
+        """Return whether all files in a shard are known to have the digests in the manifest."""
+        hashed, layout = self._places.hashed, self._places.layout
+        if placed.index is not None:
+            return bool(hashed[placed.index])
+        files = list(layout.files_between(placed.offset, placed.offset + placed.size))
+        return bool(files) and all(hashed[index] for index in files)
 
     def _wrong(self, what: str) -> IntegrityError:
         return IntegrityError(
@@ -141,13 +199,36 @@ class FolderOutput:
         )
 
     async def commit_shard(self, landing: Landing) -> None:
-        """Do nothing: the shard's bytes are where they belong."""
+        """Check the SHA-256 of a shard of a large file, where the payload's is not computed.
+
+        Raises:
+            IntegrityError: the shard has another one.
+            LocalDiskError: the file can't be read.
+        """
+        placed, shard = self._shards[landing.shard.number - 1], landing.shard
+        if self.hashes_whole or placed.index is None or self._places.hashed[placed.index]:
+            return
+        with disk_errors("could not read", self.output):
+            right = shard.sha256 is not None and await landing.in_thread(
+                has_digest, landing.descriptor, placed.file_offset, shard.size, shard.sha256
+            )
+        if not right:
+            raise IntegrityError(
+                f"{self._live.version} shard {shard.number}: its bytes have another SHA-256 than its "
+                "manifest says; nothing was kept under a final name; name other servers, or broadcast it "
+                "again"
+            )
+        index = placed.index
+        self._hashed_bytes[index] = self._hashed_bytes.get(index, 0) + shard.size
+        if self._hashed_bytes[index] == self._places.layout.table.size(index):
+            self._places.hashed[index] = 1
 
     async def complete(self, manifest: Manifest) -> None:
         """Make the rest of the folder, give it the name of the output, durably, and close it.
 
         Raises:
-            IntegrityError: the manifest's entries and shards are not those of one folder.
+            IntegrityError: the manifest's entries and shards are not those of one folder, or a file has
+                another digest.
             LocalDiskError: the folder can't be made, or can't have the name.
         """
         if self.confirm:
@@ -160,21 +241,31 @@ class FolderOutput:
 
     def _complete(self, manifest: Manifest) -> None:
         """Finish the folder and name it; blocks on the disk."""
-        assert self._places
+        places = self._places
         try:
-            check_shards(self._places.layout, manifest)
+            check_shards(places.layout, manifest)
+            digests = layout_of_lines(manifest.header, manifest.raw).table if not self.hashes_whole else None
         except ManifestError as error:
             raise self._wrong(str(error)) from None
         with disk_errors("could not finish", self.output):
-            states = finish_folder(self._part.root, self._places)
+            if digests is not None:
+                check_small_files(places, digests, manifest.version)
+                if not self.is_authentic():
+                    check_payload(places, manifest)
+            states = finish_folder(self._part.root, places)
+            self._reuse.close()
             keep(self._target, manifest, states)
             self.final = self._part.give_name()
+            if places.has_links:  # the names that were replaced are gone, which the linked files' ctimes show
+                with OpenTree.at(self._target) as tree:
+                    states = FileStates.of(tree, places.layout.table, places.hashed)
+                replace(kept_states(self._target), states.encode(sha256(manifest.raw).hexdigest()))
         self.close()
 
     @property
-    def layout(self) -> FolderLayout | None:
-        """The entries of the folder; None until they are known."""
-        return self._places.layout if self._places else None
+    def layout(self) -> FolderLayout:
+        """The entries of the folder in their places."""
+        return self._places.layout
 
     def discard(self) -> None:
         """Remove the temporary folder: what landed is of no use any more."""
@@ -182,10 +273,15 @@ class FolderOutput:
         self.close()
 
     def close(self) -> None:
-        """Close the folder. What landed stays for the next run; a temporary folder without anything goes."""
-        if self._places:
+        """Close the folder. What landed stays for the next run; a temporary folder without anything goes.
+
+        Raises:
+            LocalDiskError: the record of a seed can't be renewed.
+        """
+        try:
+            self._reuse.close()
+        finally:
             self._places.close()
-            self._places = None
-        if self._part.root >= 0 and not os.listdir(self._part.root):
-            self._part.discard()
-        self._part.close()
+            if self._part.root >= 0 and not os.listdir(self._part.root):
+                self._part.discard()
+            self._part.close()

@@ -6,16 +6,30 @@ with what arrives.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from shardcast.folders.entries import EntryKind
+from shardcast.file_copies import clone_bytes, copy_bytes
+from shardcast.file_systems import NO_LINKS
+from shardcast.folders.entries import EntryKind, FolderEntry
 from shardcast.folders.growing_tree import GrowingTree
 from shardcast.folders.layout import FileRange, FolderLayout
+from shardcast.folders.seeds import SeedFile, has_digest, open_seed
 from shardcast.open_files import close
 
 _OWNER = 0o600
 """Permissions that every file has until its folder gets its name: a later run reads and writes it."""
+
+
+class FileShard(NamedTuple):
+    """A part of a file, and its SHA-256 in hex."""
+
+    offset: int
+    size: int
+    sha256: str
 
 
 class TarDiffers(Exception):
@@ -39,6 +53,7 @@ class FolderPlaces:
     Attributes:
         layout: the entries and their places in the payload.
         writing: held while files are written.
+        hashed: a byte for each entry: 1 once a file is known to have the SHA-256 in the manifest.
     """
 
     def __init__(self, root: int, layout: FolderLayout) -> None:
@@ -54,6 +69,8 @@ class FolderPlaces:
         self._read = GrowingTree(os.dup(root))
         self._present = bytearray(len(layout.table))
         self._settled = bytearray(len(layout.table))
+        self._linked: set[int] = set()
+        self.hashed = bytearray(len(layout.table))
 
     def close(self) -> None:
         """Close all folders."""
@@ -82,6 +99,80 @@ class FolderPlaces:
         """Return whether all files with bytes from ``start`` to ``end`` of the payload are here."""
         return all(self._present[index] for index in self.layout.files_between(start, end))
 
+    @property
+    def has_links(self) -> bool:
+        """Whether a file is a seed's, too."""
+        return bool(self._linked)
+
+    def lacks(self, index: int) -> bool:
+        """Return whether nothing of a file is here."""
+        return not self._present[index]
+
+    # Files of seeds
+
+    def take(self, index: int, found: SeedFile, digests: Sequence[FileShard], *, links: bool) -> None:
+        """Take a file from a seed: linked, cloned or copied. What is copied is verified later.
+
+        Args:
+            index: of the file.
+            found: the file of the seed, of the same size.
+            digests: SHA-256 of all parts of the file; none where they are not known yet.
+            links: whether it may be linked; it is where it has the same mode and time, and these digests.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        descriptor = open_seed(found)
+        if descriptor is None:
+            return
+        entry = self.layout.table[index]
+        try:
+            is_known = bool(digests) and found.seed.is_known(found.index, descriptor)
+            alike = (entry.mode, entry.mtime) == (found.entry.mode, found.entry.mtime)
+            with self.writing:
+                if links and alike and (is_known or _has_digests(descriptor, digests)):
+                    self.hashed[index] = self._link(entry, found, descriptor)
+                    if self.hashed[index]:
+                        self._linked.add(index)
+                        self._present[index] = self._settled[index] = 1
+                        return
+                cloned = self._copy(index, entry, descriptor)
+            self.hashed[index] = cloned and is_known and found.seed.is_known(found.index, descriptor)
+        finally:
+            close(descriptor)
+
+    def _link(self, entry: FolderEntry, found: SeedFile, descriptor: int) -> bool:
+        """Give a seed's file another name here; return whether that is the open file."""
+        source, name = found.seed.place(found.index)
+        folder, new = self._written.parent(entry.path)
+        try:
+            os.link(name, new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return False
+        if os.path.samestat(os.fstat(descriptor), self._written.stat(entry.path)):
+            found.seed.note_link(found.index)
+            return True
+        os.unlink(new, dir_fd=folder)
+        return False
+
+    def _copy(self, index: int, entry: FolderEntry, source: int) -> bool:
+        """Clone or copy a seed's file; return whether it was cloned."""
+        target = self._written.open_file(entry.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            self._present[index] = 1
+            if cloned := clone_bytes(source, target):
+                return cloned
+            try:
+                copy_bytes(source, target)
+            except OSError as error:
+                if error.errno != errno.EIO:  # it became shorter: what is missing is fetched
+                    raise
+            return False
+        finally:
+            close(target)
+
     # Bytes
 
     def write(self, start: int, view: memoryview) -> None:
@@ -103,6 +194,8 @@ class FolderPlaces:
 
     def _write(self, part: FileRange, data: memoryview) -> None:
         """Write bytes of one file, and settle it if they are all of it."""
+        if part.index in self._linked:  # all of it is right, and it is a seed's file too
+            return
         entry = self.layout.table[part.index]
         descriptor = self._written.open_file(entry.path, os.O_WRONLY | os.O_CREAT)
         try:
@@ -151,6 +244,8 @@ class FolderPlaces:
         entry = self.layout.table[index]
         assert entry.kind is EntryKind.FILE
         with self.writing:
+            if index in self._linked:
+                return self._written.open_file(entry.path)
             descriptor = self._written.open_file(entry.path, os.O_RDWR | os.O_CREAT)
         try:
             if os.fstat(descriptor).st_size != entry.size:
@@ -160,3 +255,8 @@ class FolderPlaces:
             raise
         self._present[index] = 1
         return descriptor
+
+
+def _has_digests(descriptor: int, digests: Sequence[FileShard]) -> bool:
+    """Return whether an open file has the digests of all its parts."""
+    return bool(digests) and all(has_digest(descriptor, *part) for part in digests)

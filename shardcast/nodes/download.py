@@ -20,6 +20,7 @@ from shardcast.errors import (
     VersionWithdrawn,
 )
 from shardcast.folders.kept import is_unchanged
+from shardcast.folders.options import WHOLE, FolderOptions
 from shardcast.folders.output import FolderOutput
 from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.output_names import folder_name, output_name
@@ -79,6 +80,7 @@ class Downloads:
         under_way: the transfers that run now.
         waits: what is waited for now.
         sharing: passes on to neighbours what comes; None for a client that does not share.
+        folders: how versions that are folders are received.
     """
 
     peers: Mapping[str, Peer]
@@ -86,6 +88,7 @@ class Downloads:
     under_way: list[Transfer] = field(default_factory=list)
     waits: Waits = field(default_factory=Waits)
     sharing: Sharing | None = None
+    folders: FolderOptions = field(default_factory=FolderOptions)
 
     async def fetch(
         self,
@@ -127,6 +130,7 @@ class Downloads:
                     stop=if_withdrawn(following, listing.number, listing.digest),
                     digits=described.digits,
                     joins=listed and described.manifest.verifiable,
+                    is_authentic=lambda: listing.manifest is not None,
                 )
             except (IntegrityError, TransferFailed) as error:  # another server's manifest may be right
                 failure = error if not isinstance(failure, IntegrityError) else failure
@@ -166,6 +170,9 @@ class Downloads:
             except TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
+            if header.folder:
+                with self.waits.waiting(lambda: _manifest_from(version, peers)):
+                    await live.wait_first_shard()
             return await self._receive(
                 live,
                 peers,
@@ -173,9 +180,21 @@ class Downloads:
                 following,
                 stop=if_withdrawn(following, version_number(version) or 0, None),
                 confirm=following.confirm,
+                is_authentic=lambda: _lists_manifest(following, version_number(version) or 0),
             )
         finally:
             await cancel([reading])
+
+    def _open_output(self, output: Path, live: LiveManifest) -> FolderOutput | OutputFile:
+        """Open the output of a version; blocks on the disk.
+
+        Raises:
+            IntegrityError: its manifest is not that of a folder, where it should be.
+            LocalDiskError: it can't be written there, or has no room.
+        """
+        if live.header.folder:
+            return FolderOutput(output, live, self.folders)
+        return OutputFile(output, live)
 
     async def _waited_for(
         self, version: str, peers: Sequence[Peer], descriptions: AsyncIterator[VersionDescription]
@@ -199,6 +218,7 @@ class Downloads:
         digits: int = 3,
         joins: bool = True,
         confirm: Confirm | None = None,
+        is_authentic: Callable[[], bool],
     ) -> Release:
         """Transfer a version into its output, and record it.
 
@@ -211,15 +231,19 @@ class Downloads:
             digits: of a shard's number in its name.
             joins: whether servers that get the version meanwhile join the transfer.
             confirm: awaited before the output gets its name.
+            is_authentic: returns, then, whether the manifest is the one that the deciding server lists.
         """
         started = time.monotonic()
         output = destination.path(live.header)
         known = live.manifest if live.header.folder else None
-        here = await asyncio.to_thread(is_unchanged, output, known) if known else False
+        trusts = self.folders.verify != WHOLE and is_authentic()
+        here = await asyncio.to_thread(is_unchanged, output, known) if known and trusts else False
         if known and here:
             final = await asyncio.to_thread(output.stat)
             return await _recorded(Release(live.version, output, known, 0.0, {}), destination, final)
-        sink = await asyncio.to_thread(_open_output, output, live)
+        sink = await asyncio.to_thread(self._open_output, output, live)
+        if isinstance(sink, FolderOutput):
+            sink.is_authentic = is_authentic
         sink.confirm = confirm
         shared: SharedVersion | None = None
 
@@ -229,7 +253,8 @@ class Downloads:
                 shared.join(peer.url)
 
         try:
-            transfer = Transfer(live, peers, sink, digits=digits, limits=self.limits)
+            whole = not isinstance(sink, FolderOutput) or sink.hashes_whole
+            transfer = Transfer(live, peers, sink, digits=digits, hash_whole=whole, limits=self.limits)
             self.under_way.append(transfer)
             if destination.watch:
                 destination.watch(transfer)
@@ -276,18 +301,15 @@ class Downloads:
         return await _recorded(release, destination, sink.final)
 
 
-def _open_output(output: Path, live: LiveManifest) -> FolderOutput | OutputFile:
-    """Open the output of a version; blocks on the disk.
-
-    Raises:
-        LocalDiskError: it can't be written there, or has no room.
-    """
-    return FolderOutput(output, live) if live.header.folder else OutputFile(output, live)
-
-
 async def _recorded(release: Release, destination: Destination, final: os.stat_result | None) -> Release:
     """Record a version where its outputs are recorded, and return the release."""
     return await destination.folder.record(release, final) if destination.folder else release
+
+
+def _lists_manifest(following: Following, number: int) -> bool:
+    """Return whether the deciding server lists a version with the digest of its manifest."""
+    listing = following.standing().listed.get(number)
+    return listing is not None and listing.manifest is not None
 
 
 def _manifest_from(version: str, peers: Sequence[Peer]) -> str:

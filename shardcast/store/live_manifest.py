@@ -139,6 +139,16 @@ class LiveManifest:
             raise self.error
         return self.header
 
+    async def wait_first_shard(self) -> None:
+        """Wait for the line of the first shard, behind all lines with entries of a folder.
+
+        Raises:
+            ShardcastError: none comes.
+        """
+        await self._notifier.wait_for(lambda: len(self.shards) > 0 or self.ended)
+        if not self.shards and self.error:
+            raise self.error
+
     async def wait_ended(self) -> Manifest | None:
         """Wait until no more lines come; return the manifest, or None where it did not become complete."""
         await self._notifier.wait_for(lambda: self.ended)

@@ -84,7 +84,7 @@ async def test_folder_appears_on_completion_equal_and_without_leftovers(tmp_path
 
 async def test_interrupted_folder_resumes_by_file_and_piece(tmp_path: Path) -> None:
     output = tmp_path / "v1"
-    whole = await receive(tmp_path / "v0")
+    whole = await receive(tmp_path / "other" / "v1")
     with open_folder(output) as opened:
         before = await fill(
             opened, PAYLOAD, MANIFEST, stop=MANIFEST.shards[1].offset + MANIFEST.header.piece_size

@@ -1,0 +1,223 @@
+"""Folders that the reader has, and the files in them that have the bytes of a new version.
+
+A file is found by its SHA-256, which the manifest beside its folder says: a small file by its own, a large
+one by those of its shards. What a manifest says of a file counts only once the file was hashed here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from shardcast.filesystem import replace
+from shardcast.folders.contents import folder_layout
+from shardcast.folders.entries import EntryKind, FolderEntry
+from shardcast.folders.file_states import FileStates
+from shardcast.folders.kept import kept_states, read_kept
+from shardcast.folders.layout import FolderLayout
+from shardcast.folders.tree import OpenTree
+from shardcast.open_files import close
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.manifest_reader import ManifestError
+
+MAX_SEEDS = 8
+"""Folders that are looked into at once; each has its list in memory."""
+_CHUNK = 1 << 20
+
+
+class SeedFolder:
+    """A folder whose files may serve again.
+
+    Attributes:
+        path: the folder.
+        layout: its entries, by the manifest of its version.
+        states: how its files looked, and which were hashed; None where that is not known.
+    """
+
+    def __init__(
+        self, path: Path, tree: OpenTree, layout: FolderLayout, manifest: Manifest, states: FileStates | None
+    ) -> None:
+        self.path = path
+        self.layout = layout
+        self.states = states
+        self.manifest = manifest
+        self._tree = tree
+        self._linked: set[int] = set()
+
+    @classmethod
+    def open(cls, path: Path) -> SeedFolder | None:
+        """Open a folder with the manifest beside it; None where there is none, or it can't be read."""
+        manifest = read_kept(path)
+        if manifest is None:
+            return None
+        try:
+            layout = folder_layout(manifest)
+            tree = OpenTree.at(path)
+        except (ManifestError, OSError):
+            return None
+        if layout is None:
+            tree.close()
+            return None
+        identity = sha256(manifest.raw).hexdigest()
+        return cls(
+            path, tree, layout, manifest, FileStates.load(kept_states(path), identity, len(layout.table))
+        )
+
+    def open_file(self, index: int) -> int:
+        """Open a file of the folder, and return its descriptor.
+
+        Raises:
+            OSError: it can't be opened.
+        """
+        return self._tree.open_file(self.layout.table.path(index))
+
+    def place(self, index: int) -> tuple[int, bytes]:
+        """Return the descriptor of the folder that a file lies in, and its name there.
+
+        Raises:
+            OSError: its folder can't be opened.
+        """
+        return self._tree.parent(self.layout.table.path(index))
+
+    def is_known(self, index: int, descriptor: int) -> bool:
+        """Return whether an open file was hashed when it came, and was not touched since."""
+        return self.states is not None and self.states.is_known(index, os.fstat(descriptor))
+
+    def note_link(self, index: int) -> None:
+        """Remember that a file got another name by us, which changes its ctime."""
+        self._linked.add(index)
+
+    def close(self) -> None:
+        """Renew the record of the files that were linked, and close the folder."""
+        if self.states is not None and self._linked:
+            table = self.layout.table
+            firsts = {table.path(index) for index in self._linked}
+            for index, entry in enumerate(table):
+                if index in self._linked or (entry.kind is EntryKind.HARD_LINK and entry.link in firsts):
+                    self.states.renew(index, self._tree, entry.path)
+            identity = sha256(self.manifest.raw).hexdigest()
+            replace(kept_states(self.path), self.states.encode(identity))
+            self._linked.clear()
+        self._tree.close()
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFile:
+    """A file of a seed, and where in it the bytes begin.
+
+    Attributes:
+        seed: the folder.
+        index: of the file in the seed's table.
+        offset: of the first byte.
+    """
+
+    seed: SeedFolder
+    index: int
+    offset: int = 0
+
+    @property
+    def entry(self) -> FolderEntry:
+        """The file's entry in its own version."""
+        return self.seed.layout.table[self.index]
+
+
+class FolderSeeds:
+    """The files of several folders, found by digest; for one thread at a time."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        """Open the folders that have a manifest beside them, at most ``MAX_SEEDS``."""
+        self._seeds: list[SeedFolder] = []
+        self._small: dict[bytes, SeedFile] = {}
+        self._shards: dict[str, SeedFile] = {}
+        for path in folders:
+            if len(self._seeds) < MAX_SEEDS and (seed := SeedFolder.open(path)):
+                self._seeds.append(seed)
+        for seed in reversed(self._seeds):  # the first ones count
+            self._index(seed)
+
+    def _index(self, seed: SeedFolder) -> None:
+        layout, table = seed.layout, seed.layout.table
+        for index in layout.small_files():
+            if digest := table.digest(index):
+                self._small[digest] = SeedFile(seed, index)
+        for placed, shard in zip(layout.shards(), seed.manifest.shards, strict=True):
+            if placed.index is not None and shard.sha256:
+                self._shards[shard.sha256] = SeedFile(seed, placed.index, placed.file_offset)
+                if placed.size == table.size(placed.index):
+                    self._small[bytes.fromhex(shard.sha256)] = SeedFile(seed, placed.index)
+
+    def __bool__(self) -> bool:
+        return bool(self._seeds)
+
+    def find_small(self, digest: bytes | None, size: int) -> SeedFile | None:
+        """Return a file with a digest and a size; None where there is none."""
+        found = self._small.get(digest) if digest else None
+        return found if found and found.entry.size == size else None
+
+    def find_shard(self, digest: str | None) -> SeedFile | None:
+        """Return a file with the bytes of a shard; None where there is none."""
+        if not digest:
+            return None
+        return self._shards.get(digest) or self._small.get(bytes.fromhex(digest))
+
+    def find_alike(self, entry: FolderEntry) -> SeedFile | None:
+        """Return the file that had the same path, size and time; its bytes may have changed all the same."""
+        for seed in self._seeds:
+            index = seed.layout.table.find(entry.path)
+            if index is not None:
+                found = seed.layout.table[index]
+                if (found.kind, found.size, found.mtime) == (entry.kind, entry.size, entry.mtime):
+                    return SeedFile(seed, index)
+        return None
+
+    def close(self) -> None:
+        """Close all folders.
+
+        Raises:
+            LocalDiskError: the record of files that were linked can't be renewed.
+        """
+        try:
+            while self._seeds:
+                self._seeds.pop().close()
+        finally:
+            self._small.clear()
+            self._shards.clear()
+
+
+def has_digest(descriptor: int, offset: int, size: int, digest: str) -> bool:
+    """Return whether bytes of an open file have a SHA-256.
+
+    Raises:
+        OSError: they can't be read.
+    """
+    hasher = sha256()
+    for chunk in _chunks(descriptor, offset, size):
+        hasher.update(chunk)
+    return hasher.hexdigest() == digest
+
+
+def _chunks(descriptor: int, offset: int, size: int) -> Iterator[memoryview]:
+    """Yield bytes of an open file; it may end early."""
+    buffer = memoryview(bytearray(min(size, _CHUNK) or 1))
+    end = offset + size
+    while offset < end:
+        count = os.preadv(descriptor, [buffer[: min(len(buffer), end - offset)]], offset)
+        if not count:
+            return
+        yield buffer[:count]
+        offset += count
+
+
+def open_seed(found: SeedFile) -> int | None:
+    """Open a file of a seed; None where it can't be opened, since nothing depends on a seed."""
+    try:
+        descriptor = found.seed.open_file(found.index)
+    except OSError:
+        return None
+    if os.fstat(descriptor).st_size != found.entry.size:
+        close(descriptor)
+        return None
+    return descriptor
