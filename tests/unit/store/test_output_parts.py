@@ -471,6 +471,15 @@ _ALLOWED: dict[str, set[str]] = {
     "blobs/directory/marks.py": {"note.touch()"},
     "blobs/maintenance/gc_roots.py": {"(place / digest).touch(exist_ok=False)"},
     "store/output_part.py": {"os.link(f'/proc/self/fd/{descriptor}', name, follow_symlinks=True)"},
+    # Entries of a folder that has no name yet, by descriptors of their folders:
+    "folders/finishing.py": {
+        "os.link(first, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)",
+        "os.symlink(entry.link, name, dir_fd=folder)",
+    },
+    "folders/places.py": {"os.link(name, new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)"},
+    # A whole folder, whose files and names were synced before:
+    "folders/part_folder.py": {"content.rename(self.output)"},
+    "folders/kept.py": {"folder.rename(removed)"},
     "store/special_files.py": {"link.symlink_to(path.parent, target_is_directory=True)"},
 }
 
