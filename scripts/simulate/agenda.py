@@ -13,13 +13,15 @@ class Agenda:
     Attributes:
         now: the time, in seconds since the beginning.
         events: actions carried out so far.
+        ended: whether to carry out nothing more.
     """
 
-    __slots__ = ("_entries", "_number", "events", "now")
+    __slots__ = ("_entries", "_number", "ended", "events", "now")
 
     def __init__(self) -> None:
         self.now = 0.0
         self.events = 0
+        self.ended = False
         self._number = 0
         self._entries: list[tuple[float, int, Callable[[Any], None], Any]] = []
 
@@ -28,10 +30,10 @@ class Agenda:
         self._number += 1
         heappush(self._entries, (time, self._number, action, argument))
 
-    def run(self, until: float, ended: Callable[[], bool]) -> None:
-        """Carry out what is entered, until a time or until ``ended`` says so."""
+    def run(self, until: float) -> None:
+        """Carry out what is entered, until a time or until ``ended`` is set."""
         entries = self._entries
-        while entries and not ended():
+        while entries and not self.ended:
             self.now, _, action, argument = heappop(entries)
             if self.now > until:
                 return

@@ -249,7 +249,8 @@ class Peer:
     def _tell(self, mask: int) -> None:
         """Collect what became servable for the neighbours."""
         before = self._telling.due
-        due = self._telling.add(mask, self.swarm.agenda.now, offered=self.chooser.neighbours.near.counted)
+        offered, answers = self.chooser.neighbours.near.counted, self.host.slots.under_way
+        due = self._telling.add(mask, self.swarm.agenda.now, offered=offered, answers=answers)
         if due < before:
             self.swarm.agenda.at(due, self._tell_all, due)
 
@@ -273,11 +274,12 @@ class Peer:
         news, peers = message
         requests = self.swarm.rules.requests
         for peer in peers:
-            chooser = peer.chooser
-            if peer.done_at is None and peer.host.alive and self in chooser.neighbours:
-                chooser.neighbours.offers(self, news)
-                if len(chooser.under_way) < requests:
-                    peer.pump()
+            if peer.done_at is None and peer.host.alive:
+                chooser = peer.chooser
+                if self in chooser.neighbours:
+                    chooser.neighbours.offers(self, news)
+                    if len(chooser.under_way) < requests and news & chooser.missing:
+                        peer.pump()
 
     # What ails
 

@@ -105,6 +105,7 @@ SWITCHES: dict[str, tuple[str, dict[str, object]]] = {
     "pieces": ("1: ranges of 4 MiB instead of 256 KiB", {}),
     "batches": ("2: neighbours hear of ranges every 0.5 s", {"have_interval": 0.5, "news_interval": 0.5}),
     "news": ("2: what is new to all waits like the rest", {"news_interval": 0.05}),
+    "idle": ("2: nodes that give few answers collect ranges too", {"few_answers": 0}),
     "neighbours": ("2: a node connects to 3 neighbours", {}),
     "handout": ("3: the server is a neighbour like others", {}),
     "credit": ("4: a node may sit on any number of ranges", {"credit": None}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from random import Random
 
 from agenda import Agenda
@@ -48,6 +49,8 @@ class World:
         self._ail()
         self._free: set[Host] = set()
         self._joining = 0
+        self._bound_of_all = 0.0
+        self._add_up()
 
     def _host(self, rate: float, site: Site | None) -> Host:
         """Return a machine."""
@@ -74,6 +77,12 @@ class World:
                 ail(order.pop())
         self._doomed = order[: round(scenario.killed * len(self.clients))]
 
+    def _add_up(self) -> None:
+        """Note the seconds that all links together take; once, since it takes a look at each."""
+        receivers, size = self.middles + self.clients, self.scenario.size
+        upload = sum(host.uplink.rate for host in receivers) + self.origin.uplink.rate
+        self._bound_of_all = max(size / self.origin.uplink.rate, len(receivers) * size / upload)
+
     @property
     def bound(self) -> float:
         """The seconds that no way of sharing could stay below, for the last node."""
@@ -82,9 +91,7 @@ class World:
     def bound_of(self, client: Host) -> float:
         """Return the seconds that no way of sharing could stay below for one client."""
         scenario, size = self.scenario, self.scenario.size
-        receivers = self.middles + self.clients
-        upload = sum(host.uplink.rate for host in receivers) + self.origin.uplink.rate
-        bounds = [size / self.origin.uplink.rate, size / client.downlink.rate, len(receivers) * size / upload]
+        bounds = [self._bound_of_all, size / client.downlink.rate]
         if client.site is not None and client.site is not self.sites[0]:
             bounds.append(size / scenario.border)
         if scenario.written:
@@ -102,12 +109,17 @@ class World:
         self._joining = coming
         for _ in range(coming):
             self.agenda.at(self._random.random() * self.bound, self._come)
-        self.agenda.run(LONGEST * self.bound + scenario.versions * scenario.every, self._ended)
+        gc.disable()  # requests leave no cycles; a look at ten thousand nodes takes a second each time
+        try:
+            self.agenda.run(LONGEST * self.bound + scenario.versions * scenario.every)
+        finally:
+            gc.enable()
 
-    def _ended(self) -> bool:
-        """Return whether everyone has everything."""
+    def _end_if_done(self) -> None:
+        """End once everyone has everything; to be asked whenever a node is done, dies or comes."""
         published = len(self.swarms) == self.scenario.versions
-        return published and not self._joining and not any(swarm.unfinished for swarm in self.swarms)
+        unfinished = any(swarm.unfinished for swarm in self.swarms)
+        self.agenda.ended = published and not self._joining and not unfinished
 
     def _publish(self, _: object) -> None:
         """Publish a version."""
@@ -140,12 +152,11 @@ class World:
 
     def _go_on(self, peer: Peer) -> None:
         """Let a node that has a version go on with the newest, where that is another one."""
-        if peer.ledger is not None:
-            return
-        if peer.swarm is self.swarms[-1]:
+        if peer.ledger is None and peer.swarm is self.swarms[-1]:
             self._free.add(peer.host)
-        elif peer.host.alive:
+        elif peer.ledger is None and peer.host.alive:
             self.swarms[-1].add(peer.host, expected=self.scenario.nodes)
+        self._end_if_done()
 
     def _kill(self, host: Host) -> None:
         """Let a client die."""
@@ -153,12 +164,14 @@ class World:
             for peer in swarm.peers:
                 if peer.host is host and host.alive:
                     swarm.kill(peer)
+        self._end_if_done()
 
     def _come(self, _: object) -> None:
         """Let a client come late."""
         self._joining -= 1
         host = self._client(self._random.randrange(self.scenario.nodes))
         self.clients.append(host)
+        self._add_up()
         self.swarms[-1].add(host, expected=len(self.clients))
 
 

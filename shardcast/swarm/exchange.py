@@ -376,7 +376,8 @@ class Exchange:
 
     def _note_servable(self, mask: int) -> None:
         """Have the neighbours told of pieces that can be had here now."""
-        self._offers.add(mask, offered=self.chooser.neighbours.near.counted)
+        offered = self.chooser.neighbours.near.counted
+        self._offers.add(mask, offered=offered, answers=self.gifts.under_way)
 
     def withdraw_all(self) -> None:
         """Tell the neighbours that nothing can be had here any more: the file was changed or removed."""

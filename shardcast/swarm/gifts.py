@@ -23,6 +23,11 @@ class Gifts:
         self._slots = slots
         self._tasks: dict[tuple[Hashable, int], asyncio.Task[None]] = {}
 
+    @property
+    def under_way(self) -> int:
+        """The answers of all versions together that are being sent."""
+        return self._slots.under_way
+
     def give(self, link: Link, number: int, piece: GivenPiece) -> bool:
         """Begin to send a piece, and return whether there was a slot for it."""
         key = link.key, number

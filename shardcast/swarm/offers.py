@@ -25,12 +25,18 @@ class Offers:
         self._telling = Telling(rules)
         self._sooner = asyncio.Event()
 
-    def add(self, mask: int, *, offered: int) -> None:
-        """Have the neighbours told of pieces; ``offered``: the pieces that neighbours offer."""
+    def add(self, mask: int, *, offered: int, answers: int) -> None:
+        """Have the neighbours told of pieces.
+
+        Args:
+            mask: the pieces.
+            offered: the pieces that neighbours offer.
+            answers: answers that the node gives now.
+        """
         new = mask & ~self.told
         if new:
             due = self._telling.due
-            if self._telling.add(new, self._clock(), offered=offered) < due:
+            if self._telling.add(new, self._clock(), offered=offered, answers=answers) < due:
                 self._sooner.set()
 
     def take(self, held: int) -> int:

@@ -177,21 +177,25 @@ class RangeChooser:
         """Ask a random neighbour for the rarest range that it offers."""
         neighbours = self.neighbours.all
         start = int(self._random.random() * len(neighbours))
-        limit = self._peer_limit
+        limit, wake_at = self._peer_limit, self.wake_at
         claimed = missing & self._claims
-        for position in range(start - len(neighbours), start):
-            neighbour = neighbours[position]
-            candidates = neighbour.offered & (missing if neighbour.near else claimed)
-            if not candidates or neighbour.under_way >= limit:
+        for neighbour in neighbours[start:] + neighbours[:start]:
+            if neighbour.under_way >= limit:
                 continue
-            if now < neighbour.paused_until:
-                self.wake_at = min(self.wake_at, neighbour.paused_until)
+            candidates = neighbour.offered & (missing if neighbour.near else claimed)
+            if not candidates:
+                continue
+            paused_until = neighbour.paused_until
+            if now < paused_until:
+                if paused_until < wake_at:
+                    wake_at = paused_until
                 continue
             candidates = candidates & self.urgent or candidates
             if self.rules.rarest_first:
                 candidates = self.neighbours.near.rarest(candidates)
             number = random_range(candidates, self._random)
             return self._open(SwarmRequest(now, neighbour, number=number))
+        self.wake_at = wake_at
         return None
 
     def _ask_for_help(self, now: float) -> SwarmRequest | None:
@@ -220,8 +224,10 @@ class RangeChooser:
     @property
     def _peer_limit(self) -> int:
         """The requests that a neighbour gets at once: more than one where there are few neighbours to ask."""
-        rules = self.rules
-        share = -(-rules.requests // max(1, len(self.neighbours)))
+        rules, neighbours = self.rules, len(self.neighbours.all)
+        if neighbours >= rules.requests:
+            return rules.peer_requests
+        share = -(-rules.requests // max(1, neighbours))
         return max(rules.peer_requests, min(share, rules.asker_answers))
 
     def _second_holder(self, request: SwarmRequest, now: float) -> Neighbour | None:

@@ -6,7 +6,7 @@ A simulation found them (``docs/simulation.md``). A rule is switched off by a nu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 RANGE_SECONDS = 0.01
@@ -26,6 +26,10 @@ LONELY_CREDIT = 512
 ask: each gets what the other was handed over a link that is full already, and is late by dozens of ranges."""
 NEAR_REQUESTS = 6
 """Requests that a node has out at most where the number of members is known, and they are near."""
+MANY_MEMBERS = 250
+"""Members from which on a node has few requests out, and is refused early: see ``rules_for``."""
+NEAR_REQUESTS_OF_MANY = 4
+"""Requests that a node has out at most among so many, where they are near."""
 FAR_REQUESTS = 24
 """Requests that a node has out at most, however far its neighbours are."""
 
@@ -42,7 +46,8 @@ class SwarmRules:
         asker_answers: those of them that one asker gets at once.
         credit: ranges handed out to one node that no other node has yet, at most; None for any number.
         have_interval: seconds for which ranges that became servable are collected for the neighbours.
-        news_interval: the same for ranges that no neighbour offers yet.
+        news_interval: the same for ranges that no neighbour offers yet, and at a node that gives few answers.
+        few_answers: answers at once below which a node gives few.
         repeat_after: seconds within which a range is not handed out twice.
         alone_after: seconds without another asker after which a node gets more than its credit.
         shortest_peer_pause: seconds, at least, for which a neighbour that refused is left alone.
@@ -66,6 +71,7 @@ class SwarmRules:
     credit: int | None = 8
     have_interval: float = 0.05
     news_interval: float = 0.01
+    few_answers: int = 2
     repeat_after: float = 0.5
     alone_after: float = 0.5
     shortest_peer_pause: float = 0.025
@@ -86,16 +92,21 @@ def rules_for(
 ) -> SwarmRules:
     """Return the rules for a swarm.
 
+    Among many, time is lost where a range is still rare and where requests pile up at some nodes while others
+    have none. So there a node gives few answers at once, which ends each sooner and lets it be passed on, and
+    who is refused asks again sooner. Few nodes have few others to ask, and keep their links full by more.
+
     Args:
         round_trip: seconds between typical neighbours and back; requests fill the link meanwhile.
         members: nodes that a server knows of the version: the more ask it, the longer each waits.
         range_seconds: seconds that a range takes on the node's link.
     """
     travelling = math.ceil(max(0.0, round_trip - range_seconds) / range_seconds)
-    requests = min(FAR_REQUESTS, NEAR_REQUESTS + travelling)
+    many = members >= MANY_MEMBERS
+    requests = min(FAR_REQUESTS, (NEAR_REQUESTS_OF_MANY if many else NEAR_REQUESTS) + travelling)
     asker_answers = FEW_REQUESTS + travelling // 2
     share = math.ceil((FILLING_REQUESTS + 2 * travelling) / max(1, members))
-    return SwarmRules(
+    rules = SwarmRules(
         requests=requests,
         answers=requests,
         asker_answers=asker_answers,
@@ -103,6 +114,7 @@ def rules_for(
         server_requests=min(share, asker_answers),
         longest_server_pause=longest_server_pause(members),
     )
+    return replace(rules, shortest_peer_pause=0.01, longest_peer_pause=0.03) if many else rules
 
 
 def longest_server_pause(members: int) -> float:

@@ -1,7 +1,9 @@
 """When a node tells its neighbours what became servable: at once what is new to them, the rest in batches.
 
 A new range spreads hop by hop, and each hop would wait for half a batch. So what no neighbour offers is told
-at once. That is one range in ten: all others are known to most neighbours when they come.
+at once. That is one range in ten: all others are known to most neighbours when they come. A node that gives
+few answers tells all at once: in the first second of a thousand nodes, half of the idle links were of nodes
+whose neighbours lacked a range of theirs, and had yet to hear of it.
 """
 
 from __future__ import annotations
@@ -18,28 +20,31 @@ class Telling:
         due: when to tell it; never while there is nothing.
     """
 
-    __slots__ = ("_interval", "_news", "_news_interval", "_told_at", "due")
+    __slots__ = ("_few_answers", "_interval", "_news", "_news_interval", "_told_at", "due")
 
     def __init__(self, rules: SwarmRules) -> None:
         self._interval = rules.have_interval
         self._news_interval = min(rules.news_interval, rules.have_interval)
+        self._few_answers = rules.few_answers
         self._told_at = -NEVER
         self._news = 0
         self.due = NEVER
 
-    def add(self, mask: int, now: float, *, offered: int) -> float:
+    def add(self, mask: int, now: float, *, offered: int, answers: int) -> float:
         """Add ranges that became servable.
 
         Args:
             mask: the ranges.
             now: the time, in seconds.
             offered: the ranges that neighbours offer.
+            answers: answers that the node gives now.
 
         Returns:
             The time at which to tell.
         """
         self._news |= mask
-        interval = self._news_interval if mask & ~offered else self._interval
+        soon = mask & ~offered or answers < self._few_answers
+        interval = self._news_interval if soon else self._interval
         self.due = min(self.due, max(now, self._told_at + interval))
         return self.due
 

@@ -59,6 +59,13 @@ def test_few_nodes_have_more_requests_at_a_server_to_fill_its_link(members: int,
     assert rules_for(members=members).server_requests == requests
 
 
+def test_node_among_many_has_few_requests_out_and_asks_sooner_after_a_refusal() -> None:
+    few, many = rules_for(members=100), rules_for(members=1000)
+    assert many.requests == many.answers == 4
+    assert many.longest_peer_pause < few.longest_peer_pause
+    assert rules_for(members=1000, round_trip=0.06).requests == 9
+
+
 def test_few_nodes_may_sit_on_more_ranges_as_there_are_few_to_pass_them_on_to() -> None:
     assert [rules_for(members=members).credit for members in (1, 2, 4, 8, 100)] == [512, 128, 32, 8, 8]
 
