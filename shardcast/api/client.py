@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from shardcast.access.signing import check_available
 from shardcast.access.tls import client_tls
 from shardcast.addresses import server_urls
 from shardcast.api.background import Background
+from shardcast.api.seeding import Seeding
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
 from shardcast.fair_limit import FairLimit
 from shardcast.nodes.client import LATEST, Client, Release
@@ -104,6 +106,7 @@ class ClientNode:
         share_host: str = EVERY_ADDRESS,
         share_port: int = 0,
         upload_limit: int | None = None,
+        seed_for: float = 0.0,
         site: str | None = None,
         advertise: str | None = None,
     ) -> None:
@@ -119,11 +122,14 @@ class ClientNode:
             ca: file with the CAs to trust for ``https://`` servers; None for the system's.
             client_certificate: file with the certificate to show to servers that want one.
             client_key: file with its key; None where ``client_certificate`` has it too.
-            share: whether to pass on to other such clients what is here of a version: while it arrives, and
-                in ``follow`` for as long as that runs. It needs ``shardcast[swarm]``.
+            share: whether to pass on to other such clients what is here of a version: while it arrives, then
+                for ``seed_for``, and in ``follow`` for as long as that runs. It needs ``shardcast[swarm]``.
             share_host: with ``share``, the address to listen on.
             share_port: with ``share``, the port to listen on; 0 for a free one each time.
             upload_limit: with ``share``, bytes a second to send at most; None for no limit.
+            seed_for: with ``share``, seconds for which ``download_version`` goes on to share, in the
+                background, what it has returned; it ends earlier with the process, by ``stop_sharing``, or
+                when the file is changed or removed.
             site: with ``share``, the name of this machine's site; None to have it guessed.
             advertise: with ``share``, ``HOST[:PORT]`` where others reach this client, if the servers allow
                 that address; None for the address that the servers see.
@@ -150,17 +156,23 @@ class ClientNode:
             site=site,
             advertise=advertise,
         )
-        if not share and settings != SharingSettings():
-            raise UsageError("share_host, share_port, upload_limit, site and advertise need share=True")
+        if not share and (settings != SharingSettings() or seed_for):
+            raise UsageError(
+                "share_host, share_port, upload_limit, seed_for, site and advertise need share=True"
+            )
+        if seed_for < 0:
+            raise UsageError(f"can't share for {seed_for:g} s; write seed_for in seconds, 0 for not at all")
         self._sharing = settings if share else None
+        self._seed_for = seed_for
+        self._seeding: tuple[int, Seeding] | None = None  # of the process with this id
         if share:
             check_available()
 
     def __getstate__(self) -> dict[str, object]:
         """Return what is pickled: without the environment's token, which the other process reads itself."""
-        return vars(self) | {"_access": None}
+        return vars(self) | {"_access": None, "_seeding": None}
 
-    def _client(self) -> Client:
+    def _client(self, sharing: SharingSettings | None = None) -> Client:
         """Return an asynchronous client of the same servers, to be opened once."""
         if self._access is None:
             self._access = ClientAccess.from_environment(self._credentials, self._tls)
@@ -170,8 +182,23 @@ class ClientNode:
             origin_id=self._origin_id,
             access=self._access,
             downloads=self._downloads,
-            sharing=self._sharing,
+            sharing=sharing or self._sharing,
         )
+
+    def _seeder(self, sharing: SharingSettings) -> Seeding:
+        """Return what shares on in the background; a forked process, which has none of it, begins anew."""
+        if self._seeding is None or self._seeding[0] != os.getpid():
+            settings = replace(sharing, seed_for=self._seed_for)
+            self._seeding = os.getpid(), Seeding(lambda: self._client(settings), self._seed_for)
+        return self._seeding[1]
+
+    def stop_sharing(self) -> None:
+        """Share no longer what ``download_version`` has returned, whatever is left of ``seed_for``.
+
+        A download under way goes on, and shares while it does.
+        """
+        if self._seeding is not None and self._seeding[0] == os.getpid():
+            self._seeding[1].stop()
 
     def list_available_versions(self) -> dict[str, str]:
         """Return the versions on offer.
@@ -198,6 +225,8 @@ class ClientNode:
     def download_version(self, version: str, output_file: StrPath | None = None) -> str | None:
         """Download a version into a file, which gets its name only when every byte is verified.
 
+        With ``share`` and ``seed_for`` it is shared on in the background after that.
+
         Args:
             version: ``v3``, or ``latest``.
             output_file: path of the file; None for ``download_<version>.bin`` in the output folder.
@@ -209,13 +238,15 @@ class ClientNode:
             UsageError: ``version`` is no version's name.
             ShardcastError: a server offers the version, and the download failed; the type says why.
         """
+        output = None if output_file is None else os.fspath(output_file)
 
         async def download() -> str:
             async with self._client() as client:
-                output = None if output_file is None else os.fspath(output_file)
                 return str((await client.download(version, output)).path)
 
         try:
+            if self._sharing and self._seed_for:
+                return str(self._seeder(self._sharing).download(version, output).path)
             return Background(download()).result()
         except VersionNotOffered as error:
             log.info("%s", error)
