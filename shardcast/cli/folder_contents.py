@@ -14,8 +14,8 @@ import click
 from shardcast.cli.streams import print_answer
 from shardcast.errors import IntegrityError, LocalDiskError, UsageError
 from shardcast.folders.contents import ContainedFile, contained_files, folder_layout
+from shardcast.folders.kept import kept_manifest
 from shardcast.folders.verification import Difference, FolderVerification
-from shardcast.nodes.output_names import kept_manifest
 from shardcast.nodes.output_records import read_bounded
 from shardcast.plain_text import one_line
 from shardcast.protocol.manifest import Manifest

@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from shardcast.folders.kept import kept_manifest as kept_manifest
 from shardcast.protocol.wire import VERSION_PATTERN, version_number
 from shardcast.temporary_files import PART, is_temporary_of
 
