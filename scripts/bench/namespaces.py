@@ -121,10 +121,13 @@ class Border:
 class Network:
     """A network that runs; see ``network``."""
 
-    def __init__(self, rates: Mapping[str, float | None], border: Border | None = None) -> None:
+    def __init__(
+        self, rates: Mapping[str, float | None], border: Border | None = None, *, apart: bool = False
+    ) -> None:
         self.border = border
+        beyond = border.beyond if border else frozenset[str]()
         self.hosts = {
-            name: Host(name, f"10.77.{int(border is not None and name in border.beyond)}.{number}", rate)
+            name: Host(name, f"10.77.{number if apart else int(name in beyond)}.{number}", rate)
             for number, (name, rate) in enumerate(rates.items(), 1)
         }
         self.switch = Host(SWITCH, "10.77.0.254", None)
@@ -216,12 +219,15 @@ class Network:
 
 
 @contextlib.contextmanager
-def network(rates: Mapping[str, float | None], border: Border | None = None) -> Iterator[Network]:
+def network(
+    rates: Mapping[str, float | None], border: Border | None = None, *, apart: bool = False
+) -> Iterator[Network]:
     """Make a network of hosts; a process has one at a time. At its end the processes on its hosts are killed.
 
     Args:
         rates: for each host the rate of its link in Mbit/s each way; None for no limit.
         border: the link to a part of the hosts; None where all are at one switch.
+        apart: whether each host has a subnet of its own.
 
     Raises:
         Skipped: this machine can't make it; says why.
@@ -230,7 +236,7 @@ def network(rates: Mapping[str, float | None], border: Border | None = None) -> 
     if reason:
         raise Skipped(reason)
     remove_leftovers()
-    made = Network(rates, border)
+    made = Network(rates, border, apart=apart)
     try:
         made.make()
         yield made

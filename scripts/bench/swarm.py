@@ -38,6 +38,7 @@ class Experiment:
         most_of_first: how many times the first's the others' seconds are at the most.
         torrent: how many times as fast as libtorrent the first is at the least; None to leave that out.
         border: the link between two sites.
+        apart: whether each host has a subnet of its own, and so is a site.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Experiment:
     most_of_first: float | None = None
     torrent: float | None = None
     border: Border | None = None
+    apart: bool = False
 
 
 def plainly(_goodput: float) -> Course:
@@ -57,7 +59,7 @@ def plainly(_goodput: float) -> Course:
 def compare(experiment: Experiment, settings: Settings) -> Iterator[Comparison]:
     """Measure the sides of an experiment beside the bound."""
     plan, size = experiment.plan, min(experiment.plan.size, settings.size)
-    with network(plan.rates, experiment.border) as made:
+    with network(plan.rates, experiment.border, apart=experiment.apart) as made:
         place = settings.places.roomy(COPIES * size * len(plan.rates))
         place.touch(COPIES * size * len(plan.rates))
         payload = place.payload(size)
@@ -227,6 +229,7 @@ def experiments() -> Iterator[Experiment]:
     yield Experiment("shards", swarm(100.0, middles=0), shards, most_of_first=1.1)
     yield Experiment("writer", swarm(100.0, middles=0), {"while it is written": written})
     border = Border(frozenset(BEYOND), 50.0)
+    yield Experiment("subnets", swarm(100.0, middles=0), {"each its own site": plainly}, apart=True)
     yield Experiment("sites", swarm(200.0), {"two sites": plainly}, most=1.15, border=border)
 
 

@@ -80,6 +80,7 @@ async def test_pieces_offered_beyond_the_border_are_claimed_by_one_node(
     home, one, two = SiteAsker(server, "0", "a"), SiteAsker(server, "1", "b"), SiteAsker(server, "2", "b")
     for _ in range(6):
         await home.ask()
+    assert await one.ask() is None and await two.ask() is None, "what is new is for the server's own site"
     first, second = await one.claim(0b111111), await two.claim(0b111111)
     assert first and second and not first & second
     assert (first | second).bit_count() == 6
