@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from shardcast.policy.swarm.ledger import Asked, Handout, HandoutKind, Ledger
+from shardcast.policy.swarm.ledger import MAX_SITES, Asked, Handout, HandoutKind, Ledger
 from shardcast.policy.swarm.masks import ranges_of
 from shardcast.policy.swarm.rules import SwarmRules
 from shardcast.protocol.next_range import NextRangeError, NextRequest
@@ -20,11 +20,8 @@ MAX_MASK_BYTES = 128 << 20
 """Bytes of the sets of pieces that a ledger keeps of its nodes."""
 _MASKS_PER_NODE = 4
 """Sets of pieces that are kept of a node, here and in the ledger, at the most."""
-MAX_SITES = 100
-"""Sites of which a ledger keeps what crossed into them. Nodes of further ones count as at home."""
-_MAX_SITE_BYTES = 32 << 20
-_MASKS_PER_SITE = 12
-"""Bytes of what is kept of sites, and sets of pieces that are kept of each, at the most."""
+_MASKS_PER_SITE = 8
+"""Sets of pieces that a ledger keeps of a site, at the most; all have ``MAX_MASK_BYTES`` as well."""
 STALE_SECONDS = 10.0
 """Seconds without a request after which a node counts as gone. One that was told that all was handed out has
 a minute: it asks its neighbours, and here again only when none of them can help it."""
@@ -110,7 +107,6 @@ class VersionBook:
         self.asked_at = now
         self._nodes: OrderedDict[str, AskingNode] = OrderedDict()  # who asked longest ago first
         self._swept_at = now
-        self._sites: set[str | None] = {None}
 
     def node(self, name: str, site: str | None, now: float) -> AskingNode | None:
         """Return a node that asks now; None where there is no place for another one.
@@ -129,8 +125,8 @@ class VersionBook:
                 return None
             node = self._nodes[name] = AskingNode(now)
             self.ledger.adopt(self._find_rules(len(self._nodes)))
-        node.site = site if site in self._sites or len(self._sites) < self._max_sites else None
-        self._sites.add(node.site)
+        node.site = site
+        self.ledger.max_sites = self._max_sites
         node.asked_at, node.patience = now, STALE_SECONDS
         self._nodes.move_to_end(name)
         return node
@@ -151,9 +147,9 @@ class VersionBook:
 
     @property
     def _max_sites(self) -> int:
-        """Sites, the server's own among them, that fit into the memory for them."""
+        """Sites whose sets of pieces fit into the memory for them."""
         mask_bytes = self.supply.numbers.count // 8 + 1
-        return max(1, min(MAX_SITES, _MAX_SITE_BYTES // (_MASKS_PER_SITE * mask_bytes)))
+        return max(1, min(MAX_SITES, MAX_MASK_BYTES // (_MASKS_PER_SITE * mask_bytes)))
 
     @property
     def node_count(self) -> int:

@@ -134,10 +134,10 @@ async def test_sites_without_names_are_subnets(server: Handing) -> None:
 
 async def test_flood_of_sites_takes_bounded_memory(server: Handing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(version_book, "MAX_SITES", 4)
+    await SiteAsker(server, "home", "a").ask()
     for number in range(20):
-        await SiteAsker(server, f"{number}", f"site{number}").ask()
-    ledger = server.hand_outs._books["v1"].ledger
-    assert len(ledger._sites) <= 4
+        assert await SiteAsker(server, f"{number}", f"site{number}").claim(0b1) == 0b1, "all may bring it"
+    assert len(server.hand_outs._books["v1"].ledger._sites) <= 4
 
 
 async def test_claims_reach_the_choice_of_requests(tmp_path: Path) -> None:

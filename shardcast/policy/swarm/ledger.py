@@ -18,6 +18,8 @@ from shardcast.policy.swarm.recent import RecentRanges
 from shardcast.policy.swarm.rules import SwarmRules
 
 NEVER = float("-inf")
+MAX_SITES = 10_000
+"""Sites of which a ledger keeps what crossed into them."""
 
 
 class HandoutKind(Enum):
@@ -80,6 +82,8 @@ class Ledger:
 
     Attributes:
         growing: whether the server will have more ranges to hand out than it has now.
+        max_sites: sites of which it is kept what crossed into them. Nodes of further ones may bring what they
+            find, so that a range can cross into these more than once.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Ledger:
             growing: whether there will be more ranges than ``offer`` has told.
         """
         self.growing = growing
+        self.max_sites = MAX_SITES
         self._rules = rules
         self._random = random
         self._home = site
@@ -284,7 +289,9 @@ class Ledger:
         """Return the record of a site."""
         record = self._sites.get(name)
         if record is None:
-            record = self._sites[name] = SiteRecord(self._rules, home=name == self._home)
+            record = SiteRecord(self._rules, home=name == self._home)
+            if name == self._home or len(self._sites) < self.max_sites:
+                self._sites[name] = record
         return record
 
     def _note_asker(self, asked: Asked, now: float) -> bool:
