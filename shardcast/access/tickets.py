@@ -146,6 +146,14 @@ def check_ticket(text: str, version: TicketVersion, vouchers: Vouchers) -> Ticke
     return ticket
 
 
+def signer_of(text: str) -> str | None:
+    """Return the id of the key that signed a ticket, unverified; None for a text that is none."""
+    try:
+        return _parse(text)[0].signer
+    except TicketRefused:
+        return None
+
+
 def _parse(text: str) -> tuple[Ticket, bytes, bytes]:
     """Return what a ticket says, unverified, the bytes that are signed, and the signature.
 

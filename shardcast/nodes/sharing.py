@@ -198,10 +198,10 @@ class Sharing:
 
         shown = ""
 
-        def show_ticket() -> str:
+        def show_ticket(neighbour: bytes, signer: str | None) -> str:
             """Return the newest ticket; the last one where no server has answered for long."""
             nonlocal shown
-            shown = next(iter(membership.tickets), shown)
+            shown = membership.ticket_for(neighbour, signer) or shown
             return shown
 
         part = Participation(

@@ -31,7 +31,8 @@ class SwarmPass:
     Attributes:
         version: the version.
         node: the node's generation id.
-        ticket: returns the node's current ticket.
+        ticket: returns the node's current ticket for a neighbour, by the neighbour's key and the id of the
+            key that signed the neighbour's own ticket; None while that is not known.
         key: the key of that ticket.
         vouchers: the servers whose tickets count.
         certificate: returns the SHA-256 of the certificate with which this node's server accepts TLS now;
@@ -40,15 +41,15 @@ class SwarmPass:
 
     version: TicketVersion
     node: str
-    ticket: Callable[[], str]
+    ticket: Callable[[bytes, str | None], str]
     key: SigningKey
     vouchers: Vouchers
     certificate: Callable[[], bytes] = bytes
 
-    def hello(self, challenge: bytes) -> HelloFrame:
-        """Return the hello of this node."""
-        version = self.version
-        return HelloFrame(version.number, version.origin, version.digest, self.node, self.ticket(), challenge)
+    def hello(self, challenge: bytes, neighbour: bytes, signer: str | None = None) -> HelloFrame:
+        """Return the hello of this node to a neighbour; the arguments are those of ``ticket``."""
+        version, ticket = self.version, self.ticket(neighbour, signer)
+        return HelloFrame(version.number, version.origin, version.digest, self.node, ticket, challenge)
 
     def check(self, ticket: str) -> Ticket:
         """Return what another member's ticket says.
@@ -91,22 +92,27 @@ class Greeting:
         self._ticket: Ticket | None = None
         self._context: ProofContext | None = None
 
-    def begin(
-        self, stream: SwarmStream, version: TicketVersion | None = None, certificate: bytes = b""
-    ) -> None:
-        """Begin on a stream that is attached.
+    def begin(self, stream: SwarmStream) -> None:
+        """Wait for the opener's hello on a stream that is attached."""
+        self._stream = stream
+
+    def open(self, stream: SwarmStream, version: TicketVersion, neighbour: bytes, certificate: bytes) -> None:
+        """Say hello on a stream that is attached.
 
         Args:
             stream: the stream.
-            version: the one that the opener asks for.
-            certificate: SHA-256 of the certificate that the opener was shown; empty without TLS.
+            version: the one to ask for.
+            neighbour: the key of the member that was connected to.
+            certificate: SHA-256 of the certificate that it has shown; empty without TLS.
+
+        Raises:
+            StreamRefused: this node is no member for that version.
         """
         self._stream = stream
-        if version is not None:
-            self._pass, self._certificate = self._find(version), certificate
-            if self._pass is None:
-                raise StreamRefused("this node is no member for that version")
-            stream.send(self._pass.hello(self._challenge))
+        self._pass, self._certificate = self._find(version), certificate
+        if self._pass is None:
+            raise StreamRefused("this node is no member for that version")
+        stream.send(self._pass.hello(self._challenge, neighbour))
 
     # As the user of the stream
 
@@ -151,7 +157,8 @@ class Greeting:
         else:
             certificate = swarm_pass.certificate()
             self._context = ProofContext(*keys[::-1], *challenges[::-1], certificate)
-            self._stream.send(swarm_pass.hello(self._challenge), self._proof())
+            hello = swarm_pass.hello(self._challenge, ticket.key, ticket.signer)
+            self._stream.send(hello, self._proof())
 
     def _proof(self) -> ProofFrame:
         """Return this end's proof."""

@@ -125,7 +125,7 @@ class StreamLink:
         self._stream = stream
         self._exchange = exchange
         self._pass = swarm_pass
-        self._shown = swarm_pass.ticket()
+        self._shown = swarm_pass.ticket(ticket.key, ticket.signer)
         self._last = 0
         self._asked: dict[int, _Asked] = {}  # by the id of the request
         self._asking: dict[int, int] = {}  # the id of the request that is not cancelled, by the piece
@@ -289,7 +289,7 @@ class StreamLink:
     def look_at_tickets(self) -> None:
         """Show a newer ticket, and end the stream where the neighbour's has expired."""
         self._timer = self._loop.call_later(_TICKET_LOOK, self.look_at_tickets)
-        shown = self._pass.ticket()
+        shown = self._pass.ticket(self.ticket.key, self.ticket.signer)
         if shown != self._shown:
             self._shown = shown
             self._stream.send(TicketFrame(shown))

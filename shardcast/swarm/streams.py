@@ -86,7 +86,7 @@ class SwarmStreams:
 
         greeting = Greeting(End.OPENER, lambda version: part.swarm_pass, meet)
         stream = self._attach(greeting, upgraded.transport, upgraded.early)
-        greeting.begin(stream, part.swarm_pass.version, upgraded.certificate)
+        greeting.open(stream, part.swarm_pass.version, member.key, upgraded.certificate)
         await self._greet(greeting, stream)
         return links[0]
 

@@ -17,7 +17,7 @@ from shardcast.access.key_ring import KeyRing, VouchingKey
 from shardcast.access.nonces import Nonces
 from shardcast.access.proofs import prove_asking, prove_to_server
 from shardcast.access.signing import SigningKey
-from shardcast.access.tickets import TICKET_SECONDS, TicketVersion
+from shardcast.access.tickets import TICKET_SECONDS, TicketVersion, signer_of
 from shardcast.concurrency import Notifier, cancel
 from shardcast.errors import AccessDenied, PeerError, ServerLacks, UsageError
 from shardcast.peer.announcing import SwarmClient
@@ -233,14 +233,20 @@ class Membership:
         """The tickets of this node, of each server that signed one lately."""
         return [answer.ticket for answer in self._answers(0.9 * TICKET_SECONDS)]
 
-    def ticket_for(self, neighbour: bytes) -> str | None:
-        """Return the ticket to show to a neighbour, by its key; None while there is none.
+    def ticket_for(self, neighbour: bytes, signer: str | None = None) -> str | None:
+        """Return the ticket to show to a neighbour; None while there is none.
 
-        That is a ticket of a server that named the neighbour: so it knows that server's key, or soon will.
+        The neighbour knows the server that signed its own ticket, and soon those that name it. Servers of one
+        line need not know each other: two origins of the same data, or middles below an older origin.
+
+        Args:
+            neighbour: its key.
+            signer: the id of the key that signed its ticket; None while it has shown none.
         """
         answers = list(self._answers(0.9 * TICKET_SECONDS))
+        signed = (one for one in answers if signer and signer_of(one.ticket) == signer)
         naming = (one for one in answers if any(member.key == neighbour for member in one.neighbours))
-        chosen = next(naming, answers[0] if answers else None)
+        chosen = next(signed, None) or next(naming, answers[0] if answers else None)
         return chosen.ticket if chosen else None
 
     @property

@@ -192,7 +192,7 @@ class StreamNode:
     def participation(self, certificate: bytes = b"") -> Participation:
         """Return its part in the swarm."""
         swarm_pass = SwarmPass(
-            VERSION, self.name, lambda: self.ticket, self.key, self.vouching, lambda: certificate
+            VERSION, self.name, lambda *_: self.ticket, self.key, self.vouching, lambda: certificate
         )
         return Participation(swarm_pass, self.exchange, PIECE, 1000)
 

@@ -122,7 +122,7 @@ class Taker(Exchange):
 def part_of(name: str, key: SigningKey, exchange: Exchange) -> Participation:
     """Return a node's part in the swarm."""
     ticket = sign_ticket(VERSION, name, key.public, expires=time.time() + 86_400, signer=VOUCHER)
-    return Participation(SwarmPass(VERSION, name, lambda: ticket, key, Vouchers()), exchange, PIECE)
+    return Participation(SwarmPass(VERSION, name, lambda *_: ticket, key, Vouchers()), exchange, PIECE)
 
 
 async def give(path: str, host: str) -> None:
