@@ -22,6 +22,7 @@ from shardcast.api.background import Background
 from shardcast.api.seeding import Seeding
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
 from shardcast.fair_limit import FairLimit
+from shardcast.folders.options import FolderOptions
 from shardcast.nodes.client import LATEST, Client, Release
 from shardcast.nodes.sharing_settings import SharingSettings
 from shardcast.protocol.distribution import Withdrawal, is_version
@@ -83,6 +84,21 @@ class Followed:
         self.stop()
 
 
+def folder_settings(
+    only: Sequence[str], exclude: Sequence[str], seeds: Sequence[StrPath], *, link: bool, verify: str | None
+) -> FolderOptions:
+    """Return how a client receives folders.
+
+    Raises:
+        UsageError: a pattern is none, ``verify`` is no way of verifying, or the two don't go together.
+    """
+    for patterns in (only, exclude):
+        if isinstance(patterns, str):
+            raise UsageError(f"{patterns!r}: give a list of patterns")
+    paths = tuple(Path(os.fspath(seed)).absolute() for seed in seeds)
+    return FolderOptions(paths, link, verify, tuple(only), tuple(exclude)).checked()
+
+
 class ClientNode:
     """Client that downloads versions; the blocking form of ``Client``.
 
@@ -109,6 +125,11 @@ class ClientNode:
         seed_for: float = 0.0,
         site: str | None = None,
         advertise: str | None = None,
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        seeds: Sequence[StrPath] = (),
+        link: bool = False,
+        verify: str | None = None,
     ) -> None:
         """Remember the servers; nothing is asked yet.
 
@@ -133,6 +154,12 @@ class ClientNode:
             site: with ``share``, the name of this machine's site; None to have it guessed.
             advertise: with ``share``, ``HOST[:PORT]`` where others reach this client, if the servers allow
                 that address; None for the address that the servers see.
+            only: patterns of paths, such as ``*.json``; of a folder only what matches is fetched.
+            exclude: patterns of paths that are left out of a folder.
+            seeds: downloaded folders whose files are used again, beside those in the output folder.
+            link: whether such files are linked instead of copied; then none of them may be written to.
+            verify: ``whole`` or ``shards``: by which digests a version gets its name. By default the whole
+                one; for a folder of which something is here already, those of its shards and files.
 
         Raises:
             UsageError: a server, a token or ``advertise`` is malformed, a limit is too low, there is no
@@ -165,6 +192,7 @@ class ClientNode:
         self._sharing = settings if share else None
         self._seed_for = seed_for
         self._seeding: tuple[int, Seeding] | None = None  # of the process with this id
+        self._folders = folder_settings(only, exclude, seeds, link=link, verify=verify)
         if share:
             check_available()
 
@@ -183,6 +211,7 @@ class ClientNode:
             access=self._access,
             downloads=self._downloads,
             sharing=sharing or self._sharing,
+            folders=self._folders,
         )
 
     def _seeder(self, sharing: SharingSettings) -> Seeding:

@@ -11,6 +11,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.access_options import ClientAccessOptions, client_access_options
+from shardcast.cli.folder_options import ReceivedFolderOptions, folder_options
 from shardcast.cli.limit_options import DownloadLimitOptions, download_limit_options
 from shardcast.cli.sharing_options import SharingOptions, is_on_command_line, sharing_options
 from shardcast.cli.streams import print_answer
@@ -52,15 +53,16 @@ class FollowOptions:
 @options.option("--files", "contents", metavar="VERSION", help="With --list: print what is in a folder.")
 @options.option(
     "--verify",
-    type=click.Path(path_type=Path, readable=False),
-    metavar="FOLDER",
-    help="Compare a downloaded folder with its version, and print what differs.",
+    metavar="FOLDER|shards|whole",
+    help="Compare a downloaded folder with its version, and print what differs. With --version or --follow: "
+    "by which digests a version gets its name; by default the whole one, except where a part was here.",
 )
 @options.option("--version", help="The version to download: v1, v2, … or latest.")
 @options.option(
     "--output-file",
     type=click.Path(readable=False),
-    help="Where to put the file; by default <output-dir>/download_<version>.bin.",
+    help="Where to put the file or folder; by default <output-dir>/download_<version>.bin, or "
+    "<output-dir>/<version> for a folder.",
 )
 @options.option(
     "--output-dir",
@@ -86,6 +88,7 @@ class FollowOptions:
         "--exec", "hook", metavar="COMMAND", help="Run by sh -c for each: 'load {path} {version}'."
     ),
 )
+@folder_options("folders")
 @options.origin_id_option
 @client_access_options
 @download_limit_options
@@ -97,19 +100,20 @@ def client(
     servers: list[str] | None,
     list_versions: bool,
     contents: str | None,
-    verify: Path | None,
+    verify: str | None,
     version: str | None,
     output_file: str | None,
     output_dir: Path,
     follow: bool,
     following: FollowOptions,
+    folders: ReceivedFolderOptions,
     origin_id: str | None,
     client_access: ClientAccessOptions,
     download_limits: DownloadLimitOptions,
     sharing: SharingOptions,
     as_json: bool,
 ) -> None:
-    """Download a version into a file, which has its name only when every byte is verified.
+    """Download a version into a file or folder, which has its name only when every byte is verified.
 
     Without --servers the servers are those of IP_ADDR_LIST. An interrupted download goes on where it was.
 
@@ -126,14 +130,15 @@ def client(
     long as it runs, from the output file itself: many clients then need little of the servers' upload.
     """
     options.start_logging()
-    if [list_versions, version is not None, follow, verify is not None].count(True) != 1:
+    receives = version is not None or follow
+    if [list_versions, version is not None, follow, verify is not None and not receives].count(True) != 1:
         raise click.UsageError("give one of --list, --version v1 (or latest), --follow and --verify FOLDER")
     if contents is not None and not list_versions:
         raise click.UsageError("--files goes with --list")
-    if verify is not None:
+    if verify is not None and not receives:
         from shardcast.cli.folder_contents import verify_output
 
-        verify_output(verify, as_json)
+        verify_output(Path(verify), as_json)
         return
     urls = options.servers_or_ip_addr_list(servers, "--servers")
     if not follow and following != FollowOptions():
@@ -159,6 +164,7 @@ def client(
             access=access,
             downloads=downloads,
             sharing=replace(shared, seed_for=None) if shared else None,
+            folders=folders.load(verify),
         )
         run(_follow(follower, output_dir.absolute(), following), fast_loop=True)
         return
@@ -176,7 +182,13 @@ def client(
     with progress_display(options.is_quiet()) as display:
         shown = ShowTransfer(display)
         downloader = Client(
-            urls, output_dir, origin_id=origin_id, access=access, downloads=downloads, sharing=shared
+            urls,
+            output_dir,
+            origin_id=origin_id,
+            access=access,
+            downloads=downloads,
+            sharing=shared,
+            folders=folders.load(verify),
         )
         work = _download(downloader, version, output_file, shown, as_json=as_json, seed_for=sharing.seed_for)
         run(work, fast_loop=True)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from array import array
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -33,14 +34,21 @@ class FileStates:
 
     @classmethod
     def of(cls, tree: OpenTree, table: FolderTable, hashed: bytearray | None = None) -> Self:
-        """Look at all entries of a folder; ``hashed``: a byte an entry, 1 for a file that was hashed.
+        """Look at all entries of a folder; one that is not there counts as touched.
+
+        Args:
+            tree: the folder.
+            table: its entries.
+            hashed: a byte an entry, 1 for a file that was hashed.
 
         Raises:
-            OSError: one of them is not there.
+            OSError: an entry can't be looked at.
         """
         values = array("Q", bytes(8 * _COLUMNS * len(table)))
         for index, entry in enumerate(table):
-            if entry.kind is not EntryKind.FOLDER:
+            with suppress(FileNotFoundError):
+                if entry.kind is EntryKind.FOLDER:
+                    continue
                 values[index * _COLUMNS : (index + 1) * _COLUMNS] = array("Q", _state(tree, entry.path))
         return cls(values, hashed or bytearray(len(table)))
 

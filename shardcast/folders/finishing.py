@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -42,7 +43,7 @@ def finish_folder(root: int, places: FolderPlaces) -> FileStates:
         finisher.make_entries()
         finisher.sync_files()
         finisher.settle_folders()
-        return FileStates.of(tree, places.layout.table, places.hashed)
+        return FileStates.of(firsts, places.layout.table, places.hashed)
 
 
 class _Finisher:
@@ -52,25 +53,22 @@ class _Finisher:
         self._tree = tree
         self._firsts = firsts  # the first names of hard links
         self._places = places
-        self._table = places.layout.table
 
     def make_entries(self) -> None:
         """Make what is missing, files before the links that lead to them."""
-        links: list[int] = []
-        for index, entry in enumerate(self._table):
+        links: list[FolderEntry] = []
+        for index, entry in self._places.selection.entries():
             if entry.kind is EntryKind.FOLDER:
                 self._tree.folder(entry.path)
             elif entry.kind is EntryKind.FILE:
                 if not self._places.is_settled(index):
                     self._settle(entry)
             else:
-                links.append(index)
-        for index in links:
-            entry = self._table[index]
+                links.append(entry)
+        for entry in links:
             if entry.kind is EntryKind.HARD_LINK:
                 self._link(entry)
-        for index in links:
-            entry = self._table[index]
+        for entry in links:
             if entry.kind is EntryKind.SYMLINK:
                 self._symlink(entry)
 
@@ -135,13 +133,14 @@ class _Finisher:
         with ThreadPoolExecutor(_SYNCERS, thread_name_prefix="shardcast-sync") as pool:
             opened: list[int] = []
             try:
-                for index, entry in enumerate(self._table):
+                for _, entry in self._places.selection.entries():
                     if entry.kind is EntryKind.FILE:
                         opened.append(self._open(entry))
-                    if opened and (len(opened) == _SYNCED_AT_ONCE or index == len(self._table) - 1):
+                    if len(opened) == _SYNCED_AT_ONCE:
                         list(pool.map(os.fsync, opened))
                         while opened:
                             close(opened.pop())
+                list(pool.map(os.fsync, opened))
             finally:
                 while opened:
                     close(opened.pop())
@@ -164,8 +163,9 @@ class _Finisher:
         Raises:
             LocalDiskError: the file system takes two names for one.
         """
-        counts = self._table.counts()
-        folders = [entry for entry in self._table if entry.kind is EntryKind.FOLDER]
+        made = [entry for _, entry in self._places.selection.entries()]
+        counts = Counter(entry.path[: entry.path.rstrip(b"/").rfind(b"/") + 1] for entry in made)
+        folders = [entry for entry in made if entry.kind is EntryKind.FOLDER]
         for path in (*(entry.path for entry in reversed(folders)), b""):
             descriptor = self._tree.folder(path)
             count = len(os.listdir(descriptor))

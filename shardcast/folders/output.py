@@ -24,7 +24,8 @@ from shardcast.folders.part_folder import PartFolder, new_part_folder, resolve_f
 from shardcast.folders.places import FolderPlaces
 from shardcast.folders.reusing import FolderReuse, seed_folders
 from shardcast.folders.scattered_landing import RecentPieces, ScatteredLanding
-from shardcast.folders.seeds import FolderSeeds, has_digest
+from shardcast.folders.seeds import FolderSeeds
+from shardcast.folders.selection import Selection
 from shardcast.folders.taking_over import take_over
 from shardcast.folders.tree import OpenTree
 from shardcast.protocol.manifest import Manifest, Shard
@@ -32,6 +33,7 @@ from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.store.interfaces import Confirm
 from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.span_digest import has_digest, wrong_shard
 
 
 class FolderOutput:
@@ -63,8 +65,9 @@ class FolderOutput:
         Raises:
             IntegrityError: the manifest's entries are not those of a folder.
             LocalDiskError: the output can't be written there, or has no room.
+            UsageError: a part of the folder can't be verified by the whole digest.
         """
-        options = options or FolderOptions()
+        options = (options or FolderOptions()).checked()
         self.output = output
         self.final: os.stat_result | None = None
         self.confirm: Confirm | None = None
@@ -75,11 +78,12 @@ class FolderOutput:
         self._hashed_bytes: dict[int, int] = {}
         self._taking = asyncio.Lock()
         layout = self._lay_out()
+        selection = Selection(layout.table, options.only, options.exclude)
         self._shards = list(layout.shards())
         with disk_errors("could not write", output):
             self._target = resolve_folder(output, kept_manifest(output))
             self._part: PartFolder = new_part_folder(self._target)
-            self._places = FolderPlaces(self._part.root, layout)
+            self._places = FolderPlaces(self._part.root, layout, selection)
             seeds = FolderSeeds(seed_folders(self._target, options.seeds))
             self._reuse = FolderReuse(self._places, seeds, links=options.links)
             try:
@@ -91,7 +95,8 @@ class FolderOutput:
             except BaseException:
                 self.close()
                 raise
-        self.hashes_whole = options.verify == WHOLE or (options.verify != SHARDS and not self.reuses)
+        by_parts = options.verify == SHARDS or not selection.is_all
+        self.hashes_whole = options.verify == WHOLE or not (by_parts or self.reuses)
 
     def _lay_out(self) -> FolderLayout:
         """Return the entries in their places.
@@ -111,7 +116,7 @@ class FolderOutput:
             OSError: there is no room (ENOSPC).
         """
         room = os.fstatvfs(self._part.root)
-        is_fresh = self._part.is_new and not self.reuses
+        is_fresh = self._part.is_new and not self.reuses and self._places.selection.is_all
         if is_fresh and room.f_bavail * room.f_frsize < self._live.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -131,15 +136,17 @@ class FolderOutput:
         if placed is None or (placed.offset, placed.size) != (shard.offset, shard.size):
             raise self._wrong(f"shard {shard.number} is not the one that follows from its entries")
         with disk_errors("could not write", self.output):
-            if self.reuses:
+            if self.reuses and self._is_wanted(placed):
                 async with self._taking:
                     await asyncio.to_thread(self._take, placed)
             landing = self._open(shard, placed)
         try:
-            if self._is_known(placed):
+            if self._is_known(placed) or not self._is_wanted(placed):
                 landing.mark_whole()
                 return landing
             await landing.recover_pieces()
+            if isinstance(landing, ScatteredLanding):
+                landing.leave_out()
             if not landing.whole and placed.index is not None and self.reuses:
                 await self._copy_shard(landing, placed)
         except BaseException:
@@ -171,7 +178,7 @@ class FolderOutput:
     def _open(self, shard: Shard, placed: FolderShard) -> Landing:
         """Open the landing of a shard: at its place in a large file, or scattered over small ones."""
         path = self._part.path
-        if placed.index is None:
+        if placed.index is None or not self._is_wanted(placed):
             return ScatteredLanding(shard, self._places, self._recent, header=self._live.header, path=path)
         landing = Landing(
             shard,
@@ -183,6 +190,10 @@ class FolderOutput:
         )
         landing.keeps_holes = True
         return landing
+
+    def _is_wanted(self, placed: FolderShard) -> bool:
+        """Return whether a shard is wanted: not one of a large file that is left out."""
+        return placed.index is None or self._places.selection.has_bytes_of(placed.index)
 
     def _is_known(self, placed: FolderShard) -> bool:
         """Return whether all files in a shard are known to have the digests in the manifest."""
@@ -208,16 +219,14 @@ class FolderOutput:
         placed, shard = self._shards[landing.shard.number - 1], landing.shard
         if self.hashes_whole or placed.index is None or self._places.hashed[placed.index]:
             return
+        if not self._is_wanted(placed):
+            return
         with disk_errors("could not read", self.output):
             right = shard.sha256 is not None and await landing.in_thread(
                 has_digest, landing.descriptor, placed.file_offset, shard.size, shard.sha256
             )
         if not right:
-            raise IntegrityError(
-                f"{self._live.version} shard {shard.number}: its bytes have another SHA-256 than its "
-                "manifest says; nothing was kept under a final name; name other servers, or broadcast it "
-                "again"
-            )
+            raise wrong_shard(self._live.version, shard.number)
         index = placed.index
         self._hashed_bytes[index] = self._hashed_bytes.get(index, 0) + shard.size
         if self._hashed_bytes[index] == self._places.layout.table.size(index):
@@ -251,7 +260,7 @@ class FolderOutput:
             if digests is not None:
                 check_small_files(places, digests, manifest.version)
                 if not self.is_authentic():
-                    check_payload(places, manifest)
+                    check_payload(places, manifest)  # of a part of the folder it is never right
             states = finish_folder(self._part.root, places)
             self._reuse.close()
             keep(self._target, manifest, states)

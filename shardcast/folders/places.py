@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 from shardcast.file_copies import clone_bytes, copy_bytes
 from shardcast.file_systems import NO_LINKS
-from shardcast.folders.entries import EntryKind, FolderEntry
+from shardcast.folders.entries import EntryKind
 from shardcast.folders.growing_tree import GrowingTree
 from shardcast.folders.layout import FileRange, FolderLayout
-from shardcast.folders.seeds import SeedFile, has_digest, open_seed
+from shardcast.folders.seeds import SeedFile, open_seed
+from shardcast.folders.selection import Selection
 from shardcast.open_files import close
+from shardcast.store.span_digest import has_digest
 
 _OWNER = 0o600
 """Permissions that every file has until its folder gets its name: a later run reads and writes it."""
@@ -52,17 +54,24 @@ class FolderPlaces:
 
     Attributes:
         layout: the entries and their places in the payload.
+        selection: the entries that are wanted.
         writing: held while files are written.
         hashed: a byte for each entry: 1 once a file is known to have the SHA-256 in the manifest.
     """
 
-    def __init__(self, root: int, layout: FolderLayout) -> None:
-        """Write below the folder with the descriptor ``root``, which is not closed.
+    def __init__(self, root: int, layout: FolderLayout, selection: Selection | None = None) -> None:
+        """Write below a folder.
+
+        Args:
+            root: its descriptor, which is not closed.
+            layout: its entries, in their places in the payload.
+            selection: which of them are wanted; None for all.
 
         Raises:
             OSError: this process has no descriptor left.
         """
         self.layout = layout
+        self.selection = selection or Selection(layout.table)
         self.writing = threading.Lock()
         self._reading = threading.Lock()
         self._written = GrowingTree(os.dup(root), makes=True)
@@ -131,35 +140,37 @@ class FolderPlaces:
             alike = (entry.mode, entry.mtime) == (found.entry.mode, found.entry.mtime)
             with self.writing:
                 if links and alike and (is_known or _has_digests(descriptor, digests)):
-                    self.hashed[index] = self._link(entry, found, descriptor)
+                    self.hashed[index] = self._link(index, found, descriptor)
                     if self.hashed[index]:
                         self._linked.add(index)
                         self._present[index] = self._settled[index] = 1
                         return
-                cloned = self._copy(index, entry, descriptor)
+                cloned = self._copy(index, descriptor)
             self.hashed[index] = cloned and is_known and found.seed.is_known(found.index, descriptor)
         finally:
             close(descriptor)
 
-    def _link(self, entry: FolderEntry, found: SeedFile, descriptor: int) -> bool:
+    def _link(self, index: int, found: SeedFile, descriptor: int) -> bool:
         """Give a seed's file another name here; return whether that is the open file."""
         source, name = found.seed.place(found.index)
-        folder, new = self._written.parent(entry.path)
+        path = self.selection.path(index)
+        folder, new = self._written.parent(path)
         try:
             os.link(name, new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
             return False
-        if os.path.samestat(os.fstat(descriptor), self._written.stat(entry.path)):
+        if os.path.samestat(os.fstat(descriptor), self._written.stat(path)):
             found.seed.note_link(found.index)
             return True
         os.unlink(new, dir_fd=folder)
         return False
 
-    def _copy(self, index: int, entry: FolderEntry, source: int) -> bool:
+    def _copy(self, index: int, source: int) -> bool:
         """Clone or copy a seed's file; return whether it was cloned."""
-        target = self._written.open_file(entry.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        path = self.selection.path(index)
+        target = self._written.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             self._present[index] = 1
             if cloned := clone_bytes(source, target):
@@ -196,8 +207,10 @@ class FolderPlaces:
         """Write bytes of one file, and settle it if they are all of it."""
         if part.index in self._linked:  # all of it is right, and it is a seed's file too
             return
+        if not self.selection.has_bytes_of(part.index):
+            return
         entry = self.layout.table[part.index]
-        descriptor = self._written.open_file(entry.path, os.O_WRONLY | os.O_CREAT)
+        descriptor = self._written.open_file(self.selection.path(part.index), os.O_WRONLY | os.O_CREAT)
         try:
             offset = part.offset
             self._present[part.index], self._settled[part.index] = 1, 0
@@ -227,7 +240,7 @@ class FolderPlaces:
 
     def _read_file(self, part: FileRange) -> bytes:
         try:
-            descriptor = self._read.open_file(self.layout.table.path(part.index))
+            descriptor = self._read.open_file(self.selection.path(part.index))
         except FileNotFoundError:
             return bytes(part.length)
         try:
@@ -241,12 +254,12 @@ class FolderPlaces:
         Raises:
             OSError: it can't be made.
         """
-        entry = self.layout.table[index]
+        entry, path = self.layout.table[index], self.selection.path(index)
         assert entry.kind is EntryKind.FILE
         with self.writing:
             if index in self._linked:
-                return self._written.open_file(entry.path)
-            descriptor = self._written.open_file(entry.path, os.O_RDWR | os.O_CREAT)
+                return self._written.open_file(path)
+            descriptor = self._written.open_file(path, os.O_RDWR | os.O_CREAT)
         try:
             if os.fstat(descriptor).st_size != entry.size:
                 os.ftruncate(descriptor, entry.size)

@@ -64,7 +64,7 @@ class FolderReuse:
         """
         table = self._places.layout.table
         for index in self._places.layout.files_between(start, end):
-            if self._places.lacks(index):
+            if self._places.lacks(index) and self._places.selection.has_bytes_of(index):
                 digest, size = table.digest(index), table.size(index)
                 found = self._seeds.find_small(digest, size)
                 if found and digest:

@@ -111,6 +111,15 @@ class ScatteredLanding(Landing):
             if self._places.is_present(start, end):
                 yield index
 
+    def leave_out(self) -> None:
+        """Count the pieces without bytes of wanted files as here: they are neither fetched nor written."""
+        selection, layout = self._places.selection, self._places.layout
+        for index in range(len(self._pieces)):
+            start = self.shard.offset + index * self.piece_size
+            end = min(start + self.piece_size, self.shard.end)
+            if not any(map(selection.has_bytes_of, layout.files_between(start, end))):
+                self._pieces.mark(index, 1)
+
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Read bytes that are here, and return their number; each byte is read once, in order.
 

@@ -7,7 +7,7 @@ one by those of its shards. What a manifest says of a file counts only once the 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +25,6 @@ from shardcast.protocol.manifest_reader import ManifestError
 
 MAX_SEEDS = 8
 """Folders that are looked into at once; each has its list in memory."""
-_CHUNK = 1 << 20
 
 
 class SeedFolder:
@@ -185,30 +184,6 @@ class FolderSeeds:
         finally:
             self._small.clear()
             self._shards.clear()
-
-
-def has_digest(descriptor: int, offset: int, size: int, digest: str) -> bool:
-    """Return whether bytes of an open file have a SHA-256.
-
-    Raises:
-        OSError: they can't be read.
-    """
-    hasher = sha256()
-    for chunk in _chunks(descriptor, offset, size):
-        hasher.update(chunk)
-    return hasher.hexdigest() == digest
-
-
-def _chunks(descriptor: int, offset: int, size: int) -> Iterator[memoryview]:
-    """Yield bytes of an open file; it may end early."""
-    buffer = memoryview(bytearray(min(size, _CHUNK) or 1))
-    end = offset + size
-    while offset < end:
-        count = os.preadv(descriptor, [buffer[: min(len(buffer), end - offset)]], offset)
-        if not count:
-            return
-        yield buffer[:count]
-        offset += count
 
 
 def open_seed(found: SeedFile) -> int | None:

@@ -40,6 +40,8 @@ def take_over(root: int, places: FolderPlaces) -> None:
                     pending.append(path + b"/")
                     continue
                 index = table.find(path)
+                if index is not None and not places.selection.is_made(index):
+                    index = None
                 is_file = index is not None and table[index].kind is EntryKind.FILE
                 if index is not None and is_file and stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
                     os.chmod(name, _FILE, dir_fd=folder)

@@ -19,6 +19,7 @@ from shardcast.concurrency import background_task, start_staggered
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import AccessDenied, PeerError, UsageError
 from shardcast.fair_limit import FairLimit
+from shardcast.folders.options import FolderOptions
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.follow import Follow, FollowSettings
 from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
@@ -73,6 +74,7 @@ class Client:
         access: ClientAccess | None = None,
         downloads: FairLimit | None = None,
         sharing: SharingSettings | None = None,
+        folders: FolderOptions | None = None,
     ) -> None:
         """Make a client; it connects when it is entered.
 
@@ -85,6 +87,7 @@ class Client:
                 ``SHARDCAST_TOKEN``, ``SHARDCAST_REQUIRE_TLS``).
             downloads: limit of the bytes that it receives; None for no limit.
             sharing: how it passes on what it receives; None to share nothing.
+            folders: how folders are received, and by which digests versions are verified.
 
         Raises:
             UsageError: one of the servers is not an address, or there is none; it is not https where TLS is
@@ -98,6 +101,7 @@ class Client:
         self._limits = limits or Limits()
         self._stack = AsyncExitStack()
         self.waits = Waits()
+        self._folders = folders or FolderOptions()
         self._downloads = Downloads({}, self._limits, waits=self.waits)
         self._origin_id = origin_id
         self._download_limit = downloads
@@ -116,7 +120,9 @@ class Client:
 
             listening = sharing_client(session, self._sharing, self.servers, self._limits.timeout)
             sharing = await self._stack.enter_async_context(listening)
-        self._downloads = Downloads(peers, self._limits, waits=self.waits, sharing=sharing)
+        self._downloads = Downloads(
+            peers, self._limits, waits=self.waits, sharing=sharing, folders=self._folders
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -20,7 +20,7 @@ from shardcast.errors import (
     VersionWithdrawn,
 )
 from shardcast.folders.kept import is_unchanged
-from shardcast.folders.options import WHOLE, FolderOptions
+from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
 from shardcast.folders.output import FolderOutput
 from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.output_names import folder_name, output_name
@@ -236,7 +236,7 @@ class Downloads:
         started = time.monotonic()
         output = destination.path(live.header)
         known = live.manifest if live.header.folder else None
-        trusts = self.folders.verify != WHOLE and is_authentic()
+        trusts = self.folders.verify != WHOLE and not self.folders.selects and is_authentic()
         here = await asyncio.to_thread(is_unchanged, output, known) if known and trusts else False
         if known and here:
             final = await asyncio.to_thread(output.stat)
@@ -244,6 +244,8 @@ class Downloads:
         sink = await asyncio.to_thread(self._open_output, output, live)
         if isinstance(sink, FolderOutput):
             sink.is_authentic = is_authentic
+        elif self.folders.verify == SHARDS and live.manifest and is_authentic():
+            sink.hashes_whole = not all(shard.sha256 for shard in live.shards)
         sink.confirm = confirm
         shared: SharedVersion | None = None
 
@@ -253,8 +255,9 @@ class Downloads:
                 shared.join(peer.url)
 
         try:
-            whole = not isinstance(sink, FolderOutput) or sink.hashes_whole
-            transfer = Transfer(live, peers, sink, digits=digits, hash_whole=whole, limits=self.limits)
+            transfer = Transfer(
+                live, peers, sink, digits=digits, hash_whole=sink.hashes_whole, limits=self.limits
+            )
             self.under_way.append(transfer)
             if destination.watch:
                 destination.watch(transfer)

@@ -20,6 +20,7 @@ from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_part import OutputPart, resolve_output, seed_files
 from shardcast.store.output_pieces import OutputPieces
+from shardcast.store.span_digest import has_digest, wrong_shard
 
 _SAMPLES = 16
 """Pieces of another file that are compared before the whole file is taken for a seed."""
@@ -39,6 +40,7 @@ class OutputFile:
         output: the path of the output.
         final: the state of the verified file when it got its name; None before.
         confirm: awaited before the file gets its name; raises where it must not.
+        hashes_whole: whether the payload's SHA-256 is computed beside the transfer; else that of each shard.
     """
 
     def __init__(self, output: Path, live: LiveManifest) -> None:
@@ -54,6 +56,7 @@ class OutputFile:
         self.output = output
         self.final: os.stat_result | None = None
         self.confirm: Confirm | None = None
+        self.hashes_whole = True
         self._live = live
         self._seeds: list[int] = []
         self._writing = threading.Lock()
@@ -124,7 +127,21 @@ class OutputFile:
         return landing
 
     async def commit_shard(self, landing: Landing) -> None:
-        """Do nothing: the shard's bytes are where they belong."""
+        """Check the SHA-256 of a shard, where the payload's is not computed.
+
+        Raises:
+            IntegrityError: the shard has another one.
+            LocalDiskError: the file can't be read.
+        """
+        if self.hashes_whole:
+            return
+        shard = landing.shard
+        with disk_errors("could not read", self.output):
+            right = shard.sha256 is not None and await landing.in_thread(
+                has_digest, landing.descriptor, shard.offset, shard.size, shard.sha256
+            )
+        if not right:
+            raise wrong_shard(self._live.version, shard.number)
 
     async def complete(self, manifest: Manifest) -> None:
         """Give the file the name of the output, durably, and close it.
