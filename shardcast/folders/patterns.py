@@ -1,4 +1,4 @@
-"""Patterns of paths in a folder, such as ``*.bin`` and ``weights/**/old-*``; and a folder's file of them.
+"""Patterns of paths in a folder, such as ``*.bin``; and a folder's file of them.
 
 ::
 

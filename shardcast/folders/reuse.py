@@ -65,7 +65,7 @@ def compare_entries(
             and identities.get(index) == identities_before.get(other)
             and _is_settled(identities.ctime(index), settled)
         )
-        same = same and bool(unchanged[index]) and table[index] == table_before[other]
+        same = same and bool(unchanged[index]) and table.has_same(index, table_before, other)
     return UnchangedEntries(pairs, unchanged, same)
 
 
@@ -116,7 +116,7 @@ def _offset_before(
         other = entries.before[index]
         if other < 0 or before.start(other) - start != shift or before.table.size(other) != size:
             return None
-        if shard.offset < body and layout.table[index] != before.table[other]:
+        if shard.offset < body and not layout.table.has_same(index, before.table, other):
             return None
         if size and shard.offset < body + size and body < end and not entries.unchanged[index]:
             return None

@@ -103,7 +103,7 @@ class FolderSurvey:
             if index == len(self.table) or entry.path != self.table.path(index):
                 missing = index < len(self.table) and self.table.path(index) < entry.path
                 raise self._vanished(index) if missing else self.changed(entry.path, "is new")
-            if entry != self.table[index]:
+            if not self.table.is_at(index, entry):
                 raise self.changed(entry.path, "is something else")
             if entry.kind is not EntryKind.FOLDER and not self.identities.agree(index, found):
                 raise self.changed(entry.path, "was written to or replaced")

@@ -13,6 +13,7 @@ from shardcast.protocol.manifest import MAX_ENTRIES
 MAX_BYTES = 1 << 61
 """Bytes of all files together; with headers and padding a payload may have twice as many."""
 _DIGEST = 32
+_KINDS = {int(kind): kind for kind in EntryKind}  # calling the enumeration costs as much as all the rest
 
 
 class FolderTable(Sequence[FolderEntry]):
@@ -46,13 +47,16 @@ class FolderTable(Sequence[FolderEntry]):
 
     def __getitem__(self, index: int | slice) -> FolderEntry | list[FolderEntry]:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+            return [self._entry(each) for each in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        index %= len(self)
+        return self._entry(index % len(self))
+
+    def _entry(self, index: int) -> FolderEntry:
+        """Return the entry at an index within bounds."""
         return FolderEntry(
             self.path(index),
-            EntryKind(self._kinds[index]),
+            _KINDS[self._kinds[index]],
             self._sizes[index],
             self._modes[index],
             self._mtimes[index],
@@ -60,7 +64,7 @@ class FolderTable(Sequence[FolderEntry]):
         )
 
     def __iter__(self) -> Iterator[FolderEntry]:
-        return (self[index] for index in range(len(self)))
+        return map(self._entry, range(len(self)))
 
     @property
     def path_bytes(self) -> int:
@@ -74,6 +78,27 @@ class FolderTable(Sequence[FolderEntry]):
     def size(self, index: int) -> int:
         """Return the bytes of an entry."""
         return self._sizes[index]
+
+    def is_at(self, index: int, entry: FolderEntry) -> bool:
+        """Return whether the entry at an index is this one."""
+        return (
+            self._sizes[index] == entry.size
+            and self._mtimes[index] == entry.mtime
+            and self._modes[index] == entry.mode
+            and self._kinds[index] == entry.kind
+            and self._links.get(index, b"") == entry.link
+            and self.path(index) == entry.path
+        )
+
+    def has_same(self, index: int, other: FolderTable, other_index: int) -> bool:
+        """Return whether an entry is the same as one of another table but for its path."""
+        return (
+            self._sizes[index] == other._sizes[other_index]
+            and self._mtimes[index] == other._mtimes[other_index]
+            and self._modes[index] == other._modes[other_index]
+            and self._kinds[index] == other._kinds[other_index]
+            and self._links.get(index) == other._links.get(other_index)
+        )
 
     def find(self, path: bytes) -> int | None:
         """Return the index of the entry at a path; None where none is."""

@@ -522,8 +522,8 @@ def test_download_prints_json_or_nothing_else_when_quiet(
     assert found.pop("seconds") >= 0
     assert found.pop("received") == {server.url: 20 * MB}
     assert found == {
-        "version": "v1", "path": str(output), "name": "data.payload", "kind": "file", "size": 20 * MB, "shards": 20,
-        "sha256": published.sha256, "metadata": {},
+        "version": "v1", "path": str(output), "name": "data.payload", "kind": "file", "size": 20 * MB,
+        "shards": 20, "sha256": published.sha256, "metadata": {},
     }  # fmt: skip
     output.unlink()
     quiet = processes.run(*words, "--quiet")
