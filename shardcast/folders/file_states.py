@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from array import array
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
+from shardcast.file_owners import is_trusted
 from shardcast.folders.entries import EntryKind
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
@@ -90,8 +92,7 @@ class FileStates:
             entries: the number of entries in that.
         """
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
+            with open_trusted(path) as file:
                 head = parse_json(file.readline(_MAX_HEAD))
                 expected = {"manifest": manifest, "entries": entries, "order": sys.byteorder}
                 if head != expected or entries > MAX_ENTRIES:
@@ -103,6 +104,20 @@ class FileStates:
             return None
         whole = len(values) == _COLUMNS * entries and len(hashed) == entries
         return cls(values, hashed) if whole else None
+
+
+def open_trusted(path: Path) -> BinaryIO:
+    """Open a file that a download left beside a folder.
+
+    Raises:
+        OSError: it can't be read; PermissionError when a stranger put it there.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(descriptor, "rb")
+    if not is_trusted(os.fstat(descriptor), path.parent.stat()):
+        file.close()
+        raise PermissionError(errno.EPERM, "another user wrote it, in a folder that everybody writes")
+    return file
 
 
 def _state(tree: OpenTree, path: bytes) -> tuple[int, int, int, int]:

@@ -19,7 +19,7 @@ from shardcast.directories import remove_tree
 from shardcast.filesystem import replace
 from shardcast.folders.contents import folder_layout
 from shardcast.folders.entries import EntryKind
-from shardcast.folders.file_states import FileStates
+from shardcast.folders.file_states import FileStates, open_trusted
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
 from shardcast.protocol.manifest import Manifest
@@ -52,9 +52,8 @@ def keep(folder: Path, manifest: Manifest, states: FileStates) -> None:
 
 def read_kept(folder: Path) -> Manifest | None:
     """Return the manifest that was kept of a folder; None where there is none that can be read."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(kept_manifest(folder), flags), "rb") as file:
+        with open_trusted(kept_manifest(folder)) as file:
             return parse(file.read(MAX_MANIFEST + 1))
     except (OSError, ManifestError):
         return None

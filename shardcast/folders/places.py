@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from shardcast.folders.growing_tree import GrowingTree
 from shardcast.folders.layout import FileRange, FolderLayout
 from shardcast.folders.seeds import SeedFile, open_seed
 from shardcast.folders.selection import Selection
+from shardcast.folders.tree_pool import TreePool
 from shardcast.open_files import close
 from shardcast.store.span_digest import has_digest
 
@@ -50,12 +50,11 @@ class TarDiffers(Exception):
 class FolderPlaces:
     """The files of an arriving folder, as one payload.
 
-    Threads may share it: writers wait for each other, and so do readers.
+    Threads may share it, as long as each byte is written by one of them.
 
     Attributes:
         layout: the entries and their places in the payload.
         selection: the entries that are wanted.
-        writing: held while files are written.
         hashed: a byte for each entry: 1 once a file is known to have the SHA-256 in the manifest.
     """
 
@@ -72,10 +71,8 @@ class FolderPlaces:
         """
         self.layout = layout
         self.selection = selection or Selection(layout.table)
-        self.writing = threading.Lock()
-        self._reading = threading.Lock()
-        self._written = GrowingTree(os.dup(root), makes=True)
-        self._read = GrowingTree(os.dup(root))
+        self._writers = TreePool(root, makes=True)
+        self._readers = TreePool(root)
         self._present = bytearray(len(layout.table))
         self._settled = bytearray(len(layout.table))
         self._linked: set[int] = set()
@@ -83,8 +80,8 @@ class FolderPlaces:
 
     def close(self) -> None:
         """Close all folders."""
-        self._written.close()
-        self._read.close()
+        self._writers.close()
+        self._readers.close()
 
     def open_root(self) -> int:
         """Return another descriptor of the folder, which the caller closes.
@@ -92,7 +89,7 @@ class FolderPlaces:
         Raises:
             OSError: this process has no descriptor left.
         """
-        return os.dup(self._written.root)
+        return os.dup(self._writers.root)
 
     # What is here
 
@@ -138,39 +135,39 @@ class FolderPlaces:
         try:
             is_known = bool(digests) and found.seed.is_known(found.index, descriptor)
             alike = (entry.mode, entry.mtime) == (found.entry.mode, found.entry.mtime)
-            with self.writing:
+            with self._writers.tree() as tree:
                 if links and alike and (is_known or _has_digests(descriptor, digests)):
-                    self.hashed[index] = self._link(index, found, descriptor)
+                    self.hashed[index] = self._link(tree, index, found, descriptor)
                     if self.hashed[index]:
                         self._linked.add(index)
                         self._present[index] = self._settled[index] = 1
                         return
-                cloned = self._copy(index, descriptor)
+                cloned = self._copy(tree, index, descriptor)
             self.hashed[index] = cloned and is_known and found.seed.is_known(found.index, descriptor)
         finally:
             close(descriptor)
 
-    def _link(self, index: int, found: SeedFile, descriptor: int) -> bool:
+    def _link(self, tree: GrowingTree, index: int, found: SeedFile, descriptor: int) -> bool:
         """Give a seed's file another name here; return whether that is the open file."""
         source, name = found.seed.place(found.index)
         path = self.selection.path(index)
-        folder, new = self._written.parent(path)
+        folder, new = tree.parent(path)
         try:
             os.link(name, new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
             return False
-        if os.path.samestat(os.fstat(descriptor), self._written.stat(path)):
+        if os.path.samestat(os.fstat(descriptor), tree.stat(path)):
             found.seed.note_link(found.index)
             return True
         os.unlink(new, dir_fd=folder)
         return False
 
-    def _copy(self, index: int, source: int) -> bool:
+    def _copy(self, tree: GrowingTree, index: int, source: int) -> bool:
         """Clone or copy a seed's file; return whether it was cloned."""
         path = self.selection.path(index)
-        target = self._written.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        target = tree.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             self._present[index] = 1
             if cloned := clone_bytes(source, target):
@@ -187,30 +184,31 @@ class FolderPlaces:
     # Bytes
 
     def write(self, start: int, view: memoryview) -> None:
-        """Write bytes of the payload to the files that they belong to; the caller holds ``writing``.
+        """Write bytes of the payload to the files that they belong to.
 
         Raises:
             TarDiffers: a header or padding is not the one that follows from the list of entries.
             OSError: a file can't be written.
         """
         position = start
-        for part in self.layout.parts(start, start + len(view)):
-            length = part.length if isinstance(part, FileRange) else len(part)
-            data = view[position - start : position - start + length]
-            if isinstance(part, FileRange):
-                self._write(part, data)
-            elif bytes(data) != part:
-                raise TarDiffers(position)
-            position += length
+        with self._writers.tree() as tree:
+            for part in self.layout.parts(start, start + len(view)):
+                length = part.length if isinstance(part, FileRange) else len(part)
+                data = view[position - start : position - start + length]
+                if isinstance(part, FileRange):
+                    self._write(tree, part, data)
+                elif bytes(data) != part:
+                    raise TarDiffers(position)
+                position += length
 
-    def _write(self, part: FileRange, data: memoryview) -> None:
+    def _write(self, tree: GrowingTree, part: FileRange, data: memoryview) -> None:
         """Write bytes of one file, and settle it if they are all of it."""
         if part.index in self._linked:  # all of it is right, and it is a seed's file too
             return
         if not self.selection.has_bytes_of(part.index):
             return
         entry = self.layout.table[part.index]
-        descriptor = self._written.open_file(self.selection.path(part.index), os.O_WRONLY | os.O_CREAT)
+        descriptor = tree.open_file(self.selection.path(part.index), os.O_WRONLY | os.O_CREAT)
         try:
             offset = part.offset
             self._present[part.index], self._settled[part.index] = 1, 0
@@ -232,15 +230,15 @@ class FolderPlaces:
         Raises:
             OSError: a file can't be read.
         """
-        with self._reading:
+        with self._readers.tree() as tree:
             return b"".join(
-                part if isinstance(part, bytes) else self._read_file(part)
+                part if isinstance(part, bytes) else self._read(tree, part)
                 for part in self.layout.parts(start, start + length)
             )
 
-    def _read_file(self, part: FileRange) -> bytes:
+    def _read(self, tree: GrowingTree, part: FileRange) -> bytes:
         try:
-            descriptor = self._read.open_file(self.selection.path(part.index))
+            descriptor = tree.open_file(self.selection.path(part.index))
         except FileNotFoundError:
             return bytes(part.length)
         try:
@@ -256,10 +254,10 @@ class FolderPlaces:
         """
         entry, path = self.layout.table[index], self.selection.path(index)
         assert entry.kind is EntryKind.FILE
-        with self.writing:
+        with self._writers.tree() as tree:
             if index in self._linked:
-                return self._written.open_file(path)
-            descriptor = self._written.open_file(path, os.O_RDWR | os.O_CREAT)
+                return tree.open_file(path)
+            descriptor = tree.open_file(path, os.O_RDWR | os.O_CREAT)
         try:
             if os.fstat(descriptor).st_size != entry.size:
                 os.ftruncate(descriptor, entry.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from shardcast.disk_errors import disk_errors
@@ -64,7 +65,7 @@ class ScatteredLanding(Landing):
             header.piece_size,
             path=path,
             descriptor=places.open_root(),
-            writing=places.writing,
+            writing=nullcontext(),
         )
         self._places = places
         self._version = header.version

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -71,7 +71,7 @@ class Landing:
         path: Path,
         descriptor: int,
         base: int = 0,
-        writing: threading.Lock | None = None,
+        writing: AbstractContextManager[Any] | None = None,
     ) -> None:
         """Count no piece as here yet.
 
@@ -93,7 +93,7 @@ class Landing:
         self.extend: Callable[[int, int], None] | None = None
         self.keeps_holes = False
         self._base = base
-        self._writing = writing or threading.Lock()
+        self._writing = threading.Lock() if writing is None else writing
         self._pieces = PieceMap(shard.size, piece_size)
         self._at_work: set[asyncio.Future[Any]] = set()
         self._closing = False
