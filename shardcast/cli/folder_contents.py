@@ -14,7 +14,7 @@ import click
 from shardcast.cli.streams import print_answer
 from shardcast.errors import IntegrityError, LocalDiskError, UsageError
 from shardcast.folders.contents import ContainedFile, contained_files, folder_layout
-from shardcast.folders.kept import kept_manifest
+from shardcast.folders.kept import kept_manifest, kept_selection
 from shardcast.folders.verification import Difference, FolderVerification
 from shardcast.nodes.output_records import read_bounded
 from shardcast.plain_text import one_line
@@ -61,7 +61,8 @@ def verify_output(folder: Path, as_json: bool) -> None:
         raise LocalDiskError(f"{kept_manifest(folder)}: {error}; download the version again") from None
     if layout is None:
         raise UsageError(f"{folder}: {manifest.version} is a file; its digest is in the list of versions")
-    differences = list(FolderVerification(folder, layout, manifest).run())
+    selection = kept_selection(folder, manifest, layout.table)
+    differences = list(FolderVerification(folder, layout, manifest, selection).run())
     if as_json:
         print_answer(json.dumps({"version": manifest.version, "differences": list(map(asdict, differences))}))
     elif differences:
@@ -70,8 +71,10 @@ def verify_output(folder: Path, as_json: bool) -> None:
         count = format_count(len(differences), "difference")
         raise IntegrityError(f"{folder} is not {manifest.version} as it was published: {count}")
     if not as_json:
-        size = format_size(sum(map(layout.table.size, range(len(layout.table)))))
-        click.echo(f"{folder} is {manifest.version} as it was published: {size} in its files", err=True)
+        here = filter(selection.has_bytes_of, range(len(layout.table)))
+        what = manifest.version if selection.is_all else f"a part of {manifest.version}"
+        size = format_size(sum(map(layout.table.size, here)))
+        click.echo(f"{folder} is {what} as it was published: {size} in its files", err=True)
 
 
 def _read_kept(folder: Path) -> Manifest:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from array import array
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -19,7 +20,7 @@ from shardcast.json_text import parse_json
 from shardcast.protocol.manifest import MAX_ENTRIES
 
 _COLUMNS = 4
-_MAX_HEAD = 4096
+_MAX_HEAD = 1 << 16
 _MASK = (1 << 64) - 1
 
 
@@ -77,9 +78,17 @@ class FileStates:
             numbers = (0, 0, 0, 0)
         self._values[index * _COLUMNS : (index + 1) * _COLUMNS] = array("Q", numbers)
 
-    def encode(self, manifest: str) -> bytes:
-        """Return the states as their file holds them; ``manifest``: SHA-256 of the version's manifest."""
+    def encode(self, manifest: str, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> bytes:
+        """Return the states as their file holds them.
+
+        Args:
+            manifest: SHA-256 of the version's manifest.
+            only: patterns of what was wanted of the folder; none for all of it.
+            exclude: patterns of what was not.
+        """
         head = {"manifest": manifest, "entries": len(self), "order": sys.byteorder}
+        if only or exclude:
+            head |= {"only": list(only), "exclude": list(exclude)}
         return json.dumps(head).encode() + b"\n" + self._values.tobytes() + self._hashed
 
     @classmethod
@@ -95,7 +104,11 @@ class FileStates:
             with open_trusted(path) as file:
                 head = parse_json(file.readline(_MAX_HEAD))
                 expected = {"manifest": manifest, "entries": entries, "order": sys.byteorder}
-                if head != expected or entries > MAX_ENTRIES:
+                if (
+                    not isinstance(head, dict)
+                    or not expected.items() <= head.items()
+                    or entries > MAX_ENTRIES
+                ):
                     return None
                 values = array("Q")
                 values.frombytes(file.read(8 * _COLUMNS * entries))
@@ -104,6 +117,26 @@ class FileStates:
             return None
         whole = len(values) == _COLUMNS * entries and len(hashed) == entries
         return cls(values, hashed) if whole else None
+
+
+def read_patterns(path: Path, manifest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the patterns of what was wanted of a folder, and of what was not; none of both for all of it.
+
+    Args:
+        path: the file of its states.
+        manifest: SHA-256 of the version's manifest, for which the file must have been written.
+    """
+    try:
+        with open_trusted(path) as file:
+            head = parse_json(file.readline(_MAX_HEAD))
+    except (OSError, ValueError):
+        return (), ()
+    if not isinstance(head, dict) or head.get("manifest") != manifest:
+        return (), ()
+    only, exclude = (head.get(key) or () for key in ("only", "exclude"))
+    if not all(isinstance(found, (list, tuple)) for found in (only, exclude)):
+        return (), ()
+    return tuple(map(str, only)), tuple(map(str, exclude))
 
 
 def open_trusted(path: Path) -> BinaryIO:

@@ -16,10 +16,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from shardcast.directories import remove_tree
+from shardcast.errors import UsageError
 from shardcast.filesystem import replace
 from shardcast.folders.contents import folder_layout
 from shardcast.folders.entries import EntryKind
-from shardcast.folders.file_states import FileStates, open_trusted
+from shardcast.folders.file_states import FileStates, open_trusted, read_patterns
+from shardcast.folders.selection import Selection
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
 from shardcast.protocol.manifest import Manifest
@@ -40,14 +42,33 @@ def kept_states(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}{FILES}")
 
 
-def keep(folder: Path, manifest: Manifest, states: FileStates) -> None:
+def keep(folder: Path, manifest: Manifest, states: FileStates, selection: Selection) -> None:
     """Write what later runs need to know of a folder.
 
     Raises:
         LocalDiskError: the disk failed.
     """
     replace(kept_manifest(folder), manifest.raw)
-    replace(kept_states(folder), states.encode(sha256(manifest.raw).hexdigest()))
+    keep_states(folder, manifest, states, selection)
+
+
+def keep_states(folder: Path, manifest: Manifest, states: FileStates, selection: Selection) -> None:
+    """Write how the files of a folder look, and which of them were wanted.
+
+    Raises:
+        LocalDiskError: the disk failed.
+    """
+    identity = sha256(manifest.raw).hexdigest()
+    replace(kept_states(folder), states.encode(identity, selection.only, selection.exclude))
+
+
+def kept_selection(folder: Path, manifest: Manifest, table: FolderTable) -> Selection:
+    """Return which entries of a folder were wanted when it was downloaded; all where that is not known."""
+    only, exclude = read_patterns(kept_states(folder), sha256(manifest.raw).hexdigest())
+    try:
+        return Selection(table, only, exclude)
+    except UsageError:  # the record was damaged
+        return Selection(table)
 
 
 def read_kept(folder: Path) -> Manifest | None:

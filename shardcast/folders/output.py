@@ -7,7 +7,6 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 from shardcast.disk_errors import disk_errors
@@ -17,7 +16,7 @@ from shardcast.folders.contents import check_shards, layout_of_lines
 from shardcast.folders.file_checks import check_payload, check_small_files
 from shardcast.folders.file_states import FileStates
 from shardcast.folders.finishing import finish_folder
-from shardcast.folders.kept import keep, kept_manifest, kept_states
+from shardcast.folders.kept import keep, keep_states, kept_manifest
 from shardcast.folders.layout import FolderLayout, FolderShard
 from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
 from shardcast.folders.part_folder import PartFolder, new_part_folder, resolve_folder
@@ -263,12 +262,12 @@ class FolderOutput:
                     check_payload(places, manifest)  # of a part of the folder it is never right
             states = finish_folder(self._part.root, places)
             self._reuse.close()
-            keep(self._target, manifest, states)
+            keep(self._target, manifest, states, places.selection)
             self.final = self._part.give_name()
             if places.has_links:  # the names that were replaced are gone, which the linked files' ctimes show
                 with OpenTree.at(self._target) as tree:
                     states = FileStates.of(tree, places.layout.table, places.hashed)
-                replace(kept_states(self._target), states.encode(sha256(manifest.raw).hexdigest()))
+                keep_states(self._target, manifest, states, places.selection)
         self.close()
 
     @property

@@ -18,6 +18,8 @@ class Selection:
 
     Attributes:
         is_all: whether every entry is wanted.
+        only: the patterns of which one must match; none for all paths.
+        exclude: the patterns of what is not wanted.
     """
 
     def __init__(self, table: FolderTable, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
@@ -27,6 +29,7 @@ class Selection:
             UsageError: one of them is no pattern.
         """
         self._table = table
+        self.only, self.exclude = tuple(only), tuple(exclude)
         self.is_all = not only and not exclude
         self._wanted = bytearray(b"\1" * len(table))
         self._paths: dict[int, bytes] = {}

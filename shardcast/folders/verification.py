@@ -14,6 +14,7 @@ from shardcast.concurrency import ThreadPool
 from shardcast.disk_errors import disk_errors
 from shardcast.folders.entries import PERMISSIONS, EntryKind, FolderEntry
 from shardcast.folders.layout import FileRange, FolderLayout, FolderShard
+from shardcast.folders.selection import Selection
 from shardcast.folders.tree import OpenTree
 from shardcast.open_files import close
 from shardcast.protocol.manifest import Manifest, Shard
@@ -56,18 +57,22 @@ class FolderVerification:
         done: bytes of the payload that were compared.
     """
 
-    def __init__(self, folder: Path, layout: FolderLayout, manifest: Manifest) -> None:
+    def __init__(
+        self, folder: Path, layout: FolderLayout, manifest: Manifest, selection: Selection | None = None
+    ) -> None:
         """Compare nothing yet.
 
         Args:
             folder: the folder.
             layout: its entries, as the manifest lists them.
             manifest: the version's manifest.
+            selection: which entries are expected; None for all.
         """
         self.done = 0
         self._folder = folder
         self._layout = layout
         self._manifest = manifest
+        self._selection = selection or Selection(layout.table)
         self._unreadable: set[int] = set()
         self._stopped = False
 
@@ -91,7 +96,7 @@ class FolderVerification:
 
     def _compare_entries(self, tree: OpenTree) -> Iterator[Difference]:
         """Yield the entries that are missing, or of another kind, size, mode or time."""
-        for index, entry in enumerate(self._layout.table):
+        for index, entry in self._selection.entries():
             if self._stopped:
                 return
             try:
@@ -128,8 +133,8 @@ class FolderVerification:
 
     def _find_strangers(self, tree: OpenTree) -> Iterator[Difference]:
         """Yield the names in the folder that the version does not have."""
-        table = self._layout.table
-        folders = [b"", *(entry.path for entry in table if entry.kind is EntryKind.FOLDER)]
+        made = [entry for _, entry in self._selection.entries() if entry.kind is EntryKind.FOLDER]
+        folders = [b"", *(entry.path for entry in made)]
         for folder in folders:
             try:
                 with os.scandir(tree.folder(folder)) as found:
@@ -138,8 +143,13 @@ class FolderVerification:
                 continue  # told already
             for name in names:
                 path = folder + name
-                if table.find(path) is None and table.find(path + b"/") is None:
+                if not self._is_made(path) and not self._is_made(path + b"/"):
                     yield Difference(os.fsdecode(path), "does not belong to the version")
+
+    def _is_made(self, path: bytes) -> bool:
+        """Return whether an entry is expected at a path."""
+        index = self._layout.table.find(path)
+        return index is not None and self._selection.is_made(index)
 
     # Bytes
 
@@ -158,13 +168,16 @@ class FolderVerification:
     def _compare_shard(self, placed: FolderShard, shard: Shard) -> list[Difference]:
         """Return the files of a shard whose bytes are wrong."""
         parts = list(self._layout.parts(placed.offset, placed.offset + placed.size))
-        files = {part.index for part in parts if isinstance(part, FileRange)}
-        complete = files.isdisjoint(self._unreadable)
+        all_files = {part.index for part in parts if isinstance(part, FileRange)}
+        files = set(filter(self._selection.has_bytes_of, all_files))
+        if all_files and not files:
+            return []
+        complete = files == all_files and files.isdisjoint(self._unreadable)
         with disk_errors("could not read", self._folder), OpenTree.at(self._folder) as tree:
             if complete and self._has_digest(tree, parts, shard):
                 return []
             wrong = [
-                self._layout.table[index].text
+                os.fsdecode(self._selection.path(index))
                 for index in sorted(files - self._unreadable)
                 if placed.index is not None or not self._is_right(tree, index)
             ]
@@ -192,7 +205,7 @@ class FolderVerification:
 
     def _hash_range(self, tree: OpenTree, part: FileRange, update: Callable[[memoryview], object]) -> None:
         """Hash a range of a file; bytes that are missing at its end are left out."""
-        descriptor = tree.open_file(self._layout.table.path(part.index))
+        descriptor = tree.open_file(self._selection.path(part.index))
         try:
             buffer = memoryview(bytearray(min(_CHUNK, part.length)))
             position, end = part.offset, part.offset + part.length

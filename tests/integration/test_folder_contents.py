@@ -60,6 +60,33 @@ def test_changed_folder_is_an_integrity_error_that_names_each_file(folder: Path)
     assert told["differences"][1] == {"path": "weights/a\n", "what": "is missing"}
 
 
+def test_part_of_a_folder_is_compared_with_that_part(tmp_path: Path) -> None:
+    source, part = tmp_path / "model", tmp_path / "part"
+    (source / "weights").mkdir(parents=True)
+    for name in ("config.json", "weights/a", "weights/b"):
+        (source / name).write_bytes(name.encode() * 1000)
+    (source / "weights" / "z").hardlink_to(source / "config.json")
+    with processes.origin(tmp_path / "data") as origin:
+        processes.run("broadcast", str(source), "--data-dir", str(tmp_path / "data"))
+        words = ("--version", "v1", "--only", "weights/", "--exclude", "*b", "--output-file", str(part))
+        done = processes.run("client", "--servers", origin.url, *words)
+        assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in part.rglob("*")) == ["a", "weights", "z"]
+    right = processes.run("client", "--verify", str(part))
+    assert (right.returncode, right.stdout) == (0, "")
+    assert "is a part of v1 as it was published: 20.0 kB in its files" in right.stderr
+    (part / "config.json").write_bytes(b"more")
+    found = (part / "weights" / "z").stat()
+    (part / "weights" / "z").write_bytes(b"config.jso!" * 1000)
+    os.utime(part / "weights" / "z", ns=(found.st_atime_ns, found.st_mtime_ns))
+    wrong = processes.run("client", "--verify", str(part))
+    assert wrong.returncode == 5
+    assert wrong.stdout.splitlines() == [
+        "config.json: does not belong to the version",
+        "weights/z: has wrong bytes in shard 1",
+    ]
+
+
 def test_verify_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
     def error_of(path: Path) -> tuple[int, str]:
         done = processes.run("client", "--verify", str(path))
