@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from shardcast.concurrency import cancel
+from shardcast.nodes.processor_time import busy_seconds
 from shardcast.nodes.shared_pieces import SharedPieces
 from shardcast.peer.next_range import NextRanges
 from shardcast.policy.swarm.mode import FetchMode, Situation
@@ -104,7 +105,8 @@ class SharedVersion:
                 received = transfer.received + exchange.receipts.from_neighbours
                 others = max(0, membership.members - 1)
                 links, lacks = len(exchange.links), not exchange.chooser.done
-                if mode.update(Situation(loop.time(), links, others, exchange.hands_out, received, lacks)):
+                now, busy = loop.time(), busy_seconds()
+                if mode.update(Situation(now, links, others, exchange.hands_out, received, lacks, busy)):
                     self._switch(transfer, exchanges=mode.exchanges)
         finally:
             exchange.detach()

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 FAST_LINK = 150e6
 """Bytes a second from which on large ranges are used: no link is waited for there, and the request for a
 piece costs more CPU than its bytes (``docs/performance.md``)."""
+BUSY_LINK, BUSY_SHARE = 40e6, 0.9
+"""Bytes a second from which on large ranges are tried, too, where the event loop computed, or waited for a
+processor, for at least this share of the time: processors are waited for then, not the link."""
+TRIAL_SECONDS = 1.0
+"""Seconds after which large ranges must bring as much as pieces did, or pieces are exchanged again."""
 MEETING_SECONDS = 2.0
 """Seconds for which a node that knows of other members exchanges pieces before it has a neighbour. Large
 ranges, of which the server's socket holds seconds' worth on a slow link, would hold up everyone's pieces."""
@@ -29,6 +34,7 @@ class Situation:
         hands_out: whether a server hands out pieces.
         received: bytes that came since the download began, from whomever.
         lacks: whether there is a piece that the node lacks: not while a version's first shard is being made.
+        busy: seconds, since any moment, in which the event loop computed or waited for a processor.
     """
 
     now: float
@@ -37,6 +43,7 @@ class Situation:
     hands_out: bool
     received: int
     lacks: bool = True
+    busy: float = 0.0
 
 
 class FetchMode:
@@ -50,6 +57,9 @@ class FetchMode:
         """Begin one way; ``exchanges`` where a server knows of other members already."""
         self.exchanges = exchanges
         self._since, self._received = now, 0  # of the measurement
+        self._busy: float | None = None
+        self._trial: tuple[float, float] | None = None  # of ranges: its end, and the rate of pieces before
+        self._tried = False
         self._progress_at, self._seen = now, 0
         self._fast = False
         self._not_before = now
@@ -61,18 +71,30 @@ class FetchMode:
         if situation.received > self._seen or not situation.lacks:
             self._seen, self._progress_at = situation.received, now
         if now - self._since >= MEASURED_SECONDS:
-            rate = (situation.received - self._received) / (now - self._since)
-            self._since, self._received = now, situation.received
+            seconds = now - self._since
+            rate = (situation.received - self._received) / seconds
+            busy = 0.0 if self._busy is None else (situation.busy - self._busy) / seconds
+            self._since, self._received, self._busy = now, situation.received, situation.busy
             self._fast = self._fast or rate > FAST_LINK
+            self._try_ranges(now, rate, busy)
         before, self.exchanges = self.exchanges, self._choose(situation)
         if self.exchanges and not before:
             self._progress_at = now
         return self.exchanges != before
 
+    def _try_ranges(self, now: float, rate: float, busy: float) -> None:
+        """Try ranges, once, where processors are waited for; keep to them if they bring no less."""
+        if self._trial is not None:
+            if now >= self._trial[0]:
+                self._fast = self._fast or rate >= self._trial[1]
+                self._trial = None
+        elif self.exchanges and not self._tried and rate > BUSY_LINK and busy > BUSY_SHARE:
+            self._trial, self._tried = (now + TRIAL_SECONDS, rate), True
+
     def _choose(self, situation: Situation) -> bool:
         """Return whether to exchange pieces."""
         now = situation.now
-        if not situation.hands_out or self._fast or now < self._not_before:
+        if not situation.hands_out or self._fast or self._trial or now < self._not_before:
             return False
         if not situation.neighbours and not self._may_meet(situation):
             return False
