@@ -109,11 +109,11 @@ def swarm(rate: float, *, size: int = 128 * MIB, middles: int = 2, clients: int 
     return Plan("swarm", title, size, dict.fromkeys(["origin", *takes], rate), takes)
 
 
-def uneven_swarm() -> Plan:
-    """Return the plan of clients that share, whose links have several rates."""
-    even = swarm(200.0)
-    rates = {f"client{rate // 50}": float(rate) for rate in range(50, 401, 50)}
-    title = "origin and 2 middles at 200 Mbit/s, 8 clients at 50 to 400"
+def uneven_swarm(rate: float) -> Plan:
+    """Return the plan of clients that share, whose links have from a quarter of a rate to twice that rate."""
+    even = swarm(rate)
+    rates = {f"client{n}": n * rate / 4 for n in range(1, 9)}
+    title = f"origin and 2 middles at {rate:g} Mbit/s, 8 clients at {rate / 4:g} to {2 * rate:g}"
     return Plan("swarm", title, even.size, {**even.rates, **rates}, even.takes)
 
 

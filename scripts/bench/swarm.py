@@ -216,7 +216,8 @@ def experiments() -> Iterator[Experiment]:
         most = 1.12 if rate == 200.0 else 1.10
         yield Experiment(f"tree-{rate:g}", swarm(rate), most=most, torrent=1.55)
         yield Experiment(f"flat-{rate:g}", swarm(rate, middles=0), most=1.15, torrent=1.55)
-    yield Experiment("uneven", uneven_swarm(), most=1.3)
+    for name, rate in {"uneven": 200.0, "uneven-100": 100.0}.items():
+        yield Experiment(name, uneven_swarm(rate), most=1.3)
     trouble: dict[str, tuple[MakeCourse, float]] = {
         "killed": (killed, 1.2),
         "liar": (with_liar, 1.25),
