@@ -96,7 +96,7 @@ class SharedVersion:
         loop, exchange = asyncio.get_running_loop(), self.exchange
         self._transfer, transfer.neighbours = transfer, self.progress
         exchange.attach(transfer)
-        mode = FetchMode(loop.time(), exchanges=membership.members > 1)
+        mode = FetchMode(loop.time(), exchanges=membership.members > 1, busy=busy_seconds())
         try:
             self._switch(transfer, exchanges=mode.exchanges)
             while not self.is_complete:

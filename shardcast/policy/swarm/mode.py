@@ -53,11 +53,17 @@ class FetchMode:
         exchanges: whether by pieces.
     """
 
-    def __init__(self, now: float, *, exchanges: bool) -> None:
-        """Begin one way; ``exchanges`` where a server knows of other members already."""
+    def __init__(self, now: float, *, exchanges: bool, busy: float = 0.0) -> None:
+        """Begin one way.
+
+        Args:
+            now: the time, in seconds.
+            exchanges: whether a server knows of other members already.
+            busy: seconds like those of a situation.
+        """
         self.exchanges = exchanges
         self._since, self._received = now, 0  # of the measurement
-        self._busy: float | None = None
+        self._busy = busy
         self._trial: tuple[float, float] | None = None  # of ranges: its end, and the rate of pieces before
         self._tried = False
         self._progress_at, self._seen = now, 0
@@ -73,7 +79,7 @@ class FetchMode:
         if now - self._since >= MEASURED_SECONDS:
             seconds = now - self._since
             rate = (situation.received - self._received) / seconds
-            busy = 0.0 if self._busy is None else (situation.busy - self._busy) / seconds
+            busy = (situation.busy - self._busy) / seconds
             self._since, self._received, self._busy = now, situation.received, situation.busy
             self._fast = self._fast or rate > FAST_LINK
             self._try_ranges(now, rate, busy)
