@@ -174,8 +174,9 @@ class Bulk:
     def _over(self, sock: socket.socket, host: str, port: int) -> http.client.HTTPConnection:
         """Return an HTTP connection over a connected socket; TLS shakes hands later, in the thread."""
         if self._url.scheme == "https":
-            connection: http.client.HTTPConnection = SecureConnection(host, port)
-            sock = self._tls.context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+            context = self._tls.context  # without one, http.client loads the system's CAs for each connection
+            connection: http.client.HTTPConnection = SecureConnection(host, port, context=context)
+            sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
         else:
             connection = Connection(host, port)
         connection.response_class = _WholeHead

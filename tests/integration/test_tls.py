@@ -480,6 +480,22 @@ async def test_small_shards_arrive_over_tls_without_a_wait(
         assert await download(origin.url, tmp_path / "out", certificates.client()) == data.payload
 
 
+async def test_connections_for_shards_load_no_cas_of_the_system(
+    secure: Origin,
+    published: Published,
+    certificates: Certificates,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each load takes some 40 ms of the event loop."""
+
+    def load() -> ssl.SSLContext:
+        raise AssertionError("http.client makes a context of its own")
+
+    monkeypatch.setattr(ssl, "_create_default_https_context", load)
+    assert await download(secure.url, tmp_path / "out", certificates.client()) == published.payload
+
+
 async def test_version_that_is_being_made_and_its_lease_go_over_tls(
     certificates: Certificates, tmp_path: Path
 ) -> None:
