@@ -21,7 +21,7 @@ from shardcast.filesystem import replace
 from shardcast.folders.contents import folder_layout
 from shardcast.folders.entries import EntryKind
 from shardcast.folders.file_states import FileStates, open_trusted, read_patterns
-from shardcast.folders.selection import Selection
+from shardcast.folders.selection import FolderSelection
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
 from shardcast.protocol.manifest import Manifest
@@ -42,7 +42,7 @@ def kept_states(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}{FILES}")
 
 
-def keep(folder: Path, manifest: Manifest, states: FileStates, selection: Selection) -> None:
+def keep(folder: Path, manifest: Manifest, states: FileStates, selection: FolderSelection) -> None:
     """Write what later runs need to know of a folder.
 
     Raises:
@@ -52,7 +52,7 @@ def keep(folder: Path, manifest: Manifest, states: FileStates, selection: Select
     keep_states(folder, manifest, states, selection)
 
 
-def keep_states(folder: Path, manifest: Manifest, states: FileStates, selection: Selection) -> None:
+def keep_states(folder: Path, manifest: Manifest, states: FileStates, selection: FolderSelection) -> None:
     """Write how the files of a folder look, and which of them were wanted.
 
     Raises:
@@ -62,13 +62,13 @@ def keep_states(folder: Path, manifest: Manifest, states: FileStates, selection:
     replace(kept_states(folder), states.encode(identity, selection.only, selection.exclude))
 
 
-def kept_selection(folder: Path, manifest: Manifest, table: FolderTable) -> Selection:
+def kept_selection(folder: Path, manifest: Manifest, table: FolderTable) -> FolderSelection:
     """Return which entries of a folder were wanted when it was downloaded; all where that is not known."""
     only, exclude = read_patterns(kept_states(folder), sha256(manifest.raw).hexdigest())
     try:
-        return Selection(table, only, exclude)
+        return FolderSelection(table, only, exclude)
     except UsageError:  # the record was damaged
-        return Selection(table)
+        return FolderSelection(table)
 
 
 def read_kept(folder: Path) -> Manifest | None:

@@ -24,7 +24,7 @@ from shardcast.folders.places import FolderPlaces
 from shardcast.folders.reusing import FolderReuse, seed_folders
 from shardcast.folders.scattered_landing import RecentPieces, ScatteredLanding
 from shardcast.folders.seeds import FolderSeeds
-from shardcast.folders.selection import Selection
+from shardcast.folders.selection import FolderSelection
 from shardcast.folders.taking_over import take_over
 from shardcast.folders.tree import OpenTree
 from shardcast.protocol.manifest import Manifest, Shard
@@ -77,7 +77,7 @@ class FolderOutput:
         self._hashed_bytes: dict[int, int] = {}
         self._taking = asyncio.Lock()
         layout = self._lay_out()
-        selection = Selection(layout.table, options.only, options.exclude)
+        selection = FolderSelection(layout.table, options.only, options.exclude)
         self._shards = list(layout.shards())
         with disk_errors("could not write", output):
             self._target = resolve_folder(output, kept_manifest(output))

@@ -17,7 +17,7 @@ from shardcast.folders.entries import EntryKind
 from shardcast.folders.growing_tree import GrowingTree
 from shardcast.folders.layout import FileRange, FolderLayout
 from shardcast.folders.seeds import SeedFile, open_seed
-from shardcast.folders.selection import Selection
+from shardcast.folders.selection import FolderSelection
 from shardcast.folders.tree_pool import TreePool
 from shardcast.open_files import close
 from shardcast.store.span_digest import has_digest
@@ -58,7 +58,7 @@ class FolderPlaces:
         hashed: a byte for each entry: 1 once a file is known to have the SHA-256 in the manifest.
     """
 
-    def __init__(self, root: int, layout: FolderLayout, selection: Selection | None = None) -> None:
+    def __init__(self, root: int, layout: FolderLayout, selection: FolderSelection | None = None) -> None:
         """Write below a folder.
 
         Args:
@@ -70,7 +70,7 @@ class FolderPlaces:
             OSError: this process has no descriptor left.
         """
         self.layout = layout
-        self.selection = selection or Selection(layout.table)
+        self.selection = selection or FolderSelection(layout.table)
         self._writers = TreePool(root, makes=True)
         self._readers = TreePool(root)
         self._present = bytearray(len(layout.table))

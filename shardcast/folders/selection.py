@@ -10,7 +10,7 @@ from shardcast.folders.patterns import PathPatterns
 from shardcast.folders.table import FolderTable
 
 
-class Selection:
+class FolderSelection:
     """Entries to make, and where the bytes of files go.
 
     A folder is made where something in it is wanted. Of a file of which only other names are wanted, the

@@ -14,7 +14,7 @@ from shardcast.concurrency import ThreadPool
 from shardcast.disk_errors import disk_errors
 from shardcast.folders.entries import PERMISSIONS, EntryKind, FolderEntry
 from shardcast.folders.layout import FileRange, FolderLayout, FolderShard
-from shardcast.folders.selection import Selection
+from shardcast.folders.selection import FolderSelection
 from shardcast.folders.tree import OpenTree
 from shardcast.open_files import close
 from shardcast.protocol.manifest import Manifest, Shard
@@ -58,7 +58,7 @@ class FolderVerification:
     """
 
     def __init__(
-        self, folder: Path, layout: FolderLayout, manifest: Manifest, selection: Selection | None = None
+        self, folder: Path, layout: FolderLayout, manifest: Manifest, selection: FolderSelection | None = None
     ) -> None:
         """Compare nothing yet.
 
@@ -72,7 +72,7 @@ class FolderVerification:
         self._folder = folder
         self._layout = layout
         self._manifest = manifest
-        self._selection = selection or Selection(layout.table)
+        self._selection = selection or FolderSelection(layout.table)
         self._unreadable: set[int] = set()
         self._stopped = False
 
