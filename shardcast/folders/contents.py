@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shardcast.folders.entries import EntryKind
-from shardcast.folders.layout import FolderLayout
+from shardcast.folders.layout import FolderLayout, TooManyShards
 from shardcast.folders.listing import ListingReader
 from shardcast.json_text import parse_json
 from shardcast.protocol.manifest import Header, Manifest
@@ -76,7 +76,10 @@ def layout_of_lines(header: Header, raw: bytes) -> FolderLayout:
             reader.read(values)
     if not reader.whole:
         raise ManifestError(f"{len(reader.table)} of the {facts.entries} entries that its header says")
-    layout = FolderLayout(reader.table, header.shard_size)
+    try:
+        layout = FolderLayout(reader.table, header.shard_size)
+    except TooManyShards as error:
+        raise ManifestError(str(error)) from None
     reader.note_digests(layout)
     return layout
 

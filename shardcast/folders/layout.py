@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tar_headers import END, entry_header, header_size, padding
+from shardcast.protocol.wire import MAX_SHARDS
 
 LEAST_LARGE = 1 << 20
 """Bytes of the smallest file that is shards of its own, unless the shards would be too many."""
@@ -72,6 +73,10 @@ class FolderShard:
     file_offset: int = 0
 
 
+class TooManyShards(ValueError):
+    """Entries whose payload has more shards than a version can have."""
+
+
 class FolderLayout:
     """The payload of a folder.
 
@@ -84,7 +89,11 @@ class FolderLayout:
     """
 
     def __init__(self, table: FolderTable, shard_size: int) -> None:
-        """Lay a complete table out."""
+        """Lay a complete table out.
+
+        Raises:
+            TooManyShards: shards of this size would be too many.
+        """
         self.table = table
         self.shard_size = shard_size
         self._starts = array("Q")  # of each entry's header
@@ -97,6 +106,10 @@ class FolderLayout:
             position += entry.size + padding(entry.size)
         self.entries_end = position
         self.size = position + len(END)
+        if self.size > MAX_SHARDS * shard_size:  # before anything is counted or listed by shards
+            raise TooManyShards(
+                f"{self.size} bytes in shards of {shard_size}; at most {MAX_SHARDS} can be had"
+            )
         self.large = _threshold(self)
 
     def start(self, index: int) -> int:
@@ -193,7 +206,7 @@ def _threshold(layout: FolderLayout) -> int:
         return sum(-(-segment.size // layout.shard_size) for segment in _segments(layout, large))
 
     fewest = -(-layout.size // layout.shard_size)
-    most = MAX_SORTED_SHARDS if fewest <= MAX_SORTED_SHARDS else 2 * fewest
+    most = MAX_SORTED_SHARDS if fewest <= MAX_SORTED_SHARDS else min(2 * fewest, MAX_SHARDS)
     large = LEAST_LARGE
     while count(large) > most:
         large *= 2

@@ -11,7 +11,7 @@ from pathlib import Path
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.folders.last_version import FindManifest, LastVersion, find_last_version, known_shards
-from shardcast.folders.layout import FolderLayout
+from shardcast.folders.layout import FolderLayout, TooManyShards
 from shardcast.folders.listing import DIGESTS_A_LINE, count_entry_lines
 from shardcast.folders.patterns import PathPatterns
 from shardcast.folders.payload import FolderPayload
@@ -101,7 +101,10 @@ def publish_folder(
     if not description.copy:
         log.warning("%s is a folder, and is copied into %s", path, opened.place.folder)
     with open_survey(path, rules) as survey:
-        layout = FolderLayout(survey.table, description.shard_size)
+        try:
+            layout = FolderLayout(survey.table, description.shard_size)
+        except TooManyShards as error:
+            raise LocalDiskError(f"can't broadcast {path}: {error}; raise --shard-size") from None
         batch = _digest_batch(path, layout)
         progress.size = layout.size
         name = folder_name(path)
