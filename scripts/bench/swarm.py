@@ -18,6 +18,8 @@ OURS = "all share"
 SMALL_SHARD = 4_000_000
 WRITER_SHARE = 0.9
 """The part of a link's goodput at which a version is written."""
+WRITER_SECONDS = 0.5
+"""Seconds after the writer's end in which all clients are to have all, beside those of the last shard."""
 COLUMNS = ("first", "median", "published", "from servers F", "origin sent F", "clients sent F")
 COLUMNS_OF_SITES = ("into F", "back F", "into F, wire", "back F, wire")
 COLUMNS_OF_NODES = ("after the writer", "client MB")
@@ -86,7 +88,7 @@ def compare(experiment: Experiment, settings: Settings) -> Iterator[Comparison]:
         "bound",
         size,
         [*COLUMNS, *(COLUMNS_OF_SITES if experiment.border else ()), *COLUMNS_OF_NODES],
-        aims=aims(experiment, results, bound, own),
+        aims=[*aims(experiment, results, bound, own), *writer_aims(results[0], size, goodput)],
         notes=[
             "seconds: from the call of broadcast() until the last client has the file, verified.",
             "from servers F: bytes of pieces that came to clients from origin or middles, in payloads.",
@@ -128,6 +130,21 @@ def aims(experiment: Experiment, results: Sequence[Result], bound: float, own: d
         elif experiment.most_of_first is not None:
             found.append(Aim(f"{other.name}, × {first.name}", times, most=experiment.most_of_first))
     return found
+
+
+def writer_aims(first: Result, size: int, goodput: float) -> list[Aim]:
+    """Return the aim of a version that is written while it is broadcast; none where it was a file.
+
+    Args:
+        first: the result.
+        size: bytes of the payload.
+        goodput: of a client's link, in bytes a second.
+    """
+    value = first.median("after the writer")
+    if value is None:
+        return []
+    last = size % SMALL_SHARD or SMALL_SHARD
+    return [Aim("seconds after the writer", value, most=WRITER_SECONDS + last / goodput)]
 
 
 def measure(plan: Plan, made: Network, payload: Payload, place: Place, course: Course) -> Run:
