@@ -138,30 +138,50 @@ class _OpenFile:
             PayloadChanged: the file is not what was surveyed, or has fewer or more bytes.
             LocalDiskError: it can't be read.
         """
-        survey = self._survey
-        path, size = survey.table.path(part.index), survey.table.size(part.index)
-        with survey.reading(path):
+        try:
             if part.index != self._index or self._descriptor < 0:
-                self.close()
-                self._index = part.index
-                self._descriptor = survey.tree.open_file(path, _READ)
-                found = os.fstat(self._descriptor)
-                same = found.st_size == size and survey.identities.agree(part.index, found)
-                if not stat.S_ISREG(found.st_mode) or not same:
-                    raise survey.changed(path, "was written to or replaced")
-            end, offset = part.offset + part.length, part.offset
-            behind = [self._spare] if end == size else []
-            while offset < end or behind:
-                count = os.preadv(self._descriptor, [data[offset - part.offset :], *behind], offset)
-                offset += count
-                if offset > end:
-                    raise survey.changed(path, f"has more than its {size} bytes")
-                if offset < end and not count:
-                    raise survey.changed(path, f"has less than its {size} bytes")
-                if offset == end:
-                    break
-            if end == size:
-                self.close()
+                self._open(part.index)
+            self._read(part, data)
+        except OSError as error:
+            with self._survey.reading(self._survey.table.path(part.index)):
+                raise error
+
+    def _open(self, index: int) -> None:
+        """Open a file that is as it was surveyed.
+
+        Raises:
+            PayloadChanged: it is not.
+            OSError: it can't be opened.
+        """
+        self.close()
+        survey = self._survey
+        path = survey.table.path(index)
+        at = path.rfind(b"/") + 1
+        self._descriptor = os.open(path[at:], _READ, dir_fd=survey.tree.folder(path[: at - 1] if at else b""))
+        self._index = index
+        found = os.fstat(self._descriptor)
+        same = found.st_size == survey.table.size(index) and survey.identities.agree(index, found)
+        if not same or not stat.S_ISREG(found.st_mode):
+            raise survey.changed(path, "was written to or replaced")
+
+    def _read(self, part: FileRange, data: memoryview) -> None:
+        """Read a part of the open file, and close it behind its end."""
+        survey, size, offset = self._survey, self._survey.table.size(part.index), part.offset
+        end = offset + part.length
+        is_last = end == size
+        while True:
+            rest = data[offset - part.offset :]
+            # One byte more is asked for with the last ones: a look behind the end costs no call of its own.
+            count = os.preadv(self._descriptor, [rest, self._spare] if is_last else [rest], offset)
+            offset += count
+            if offset > end:
+                raise survey.changed(survey.table.path(part.index), f"has more than its {size} bytes")
+            if offset == end:
+                break
+            if not count:
+                raise survey.changed(survey.table.path(part.index), f"has less than its {size} bytes")
+        if is_last:
+            self.close()
 
 
 class SmallFileDigests:

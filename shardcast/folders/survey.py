@@ -22,13 +22,9 @@ from shardcast.folders.tree import OpenTree
 _MAX_IGNORE_FILE = 1 << 20
 """Bytes of an ignore file."""
 _SECOND = 10**9
+_SLASH = ord("/")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """Errors of a path that vanished, or has a file or a link where a folder was."""
-_KINDS = {
-    stat.S_IFREG: EntryKind.FILE,
-    stat.S_IFLNK: EntryKind.SYMLINK,
-    stat.S_IFDIR: EntryKind.FOLDER,
-}
 _OTHERS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -176,31 +172,43 @@ class FolderSurvey:
             PayloadChanged: it vanished meanwhile, or became something else.
             LocalDiskError: it is nothing that can be published.
         """
-        path, link = above + name, b""
-        with self.reading(path):
-            found = self.tree.stat(path)
-            if stat.S_ISLNK(found.st_mode):
-                link = os.readlink(name, dir_fd=self.tree.folder(above))
-        file_type = stat.S_IFMT(found.st_mode)
-        kind = _KINDS.get(file_type)
-        if kind is None:
-            raise LocalDiskError(
-                f"can't broadcast {self.path}: {os.fsdecode(path)!r} is "
-                f"{_OTHERS.get(file_type, 'no file')}; leave it out with --exclude"
-            )
-        if (kind is EntryKind.FOLDER) != name.endswith(b"/"):
+        path, link, is_folder = above + name, b"", name[-1] == _SLASH
+        try:
+            folder = self.tree.folder(above)
+            found = os.stat(name[:-1] if is_folder else name, dir_fd=folder, follow_symlinks=False)
+            file_type = stat.S_IFMT(found.st_mode)
+            if file_type == stat.S_IFLNK:
+                link = os.readlink(name, dir_fd=folder)
+        except OSError as error:
+            with self.reading(path):
+                raise error
+        if (file_type == stat.S_IFDIR) != is_folder:
             raise self.changed(path, "became something else")
-        if kind is EntryKind.FOLDER:
-            if self._forbidden and os.path.samestat(self._forbidden, found):
-                raise LocalDiskError(
-                    f"can't broadcast {self.path}: {os.fsdecode(path)!r} is the data directory, which grows "
-                    f"meanwhile; leave it out with --exclude '/{os.fsdecode(path)}', or let it lie elsewhere"
-                )
-            return FolderEntry(path, kind, 0, found.st_mode & PERMISSIONS), found
+        mode = found.st_mode & PERMISSIONS
+        if is_folder:
+            self._check_forbidden(path, found)
+            return FolderEntry(path, EntryKind.FOLDER, 0, mode), found
         mtime = found.st_mtime_ns // _SECOND if self._rules.mtimes else 0
-        if kind is EntryKind.SYMLINK:
-            return FolderEntry(path, kind, 0, PERMISSIONS, mtime, link), found
-        return FolderEntry(path, kind, found.st_size, found.st_mode & PERMISSIONS, mtime), found
+        if file_type == stat.S_IFREG:
+            return FolderEntry(path, EntryKind.FILE, found.st_size, mode, mtime), found
+        if file_type == stat.S_IFLNK:
+            return FolderEntry(path, EntryKind.SYMLINK, 0, PERMISSIONS, mtime, link), found
+        raise LocalDiskError(
+            f"can't broadcast {self.path}: {os.fsdecode(path)!r} is {_OTHERS.get(file_type, 'no file')}; "
+            "leave it out with --exclude"
+        )
+
+    def _check_forbidden(self, path: bytes, found: os.stat_result) -> None:
+        """Check that a subfolder is not the data directory.
+
+        Raises:
+            LocalDiskError: it is.
+        """
+        if self._forbidden and os.path.samestat(self._forbidden, found):
+            raise LocalDiskError(
+                f"can't broadcast {self.path}: {os.fsdecode(path)!r} is the data directory, which grows "
+                f"meanwhile; leave it out with --exclude '/{os.fsdecode(path)}', or let it lie elsewhere"
+            )
 
 
 @contextmanager

@@ -146,7 +146,7 @@ changes = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(folder_trees(), changes)
 async def test_next_version_is_as_if_all_files_had_been_read(
     tree: FolderTree, made: list[tuple[Callable[[Path, int], None], int]]
