@@ -18,6 +18,7 @@ from types import FrameType
 
 import carriers
 import elsewhere
+import folders
 import followers
 import followers_nginx
 import growth
@@ -50,6 +51,7 @@ CASES = {
     for case in (
         loopback.CASE,
         publish.CASE,
+        folders.CASE,
         latency.CASE,
         stream.CASE,
         elsewhere.CASE,
