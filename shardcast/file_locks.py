@@ -53,6 +53,8 @@ _LOCAL = frozenset(
 )
 """Types of file systems whose locks reach every process that can see the file (statfs(2), linux/magic.h).
 Others count as network file systems, FUSE among them, since nothing tells what is at its other end."""
+_MEMORY = frozenset({0x01021994, 0x858458F6})
+"""Types of file systems in memory: tmpfs and ramfs."""
 _STATFS_BYTES = 256
 """Bytes for a ``struct statfs``, of which the largest takes 120; its first word is the type."""
 _WARN_AFTER = 1.0
@@ -187,11 +189,22 @@ def is_local(descriptor: int) -> bool:
     """Return whether an open file is on a disk or in memory of this machine: locks reach all users."""
     if sys.platform != "linux":
         return True
+    return _kind(descriptor) in _LOCAL
+
+
+def is_in_memory(descriptor: int) -> bool:
+    """Return whether an open file is in memory of this machine, where nothing is durable or slow to sync."""
+    return _kind(descriptor) in _MEMORY
+
+
+def _kind(descriptor: int) -> int | None:
+    """Return the type of an open file's file system; None where that can't be told."""
+    if sys.platform != "linux":
+        return None
     found = ctypes.create_string_buffer(_STATFS_BYTES)
     if _libc().fstatfs(descriptor, found):
-        return False
-    kind = int.from_bytes(found.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
-    return kind & 0xFFFFFFFF in _LOCAL
+        return None
+    return int.from_bytes(found.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) & 0xFFFFFFFF
 
 
 @functools.cache

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from shardcast.file_owners import is_trusted
-from shardcast.folders.entries import EntryKind
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
 from shardcast.json_text import parse_json
@@ -48,11 +47,12 @@ class FileStates:
             OSError: an entry can't be looked at.
         """
         values = array("Q", bytes(8 * _COLUMNS * len(table)))
-        for index, entry in enumerate(table):
+        for index in range(len(table)):
+            path = table.path(index)
             with suppress(FileNotFoundError):
-                if entry.kind is EntryKind.FOLDER:
-                    continue
-                values[index * _COLUMNS : (index + 1) * _COLUMNS] = array("Q", _state(tree, entry.path))
+                if not path.endswith(b"/"):
+                    at = index * _COLUMNS
+                    values[at], values[at + 1], values[at + 2], values[at + 3] = _state(tree, path)
         return cls(values, hashed or bytearray(len(table)))
 
     def __len__(self) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from shardcast.errors import LocalDiskError
 from shardcast.file_copies import copy_bytes
+from shardcast.file_locks import is_in_memory
 from shardcast.file_systems import NO_LINKS, NO_SPECIAL_FILES
 from shardcast.folders.entries import EntryKind, FolderEntry
 from shardcast.folders.file_states import FileStates
@@ -53,12 +53,14 @@ class _Finisher:
         self._tree = tree
         self._firsts = firsts  # the first names of hard links
         self._places = places
+        self._folders: list[FolderEntry] = []
 
     def make_entries(self) -> None:
         """Make what is missing, files before the links that lead to them."""
         links: list[FolderEntry] = []
-        for index, entry in self._places.selection.entries():
+        for index, entry in self._places.selection.unsettled(self._places.is_settled):
             if entry.kind is EntryKind.FOLDER:
+                self._folders.append(entry)
                 self._tree.folder(entry.path)
             elif entry.kind is EntryKind.FILE:
                 if not self._places.is_settled(index):
@@ -129,7 +131,9 @@ class _Finisher:
             os.utime(name, (entry.mtime, entry.mtime), dir_fd=folder, follow_symlinks=False)
 
     def sync_files(self) -> None:
-        """Make the bytes of all files durable."""
+        """Make the bytes of all files durable; in memory nothing is."""
+        if is_in_memory(self._tree.root):
+            return
         with ThreadPoolExecutor(_SYNCERS, thread_name_prefix="shardcast-sync") as pool:
             opened: list[int] = []
             try:
@@ -137,10 +141,10 @@ class _Finisher:
                     if entry.kind is EntryKind.FILE:
                         opened.append(self._open(entry))
                     if len(opened) == _SYNCED_AT_ONCE:
-                        list(pool.map(os.fsync, opened))
+                        _sync_all(pool, opened)
                         while opened:
                             close(opened.pop())
-                list(pool.map(os.fsync, opened))
+                _sync_all(pool, opened)
             finally:
                 while opened:
                     close(opened.pop())
@@ -163,9 +167,7 @@ class _Finisher:
         Raises:
             LocalDiskError: the file system takes two names for one.
         """
-        made = [entry for _, entry in self._places.selection.entries()]
-        counts = Counter(entry.path[: entry.path.rstrip(b"/").rfind(b"/") + 1] for entry in made)
-        folders = [entry for entry in made if entry.kind is EntryKind.FOLDER]
+        counts, folders = self._places.selection.counts(), self._folders
         for path in (*(entry.path for entry in reversed(folders)), b""):
             descriptor = self._tree.folder(path)
             count = len(os.listdir(descriptor))
@@ -179,6 +181,16 @@ class _Finisher:
             descriptor = self._tree.folder(entry.path)
             os.utime(descriptor, (0, 0))
             os.fchmod(descriptor, entry.mode)
+
+
+def _sync_all(pool: ThreadPoolExecutor, opened: list[int]) -> None:
+    """Sync open files, each thread a part of them."""
+
+    def sync(first: int) -> None:
+        for descriptor in opened[first::_SYNCERS]:
+            os.fsync(descriptor)
+
+    list(pool.map(sync, range(min(_SYNCERS, len(opened)))))
 
 
 def _one_name(entry: FolderEntry) -> LocalDiskError:

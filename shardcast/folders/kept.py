@@ -19,7 +19,6 @@ from shardcast.directories import remove_tree
 from shardcast.errors import UsageError
 from shardcast.filesystem import replace
 from shardcast.folders.contents import folder_layout
-from shardcast.folders.entries import EntryKind
 from shardcast.folders.file_states import FileStates, open_trusted, read_patterns
 from shardcast.folders.selection import FolderSelection
 from shardcast.folders.table import FolderTable
@@ -106,13 +105,12 @@ def _looks_unchanged(tree: OpenTree, table: FolderTable, states: FileStates) -> 
         OSError: a folder can't be read.
     """
     counts = table.counts()
-    for path in (b"", *(entry.path for entry in table if entry.kind is EntryKind.FOLDER)):
+    paths = [table.path(index) for index in range(len(table))]
+    for path in (b"", *(path for path in paths if path.endswith(b"/"))):
         if len(os.listdir(tree.folder(path))) != counts.get(path, 0):
             return False
     return all(
-        states.is_unchanged(index, tree, entry.path)
-        for index, entry in enumerate(table)
-        if entry.kind is not EntryKind.FOLDER
+        states.is_unchanged(index, tree, path) for index, path in enumerate(paths) if not path.endswith(b"/")
     )
 
 

@@ -207,7 +207,7 @@ class FolderPlaces:
             return
         if not self.selection.has_bytes_of(part.index):
             return
-        entry = self.layout.table[part.index]
+        table, index = self.layout.table, part.index
         descriptor = tree.open_file(self.selection.path(part.index), os.O_WRONLY | os.O_CREAT)
         try:
             offset = part.offset
@@ -215,12 +215,10 @@ class FolderPlaces:
             while data:
                 count = os.pwrite(descriptor, data, offset)
                 data, offset = data[count:], offset + count
-            if part.length == entry.size:
-                os.ftruncate(descriptor, entry.size)
-                if entry.mode & _OWNER == _OWNER:
-                    os.fchmod(descriptor, entry.mode)
-                    os.utime(descriptor, (entry.mtime, entry.mtime))
-                    self._settled[part.index] = 1
+            if part.length == table.size(index) and table.mode(index) & _OWNER == _OWNER:
+                os.fchmod(descriptor, table.mode(index))
+                os.utime(descriptor, (table.mtime(index), table.mtime(index)))
+                self._settled[index] = 1
         finally:
             close(descriptor)
 

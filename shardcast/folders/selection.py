@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from shardcast.folders.entries import EntryKind, FolderEntry
@@ -62,6 +63,22 @@ class FolderSelection:
     def path(self, index: int) -> bytes:
         """Return the path at which the bytes of a file are."""
         return self._paths.get(index) or self._table.path(index)
+
+    def unsettled(self, is_settled: Callable[[int], bool]) -> Iterator[tuple[int, FolderEntry]]:
+        """Yield the entries to make, as ``entries`` does, without the files that are settled."""
+        if not self.is_all:
+            yield from self.entries()
+            return
+        for index in range(len(self._table)):
+            if not is_settled(index):
+                yield index, self._table[index]
+
+    def counts(self) -> Mapping[bytes, int]:
+        """Return how many entries each folder gets, by its path; ``b""`` is the folder itself."""
+        if self.is_all:
+            return self._table.counts()
+        paths = (entry.path for _, entry in self.entries())
+        return Counter(path[: path.rstrip(b"/").rfind(b"/") + 1] for path in paths)
 
     def entries(self) -> Iterator[tuple[int, FolderEntry]]:
         """Yield the entries to make, in order, each with the index of the one that has its bytes."""

@@ -75,6 +75,18 @@ class FolderTable(Sequence[FolderEntry]):
         """Return the path of an entry."""
         return bytes(self._paths[self._ends[index - 1] if index else 0 : self._ends[index]])
 
+    def kind(self, index: int) -> EntryKind:
+        """Return what an entry is."""
+        return EntryKind(self._kinds[index])
+
+    def mode(self, index: int) -> int:
+        """Return the permission bits of an entry."""
+        return self._modes[index]
+
+    def mtime(self, index: int) -> int:
+        """Return the time of an entry."""
+        return self._mtimes[index]
+
     def size(self, index: int) -> int:
         """Return the bytes of an entry."""
         return self._sizes[index]
