@@ -181,7 +181,7 @@ async def test_middle_relays_a_hostile_folder_and_writes_only_its_shards(tmp_pat
         async with Middle.running(
             [server.url], tmp_path / "middle", "127.0.0.1", 0, check_interval=0.1
         ) as middle:
-            await until(lambda: "v1" in (tmp_path / "middle" / "distribution.txt").read_text())
+            await until(lambda: bool(middle.folders.listings))
             async with Client([middle.url], tmp_path / "out") as client:
                 with pytest.raises(ShardcastError, match="v1"):
                     await client.download()
