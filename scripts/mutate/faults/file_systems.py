@@ -232,7 +232,7 @@ FAULTS = [
     Fault(
         name="every-file-system-is-of-this-machine",
         file=FILE_LOCKS,
-        old="return kind & 0xFFFFFFFF in _LOCAL",
+        old="return _kind(descriptor) in _LOCAL",
         new="return True",
         tests=["tests/unit/store/test_output_parts.py::test_lock_on_local_disk_excludes_others"],
     ),
