@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+from shardcast.peer.late_reads import LateReads
+
 MAX_HEAD = 256 * 1024
 """Bytes of a head, including the informational answers (1xx) before it."""
 MAX_CONTROL_LINE = 1 << 20
@@ -22,7 +24,12 @@ MAX_CONTROL_LINE = 1 << 20
 
 
 class _Source(io.RawIOBase):
-    """The bytes that a socket receives; within ``bounded``, in so much time and so many bytes."""
+    """The bytes that a socket receives; within ``bounded``, in so much time and so many bytes.
+
+    Attributes:
+        late: the reads that wake their thread late.
+        is_late: whether reads into large buffers do.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -30,6 +37,8 @@ class _Source(io.RawIOBase):
         self._deadline: float | None = None
         self._left = 0
         self._bounded = False
+        self.late = LateReads(sock)
+        self.is_late = False
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """Return a buffered reader, as a socket does."""
@@ -73,6 +82,9 @@ class _Source(io.RawIOBase):
             and not self._bounded
         ):
             return _fill(self._sock, memoryview(buffer))  # the caller's own buffer, which must be full
+        if self.is_late and len(buffer) > io.DEFAULT_BUFFER_SIZE and not self._bounded:
+            return self.late.read_into(memoryview(buffer))
+        self.late.end()
         count = self._raw.readinto(buffer)
         if self._bounded:
             self._left -= count or 0
@@ -117,6 +129,10 @@ class BoundedResponse(http.client.HTTPResponse):
         """
         with self._source.bounded(MAX_HEAD, "the head"):
             super().begin()
+
+    def read_late(self, is_late: bool) -> None:
+        """Have the next reads of the body wake their thread once their bytes are there, where that can be."""
+        self._source.is_late = is_late and self._source.late.can_be
 
     def text(self, max_bytes: int) -> str:
         """Return the beginning of the body as text.

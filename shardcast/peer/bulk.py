@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from shardcast.access.secret import clear_locals, has_secret
@@ -36,6 +37,10 @@ _MIN_READ = 16 * 1024
 """Bytes of one read where they come slowly, so that a slow server is not taken for a silent one."""
 _FAST, _SLOW = 0.005, 0.05
 """Seconds for one read, below which the next one is larger, and above which it is smaller."""
+_PIECE_SECONDS = 0.025
+"""Seconds for one read, below which the next one is larger up to a whole piece: none lands earlier."""
+_FAST_RATE = 50e6
+"""Bytes a second of one answer, below which its thread is woken once its bytes are there."""
 
 
 class NotPlain(Exception):
@@ -194,9 +199,14 @@ class _LineReader(io.BufferedReader):
 
     Attributes:
         ended: whether the connection ended in the middle of the last line read.
+        is_late: whether reads into large buffers wake their thread late.
     """
 
-    ended = False
+    ended = is_late = False
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Receive into a buffer, by one read where those are late: more would wait for bytes that lack."""
+        return self.readinto1(buffer) if self.is_late else super().readinto(buffer)
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(size)
@@ -206,6 +216,11 @@ class _LineReader(io.BufferedReader):
 
 class _WholeHead(BoundedResponse):
     """An answer whose head must be whole: http.client takes the end of a connection for the end of a head."""
+
+    def read_late(self, is_late: bool) -> None:
+        super().read_late(is_late)
+        if isinstance(self.fp, _LineReader):
+            self.fp.is_late = self._source.is_late
 
     def begin(self) -> None:
         assert isinstance(self.fp, io.BufferedReader)
@@ -269,6 +284,7 @@ class _Exchange:
                 raise _Stale
             # The last answer of a connection owns its socket, so that it is closed here in any case.
             with self._ask(connection) as response:
+                assert isinstance(response, _WholeHead)
                 answered = True
                 answer = Answer(
                     self._server, self._request_line, response.status, response.headers, response.reason
@@ -314,7 +330,7 @@ class _Exchange:
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             raise _Stale from error
 
-    def _receive_body(self, response: http.client.HTTPResponse, skip: int) -> None:
+    def _receive_body(self, response: _WholeHead, skip: int) -> None:
         """Receive, verify and write the body, after ``skip`` bytes that were not asked for.
 
         The size of a read follows the speed. A fast body fills the buffer before it is verified and written;
@@ -338,12 +354,13 @@ class _Exchange:
             count = response.readinto(buffer[filled : filled + room]) if room else 0
             seconds = time.perf_counter() - started
             filled += count
+            response.read_late(self._share is None and 0 < count < _FAST_RATE * seconds)
             end = request.end  # it falls when another connection takes the rest over; read it once a round
             if room and not count:
                 self._write(start, buffer[: filled - filled % piece_size])
                 self._check_came(count, end - start - filled)
             request.received += count
-            read_size = _next_read_size(read_size, seconds)
+            read_size = _next_read_size(read_size, seconds, piece_size)
             whole = filled if start + filled >= end else filled - filled % piece_size
             whole = max(0, min(whole, end - start))
             slow = seconds > _FAST or read_size <= piece_size
@@ -376,8 +393,8 @@ class _Exchange:
             self._request.writing = False
 
 
-def _next_read_size(size: int, seconds: float) -> int:
+def _next_read_size(size: int, seconds: float, piece_size: int) -> int:
     """Return the bytes of the next read, after one of ``size`` bytes took so many seconds."""
-    if seconds < _FAST:
+    if seconds < _FAST or (seconds < _PIECE_SECONDS and 2 * size <= piece_size):
         return min(size * 2, BUFFER_SIZE)
     return max(size // 2, _MIN_READ) if seconds > _SLOW else size

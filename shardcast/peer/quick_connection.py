@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import re
 import socket
 import ssl
-import sys
-import termios
-from array import array
 from collections.abc import Callable
 from typing import cast
 
 from shardcast.errors import BadAnswer, ServerStalled, ShardcastError
 from shardcast.peer.bulk import NotPlain
 from shardcast.peer.failures import broken_error
+from shardcast.peer.late_reads import CAN_WAIT, unread_bytes
 from shardcast.peer.pace import PORTION
 
 _MAX_HEAD = 16 << 10
@@ -26,21 +23,12 @@ _MAX_DRAINED = 64 << 10
 """Bytes of a body that are read and dropped, so that the connection can be kept."""
 _MIN_READ, _MAX_WAIT = 16 << 10, 256 << 10
 """Bytes of a body from which on the loop is woken once they are there, and for which it waits at most."""
-_CAN_WAIT = sys.platform == "linux"
-"""Whether the system wakes a process once so many bytes are there, also for those that poll (tcp(7))."""
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([0-9]{3})(?: ([^\r\n]*))?")
 _NO_BODY = frozenset({204, 304})
 
 
 class StaleConnection(Exception):
     """A connection that had ended before an answer began."""
-
-
-def unread_bytes(sock: socket.socket) -> int:
-    """Return the bytes that have come and were not read; Linux only."""
-    count = array("i", [0])
-    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
-    return count[0]
 
 
 class QuickHead(dict[str, str]):
@@ -160,7 +148,7 @@ class QuickConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no asyncio.Transport
-        if _CAN_WAIT and transport.get_extra_info("sslcontext") is None:
+        if CAN_WAIT and transport.get_extra_info("sslcontext") is None:
             self._sock = transport.get_extra_info("socket")
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -140,13 +140,13 @@ class Landing:
         """
         return await self._pieces.wait_for_reach(position)
 
-    def wait_for_prefix(self, position: int) -> int:
+    def wait_for_prefix(self, position: int, least: int = 1) -> int:
         """Wait until the prefix is longer than ``position``, and return it.
 
         Called in a thread that was started with ``in_thread``. The prefix is not longer when the landing was
         closed instead.
         """
-        return self._pieces.wait_for_prefix(position)
+        return self._pieces.wait_for_prefix(position, least)
 
     def mark_whole(self) -> None:
         """Count every piece as here: the shard was verified before, and is unchanged."""

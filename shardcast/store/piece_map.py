@@ -30,6 +30,7 @@ class PieceMap:
         self._landed = bytearray(-(-size // piece_size))
         self._prefix = 0
         self._closed = False
+        self._awaited: list[int] = []  # prefixes that threads wait for
         self._advanced = threading.Condition()
         self._notifier = Notifier()
 
@@ -84,7 +85,8 @@ class PieceMap:
             self._landed[first : first + count] = b"\1" * count
             following = self._landed.find(0, self._prefix)
             self._prefix = len(self._landed) if following < 0 else following
-            self._advanced.notify_all()
+            if any(self.prefix >= end for end in self._awaited):
+                self._advanced.notify_all()
         self._notifier.notify()
 
     def close(self) -> None:
@@ -99,8 +101,19 @@ class PieceMap:
         await self._notifier.wait_for(lambda: self.reach(position) > position or self._closed)
         return self.reach(position)
 
-    def wait_for_prefix(self, position: int) -> int:
-        """Wait in a thread until the prefix is longer than ``position``, or none come; return it."""
+    def wait_for_prefix(self, position: int, least: int = 1) -> int:
+        """Wait in a thread until the prefix is longer than ``position``, or none come; return it.
+
+        Args:
+            position: bytes that the caller has.
+            least: bytes beyond them to wait for, unless the shard ends before: to wake a thread for each
+                piece costs as much as to hash the piece.
+        """
+        end = min(position + least, self._size)
         with self._advanced:
-            self._advanced.wait_for(lambda: self.prefix > position or self._closed)
+            self._awaited.append(end)
+            try:
+                self._advanced.wait_for(lambda: self.prefix >= end or self._closed)
+            finally:
+                self._awaited.remove(end)
             return self.prefix

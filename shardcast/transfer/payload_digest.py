@@ -46,7 +46,7 @@ def _follow(landing: Landing, buffer: memoryview, hasher: PayloadHasher) -> None
     """Hash a landing as it grows, until it is whole or closed; in a thread."""
     position = 0
     while position < landing.shard.size:
-        end = landing.wait_for_prefix(position)
+        end = landing.wait_for_prefix(position, len(buffer))
         if end <= position:
             return
         while position < end:

@@ -248,3 +248,14 @@ async def test_answer_that_comes_after_the_shard_was_closed_whole_is_no_failure(
         with pytest.raises(WrongPiece):
             await found.land(PIECE, bytes(PIECE))
     assert (tmp_path / "part").read_bytes()[BASE:] == DATA
+
+
+async def test_waiter_for_several_pieces_is_woken_when_all_are_here(tmp_path: Path) -> None:
+    with landing(tmp_path / "part") as found:
+        waiting = asyncio.ensure_future(found.in_thread(found.wait_for_prefix, 0, 2 * PIECE))
+        await found.land(0, DATA[:PIECE])
+        await found.land(PIECE, DATA[PIECE : 2 * PIECE])
+        assert await asyncio.wait_for(waiting, 20) == 2 * PIECE
+        rest = asyncio.ensure_future(found.in_thread(found.wait_for_prefix, 2 * PIECE, 99 * PIECE))
+        await found.land(2 * PIECE, DATA[2 * PIECE :])
+        assert await asyncio.wait_for(rest, 20) == len(DATA), "the shard ends before"
