@@ -65,10 +65,13 @@ class FileStates:
         except OSError:
             return False
 
+    def is_same(self, index: int, found: os.stat_result) -> bool:
+        """Return whether an open file is the recorded one, and was not touched since."""
+        return self._values[index * _COLUMNS : (index + 1) * _COLUMNS] == array("Q", _numbers(found))
+
     def is_known(self, index: int, found: os.stat_result) -> bool:
         """Return whether an open file is the recorded one, was hashed, and was not touched since."""
-        same = self._values[index * _COLUMNS : (index + 1) * _COLUMNS] == array("Q", _numbers(found))
-        return same and bool(self._hashed[index])
+        return bool(self._hashed[index]) and self.is_same(index, found)
 
     def renew(self, index: int, tree: OpenTree, path: bytes) -> None:
         """Record an entry anew after a change of ours; it counts as touched where it can't be looked at."""

@@ -20,6 +20,7 @@ from shardcast.folders.kept import keep, keep_states, kept_manifest
 from shardcast.folders.layout import FolderLayout, FolderShard
 from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
 from shardcast.folders.part_folder import PartFolder, new_part_folder, resolve_folder
+from shardcast.folders.pieces import FolderPieces
 from shardcast.folders.places import FolderPlaces
 from shardcast.folders.reusing import FolderReuse, seed_folders
 from shardcast.folders.scattered_landing import RecentPieces, ScatteredLanding
@@ -72,6 +73,7 @@ class FolderOutput:
         self.confirm: Confirm | None = None
         self.is_authentic: Callable[[], bool] = lambda: True
         self._live = live
+        self._pieces: FolderPieces | None = None
         self._recent = RecentPieces()
         self._writing: dict[int, threading.Lock] = {}
         self._hashed_bytes: dict[int, int] = {}
@@ -268,7 +270,24 @@ class FolderOutput:
                 with OpenTree.at(self._target) as tree:
                     states = FileStates.of(tree, places.layout.table, places.hashed)
                 keep_states(self._target, manifest, states, places.selection)
+            if self._pieces:
+                self._pieces.mark_named(self._target, states)
         self.close()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only a part of the folder is wanted."""
+        return not self._places.selection.is_all
+
+    def open_pieces(self) -> FolderPieces:
+        """Open the folder once more, for neighbours that get pieces of it.
+
+        Raises:
+            LocalDiskError: it can't be opened.
+        """
+        with disk_errors("could not open", self.output):
+            self._pieces = FolderPieces(self._part.root, self._places.layout)
+        return self._pieces
 
     @property
     def layout(self) -> FolderLayout:

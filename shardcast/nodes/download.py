@@ -262,10 +262,10 @@ class Downloads:
             if destination.watch:
                 destination.watch(transfer)
             try:
-                if self.sharing and joins and isinstance(sink, OutputFile):
-                    from shardcast.nodes.shared_pieces import SharedOutput  # and all of the swarm
+                if self.sharing and joins and not (isinstance(sink, FolderOutput) and sink.is_part):
+                    from shardcast.nodes.shared_folder_output import shared_pieces  # and all of the swarm
 
-                    pieces = SharedOutput(sink.open_pieces(), live.shards)
+                    pieces = shared_pieces(sink.open_pieces(), live)
                     shared = await self.sharing.begin(
                         live, pieces, self.peers, [peer.url for peer in peers], transfer
                     )

@@ -1,0 +1,83 @@
+"""The bytes of a received folder for others: of large files as they lie, of the rest built again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shardcast.file_identity import FileIdentity
+from shardcast.folders.file_states import FileStates
+from shardcast.folders.layout import FileRange, FolderLayout
+from shardcast.folders.tree_pool import TreePool
+from shardcast.open_files import close
+
+
+class FolderPieces:
+    """The files of one folder, open for reading while it arrives and once it has its name.
+
+    While it arrives, the folder is this process's alone. Once it has its name it is the user's: of a large
+    file that was touched since nothing is given; of the rest the receiver of ``read`` checks each piece.
+    """
+
+    def __init__(self, root: int, layout: FolderLayout) -> None:
+        """Read below the folder with the descriptor ``root``, which is not closed.
+
+        Raises:
+            OSError: this process has no descriptor left.
+        """
+        self.layout = layout
+        self._trees = TreePool(root)
+        self._output: Path | None = None
+        self._states: FileStates | None = None
+
+    def mark_named(self, output: Path, states: FileStates) -> None:
+        """Note that the folder got its name, and how its files looked then."""
+        self._output, self._states = output, states
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the folder still has its name; its files are looked at one by one."""
+        if self._output is None:
+            return True
+        at_path, opened = FileIdentity.at(self._output), FileIdentity.from_stat(os.fstat(self._trees.root))
+        return at_path is not None and at_path.file_key == opened.file_key
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return bytes of the payload.
+
+        Raises:
+            OSError: a file can't be read.
+        """
+        with self._trees.tree() as tree:
+            found = []
+            for part in self.layout.parts(start, start + length):
+                if isinstance(part, FileRange):
+                    descriptor = tree.open_file(self.layout.table.path(part.index))
+                    try:
+                        found.append(os.pread(descriptor, part.length, part.offset))
+                    finally:
+                        close(descriptor)
+                else:
+                    found.append(part)
+            return b"".join(found)
+
+    def open_large(self, index: int) -> int:
+        """Open a large file, and return its descriptor.
+
+        Raises:
+            OSError: it can't be opened, or was touched since the folder got its name.
+        """
+        with self._trees.tree() as tree:
+            descriptor = tree.open_file(self.layout.table.path(index))
+        if not self.is_unchanged(index, descriptor):
+            close(descriptor)
+            raise FileNotFoundError("the file was changed")
+        return descriptor
+
+    def is_unchanged(self, index: int, descriptor: int) -> bool:
+        """Return whether an open file was not touched since the folder got its name."""
+        return self._states is None or self._states.is_same(index, os.fstat(descriptor))
+
+    def close(self) -> None:
+        """Close the folder."""
+        self._trees.close()
