@@ -16,6 +16,7 @@ from shardcast.policy.swarm.meeting import (
     OPENED,
     Member,
     accepts,
+    connections_wanted,
     named_members,
     to_connect,
     to_replace,
@@ -23,7 +24,7 @@ from shardcast.policy.swarm.meeting import (
 from shardcast.policy.swarm.rules import SwarmRules, first_ask
 
 ANNOUNCEMENTS = 4
-"""How often a node with few neighbours announces itself again at the beginning."""
+"""How often a node that wants more neighbours announces itself again at the beginning."""
 FORGOTTEN_AFTER = 3.0
 """Seconds of silence after which servers know that a node left."""
 
@@ -41,6 +42,7 @@ class Swarm:
         bans: whether a node leaves a neighbour that sent wrong bytes.
         hands_out: whether servers hand ranges out, rather than be neighbours like others.
         opened: neighbours that a node connects to.
+        settled: whether the nodes of the beginning have all joined.
         accepted: neighbours with which a node accepts no further one.
         on_finished: called with each node that has everything.
         members: nodes that the servers know of.
@@ -62,6 +64,7 @@ class Swarm:
         self.bans = True
         self.hands_out = True
         self.opened, self.accepted = OPENED, ACCEPTED
+        self.settled = False
         self.on_finished: Callable[[Peer], None] = lambda peer: None
         self.members = 0
         self.unfinished = 0
@@ -107,7 +110,7 @@ class Swarm:
         """
         peer = self._join(host, None)
         self.members = expected
-        self.introduce(peer)
+        self.introduce(peer, settled=self.settled)
         self._by_site.setdefault(host.site_name, []).append(peer.member)
         self._serve(peer, self.servers)
         return peer
@@ -130,13 +133,19 @@ class Swarm:
             peer.chooser.add_server(server, first_at=first_at)
         self.agenda.at(now, peer.pump)
 
-    def introduce(self, peer: Peer) -> None:
-        """Let a node announce itself, and connect to some of those that the answer names."""
+    def introduce(self, peer: Peer, *, settled: bool = True) -> None:
+        """Let a node announce itself, and connect to some of those that the answer names.
+
+        Args:
+            peer: the node.
+            settled: whether others had time to come.
+        """
         near = self._by_site.get(peer.host.site_name, [])
         far = self._strangers(peer)
         named = named_members(peer.member, near, far, self.random)
         known = [other.member for other in peer.neighbours]
-        wanted = to_connect(peer.member, named, known, self.random, opened=peer.opened, want=self.opened)
+        want = min(self.opened, connections_wanted(len(named), settled=settled))
+        wanted = to_connect(peer.member, named, known, self.random, opened=peer.opened, want=want)
         for member in wanted:
             other: Peer = member.key  # type: ignore[assignment]
             if not other.host.alive or other in peer.neighbours:
@@ -158,10 +167,11 @@ class Swarm:
         return list(dict.fromkeys(picked))
 
     def introduce_all(self) -> None:
-        """Let those with few neighbours announce themselves again, some times, once all have joined."""
+        """Let those that want more neighbours announce themselves again, some times, once all have joined."""
+        self.settled = True
         for _ in range(ANNOUNCEMENTS):
             for peer in self.peers:
-                if peer.ledger is None and len(peer.neighbours) < self.opened:
+                if peer.ledger is None and peer.opened < self.opened:
                     self.introduce(peer)
 
     def askers_of(self, server: Peer) -> list[Peer]:

@@ -16,7 +16,16 @@ from typing import cast
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError
 from shardcast.policy.backoff import Backoff
-from shardcast.policy.swarm.meeting import Acquaintance, Member, accepts, to_connect, to_leave, to_replace
+from shardcast.policy.swarm.meeting import (
+    SETTLED_SECONDS,
+    Acquaintance,
+    Member,
+    accepts,
+    connections_wanted,
+    to_connect,
+    to_leave,
+    to_replace,
+)
 from shardcast.protocol.swarm_members import NamedMember
 from shardcast.swarm.exchange import Exchange
 from shardcast.swarm.links import Link
@@ -92,6 +101,7 @@ class Acquaintances:
         self._clock = clock
         self._named: dict[Hashable, NamedMember] = {}
         self._named_at: dict[Hashable, float] = {}
+        self._first_named_at: float | None = None
         self._known: dict[Hashable, _Known] = {}
         self._admitted: Member | None = None  # let in just now
         self._failures: dict[Hashable, tuple[int, float]] = {}  # how many, and when to try again
@@ -105,6 +115,8 @@ class Acquaintances:
         """Take the members that the servers name now, instead of those named before."""
         now = self._clock()
         self._named = {member.key: member for member in members if member.key != self.me.key}
+        if self._named and self._first_named_at is None:
+            self._first_named_at = now
         self._named_at = {key: self._named_at.get(key, now) for key in self._named}
         self._failures = {key: value for key, value in self._failures.items() if key in self._named}
         self._news.set()
@@ -168,7 +180,11 @@ class Acquaintances:
         neighbours = [known.member for known in self._known.values()]
         opened = sum(known.opened for known in self._known.values()) + len(self._dialling)
         room = _DIALS_AT_ONCE - len(self._dialling)
-        for member in to_connect(self.me, candidates, neighbours, self._random, opened=opened)[:room]:
+        since = self._first_named_at
+        settled = since is not None and now - since >= SETTLED_SECONDS
+        want = connections_wanted(len(self._named), settled=settled)
+        wanted = to_connect(self.me, candidates, neighbours, self._random, opened=opened, want=want)
+        for member in wanted[:room]:
             dialling = asyncio.ensure_future(self._meet(self._named[member.key], member))
             self._dialling[member.key] = dialling
 

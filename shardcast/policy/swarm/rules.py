@@ -114,7 +114,11 @@ def rules_for(
         server_requests=min(share, asker_answers),
         longest_server_pause=longest_server_pause(members),
     )
-    return replace(rules, shortest_peer_pause=0.01, longest_peer_pause=0.03) if many else rules
+    if not many:
+        return rules
+    return replace(
+        rules, have_interval=0.025, few_answers=3, shortest_peer_pause=0.01, longest_peer_pause=0.03
+    )
 
 
 def longest_server_pause(members: int) -> float:

@@ -93,3 +93,28 @@ async def test_member_that_no_server_named_is_of_the_site_in_its_ticket() -> Non
     neighbours = a_node_of("a", an_exchange())
     assert neighbours.site_of("unknown", "b") == "b"
     assert neighbours.site_of("unknown") == "a", "its server knows no borders"
+
+
+async def test_node_connects_to_few_of_many_members_at_once_and_to_more_a_second_later() -> None:
+    exchange, now, found = an_exchange(), 0.0, 0
+
+    async def dial(member: NamedMember) -> None:
+        nonlocal found
+        found += 1
+        exchange.add_link(MemoryLink(member.key))
+
+    members = [
+        NamedMember(node=f"node {number}", key=bytes([number]) * 32, place=Place("10.0.0.2", 8000))
+        for number in range(30)
+    ]
+    acquaintances = Acquaintances(Member(b"\xff" * 32), exchange, dial, random=Random(1), clock=lambda: now)
+    acquaintances.name(members)
+    async with background_task(acquaintances.run()):
+        for _ in range(40):
+            await asyncio.sleep(0)
+        at_once = found
+        now = 1.0
+        acquaintances.name(members)
+        for _ in range(40):
+            await asyncio.sleep(0)
+    assert (at_once, found) == (3, 10)

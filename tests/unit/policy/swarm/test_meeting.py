@@ -14,6 +14,7 @@ from shardcast.policy.swarm.meeting import (
     Acquaintance,
     Member,
     accepts,
+    connections_wanted,
     named_members,
     to_connect,
     to_leave,
@@ -125,3 +126,9 @@ def test_complete_nodes_leave_each_other() -> None:
     neighbours = [*acquaintances(2, "there"), *whole]
     assert to_leave(ME, neighbours, 1.0, done=True) in whole
     assert to_leave(ME, neighbours, 1.0) is None
+
+
+def test_node_leaves_places_for_later_ones_until_these_had_time_to_come() -> None:
+    assert connections_wanted(30, settled=False) < OPENED / 2
+    assert connections_wanted(30, settled=True) == OPENED
+    assert connections_wanted(10, settled=False) == OPENED
