@@ -107,6 +107,7 @@ SWITCHES: dict[str, tuple[str, dict[str, object]]] = {
     "news": ("2: what is new to all waits like the rest", {"news_interval": 0.05}),
     "idle": ("2: nodes that give few answers collect ranges too", {"few_answers": 0}),
     "neighbours": ("2: a node connects to 3 neighbours", {}),
+    "places": ("2: a node connects to all its neighbours at once", {}),
     "handout": ("3: the server is a neighbour like others", {}),
     "credit": ("4: a node may sit on any number of ranges", {"credit": None}),
     "requests": ("5: 2 requests out", {"requests": 2}),

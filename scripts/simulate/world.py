@@ -126,6 +126,7 @@ class World:
         scenario = self.scenario
         swarm = Swarm(self.agenda, self._rules, self._random, sizes=scenario.sizes, origin=self.origin)
         swarm.bans = "bans" not in scenario.without
+        swarm.settled = "places" in scenario.without
         swarm.hands_out = "handout" not in scenario.without
         swarm.opened, swarm.accepted = scenario.degree
         swarm.on_finished = self._go_on
