@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.25
 """Seconds between two looks at requests that bring nothing."""
+_TURN_SECONDS = 5.0
+"""Seconds for which a request waits for its turn at a neighbour that sends other pieces. On a slow link each
+takes most of a second while a node gives eight at once, and those to one neighbour go in turn."""
 
 
 class Exchange:
@@ -325,10 +328,11 @@ class Exchange:
         self._work.set()
 
     def progressed(self, link: Link, number: int) -> None:
-        """Note that bytes of a piece came."""
-        request = self._asked.get((link.key, number))
-        if request:
-            request.progress_at = self._clock()
+        """Note that bytes of a piece came. Other pieces of that neighbour wait for their turn meanwhile."""
+        now = self._clock()
+        for (key, asked), request in self._asked.items():
+            if key == link.key and (asked == number or now - request.since < _TURN_SECONDS):
+                request.progress_at = now
 
     def expects(self, link: Link, number: int) -> int | None:
         """Return the bytes of a piece that was asked for; None where it was not, or no more."""

@@ -8,9 +8,11 @@ meanwhile, which would block two ends that both send. Over TLS the transport enc
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 import sys
+import termios
 from collections.abc import Callable
 from typing import Protocol
 
@@ -96,6 +98,10 @@ class SocketOutlet:
         elif writable is None and self._writable is not None:
             self._loop.remove_writer(self._sock.fileno())
         self._writable = writable
+
+    def waiting(self) -> int:
+        """Return the bytes that came and were not read yet."""
+        return int.from_bytes(fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def wake_at(self, count: int) -> None:
         """Have the loop woken only once so many bytes have come, or the connection has ended."""

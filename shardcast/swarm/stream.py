@@ -103,6 +103,7 @@ class SwarmStream(asyncio.BufferedProtocol):
         self._previous: asyncio.BaseProtocol | None = None
         self._wake_at = 1
         self._hasty = False  # whether the piece under way comes slowly, and each segment is looked at
+        self._waiting = 0  # bytes that were not read at the last look
         self._paused = False
         self._frames = 0  # small ones since the last look
         self._reads = 0
@@ -285,6 +286,7 @@ class SwarmStream(asyncio.BufferedProtocol):
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
         now = self._loop.time()
         self._frames = 0
+        self._note_waiting()
         if self.reader.missing and self._reads == self._reads_then and not self._hasty:
             self._hasty = True  # it comes slowly: what is there is progress, which stalls are told from
             self._adapt()
@@ -305,6 +307,15 @@ class SwarmStream(asyncio.BufferedProtocol):
             self.close(f"a frame was not whole within {FRAME_SECONDS:g} s")
         elif now - self._sent_at >= PING_SECONDS and not self._sender.is_busy:
             self.send(PingFrame())
+
+    def _note_waiting(self) -> None:
+        """Count bytes that wait in the socket as progress: the loop is woken once the piece is whole."""
+        request = self.reader.request
+        if request is None or self._wake_at == 1 or not isinstance(self._outlet, SocketOutlet):
+            return
+        before, self._waiting = self._waiting, self._outlet.waiting()
+        if self._waiting != before:
+            self.user.progressed(request)
 
     def close(self, reason: str) -> None:
         """End the stream, and tell the other end why; ``reason`` is for the logs of both."""

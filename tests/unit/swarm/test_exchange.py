@@ -261,6 +261,31 @@ async def test_shard_that_comes_whole_between_two_looks_is_held(tmp_path: Path) 
     sink.close()
 
 
+async def test_piece_waits_for_its_turn_at_a_neighbour_that_sends_another(tmp_path: Path) -> None:
+    live = LiveManifest.of(described := manifest(data := random_bytes(4 * PIECE)))
+    (tmp_path / "payload").write_bytes(data)
+    now = 0.0
+    with (tmp_path / "payload").open("rb", buffering=0) as file:
+        chooser = RangeChooser(RULES, Random(1), key="n")
+        slots = AnswerSlots(RULES)
+        files = HeldFiles(file, described)
+        exchange = Exchange(live, files, chooser=chooser, slots=slots, clock=lambda: now)
+        chooser.extend(0b11)
+        exchange.add_link(link := AskedLink("far"))
+        exchange.offered(link, 0b11, 0)
+        for _ in range(2):
+            request = chooser.next_request(now)
+            assert request is not None
+            exchange._send(request)
+        assert sorted(link.asked) == [0, 1]
+        now = 0.9
+        exchange.progressed(link, 0)
+        assert not chooser.stalled(1.8)
+        now = 6.0
+        exchange.progressed(link, 0)
+        assert [request.number for request in chooser.stalled(6.5)] == [1], "it is never its turn"
+
+
 class LateSink:
     """A transfer whose next shard the exchange sees once it waits for that shard, or has all before it."""
 
