@@ -14,6 +14,13 @@ from shardcast.policy.swarm.requests import Server, SwarmRequest
 from shardcast.policy.swarm.rules import SwarmRules
 
 FOREVER = float("inf")
+_LATE = 2.0
+"""Times the seconds that a neighbour's range takes here after which a request is late: on slow links that is
+more than the seconds of the rules."""
+_LATEST = 4.0
+"""Seconds after which it is late in any case, so that slow neighbours cannot put off all deadlines."""
+_SMOOTHING = 0.2
+"""Weight of the latest range in the mean of the seconds that one takes."""
 
 
 class RangeChooser:
@@ -57,6 +64,7 @@ class RangeChooser:
         self._servers: list[Server] = []
         self._known = 0  # the ranges that exist
         self._taken = 0  # held, or asked for
+        self._usual = 0.0  # seconds that a neighbour's range takes
         self._claims = 0  # ranges that may be asked across the border
         self._claimed: deque[tuple[float, int]] = deque()  # until when
 
@@ -210,7 +218,7 @@ class RangeChooser:
         """Ask a second neighbour for the range that has been under way longest, when all are."""
         numbers = [request.number for request in self.under_way]
         for request in sorted(self.under_way, key=lambda one: one.since):
-            due = request.since + self.rules.duplicate_after
+            due = request.since + self._patience(self.rules.duplicate_after)
             if now < due:
                 self.wake_at = min(self.wake_at, due)
                 return None
@@ -300,6 +308,8 @@ class RangeChooser:
         self._close(request)
         if request.neighbour is not None:
             self.neighbours.served(request.neighbour)
+            seconds = now - request.since
+            self._usual += (seconds - self._usual) * (_SMOOTHING if self._usual else 1.0)
         losers = [other for other in self.under_way if other.number == number]
         for loser in losers:
             self._close(loser)
@@ -356,8 +366,12 @@ class RangeChooser:
 
     def stalled(self, now: float) -> list[SwarmRequest]:
         """Return the requests that brought nothing for too long: cancel each, and call ``failed``."""
-        latest = now - self.rules.stalled_after
+        latest = now - self._patience(self.rules.stalled_after)
         return [request for request in self.under_way if request.progress_at <= latest]
+
+    def _patience(self, seconds: float) -> float:
+        """Return the seconds after which a request is late: those of a rule, or more on a slow link."""
+        return max(seconds, min(_LATE * self._usual, _LATEST))
 
     def _open(self, request: SwarmRequest) -> SwarmRequest:
         """Note that a request is out."""

@@ -237,6 +237,31 @@ def test_last_range_is_asked_from_a_second_neighbour_and_the_loser_is_cancelled(
     assert (first.source.under_way, second.source.under_way) == (0, 0)
 
 
+def test_last_range_is_asked_twice_only_after_twice_the_usual_time() -> None:
+    node = chooser({"a": [0, 1], "b": [0, 1]}, ranges=2)
+    first, last = all_asked(node)
+    node.received(first, 0.8)
+    assert node.next_request(1.5) is None
+    assert node.wake_at == 1.6
+    assert ask(node, 1.6).number == last.number
+
+
+def test_request_on_a_slow_link_is_not_stalled_before_twice_the_usual_time() -> None:
+    node = chooser({"a": [0, 1], "b": [0, 1]}, ranges=2)
+    first, last = all_asked(node)
+    node.received(first, 0.8)
+    assert node.stalled(1.5) == []
+    assert node.stalled(1.6) == [last]
+
+
+def test_no_neighbour_puts_off_all_deadlines_for_long() -> None:
+    node = chooser({"a": [0, 1], "b": [0, 1]}, ranges=2)
+    first, last = all_asked(node)
+    node.received(first, 60.0)
+    last.progress_at = 60.0
+    assert node.stalled(64.0) == [last]
+
+
 def test_requests_at_a_neighbour_that_left_are_missing_again() -> None:
     node = chooser({"a": [0], "b": [0]}, ranges=1)
     request = ask(node)
