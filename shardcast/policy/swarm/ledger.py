@@ -171,11 +171,16 @@ class Ledger:
         return self._hand_abroad(asked, site, lacks, now, may_send=may_send)
 
     def failed(self, node: Hashable, site: str | None, number: int) -> None:
-        """Note that an answer broke off: its range was not handed out, unless a node reported it."""
+        """Note that an answer broke off: its range was not handed out, unless a node reported it.
+
+        The range stays handed out where another node is still getting it: two nodes that alone had it would
+        be counted as one.
+        """
         if self._reported >> number & 1:
             return
         self._drop_sole(node, 1 << number)
-        self._handed &= ~(1 << number)
+        if not self._all_sole >> number & 1:
+            self._handed &= ~(1 << number)
         self._site(site).take_back(number)
 
     def forget(self, node: Hashable) -> None:

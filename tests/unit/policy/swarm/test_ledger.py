@@ -6,10 +6,13 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shardcast.policy.swarm.ledger import Asked, Handout, HandoutKind, Ledger
 from shardcast.policy.swarm.masks import first_ranges, mask_of, ranges_of
 from shardcast.policy.swarm.rules import SwarmRules
+from tests.support.payloads import patient
 
 RULES = SwarmRules()
 
@@ -231,3 +234,33 @@ def test_site_may_bring_more_at_once_as_long_as_crossings_are_quick(seconds: flo
             server.report(node, "far", mask, now)
     assert most[0] == RULES.crossings
     assert max(most) > 3 * most[0] if wider else most[-1] < most[0] / 2
+
+
+def test_range_whose_second_answer_breaks_off_stays_the_first_node_s() -> None:
+    server = ledger(1)
+    assert server.decide(Asked("a"), 0.0).number == 0
+    assert server.decide(Asked("b", help=True), 1.0).number == 0
+    server.failed("b", None, 0)
+    server.decide(Asked("c", help=True), 2.0)
+    assert server.unspread("a") == [0]
+    for node in "abc":
+        server.forget(node)
+    assert server.decide(Asked("d"), 3.0).number == 0, "it is handed out again"
+
+
+@patient
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 2)), max_size=40))
+def test_each_range_that_is_nowhere_else_has_one_node(steps: list[tuple[int, str, int]]) -> None:
+    server, sites = ledger(3, site="home", growing=True), {"a": "home", "b": "home", "c": "far"}
+    for now, (step, node, number) in enumerate(steps):
+        site = sites[node]
+        if step == 0:
+            server.decide(Asked(node, site, help=True), float(now))
+        elif step == 1:
+            server.report(node, site, 1 << number, float(now))
+        elif step == 2:
+            server.failed(node, site, number)
+        else:
+            server.forget(node)
+        alone = [number for node in "abc" for number in server.unspread(node)]
+        assert sorted(alone) == list(ranges_of(server.sole))
