@@ -147,6 +147,7 @@ class Sharing:
             shared.over.set()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self.streams.end()
 
     async def _be_member(
         self,

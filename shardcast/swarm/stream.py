@@ -109,6 +109,7 @@ class SwarmStream(asyncio.BufferedProtocol):
         self._reads = 0
         self._reads_then = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
 
     def attach(self, transport: asyncio.BaseTransport, early: bytes = b"") -> None:
         """Begin on a connection, whose protocol from now on is this.
@@ -333,12 +334,19 @@ class SwarmStream(asyncio.BufferedProtocol):
         if self._timer:
             self._timer.cancel()
         if linger:
-            self._loop.call_later(_CLOSE_SECONDS, self._drop)
+            self._lingering = self._loop.call_later(_CLOSE_SECONDS, self.drop)
         else:
             self._drop()
         self._ended.set()
         self._forget(self)
         self.user.ended(reason)
+
+    def drop(self) -> None:
+        """Drop the connection of a stream that has ended, whose last frames still had time to leave."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+            self._drop()
 
     def _drop(self) -> None:
         """Drop the connection."""

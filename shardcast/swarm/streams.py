@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from shardcast.access.proofs import End
 from shardcast.access.tickets import Ticket, TicketVersion
@@ -63,6 +64,7 @@ class SwarmStreams:
         self._uploads, self._downloads = uploads, downloads
         self._silence = silence
         self._open: set[SwarmStream] = set()
+        self._ended = WeakSet[SwarmStream]()
 
     async def open(self, member: NamedMember, part: Participation) -> StreamLink:
         """Connect to a member, and return the link once both ends know each other.
@@ -121,6 +123,15 @@ class SwarmStreams:
         for stream in list(self._open):
             stream.close(reason)
 
+    def end(self) -> None:
+        """Drop what is left of streams that were closed, before this node's loop ends."""
+        for stream in list(self._ended):
+            stream.drop()
+
+    def _note_end(self, stream: SwarmStream) -> None:
+        self._open.discard(stream)
+        self._ended.add(stream)
+
     def _attach(self, greeting: Greeting, transport: asyncio.Transport, early: bytes) -> SwarmStream:
         """Begin a stream on a connection.
 
@@ -138,7 +149,7 @@ class SwarmStreams:
             uploads=share(self._uploads),
             downloads=share(self._downloads),
             silence=self._silence,
-            ended=self._open.discard,
+            ended=self._note_end,
         )
         stream.attach(transport, early)
         self._open.add(stream)

@@ -30,6 +30,7 @@ from shardcast.protocol.swarm_members import NamedMember, Place
 from shardcast.server.application import application, serve
 from shardcast.swarm import stream_link
 from shardcast.swarm.greeting import StreamRefused
+from shardcast.swarm.sender import FrameSender
 from shardcast.swarm.stream import MAX_FRAMES
 from tests.support.certificates import Certificates
 from tests.support.swarm_streams import PIECE, RawNeighbour, StreamNode, Vouching
@@ -145,6 +146,19 @@ def test_streams_work_on_uvloop(file: Path, data: bytes) -> None:
         loop.run_until_complete(exchange())
     finally:
         loop.close()
+
+
+async def test_nothing_of_closed_streams_stays_open_at_the_end(
+    node: StreamNode, other: StreamNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FrameSender, "is_busy", True)
+    streams = [stream for one in (node, other) for stream in one.streams._open]
+    for one in (node, other):
+        one.streams.close("done")
+    assert not any(stream.transport.is_closing() for stream in streams), "the last frames have time to leave"
+    for one in (node, other):
+        one.streams.end()
+    assert all(stream.transport.is_closing() for stream in streams)
 
 
 async def test_haves_and_losses_are_told(node: StreamNode, other: StreamNode) -> None:
