@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -25,13 +26,22 @@ log = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 1.0
 """Maximum seconds between two checks of all connections."""
-_UNSENT = 64 << 10
-"""Encrypted bytes that wait for the socket before the sender waits, as for a plain connection; asyncio's own
-limit is 512 KiB."""
 _LOG_SECONDS = 60.0
 """Seconds between two log lines about one address with too many connections."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Handshaking(Protocol):
+    """A connection before or after its handshake, as far as it is counted and refused."""
+
+    def get_extra_info(self, name: str) -> Any:
+        """Return what a transport tells of its connection."""
+        ...
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        ...
 
 
 class BodyTooSlow(ConnectionResetError):
@@ -48,8 +58,7 @@ class Connections:
         self._memory = memory
         self._clock = clock
         self._watches: dict[asyncio.BaseTransport, Watch] = {}
-        # Transports below TLS, by the socket that they share with the transport above it.
-        self._accepted: dict[object, asyncio.Transport] = {}
+        self._accepted: set[object] = set()  # sockets whose connections were counted before their handshake
         self._open: Counter[Address] = Counter()
         self._logged_at: dict[Address, float] = {}
 
@@ -69,38 +78,38 @@ class Connections:
 
     def _watch(self, transport: asyncio.Transport) -> Watch:
         """Watch a connection, and refuse it where its address has too many."""
-        below = self._accepted.get(transport.get_extra_info("socket"))
-        address = None if below else self._counted_address(transport)  # `accept` has counted it
-        self._watches[transport] = watch = Watch(transport, address, self._forget, self._clock, below=below)
+        accepted = transport.get_extra_info("socket") in self._accepted
+        address = None if accepted else self._counted_address(transport)
+        self._watches[transport] = watch = Watch(transport, address, self._forget, self._clock)
         self._count(transport, address)
-        if below:
-            transport.set_write_buffer_limits(_UNSENT)
         return watch
 
-    def accept(self, transport: asyncio.Transport) -> None:
+    def accept(self, handshake: Handshaking) -> None:
         """Count a connection whose TLS begins, and refuse it where its address has too many.
 
         The connection is watched once its handshake is done.
         """
-        self._accepted[transport.get_extra_info("socket")] = transport
-        self._count(transport, self._counted_address(transport))
+        self._accepted.add(handshake.get_extra_info("socket"))
+        self._count(handshake, self._counted_address(handshake))
 
-    def release(self, transport: asyncio.Transport) -> None:
+    def release(self, handshake: Handshaking) -> None:
         """Stop counting a connection that ``accept`` counted."""
-        if self._accepted.pop(transport.get_extra_info("socket"), None):
-            self._uncount(self._counted_address(transport))
+        sock = handshake.get_extra_info("socket")
+        if sock in self._accepted:
+            self._accepted.remove(sock)
+            self._uncount(self._counted_address(handshake))
 
     def _forget(self, watch: Watch) -> None:
         """Stop counting a connection that has ended."""
         self._watches.pop(watch.transport, None)
         self._uncount(watch.address)
 
-    def _counted_address(self, transport: asyncio.Transport) -> Address | None:
+    def _counted_address(self, transport: Handshaking) -> Address | None:
         """Return the address under which a connection counts; None where it does not."""
         peer = transport.get_extra_info("peername")
         return self._bounds.counted_address(peer[0]) if isinstance(peer, tuple) else None
 
-    def _count(self, transport: asyncio.Transport, address: Address | None) -> None:
+    def _count(self, transport: Handshaking, address: Address | None) -> None:
         """Count a connection, and refuse it where its address has too many."""
         if address is not None:
             self._open[address] += 1
@@ -114,7 +123,7 @@ class Connections:
             if not self._open[address]:
                 del self._open[address]
 
-    def _refuse(self, transport: asyncio.Transport, address: Address) -> None:
+    def _refuse(self, transport: Handshaking, address: Address) -> None:
         """Abort a connection, and log its address once a minute."""
         now = self._clock()
         if now - self._logged_at.get(address, -_LOG_SECONDS) >= _LOG_SECONDS:

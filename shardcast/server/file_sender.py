@@ -1,4 +1,4 @@
-"""A part of a file ─▶ the socket: by sendfile where the event loop has it, as fast as the reader takes it."""
+"""A part of a file ─▶ the socket: by sendfile or our own TLS where it can, as fast as the reader takes it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from aiohttp import web
 
 from shardcast.server.bounds import bounds_of
 from shardcast.server.cached_reads import CachedReader
+from shardcast.server.tls_transport import TlsTransport
 from shardcast.server.upload_limit import take
 from shardcast.store.holds import Reader
 
@@ -22,7 +23,7 @@ _FAST, _SLOW = 0.5, 2.0
 """Seconds for one portion, below which the next one is doubled, and above which it is halved."""
 _MIN_CHUNK, _MAX_CHUNK = 64 << 10, 256 << 10
 """Bytes read at a time where there is no sendfile (TLS, uvloop): they wait in memory for the reader. More
-fall out of the processor's cache between reading, encrypting and sending: 1 MiB takes a third more CPU."""
+fall out of the processor's cache between reading, encrypting and sending."""
 _FAST_CHUNK, _SLOW_CHUNK = 0.02, 0.1
 """Seconds for a chunk, below which the next one is doubled, and above which it is halved: few readers are so
 fast at a time, and many slow ones take little memory."""
@@ -41,9 +42,10 @@ class FileSender:
         self._reader = reader
         self._portion = _MIN_PORTION
         transport = request.transport
-        # TLS copies what it encrypts at once; other transports may keep what they are given.
-        self._over_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
-        self._by_sendfile = not self._over_tls
+        # asyncio's TLS copies what it encrypts at once; other transports may keep what they are given.
+        over_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
+        self._over_foreign_tls = over_tls and not isinstance(transport, TlsTransport)
+        self._by_sendfile = not self._over_foreign_tls
         self._chunk = _MIN_CHUNK
         self._reading: CachedReader | None = None
 
@@ -83,7 +85,10 @@ class FileSender:
         try:
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(stalled):
-                await loop.sendfile(transport, self._file, offset, portion, fallback=False)
+                if isinstance(transport, TlsTransport):
+                    await transport.send_file(self._reader_of(portion), offset, portion)
+                else:
+                    await loop.sendfile(transport, self._file, offset, portion, fallback=False)
         except (NotImplementedError, asyncio.SendfileNotAvailableError):
             raise
         except RuntimeError as error:  # sendfile's, when the reader went away since is_closing was checked
@@ -102,20 +107,25 @@ class FileSender:
         Raises:
             ConnectionResetError: the reader went away, or took nothing for too long.
         """
-        if self._reading is None or self._reading.max_bytes < count:
-            self._reading = CachedReader(self._file, count)
-        chunk = await self._reading.read(offset, count)
+        chunk = await self._reader_of(count).read(offset, count)
         try:
             async with asyncio.timeout(bounds_of(self._request).reader_seconds):
-                transport.write(chunk if self._over_tls else bytes(chunk))
+                transport.write(chunk if self._over_foreign_tls else bytes(chunk))
                 await self._request.writer.drain()
         except TimeoutError:
             raise self._stalled(transport) from None
-        if self._over_tls:
+        if self._over_foreign_tls:
             # Python 3.11's TLS learns in the loop's next round that its socket is gone. Else what is read
             # from memory would be encrypted to the end of the file for nobody, each chunk with a warning.
             await asyncio.sleep(0)
         return len(chunk)
+
+    def _reader_of(self, count: int) -> CachedReader:
+        """Return a reader of at least ``count`` bytes at a time, or as many as are worth it."""
+        count = min(count, _MAX_CHUNK)
+        if self._reading is None or self._reading.max_bytes < count:
+            self._reading = CachedReader(self._file, count)
+        return self._reading
 
     def _stalled(self, transport: asyncio.Transport) -> ConnectionResetError:
         """Drop a reader that takes nothing, and return the error."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import ssl
-from asyncio.sslproto import SSLProtocol
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from aiohttp import web
@@ -17,6 +19,8 @@ from shardcast.access.live_context import LiveContext
 from shardcast.plain_text import one_line
 from shardcast.protocol.wire import TLS_ONLY_REASON
 from shardcast.server.connections import Connections
+from shardcast.server.orderly_close import OrderlyClose
+from shardcast.server.tls_transport import TlsTransport
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +33,6 @@ _PLAIN_ANSWER = (
 ).encode()
 _MAX_REASON = 200
 """Characters of an error of OpenSSL in the log."""
-_READ_SIZE = 32 << 10
-"""Bytes read from the socket at a time. The buffer stays with the connection; asyncio's own has 256 KiB."""
 
 
 class TlsSite(web.SockSite):
@@ -58,76 +60,123 @@ class TlsSite(web.SockSite):
         make, loop = self._runner.server, asyncio.get_running_loop()
         assert make is not None
 
-        def accept() -> TlsProtocol:
+        def accept(sock: socket.socket, names: Mapping[str, Any]) -> None:
             # A whole context for each connection, not a change of certificate at its server name: a client of
             # TLS 1.2 could resume a session of the old context, and its certificate is not looked at then.
-            return TlsProtocol(make(), self._live.context, self._connections, self._seconds)
+            tls = self._live.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            Handshake(tls, make, self._connections, names=names, seconds=self._seconds)
 
-        self._server = await loop.create_server(accept, sock=self._sock, backlog=self._backlog)
+        self._server = await loop.create_server(
+            lambda: _Accepted(accept), sock=self._sock, backlog=self._backlog
+        )
 
 
-class TlsProtocol(SSLProtocol):
-    """The TLS of one accepted connection, between the socket's transport and aiohttp's protocol."""
+class _Accepted(asyncio.Protocol):
+    """A connection that asyncio has accepted, on its way to TLS."""
 
-    max_size = _READ_SIZE
+    def __init__(self, accept: Callable[[socket.socket, Mapping[str, Any]], None]) -> None:
+        self._accept = accept
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection over: its transport ends, and a second descriptor of its socket stays."""
+        transport = cast(asyncio.Transport, transport)  # uvloop's is no asyncio.Transport
+        names = {name: transport.get_extra_info(name) for name in ("peername", "sockname")}
+        try:
+            sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+            try:
+                sock.setblocking(False)
+                self._accept(sock, names)
+            except BaseException:
+                sock.close()
+                raise
+        except OSError as error:  # too many open files, or the other end has gone
+            log.info("no TLS with %s: %s", names["peername"], one_line(str(error), _MAX_REASON))
+        finally:
+            transport.abort()
+
+
+class Handshake:
+    """The handshake of one accepted connection, before its transport begins."""
 
     def __init__(
         self,
-        http: asyncio.BaseProtocol,
-        context: ssl.SSLContext,
+        sock: ssl.SSLSocket,
+        make: Callable[[], asyncio.BaseProtocol],
         connections: Connections,
+        *,
+        names: Mapping[str, Any],
         seconds: float,
     ) -> None:
-        """Speak TLS below ``http``; the handshake has so many ``seconds``."""
-        super().__init__(
-            asyncio.get_running_loop(),
-            http,
-            context,
-            None,  # type: ignore[arg-type]  # nobody waits for the handshake
-            server_side=True,
-            ssl_handshake_timeout=seconds,  # type: ignore[arg-type]  # seconds, whole or not
-        )
+        """Shake hands.
+
+        Args:
+            sock: a non-blocking socket, owned from now on.
+            make: returns the protocol above TLS.
+            connections: count this one.
+            names: the addresses of both ends, as ``get_extra_info`` names them.
+            seconds: that the handshake has.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._make = make
         self._connections = connections
-        self._socket_transport: asyncio.Transport | None = None
-        self._received: memoryview | None = None
+        self._names = names
         self._begun = False
+        self._sock = sock
+        self._descriptor = sock.fileno()
+        self._timer = self._loop.call_later(seconds, self._time_out, seconds)
+        self._loop.add_reader(self._descriptor, self._go_on)
+        connections.accept(self)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the connection, and begin the handshake."""
-        self._socket_transport = cast(asyncio.Transport, transport)  # uvloop's is no asyncio.Transport
-        self._connections.accept(self._socket_transport)
-        super().connection_made(transport)
+    def get_extra_info(self, name: str) -> Any:
+        """Return what a transport tells of its connection: its socket and the other end's address."""
+        return self._sock if name == "socket" else self._names.get(name)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return the buffer for the next bytes."""
-        self._received = memoryview(super().get_buffer(sizehint))
-        return self._received
+    def abort(self) -> None:
+        """End the connection."""
+        self._fail(None)
 
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take received bytes; a request in plain HTTP as the first ones is answered in plain HTTP."""
-        if not self._begun and self._received is not None and self._socket_transport is not None:
-            self._begun = True
-            if bytes(self._received[: min(4, nbytes)]) in _METHODS:
-                self._socket_transport.write(_PLAIN_ANSWER)
-                self._socket_transport.close()
-                return
-        super().buffer_updated(nbytes)
+    def _go_on(self) -> None:
+        """Take the next step; a request in plain HTTP as the first bytes is answered in plain HTTP."""
+        try:
+            if not self._begun:
+                self._begun = True
+                if socket.socket.recv(self._sock, 4, socket.MSG_PEEK) in _METHODS:
+                    socket.socket.send(self._sock, _PLAIN_ANSWER)
+                    self._refuse(None)
+                    return
+            self._sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self._loop.remove_writer(self._descriptor)
+        except ssl.SSLWantWriteError:
+            self._loop.add_writer(self._descriptor, self._go_on)
+        except OSError as error:
+            self._refuse(error)
+        else:
+            self._stop()
+            TlsTransport(self._sock, self._make(), self._released, names=self._names)
 
-    def _fatal_error(self, exc: BaseException, message: str = "") -> None:
-        """Send the alert that says what is wrong before the connection ends; asyncio drops it."""
-        if isinstance(exc, ssl.SSLError) and self._socket_transport is not None:
-            alert = self._outgoing.read()  # type: ignore[attr-defined]
-            if alert and not self._socket_transport.is_closing():
-                self._socket_transport.write(alert)
-        super()._fatal_error(exc, message)
+    def _time_out(self, seconds: float) -> None:
+        self._fail(ConnectionAbortedError(f"no handshake within {seconds:g} s"))
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    def _refuse(self, error: Exception | None) -> None:
+        """End the connection, once the other end could read why: OpenSSL has sent an alert."""
+        self._stop()
+        OrderlyClose(self._sock, lambda: self._released(error))
+
+    def _fail(self, error: Exception | None) -> None:
+        """End the connection at once."""
+        self._stop()
+        self._sock.close()
+        self._released(error)
+
+    def _stop(self) -> None:
+        """Have no more steps taken."""
+        self._timer.cancel()
+        self._loop.remove_reader(self._descriptor)
+        self._loop.remove_writer(self._descriptor)
+
+    def _released(self, error: Exception | None) -> None:
         """Count the connection no more."""
-        if self._socket_transport is not None:
-            self._connections.release(self._socket_transport)
-            if isinstance(exc, (ssl.SSLError, ConnectionAbortedError)):
-                peer = self._socket_transport.get_extra_info("peername")
-                log.info("no TLS with %s: %s", peer, one_line(str(exc), _MAX_REASON))
-            self._socket_transport = None
-        self._received = None
-        super().connection_lost(exc)
+        self._connections.release(self)
+        if isinstance(error, (ssl.SSLError, ConnectionAbortedError)):
+            log.info("no TLS with %s: %s", self._names["peername"], one_line(str(error), _MAX_REASON))

@@ -16,11 +16,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from shardcast.server.bounds import bounds_of
-from shardcast.server.connections import CONNECTIONS
 
 _RESET, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 """Values of ``SO_LINGER``: the effect of closing the socket."""
-_POLL_SECONDS = 0.01
 _BODILESS = (101, 204, 304)
 """Statuses of answers without a body."""
 
@@ -68,9 +66,6 @@ async def _send_all(request: web.Request, response: web.StreamResponse) -> None:
     if request.transport is not None:
         request.transport.set_write_buffer_limits(0)  # drain waits for the last byte then
         await request.writer.drain()
-        # TLS hands the last bytes to the socket's transport, for which nothing waits.
-        while (watch := request.app[CONNECTIONS].watch_of(request)).unsent and watch.below:  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_SECONDS)
 
 
 def _end_in(request: web.Request, how: bytes) -> None:

@@ -30,7 +30,6 @@ class Watch(asyncio.Protocol):
         body_at: start of the current interval of the body's pace, and the bytes that had arrived then.
         taken_at: when the reader had last taken all of the unsent bytes, or a good part of them.
         address: the address under which the connection counts; None where it does not.
-        below: the socket's transport where TLS lies between; None where ``transport`` is that.
         on_reset: called when the connection breaks, rather than ends, before its next request: the last
             answer may not have been read.
     """
@@ -41,8 +40,6 @@ class Watch(asyncio.Protocol):
         address: Address | None,
         lost: Callable[[Watch], None],
         clock: Callable[[], float],
-        *,
-        below: asyncio.Transport | None = None,
     ) -> None:
         """Take the place of the transport's protocol. ``lost`` is called when the connection has ended."""
         inner = transport.get_protocol()
@@ -52,7 +49,6 @@ class Watch(asyncio.Protocol):
         self._clock = clock
         self.transport = transport
         self.address = address
-        self.below = below
         self.on_reset: Callable[[], None] | None = None
         self.request: web.Request | None = None
         now = clock()
@@ -116,5 +112,4 @@ class Watch(asyncio.Protocol):
     @property
     def unsent(self) -> int:
         """Bytes of answers in memory that the reader has not taken."""
-        below = self.below.get_write_buffer_size() if self.below else 0
-        return self.transport.get_write_buffer_size() + below
+        return self.transport.get_write_buffer_size()

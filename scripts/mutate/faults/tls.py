@@ -7,10 +7,12 @@ from fault import Fault
 CERTIFICATES = "shardcast/access/certificates.py"
 CONTEXT = "shardcast/access/live_context.py"
 LISTENER = "shardcast/server/tls_listener.py"
+TRANSPORT = "shardcast/server/tls_transport.py"
 FAILURES = "shardcast/peer/tls_failures.py"
 TLS = "shardcast/access/tls.py"
 
 FILES = ["tests/unit/access/test_tls.py"]
+SOCKETS = ["tests/unit/server/test_tls_transport.py"]
 NODES = ["tests/integration/test_tls.py"]
 REFUSED = ["tests/integration/test_tls.py::test_refused_tls_fails_at_once_and_says_why"]
 
@@ -65,21 +67,21 @@ FAULTS = [
     Fault(
         name="refused-client-gets-no-alert",
         file=LISTENER,
-        old="if alert and not self._socket_transport.is_closing():",
-        new="if False:",
-        tests=REFUSED,
+        old="        except OSError as error:\n            self._refuse(error)",
+        new="        except OSError as error:\n            self._fail(error)",
+        tests=SOCKETS,
     ),
     Fault(
         name="silent-handshake-stays",
         file=LISTENER,
-        old="ssl_handshake_timeout=seconds,",
-        new="ssl_handshake_timeout=600,",
+        old="call_later(seconds, self._time_out, seconds)",
+        new="call_later(600, self._time_out, seconds)",
         tests=["tests/integration/test_tls.py::test_silent_handshake_is_dropped_within_the_bound_of_heads"],
     ),
     Fault(
         name="handshakes-of-an-address-are-not-counted",
         file=LISTENER,
-        old="        self._connections.accept(self._socket_transport)\n",
+        old="        connections.accept(self)\n",
         new="",
         tests=["tests/integration/test_tls.py::test_handshakes_of_one_address_are_limited"],
     ),
@@ -89,6 +91,20 @@ FAULTS = [
         old="in _METHODS:",
         new="in ():",
         tests=["tests/integration/test_tls.py::test_plain_http_to_tls_port_says_https"],
+    ),
+    Fault(
+        name="answer-over-tls-dies-with-an-unread-request",
+        file=TRANSPORT,
+        old="OrderlyClose(self._sock, lambda: self._lost(error))",
+        new="self._sock.close()",
+        tests=SOCKETS,
+    ),
+    Fault(
+        name="file-is-encrypted-for-a-reader-that-has-gone",
+        file=TRANSPORT,
+        old="                if self._closing:\n                    raise ConnectionResetError",
+        new="                if False:\n                    raise ConnectionResetError",
+        tests=SOCKETS,
     ),
     Fault(
         name="expired-certificate-has-no-date",
