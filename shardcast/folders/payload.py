@@ -12,7 +12,6 @@ from shardcast.folders.last_version import KnownShards
 from shardcast.folders.layout import FileRange, FolderLayout
 from shardcast.folders.listing import digest_lines, entry_lines
 from shardcast.folders.survey import FolderSurvey
-from shardcast.open_files import close
 from shardcast.protocol.manifest import Shard
 from shardcast.sharding.publication import PublishProgress
 
@@ -127,9 +126,12 @@ class _OpenFile:
 
     def close(self) -> None:
         """Close it."""
-        if self._descriptor >= 0:
-            close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass
 
     def read(self, part: FileRange, data: memoryview) -> None:
         """Read a part of a file, all of it; the last part with a look behind its end.

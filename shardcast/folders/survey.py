@@ -78,7 +78,9 @@ class FolderSurvey:
         self._forbidden = os.stat(rules.forbidden) if rules.forbidden else None
         if self._forbidden and os.path.samestat(self._forbidden, os.fstat(tree.root)):
             raise LocalDiskError(f"can't broadcast {path}: it is the data directory itself")
-        for entry, found in self._walk():
+        firsts: dict[tuple[int, int], bytes] = {}
+        for above, name in self._walk():
+            entry, found = self._entry(above, name, firsts)
             try:
                 self.table.append(entry)
             except UnsafeEntry as error:
@@ -94,17 +96,25 @@ class FolderSurvey:
             PayloadChanged: something appeared, vanished or was touched.
             LocalDiskError: the folder can't be read.
         """
-        index = 0
-        for entry, found in self._walk():
-            if index == len(self.table) or entry.path != self.table.path(index):
-                missing = index < len(self.table) and self.table.path(index) < entry.path
-                raise self._vanished(index) if missing else self.changed(entry.path, "is new")
-            if not self.table.is_at(index, entry):
-                raise self.changed(entry.path, "is something else")
-            if entry.kind is not EntryKind.FOLDER and not self.identities.agree(index, found):
-                raise self.changed(entry.path, "was written to or replaced")
+        index, count = 0, len(self.table)
+        firsts: dict[tuple[int, int], bytes] = {}
+        for above, name in self._walk():
+            path = above + name
+            expected = self.table.path(index) if index < count else b""
+            if path != expected:
+                raise self._vanished(index) if expected and expected < path else self.changed(path, "is new")
+            # A file of the same inode, mtime and ctime has the same size, mode and names, so only others
+            # need a closer look; the times of a folder change with what is left out of it.
+            found = self._look(above, name)
+            same_size = self.table.size(index) in (found.st_size, 0)  # links have none in the table
+            if name[-1] == _SLASH or not same_size or not self.identities.agree(index, found):
+                entry, found = self._entry(above, name, firsts)
+                if not self.table.is_at(index, entry):
+                    raise self.changed(path, "is something else")
+                if entry.kind is not EntryKind.FOLDER:
+                    raise self.changed(path, "was written to or replaced")
             index += 1
-        if index < len(self.table):
+        if index < count:
             raise self._vanished(index)
 
     def changed(self, path: bytes, how: str) -> PayloadChanged:
@@ -133,25 +143,18 @@ class FolderSurvey:
     def _vanished(self, index: int) -> PayloadChanged:
         return self.changed(self.table.path(index), "is not there any more")
 
-    def _walk(self) -> Iterator[tuple[FolderEntry, os.stat_result]]:
-        """Yield the entries in the order of a table, each with its state."""
-        firsts: dict[tuple[int, int], bytes] = {}
+    def _walk(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the paths in the order of a table: of the folder, and the name in it."""
         pending = [(b"", iter(self._names(b"")))]
         while pending:
             above, names = pending[-1]
-            name = next(names, None)
-            if name is None:
+            for name in names:
+                yield above, name
+                if name[-1] == _SLASH:
+                    pending.append((above + name, iter(self._names(above + name))))
+                    break
+            else:
                 pending.pop()
-                continue
-            path = above + name
-            entry, found = self._entry(above, name)
-            if entry.kind is EntryKind.FILE and found.st_nlink > 1:
-                first = firsts.setdefault((found.st_dev, found.st_ino), path)
-                if first != path:
-                    entry = FolderEntry(path, EntryKind.HARD_LINK, 0, entry.mode, entry.mtime, first)
-            yield entry, found
-            if entry.kind is EntryKind.FOLDER:
-                pending.append((path, iter(self._names(path))))
 
     def _names(self, path: bytes) -> list[bytes]:
         """Return the names in a folder that are published, in order, those of folders with a ``/``."""
@@ -165,33 +168,51 @@ class FolderSurvey:
             return names
         return [name for name in names if not self._patterns.match(path + name)]
 
-    def _entry(self, above: bytes, name: bytes) -> tuple[FolderEntry, os.stat_result]:
+    def _look(self, above: bytes, name: bytes) -> os.stat_result:
+        """Return the state of a name in a folder.
+
+        Raises:
+            PayloadChanged: it vanished meanwhile.
+            LocalDiskError: it can't be looked at.
+        """
+        try:
+            plain = name[:-1] if name[-1] == _SLASH else name
+            return os.stat(plain, dir_fd=self.tree.folder(above), follow_symlinks=False)
+        except OSError as error:
+            with self.reading(above + name):
+                raise error
+
+    def _entry(
+        self, above: bytes, name: bytes, firsts: dict[tuple[int, int], bytes]
+    ) -> tuple[FolderEntry, os.stat_result]:
         """Return the entry of a name in a folder, and its state.
+
+        Args:
+            above: the folder's path.
+            name: the name in it.
+            firsts: the first path of each file with several names, by device and inode; kept up to date.
 
         Raises:
             PayloadChanged: it vanished meanwhile, or became something else.
             LocalDiskError: it is nothing that can be published.
         """
-        path, link, is_folder = above + name, b"", name[-1] == _SLASH
-        try:
-            folder = self.tree.folder(above)
-            found = os.stat(name[:-1] if is_folder else name, dir_fd=folder, follow_symlinks=False)
-            file_type = stat.S_IFMT(found.st_mode)
-            if file_type == stat.S_IFLNK:
-                link = os.readlink(name, dir_fd=folder)
-        except OSError as error:
-            with self.reading(path):
-                raise error
+        path, found, is_folder = above + name, self._look(above, name), name[-1] == _SLASH
+        file_type, mode = stat.S_IFMT(found.st_mode), found.st_mode & PERMISSIONS
         if (file_type == stat.S_IFDIR) != is_folder:
             raise self.changed(path, "became something else")
-        mode = found.st_mode & PERMISSIONS
         if is_folder:
             self._check_forbidden(path, found)
             return FolderEntry(path, EntryKind.FOLDER, 0, mode), found
         mtime = found.st_mtime_ns // _SECOND if self._rules.mtimes else 0
         if file_type == stat.S_IFREG:
+            if found.st_nlink > 1:
+                first = firsts.setdefault((found.st_dev, found.st_ino), path)
+                if first != path:
+                    return FolderEntry(path, EntryKind.HARD_LINK, 0, mode, mtime, first), found
             return FolderEntry(path, EntryKind.FILE, found.st_size, mode, mtime), found
         if file_type == stat.S_IFLNK:
+            with self.reading(path):
+                link = os.readlink(name, dir_fd=self.tree.folder(above))
             return FolderEntry(path, EntryKind.SYMLINK, 0, PERMISSIONS, mtime, link), found
         raise LocalDiskError(
             f"can't broadcast {self.path}: {os.fsdecode(path)!r} is {_OTHERS.get(file_type, 'no file')}; "

@@ -160,3 +160,22 @@ def test_names_that_are_not_utf8_match_patterns(folder: Path) -> None:
     (Path(os.fsdecode(os.fsencode(folder) + b"/\xff.tmp"))).write_bytes(b"")
     assert os.fsdecode(b"\xff.tmp") in paths(folder)
     assert os.fsdecode(b"\xff.tmp") not in paths(folder, "*.tmp")
+
+
+def test_file_that_grew_within_a_tick_of_the_clock_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_survey(folder) as survey:
+        (folder / "a.bin").write_bytes(b"aaaa")
+        monkeypatch.setattr(survey.identities, "agree", lambda index, found: True)
+        with pytest.raises(PayloadChanged, match=r"'a.bin' is something else"):
+            survey.check_unchanged()
+
+
+def test_hard_links_are_unchanged_as_long_as_nothing_touches_them(folder: Path) -> None:
+    (folder / "sub" / "again").hardlink_to(folder / "a.bin")
+    with open_survey(folder) as survey:
+        survey.check_unchanged()
+        (folder / "a.bin").chmod(0o600)
+        with pytest.raises(PayloadChanged, match=r"'a.bin'"):
+            survey.check_unchanged()
