@@ -18,6 +18,7 @@ from types import FrameType
 
 import carriers
 import elsewhere
+import folder_downloads
 import folders
 import followers
 import followers_nginx
@@ -52,6 +53,7 @@ CASES = {
         loopback.CASE,
         publish.CASE,
         folders.CASE,
+        folder_downloads.CASE,
         latency.CASE,
         stream.CASE,
         elsewhere.CASE,
