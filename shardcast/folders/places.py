@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class FolderPlaces:
     Attributes:
         layout: the entries and their places in the payload.
         selection: the entries that are wanted.
+        writing: for writers of tiny files, which take turns.
         hashed: a byte for each entry: 1 once a file is known to have the SHA-256 in the manifest.
     """
 
@@ -71,6 +73,7 @@ class FolderPlaces:
         """
         self.layout = layout
         self.selection = selection or FolderSelection(layout.table)
+        self.writing = threading.Lock()
         self._writers = TreePool(root, makes=True)
         self._readers = TreePool(root)
         self._present = bytearray(len(layout.table))

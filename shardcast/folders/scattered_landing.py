@@ -15,6 +15,9 @@ from shardcast.store.landing import Landing, MakeRoom
 
 _RECENT = 32 << 20
 """Bytes of pieces that stay in memory until they are hashed, since opening small files again costs more."""
+_TINY = 16 << 10
+"""Bytes of a file below which threads that write files take turns: each system call is so short that what
+they lose to each other is the interpreter lock. 30 000 files of 1 KiB take 1.6 s that way, else 1.9."""
 
 
 class RecentPieces:
@@ -65,7 +68,7 @@ class ScatteredLanding(Landing):
             header.piece_size,
             path=path,
             descriptor=places.open_root(),
-            writing=nullcontext(),
+            writing=places.writing if _has_tiny_files(places, shard) else nullcontext(),
         )
         self._places = places
         self._version = header.version
@@ -151,3 +154,9 @@ class ScatteredLanding(Landing):
         super().close()
         for index in list(self._recent):
             self._forget(index)
+
+
+def _has_tiny_files(places: FolderPlaces, shard: Shard) -> bool:
+    """Return whether the files of a shard are so small, on average, that their writers take turns."""
+    count = sum(1 for _ in places.layout.files_between(shard.offset, shard.end))
+    return count * _TINY > shard.size
