@@ -110,7 +110,33 @@ class DurableFolders:
 
 
 def remove_tree(path: Path | str) -> bool:
-    """Remove a folder and all in it, as far as possible; return whether nothing is left."""
+    """Remove a folder and all in it, as far as possible; return whether nothing is left.
+
+    Folders in it whose own permissions let nothing be removed get other ones first.
+    """
+    if _remove_tree(path) or not hasattr(os, "O_PATH"):
+        return not os.path.lexists(path)
+    _let_owner_write(path)
+    return _remove_tree(path)
+
+
+def _let_owner_write(path: Path | str) -> None:
+    """Let this user remove what is in a folder and in those in it; no link is followed."""
+    pending = [os.fspath(path)]
+    while pending:
+        folder = pending.pop()
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                Path(f"/proc/self/fd/{descriptor}").chmod(0o700)
+            finally:
+                close(descriptor)
+            with os.scandir(folder) as entries:
+                pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _remove_tree(path: Path | str) -> bool:
+    """Remove a folder and all in it, as far as its permissions let it; return whether nothing is left."""
     with contextlib.suppress(OSError):  # before Python 3.12 ignore_errors misses some
         shutil.rmtree(path, ignore_errors=True)
     try:
