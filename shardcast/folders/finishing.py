@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from shardcast.concurrency import ThreadPool
 from shardcast.errors import LocalDiskError
 from shardcast.file_copies import copy_bytes
 from shardcast.file_locks import is_in_memory
@@ -134,7 +134,7 @@ class _Finisher:
         """Make the bytes of all files durable; in memory nothing is."""
         if is_in_memory(self._tree.root):
             return
-        with ThreadPoolExecutor(_SYNCERS, thread_name_prefix="shardcast-sync") as pool:
+        with ThreadPool(_SYNCERS, "shardcast-sync") as pool:
             opened: list[int] = []
             try:
                 for _, entry in self._places.selection.entries():
@@ -183,7 +183,7 @@ class _Finisher:
             os.fchmod(descriptor, entry.mode)
 
 
-def _sync_all(pool: ThreadPoolExecutor, opened: list[int]) -> None:
+def _sync_all(pool: ThreadPool, opened: list[int]) -> None:
     """Sync open files, each thread a part of them."""
 
     def sync(first: int) -> None:
