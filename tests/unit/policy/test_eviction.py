@@ -171,7 +171,7 @@ class Disk:
         order = eviction_order(
             number, self.versions, pinned=pinned, leased=leased, read=read, offered=offered
         )
-        newest = max(self.versions)
+        newest = max(self.versions, default=0)  # the last one may have gone
         facts = []
         for one, rank in order.items():
             names = {
