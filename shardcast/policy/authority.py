@@ -1,4 +1,4 @@
-"""The server that decides which versions exist: the first-named one that does not depend on this node."""
+"""The authority on the existing versions: the first-named server independent of this node."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import MAX_CHAIN, Hello
 
 JUST_STARTED = 2.0
-"""Seconds that a server which never answered since this node started counts as about to answer."""
+"""Seconds after the start of this node during which a server without any answer counts as about to answer."""
 LONGEST_PAUSE, SHORTEST_PAUSE = 3.0, 1.0
-"""Seconds, by chance between these, until a change of authority: of two nodes that have just chosen each
+"""Bounds of the random pause, in seconds, before a change of authority: of two nodes that have just chosen
+each
 other, the first to leave breaks the circle, and the other one stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """One of a node's servers, as the node knows it.
+    """One server of a node, in the node's view.
 
     Attributes:
-        url: its base URL.
-        list_known: whether its list is known now.
-        failed: whether the last attempt to hear from it failed.
-        last_news_at: when it was heard last, in seconds of the node's clock; None for never.
-        hello: the last hello of its feed; None for a server without a feed.
-        reading: which connection to its feed, or which reading of its list, told this; counts up.
-        complete: the versions that it serves, by number.
-        known: versions that it lists without having them yet.
-        opened: versions that are being made there.
-        withdrawn: versions that were withdrawn.
+        url: base URL.
+        list_known: whether the server's list is known now.
+        failed: whether the last request failed.
+        last_news_at: time of the last news, in seconds of the node's clock; None for never.
+        hello: last hello of the feed; None for a server without a feed.
+        reading: number of the connection to the feed, or of the reading of the list, behind this view;
+            counts up.
+        complete: complete versions there, by number.
+        known: versions in the list whose bytes the server does not have yet.
+        opened: open versions there.
+        withdrawn: withdrawn versions.
     """
 
     url: str
@@ -46,12 +48,12 @@ class ServerView:
 
     @property
     def origin(self) -> str | None:
-        """The origin id that it names."""
+        """The origin id in the server's hello."""
         return self.hello.origin if self.hello else None
 
     @property
     def listed(self) -> dict[int, Listing]:
-        """The versions that it lists, by number."""
+        """The listed versions, by number."""
         return {**self.known, **self.complete}
 
     @property
@@ -64,18 +66,18 @@ class Authority:
     """The choice of the authority among a node's servers.
 
     Attributes:
-        url: the authority; None before the first choice, and while no server can be one.
-        silence: seconds without news after which it counts as silent.
+        url: the authority; None before the first choice, and while no server is eligible.
+        silence: seconds without news until the authority counts as silent.
     """
 
     def __init__(self, node_id: str | None, started: float, silence: float, random: Random) -> None:
         """Begin without an authority.
 
         Args:
-            node_id: of this node, where it serves; None for a client, on which no server depends.
-            started: when this node started, in seconds of its clock.
-            silence: seconds without news after which the authority counts as silent.
-            random: for the pause before a change of authority.
+            node_id: own node id of a serving node; None for a client, since no server depends on one.
+            started: start of this node, in seconds of its clock.
+            silence: seconds without news until the authority counts as silent.
+            random: source of the pause before a change of authority.
         """
         self.url: str | None = None
         self.silence = silence
@@ -85,9 +87,9 @@ class Authority:
         self._change_at: float | None = None
 
     def choose(self, now: float, servers: Sequence[ServerView], distance: int | None) -> ServerView | None:
-        """Return the authority of a node that is ``distance`` hops away from its origin (None: unknown).
+        """Return the authority of a node ``distance`` hops away from its origin (None: unknown).
 
-        The first choice is made at once. A later one waits a random 1 to 3 s, and is looked at again then.
+        The first choice is immediate. A later one waits a random 1 to 3 s and is then checked again.
         """
         able = [server for server in servers if self._may_decide(server, distance)]
         best = next((server for server in able if not _is_doubtful(server)), able[0] if able else None)
@@ -122,13 +124,13 @@ class Authority:
         return distance is None or (hello.distance is not None and hello.distance < distance)
 
     def is_silent(self, server: ServerView, now: float) -> bool:
-        """Return whether a server has no news: it is gone for long, or says that its own authority is."""
+        """Return whether a server has no news: absent for long, or cut off from its own authority."""
         if server.list_known:
             return server.hello is not None and server.hello.silent
         return now >= self.silent_at(server)
 
     def silent_at(self, server: ServerView) -> float:
-        """Return when a server that tells nothing now counts as silent."""
+        """Return the time at which a server without further news counts as silent."""
         if server.last_news_at is None:
             return self._started if server.failed else self._started + JUST_STARTED
         return server.last_news_at + self.silence

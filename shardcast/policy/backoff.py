@@ -15,19 +15,19 @@ class Backoff:
 
     Attributes:
         first: seconds of the pause after the first failure.
-        longest: seconds that no pause exceeds.
+        longest: upper bound of every pause, in seconds.
     """
 
     first: float
     longest: float
 
     def pause(self, failures: int) -> float:
-        """Return the seconds to pause after a failure that followed so many earlier ``failures`` in a row."""
+        """Return the seconds to pause after ``failures`` earlier failures in a row and one more."""
         return min(self.first * 2.0 ** min(failures, _MAX_DOUBLINGS), self.longest)
 
     def spread(self, failures: int, random: Random) -> float:
         """Return half to all of the same pause, at random.
 
-        Nodes that lost a server in the same moment come back one after the other: it is not stormed.
+        Nodes that lost a server at the same moment then return one by one instead of storming the server.
         """
         return self.pause(failures) * random.uniform(0.5, 1.0)

@@ -1,8 +1,10 @@
 """Limits of bytes a second, shared fairly: by all readers together, and by those at one address.
 
-A reader reserves the next slot of the schedule before each portion, and waits until it begins. Portions are
-equal, and a reader has one slot at a time, so that the slots go round; a reader that asks for none leaves
-them to the others. The waits are the caller's (``fair_limit``).
+A reader reserves the next slot of the schedule before each portion and waits for the slot's beginning.
+Portions
+are equal and a reader has one slot at a time, so slots rotate among the readers; an idle reader leaves its
+share
+to the others. The caller waits (``fair_limit``).
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ from dataclasses import dataclass
 from shardcast.errors import UsageError
 
 MIN_RATE = 32 << 10
-"""Bytes a second of the lowest limit: readers leave a server that sends no piece of 256 KiB within 30 s."""
+"""Lowest limit, in bytes a second: readers leave a server that sends no piece of 256 KiB within 30 s."""
 CREDIT = 0.1
-"""Seconds of unused rate that may be made up for: what a busy event loop wakes too late."""
+"""Seconds of unused rate available later, to make up for the late wake-ups of a busy event loop."""
 MAX_DEBT = 5.0
-"""Seconds of the rate for which urgent bytes delay the others at the most."""
+"""Maximum delay of other readers by urgent bytes, in seconds of the rate."""
 _ROUND = 0.05
-"""Seconds in which each reader that always asks gets a portion."""
+"""Seconds of one round: each busy reader gets a portion within a round."""
 _MIN_PORTION = 4096
 """Bytes of a portion at least, where ``_ROUND`` seconds of the whole rate are more."""
 _MAX_PORTIONS = 2000
@@ -27,7 +29,7 @@ _MAX_PORTIONS = 2000
 _UNLIMITED = 16 << 20
 """Bytes of a portion where no limit holds for a reader."""
 _IDLE_ADDRESSES = 1024
-"""Addresses without a reader that are remembered before those whose slots have passed are forgotten."""
+"""Addresses without a reader to remember before those with past slots are forgotten."""
 
 
 class Schedule:
@@ -38,19 +40,19 @@ class Schedule:
     """
 
     def __init__(self, rate: float, now: float, credit: float = CREDIT) -> None:
-        """Begin now; ``credit``: seconds of unused rate that may be made up for."""
+        """Begin now; ``credit``: seconds of unused rate available later."""
         self.rate = rate
         self._credit = credit
         self._free_at = now
 
     def reserve(self, count: int, now: float) -> float:
-        """Reserve the next slot for ``count`` bytes, and return the seconds until it begins."""
+        """Reserve the next slot for ``count`` bytes, and return the seconds until its beginning."""
         start = max(self._free_at, now - self._credit)
         self._free_at = start + count / self.rate
         return max(0.0, start - now)
 
     def count(self, count: int, now: float) -> None:
-        """Count urgent bytes, which wait for no slot; later slots begin later, up to ``MAX_DEBT`` seconds."""
+        """Count urgent bytes, sent without a slot; later slots begin later, by at most ``MAX_DEBT`` seconds."""
         start = max(self._free_at, now - self._credit)
         self._free_at = max(start, min(start + count / self.rate, now + MAX_DEBT))
 
@@ -76,7 +78,7 @@ class Rates:
     per_address: int | None = None
 
     def check(self) -> None:
-        """Refuse rates at which no reader would be served in time.
+        """Refuse rates too low to serve any reader in time.
 
         Raises:
             UsageError: a rate is less than ``MIN_RATE``.
@@ -95,8 +97,8 @@ class Address:
 
     Attributes:
         key: the address.
-        schedule: of the limit for each address; None where that does not hold here.
-        readers: how many there are now.
+        schedule: schedule of the limit for each address; None where this limit does not apply.
+        readers: present number of readers.
     """
 
     key: Hashable
@@ -144,7 +146,7 @@ class FairShares:
         Args:
             key: the address.
             now: the time.
-            counted: whether the limit for each address holds for it.
+            counted: whether the limit for each address applies to the reader.
         """
         address = self._find(key, now, counted)
         self._busy += not address.readers
@@ -153,7 +155,7 @@ class FairShares:
         return address
 
     def close(self, address: Address, unused: int, now: float) -> None:
-        """Remove a reader, and give back what it has not used of its last slot."""
+        """Remove a reader, and return the unused part of the last slot to the schedule."""
         address.readers -= 1
         self.readers -= 1
         self._busy -= not address.readers
@@ -197,7 +199,7 @@ class FairShares:
         return seconds
 
     def count(self, key: Hashable, count: int, now: float, *, counted: bool = True) -> None:
-        """Count bytes that go at once, before those of all readers."""
+        """Count bytes sent at once, ahead of all readers."""
         if self._total:
             self._total.count(count, now)
         if counted and self.rates.per_address:

@@ -1,6 +1,6 @@
-"""Eviction: the versions that go when there is no room for a newer one, decided one removal at a time.
+"""Eviction: the versions to remove when a newer one lacks room, decided one removal at a time.
 
-The caller carries a decision out, measures again and asks again, so that each removal rests on fresh facts.
+The caller carries a decision out, measures again and asks again, so each removal rests on fresh facts.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from enum import Enum
 
 _GIGABYTE = 1_000_000_000
 NOISE = 4 << 20
-"""Bytes by which other users of a disk may at least grow during a fetch before they count as filling it."""
+"""Bytes of growth by other users of a disk during a fetch below which nobody else counts as filling the disk.
+"""
 
 FIRST, UNLISTED, COMPLETE = 0, 1, 2
-"""Ranks of what can go: put aside, here and not listed, complete."""
+"""Ranks of removable versions: put aside, local and not listed, complete."""
 
 
 class Why(Enum):
@@ -28,15 +29,15 @@ class Why(Enum):
 
 @dataclass(frozen=True)
 class Removable:
-    """A version that may go.
+    """A removable version.
 
     Attributes:
-        key: the caller's name for it.
-        order: its rank; the version with the lowest rank goes first.
-        alone: bytes that come free with it, whichever other versions stay.
-        shared: bytes of files with several names, by file: they come free with the last of the names.
-        names: names that such a file has in all, by file.
-        newest: whether it is the newest complete version here.
+        key: the caller's name for the version.
+        order: rank; the version with the lowest rank goes first.
+        alone: bytes freed by the version's removal, whichever other versions stay.
+        shared: bytes of files with several names, by file: freed with the last of the names.
+        names: number of names of such a file, by file.
+        newest: whether this is the newest complete version here.
     """
 
     key: Hashable
@@ -49,17 +50,17 @@ class Removable:
 
 @dataclass(frozen=True)
 class RoomNeed:
-    """The room that a version needs.
+    """The space needed by a version.
 
     Attributes:
-        next: bytes that it is about to take.
-        lacking: bytes that it takes from now on in all, as far as is known.
-        whole: whether ``next`` would be reserved before its bytes come.
-        takes_newest: whether it is listed, so that its size is known, and each of its pieces can be verified.
-        filled: whether all bytes that it took so far are verified.
-        failed: whether it ran out of room before.
-        grown: bytes by which other users of the disk grew since it began.
-        noise: bytes of this growth that don't matter.
+        next: bytes about to be taken.
+        lacking: bytes still to be taken in all, as far as known.
+        whole: whether ``next`` is reserved before its bytes arrive.
+        takes_newest: whether the version is listed, so its size is known and each piece verifiable.
+        filled: whether all bytes taken so far are verified.
+        failed: whether the version ran out of room before.
+        grown: growth, in bytes, of other users of the disk since the beginning.
+        noise: bytes of this growth to ignore.
     """
 
     next: int
@@ -86,9 +87,10 @@ class Remove:
 
 @dataclass(frozen=True)
 class Fill:
-    """The decision to take the bytes piece by piece, as they are verified.
+    """The decision to take the bytes piece by piece, as verified.
 
-    Only the newest complete version could make room for more, and it goes for verified bytes alone.
+    Only the removal of the newest complete version could free enough, and only verified bytes justify the
+    removal.
     """
 
 
@@ -108,12 +110,12 @@ Decision = Fits | Remove | Fill | Postpone | Refuse
 
 
 def reserve_of(disk: int) -> int:
-    """Return the bytes of a disk that stay free."""
+    """Return the bytes of a disk to keep free."""
     return min(_GIGABYTE, disk // 100)
 
 
 def freed_bytes(going: Iterable[Removable]) -> int:
-    """Return the bytes that come free when all these go.
+    """Return the bytes freed when all these versions go.
 
     A file with several names counts once, with the last of its names.
     """
@@ -128,7 +130,7 @@ def freed_bytes(going: Iterable[Removable]) -> int:
 
 
 def infeasible_why(need: RoomNeed, available: int, removable: Sequence[Removable]) -> Why | None:
-    """Return why a version will not fit, whichever versions go; None where it can."""
+    """Return why a version will not fit, whichever versions go; None where enough could go."""
     if need.lacking <= available:
         return None
     if need.failed:
@@ -145,9 +147,9 @@ def infeasible_why(need: RoomNeed, available: int, removable: Sequence[Removable
 
 
 def decide_start(need: RoomNeed, available: int, removable: Sequence[Removable]) -> Fits | Fill | Refuse:
-    """Return how a version is taken from its first bytes on.
+    """Return how to take a version from the first bytes on.
 
-    That is ``Fill`` where the newest complete version will have to go for it.
+    ``Fill`` means: the newest complete version will have to go for this one.
     """
     if need.lacking <= available:
         return Fits()
@@ -162,9 +164,9 @@ def decide(need: RoomNeed, available: int, removable: Sequence[Removable]) -> De
     """Return what to do for the next bytes of a version.
 
     Args:
-        need: the room that it needs.
-        available: bytes that it may take now.
-        removable: versions that may go for it.
+        need: the space needed by the version.
+        available: bytes free to take now.
+        removable: versions removable in favour of this one.
     """
     if need.next <= available:
         return Fits()
@@ -189,7 +191,7 @@ def decide(need: RoomNeed, available: int, removable: Sequence[Removable]) -> De
 
 
 def _useful(chosen: Sequence[Removable]) -> list[Removable]:
-    """Return the versions without which less would come free."""
+    """Return the versions whose removal is needed to free the chosen bytes."""
     total = freed_bytes(chosen)
     return [v for v in chosen if freed_bytes(other for other in chosen if other is not v) < total]
 
@@ -203,10 +205,11 @@ def eviction_order(
     read: Collection[int],
     offered: Collection[int],
 ) -> dict[int, tuple[int, ...]]:
-    """Return the complete versions that may go for version ``number``, and their ranks.
+    """Return the complete versions removable in favour of version ``number``, with their ranks.
 
-    These are older versions that are neither ``pinned`` nor ``leased``. Versions that are being ``read`` go
-    late, and versions that no upstream offers any more (``offered``) go last.
+    These are older versions, neither ``pinned`` nor ``leased``. Versions being ``read`` go late, and versions
+    no
+    longer ``offered`` by any upstream go last.
     """
     return {
         other: (COMPLETE, other not in offered, other in read, other)

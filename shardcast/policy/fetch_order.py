@@ -1,4 +1,4 @@
-"""The order in which nodes fetch versions: the next one of a follower, and those that a middle fetches."""
+"""The order of fetching versions: a follower's next version, and a middle's versions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Servers = Collection[str]
 def missing_versions(
     offered: Iterable[int], here: Collection[int], under_way: Collection[int], keep: int
 ) -> list[int]:
-    """Return the versions to fetch of those that are ``offered``, the first one first.
+    """Return the ``offered`` versions to fetch, the first one first.
 
-    Of the newest ``keep`` versions, those under way come first, then the newest. A version that is offered
-    but was retired ``here`` for its age is not fetched again.
+    Of the newest ``keep`` versions, those under way come first, then the newest. An offered version retired
+    ``here`` for its age is not fetched again.
     """
     newest = sorted({*offered, *here}, reverse=True)[:keep]
     missing = [number for number in newest if number not in here]
@@ -28,11 +28,11 @@ def versions_to_fetch(
     keep: int,
     suspect: Servers = (),
 ) -> list[int]:
-    """Return the versions to fetch of those that ``offers`` names with their servers, the first one first.
+    """Return the versions to fetch, the first one first; ``offers`` has the servers of each version.
 
-    Each server's newest ``keep`` versions are fetched, so that the versions of one server take no place from
-    those of another. Versions that only ``suspect`` servers have come last: these servers offered versions
-    that could not be fetched from them.
+    The newest ``keep`` versions of each server are fetched, so the versions of one server take no place from
+    those
+    of another. Versions at ``suspect`` servers alone come last: earlier fetches from these servers failed.
     """
     servers = {server for holders in offers.values() for server in holders}
     found: set[int] = set()
@@ -55,18 +55,19 @@ def versions_to_start(
     places: int,
     share: int,
 ) -> list[int]:
-    """Return the open versions that a middle starts to fetch.
+    """Return the open versions for a middle to start fetching.
 
-    A version must be newer than each complete one here, and newer than the newest complete version of one of
-    its servers at least.
+    A version must be newer than each complete one here, and newer than the newest complete version of at
+    least one
+    of its servers.
 
     Args:
-        opened: the open versions, and the servers that have each.
-        complete: the complete versions, and the servers that have each.
+        opened: the open versions, with their servers.
+        complete: the complete versions, with their servers.
         here: the complete versions of this node.
-        fetching: the open versions that are fetched already, and their servers.
-        places: open versions that are fetched at once.
-        share: places that the versions of one server take at most.
+        fetching: the open versions under way, with their servers.
+        places: open versions fetched at once.
+        share: maximum places for the versions of one server.
     """
     newest: dict[str, int] = {}
     for number, servers in complete.items():
@@ -100,10 +101,11 @@ def round_robin(offers: Mapping[int, Servers]) -> list[int]:
 def next_version(
     offered: Iterable[int], last: int, fetched: Collection[int] = (), every: bool = False
 ) -> int | None:
-    """Return the version after ``last`` that is fetched next; None when there is none yet.
+    """Return the next version to fetch after ``last``; None when there is none yet.
 
-    That is the newest, or with ``every`` the oldest of those that were not ``mark_fetched``: a relay may have
-    a later version first.
+    This is the newest, or with ``every`` the oldest version not yet ``mark_fetched``: a relay may have a
+    later
+    version first.
     """
     if every:
         return min((number for number in offered if number > last and number not in fetched), default=None)
@@ -111,10 +113,11 @@ def next_version(
 
 
 class FetchQueue:
-    """The versions of one line that a follower has had, those that failed, and the next one.
+    """The fetched and failed versions of one follower's line, and the next one.
 
-    Complete versions come before open ones, and first those at servers that offered nothing that failed. So
-    a server that lists versions without serving them does not delay the versions of another server.
+    Complete versions come before open ones, and first those at servers without a failed offer. So a server
+    that
+    lists versions without serving them does not delay the versions of another server.
     """
 
     def __init__(self, last: int | None = None, every: bool = False, fetched: Collection[int] = ()) -> None:
@@ -122,7 +125,7 @@ class FetchQueue:
 
         Args:
             last: the number after which to begin; None to begin with the newest version on offer.
-            every: whether each version is fetched; else the newest, where several came meanwhile.
+            every: whether to fetch each version; else only the newest of several new ones.
             fetched: versions of earlier runs.
         """
         self._last = last
@@ -136,8 +139,8 @@ class FetchQueue:
         """Return the version to fetch next; None when there is none.
 
         Args:
-            complete: the complete versions, and their servers.
-            opened: the versions that are being made, and their servers.
+            complete: the complete versions, with their servers.
+            opened: the open versions, with their servers.
         """
         number = self.next_elsewhere(complete, opened, ())
         return self._next(complete, opened, set()) if number is None else number
@@ -161,7 +164,7 @@ class FetchQueue:
         return None
 
     def mark_fetched(self, number: int) -> None:
-        """Note that a version was fetched."""
+        """Record a fetched version."""
         self._had.add(number)
         self._last = number if self._last is None else self._last
 
@@ -172,7 +175,7 @@ class FetchQueue:
     def forget_withdrawn(self, number: int, newest_good: int | None) -> None:
         """Forget a withdrawn version, and have ``newest_good`` fetched again.
 
-        ``newest_good`` is None where that version is here, or there is none.
+        ``newest_good`` is None where this version is local, or where there is none.
         """
         self._had.discard(number)
         if newest_good is not None:
@@ -180,11 +183,11 @@ class FetchQueue:
             self._last = min(self._last or newest_good, newest_good - 1)
 
     def mark_suspect(self, servers: Servers) -> None:
-        """Note servers that list a version and did not serve it."""
+        """Record servers with a listed but unserved version."""
         self._suspect.update(servers)
 
     def mark_failed(self, number: int, complete: bool) -> None:
-        """Pass over a version that could not be fetched, until ``retry_all``."""
+        """Pass over a version after a failed fetch, until ``retry_all``."""
         (self._failed if complete else self._failed_open).add(number)
 
     def retry_all(self) -> None:

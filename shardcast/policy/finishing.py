@@ -1,4 +1,4 @@
-"""The end of a publisher: how long it waits for the nodes that have yet to get its newest version."""
+"""The end of a publisher: how long to wait for nodes still without the newest version."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LONGEST_WAIT = 60.0
-"""Seconds that a publisher waits at most, unless it was asked to wait longer."""
+"""Maximum wait of a publisher, in seconds, unless a longer one was requested."""
 RECENT = 60.0
-"""A publisher whose versions were not read, and that got no report, for so many seconds does not wait."""
+"""Seconds without a read or a report after which a publisher does not wait."""
 HEARD_WITHIN = 20.0
-"""Seconds after its last report for which a node is waited for; nodes report every 15 s."""
+"""Seconds after its last report during which a node is waited for; nodes report every 15 s."""
 HOP_DELAY = 5.0
-"""Seconds that each further hop may delay the report of a node that has nothing new."""
+"""Maximum delay, in seconds a hop, of the report of a node without news."""
 QUIET = 5.0
-"""Seconds without a byte read after which readers that do not report count as gone."""
+"""Seconds without a byte read until readers without reports count as gone."""
 _MOST_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedNode:
-    """A node below the publisher, as its last report described it.
+    """A node below the publisher, as of its last report.
 
     Attributes:
-        name: its name, or its id.
-        age: seconds since that report.
-        hops: how far below the publisher it is; 1 follows the publisher itself.
-        has_newest: whether it has the publisher's newest version.
+        name: name of the node, or its id.
+        age: seconds since the report.
+        hops: hops below the publisher; 1 for a direct follower.
+        has_newest: whether the node has the publisher's newest version.
     """
 
     name: str
@@ -38,7 +38,7 @@ class ReportedNode:
 def max_wait(wait: float | None) -> float:
     """Return the seconds after which a publisher ends in any case.
 
-    ``wait``: seconds that it was asked to stay; None for none.
+    ``wait``: requested seconds to stay; None for none.
     """
     return max(LONGEST_WAIT, wait or 0.0)
 
@@ -52,17 +52,17 @@ def reason_to_wait(
     waited: float,
     wait: float | None,
 ) -> str | None:
-    """Return what a publisher that was asked to end still waits for, in words; None when it may end.
+    """Return in words why a publisher does not end yet; None when it may end.
 
-    The limit is not looked at here: the caller compares ``waited`` with ``limit(wait)``.
+    The caller compares ``waited`` with ``limit(wait)``; this function ignores the limit.
 
     Args:
         newest: the newest complete version; None when nothing was published.
         nodes: the nodes below.
-        feeds: how many feeds are open; each belongs to a node that reports within a second.
-        read_age: seconds since a byte of a shard was read; infinity when none was.
-        waited: seconds since the publisher was asked to end.
-        wait: seconds for which to stay at least; 0 to end at once; None to stay only as long as is useful.
+        feeds: number of open feeds; each belongs to a node that reports within a second.
+        read_age: seconds since the last read of a shard's byte; infinity for never.
+        waited: seconds since the request to end.
+        wait: minimum seconds to stay; 0 to end at once; None to stay only as long as useful.
     """
     if newest is None or wait == 0:
         return None
@@ -75,7 +75,7 @@ def reason_to_wait(
     silent = min([read_age, *(node.age for node in nodes)]) > waited + RECENT
     if silent and not feeds:
         return None
-    # A reader that does not report may be between two requests, or may not have seen the newest version yet;
+    # A reader without reports may be between two requests, or may not have seen the newest version yet;
     # a node that has just connected has yet to report.
     unheard = not heard or feeds > sum(node.hops <= 1 for node in heard)
     quiet = min(read_age, waited) if unheard else read_age

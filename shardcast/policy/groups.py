@@ -1,4 +1,4 @@
-"""Groups of servers that offer the same versions, and servers that contradict them."""
+"""Groups of servers with the same versions, and servers in conflict with them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Offer:
     """The versions of one server.
 
     Attributes:
-        server: its URL.
-        complete: the versions that it serves, oldest first.
-        origin: the origin id that it names; None where it names none (0.1.0, static servers).
-        known: versions that it lists without having them yet.
+        server: URL.
+        complete: complete versions, oldest first.
+        origin: the named origin id; None for servers without one (0.1.0, static servers).
+        known: listed versions whose bytes the server does not have yet.
     """
 
     server: str
@@ -27,18 +27,18 @@ class Offer:
 
     @property
     def listed(self) -> tuple[Listing, ...]:
-        """The listed versions: those that it serves, and those that only its authority has."""
+        """The listed versions: those served, and those complete only at the authority."""
         return (*self.complete, *self.known)
 
 
 @dataclass(frozen=True)
 class ServerGroup:
-    """Servers of one line that agree about every version that more than one of them lists.
+    """Servers of one line in agreement about every version listed by more than one of them.
 
     Attributes:
-        servers: their URLs, in the order in which they were named.
-        listings: the versions that they list together, oldest first.
-        offers: the servers that have a version, by its name.
+        servers: URLs, in the order of their naming.
+        listings: versions listed by any of them, oldest first.
+        offers: the servers of a version, by its name.
         origin: the origin id of the line; None where no server names one.
     """
 
@@ -48,7 +48,7 @@ class ServerGroup:
     origin: str | None = None
 
     def conflict(self, used: ServerGroup) -> str:
-        """Return what people are told of this group while the group ``used`` is used."""
+        """Return the message about this group while the group ``used`` is in use."""
         if None not in (self.origin, used.origin) and self.origin != used.origin:
             why = f"they publish another line of versions (origin id {self.origin} instead of {used.origin})"
         else:
@@ -57,7 +57,7 @@ class ServerGroup:
 
     @cached_property
     def complete(self) -> dict[int, tuple[str, ...]]:
-        """The servers that have a version, by its number; versions that no server has are left out."""
+        """The servers of a version, by number; versions without a server are left out."""
         holders = {listing.number: self.offers.get(listing.version, ()) for listing in self.listings}
         return {number: servers for number, servers in holders.items() if servers}
 
@@ -98,7 +98,7 @@ class _Forming:
             self.offers.setdefault(listing.version, []).append(offer.server)
 
     def group(self) -> ServerGroup:
-        """Return the group as it is now."""
+        """Return the group in its present state."""
         listings = tuple(listing for _, listing in sorted(self.known.items()))
         offers = {version: tuple(servers) for version, servers in self.offers.items()}
         return ServerGroup(tuple(self.servers), listings, offers, self.origin)
@@ -107,7 +107,8 @@ class _Forming:
 def is_same_version(one: Listing, other: Listing) -> bool:
     """Return whether two listings are of the same version.
 
-    The digests of its manifest decide where both tell them, else the payload's digest and the number of
+    Compare the digests of the manifest where both listings have one, else the payload's digest and the number
+    of
     shards.
     """
     if one.digest != other.digest:
@@ -118,7 +119,7 @@ def is_same_version(one: Listing, other: Listing) -> bool:
 
 
 def merge_listings(one: Listing | None, other: Listing) -> Listing:
-    """Return one listing with all that two listings of one version tell."""
+    """Return one listing with all facts of two listings of one version."""
     if one is None:
         return other
     shards = other.shards if one.shards is None else one.shards
@@ -131,11 +132,13 @@ def group_servers(
     listed: Mapping[int, Listing] | None = None,
     digests: Mapping[int, str] | None = None,
 ) -> list[ServerGroup]:
-    """Group servers, in the order in which they were named.
+    """Group servers, in the order of their naming.
 
-    A server joins the first group that it does not contradict. The first group, which may be without
-    servers, is that of the line ``origin`` with the versions ``listed`` and the payload ``digests`` seen
-    earlier; without these it is the first server's.
+    A server joins the first group without a conflict. The first group, possibly without servers, belongs to
+    the line
+    ``origin`` with the versions ``listed`` and the payload ``digests`` seen earlier; without these, to the
+    first
+    server's line.
     """
     seeded = origin is not None or bool(listed) or bool(digests)
     groups = [_Forming(origin, listed or {}, digests or {})] if seeded else []

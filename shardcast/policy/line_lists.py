@@ -1,4 +1,4 @@
-"""The versions of a node's line, as its authority and the servers that stand in for it list them."""
+"""The versions of a node's line, as listed by its authority and by the authority's stand-ins."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from shardcast.policy.standing import MAX_REMEMBERED, Memory
 from shardcast.protocol.distribution import Listing, Withdrawal
 
 LARGEST_JUMP = 10**6
-"""Numbers by which a version may exceed the highest one of its line."""
+"""Maximum distance of a version's number from the highest one of its line."""
 UNLISTED_AFTER = 10.0
-"""Seconds after the return of the authority at which versions go off the list that it does not list."""
+"""Seconds after the return of the authority until versions missing from its list are dropped."""
 
 
 class LineLists:
-    """The lists of one line that count.
+    """The valid lists of one line.
 
     Attributes:
-        firm: versions that the authority listed last, by number; they stay when it falls silent.
-        provisional: versions that count on another server's word, while the authority is silent.
+        firm: versions in the authority's last list, by number; a silent authority keeps them.
+        provisional: versions on another server's word, while the authority is silent.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -38,18 +38,18 @@ class LineLists:
 
     @property
     def settles_at(self) -> float | None:
-        """When what the authority does not list stops to count; None while it is not heard."""
+        """Time at which versions missing from the authority's list are dropped; None while silent."""
         return None if self._heard_since is None else self._heard_since + UNLISTED_AFTER
 
     def restart(self) -> None:
-        """Begin with the line that the memory has now."""
+        """Begin with the line now in memory."""
         self.firm, self.provisional, self._url = {}, {}, None
         self._heard_since, self._highest = None, self._memory.highest
 
     def hear(self, authority: ServerView, now: float, notes: list[str]) -> None:
         """Take the list of the authority, which has news of the node's line.
 
-        ``notes`` gets what people should be told.
+        Messages for people are appended to ``notes``.
         """
         if self._url != authority.url:
             self._url, self._heard_since = authority.url, None
@@ -64,13 +64,14 @@ class LineLists:
     def hear_stand_in(
         self, speaker: ServerView | None, authority: ServerView | None, notes: list[str]
     ) -> None:
-        """Take the lists that count while the authority has no news.
+        """Take the lists valid while the authority has no news.
 
         Args:
-            speaker: the server that speaks for the authority; its numbers are added.
-            authority: the authority, if its list is known; what it lists comes first, as it was when the
-                silence began.
-            notes: gets what people should be told.
+            speaker: the server in place of the authority; its numbers are added.
+            authority: the authority, if its list is known; its versions come first, as of the beginning
+                of the
+                silence.
+            notes: gets the messages for people.
         """
         memory = self._memory
         known = max(self.highest, *self.firm, 0)
@@ -84,11 +85,11 @@ class LineLists:
                     self.provisional.setdefault(number, listing)
 
     def interrupt(self) -> None:
-        """Note that the authority is not heard now."""
+        """Record the present silence of the authority."""
         self._heard_since = None
 
     def settle(self, now: float) -> bool:
-        """Return whether the authority has been heard for long enough that what it does not list is not.
+        """Return whether the authority was heard for long enough to drop the versions missing from its list.
 
         Provisional versions are forgotten then.
         """
@@ -98,7 +99,7 @@ class LineLists:
         return settled
 
     def without(self, withdrawn: Mapping[int, Withdrawal]) -> dict[int, Listing]:
-        """Return the versions that count, by number, but for those that were ``withdrawn``."""
+        """Return the valid versions, by number, without ``withdrawn`` ones."""
         return {
             number: listing
             for number, listing in {**self.provisional, **self.firm}.items()
@@ -107,7 +108,7 @@ class LineLists:
 
 
 def _believable(server: ServerView, highest: int, notes: list[str]) -> dict[int, Listing]:
-    """Return what a server lists, but for numbers that jump too far beyond ``highest`` (0: none known)."""
+    """Return a server's listed versions, without numbers too far beyond ``highest`` (0: none known)."""
     limit = highest + LARGEST_JUMP if highest else None
     refused = {number for number in server.listed if limit is not None and number > limit}
     if refused:

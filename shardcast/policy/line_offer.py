@@ -1,4 +1,4 @@
-"""Another line that the authority offers, and when a node changes over to it."""
+"""Another line on offer at the authority, and when a node changes over to this line."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from shardcast.policy.own_line import conflicts, is_fresh, is_own_line, offer_of
 from shardcast.policy.standing import LineChange, Memory, Patience
 
 LINE_LEFT = 600.0
-"""Seconds within which the return to a line that was left means that two origins answer at one address."""
+"""Seconds within which the return to a former line means two origins at one address."""
 LIST_READINGS = 3
-"""Equal readings of a list without a feed that confirm another line."""
+"""Equal readings of a list without a feed needed to confirm another line."""
 FEED_CONNECTIONS = 2
-"""Connections to a feed that confirm another line: one alone may lead to another origin at the address."""
+"""Connections to a feed needed to confirm another line: one alone may lead to another origin at the address.
+"""
 
 
 @dataclass
 class _Candidate:
-    """Another line that the authority offers.
+    """Another line on offer at the authority.
 
     Attributes:
-        key: tells one such offer from another.
-        offered: seconds for which it was offered so far.
-        seen_at: when it was seen last.
-        readings: the connections, or the readings of a list, that told of it.
+        key: distinguishes one such offer from another.
+        offered: seconds on offer so far.
+        seen_at: time of the last sighting.
+        readings: the connections, or the readings of a list, with this offer.
     """
 
     key: object
@@ -36,7 +37,7 @@ class _Candidate:
 
 
 class LineOffer:
-    """The offer of another line by the authority, and for how long it has lasted."""
+    """The authority's offer of another line, and its duration."""
 
     def __init__(self, memory: Memory, patience: Patience) -> None:
         self._memory = memory
