@@ -52,7 +52,7 @@ class Schedule:
         return max(0.0, start - now)
 
     def count(self, count: int, now: float) -> None:
-        """Count urgent bytes, sent without a slot; later slots begin later, by at most ``MAX_DEBT`` seconds."""
+        """Count urgent bytes, sent without a slot; delay later slots by at most ``MAX_DEBT`` seconds."""
         start = max(self._free_at, now - self._credit)
         self._free_at = max(start, min(start + count / self.rate, now + MAX_DEBT))
 

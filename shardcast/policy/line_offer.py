@@ -47,23 +47,23 @@ class LineOffer:
         self._left: dict[str | None, float] = {}  # when the node left other lines, by origin id
 
     def changed(self, now: float, left: str | None) -> None:
-        """Note that the node left the line ``left`` for the one that the memory has now."""
+        """Record the node's change from the line ``left`` to the line now in memory."""
         self._changed_at = self._left[left] = now
         self._candidate = None
 
     def consider(
         self, authority: ServerView | None, servers: Sequence[ServerView], now: float, notes: list[str]
     ) -> tuple[LineChange | None, str | None]:
-        """Take account of what the authority offers now.
+        """Take account of the authority's present offer.
 
         Args:
-            authority: the authority; None while it is silent: then no other line is offered.
+            authority: the authority; None while silent: then no other line is on offer.
             servers: all servers of the node.
             now: the time, in seconds of the node's clock.
-            notes: gets what people should be told.
+            notes: gets the messages for people.
 
         Returns:
-            The line to change over to, if any, and the server that is to be asked over a second connection.
+            The line to change over to, if any, and the server to ask over a second connection, if any.
         """
         key = self._key(authority) if authority and authority.list_known else None
         if authority is None or not authority.list_known or key is None:
@@ -97,7 +97,7 @@ class LineOffer:
         return change, None
 
     def moments(self, authority: ServerView, now: float) -> list[float]:
-        """Return when time alone changes what ``consider`` returns."""
+        """Return the times at which ``consider`` may answer differently without news from a server."""
         if self._candidate is None:
             return []
         seconds, _ = self._needed(authority)
@@ -114,9 +114,9 @@ class LineOffer:
         return self._patience.feed, FEED_CONNECTIONS
 
     def _key(self, authority: ServerView) -> object | None:
-        """Return what tells an offer of another line; None where the authority offers no other line.
+        """Return the mark of an offer of another line; None where the authority offers no other line.
 
-        An empty or a shorter list, and a server that names no origin id, are no other line.
+        An empty or a shorter list, and a server without an origin id, are no other line.
         """
         if is_fresh(self._memory) or not authority.listed or is_own_line(authority, self._memory):
             return None
@@ -126,7 +126,7 @@ class LineOffer:
         return authority.url, authority.origin, digest
 
     def _describe(self, authority: ServerView) -> str:
-        """Return what people are told of a new candidate."""
+        """Return the message about a new candidate."""
         if authority.origin != self._memory.origin and authority.origin and self._memory.origin:
             what = f"the line {authority.origin} instead of {self._memory.origin}"
         else:
@@ -139,7 +139,7 @@ class LineOffer:
 
 
 def _change_to(authority: ServerView, servers: Sequence[ServerView]) -> LineChange | None:
-    """Return the line that the authority offers; None while no server has any of its versions whole."""
+    """Return the authority's new line; None while no server has any of its versions whole."""
     offers = [offer_of(server) for server in servers if server.list_known]
     group = group_servers(offers, authority.origin, authority.listed)[0]
     complete = {n: urls for n, urls in group.complete.items() if n in authority.listed}

@@ -1,7 +1,8 @@
-"""Beliefs of a node: which line of versions it is on, what that line lists, and when the line changes.
+"""Beliefs of a node: its line of versions, the versions of this line, and when to change the line.
 
-``docs/design.md``, *Lines*, has the rules in prose and as a table. Here they are as a function of what the
-servers tell (``ServerView``), the time, and what the node remembers of its line (``Memory``).
+``docs/design.md``, *Lines*, has the rules in prose and as a table. Here they are a function of the servers'
+news
+(``ServerView``), the time, and the node's memory of its line (``Memory``).
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class _Look:
 
     Attributes:
         now: the time, in seconds of the node's clock.
-        servers: all of them, in the order in which they were named.
-        authority: the server that decides; None while no server can.
-        speaker: the server whose list counts; None while there is none.
+        servers: all servers, in the order of their naming.
+        authority: the deciding server; None while no server is eligible.
+        speaker: the server with the valid list; None while there is none.
         silent: whether the authority has no news.
-        settled: whether what the authority does not list is not.
+        settled: whether versions missing from the authority's list count as gone.
     """
 
     now: float
@@ -66,11 +67,11 @@ class LineTracker:
         """Follow the rules for one node.
 
         Args:
-            node_id: of the node, where it serves; None for a client.
-            memory: what the node remembers of its line, read anew at each look.
-            started_at: when the node started, in seconds of its clock.
-            random: for the pauses before a change of authority.
-            accepted: the only origin id that counts; None for any.
+            node_id: own id of a serving node; None for a client.
+            memory: the node's memory of its line, read anew at each look.
+            started_at: start of the node, in seconds of its clock.
+            random: source of the pauses before a change of authority.
+            accepted: the only valid origin id; None for any.
             patience: times to wait; None for the usual ones.
         """
         self.memory = memory
@@ -82,7 +83,7 @@ class LineTracker:
         self._place = Position(silent=True)
 
     def look(self, now: float, servers: Sequence[ServerView]) -> Standing:
-        """Return what to believe, by what the servers told until now."""
+        """Return the beliefs by all news of the servers until now."""
         notes: list[str] = []
         deciding = [server for server in servers if self._accepts(server)]
         authority = self._authority.choose(now, deciding, self._place.distance)
@@ -102,7 +103,7 @@ class LineTracker:
         return self._standing(look, change, confirm, notes)
 
     def change_line(self, now: float, left: str | None) -> None:
-        """Begin with the line that ``memory`` has now, after the node left the line ``left`` for it."""
+        """Begin with the line now in ``memory``, after the node left the line ``left``."""
         self._other_line.changed(now, left)
         self._lists.restart()
 
@@ -113,10 +114,11 @@ class LineTracker:
     def _stand_in(
         self, servers: Sequence[ServerView], authority: ServerView | None, now: float
     ) -> ServerView | None:
-        """Return the server that speaks while the authority is silent.
+        """Return the server to believe while the authority is silent.
 
-        That is the next server of the same line that is not silent itself; else the ``authority``, where it
-        offers this node's line and only has no news; else another server without news.
+        This is the next server of the same line with news of its own; else the ``authority``, where it offers
+        this node's
+        line and only lacks news; else another server without news.
         """
         able = [server for server in servers if server.list_known and is_own_line(server, self.memory)]
         if authority is not None:
@@ -128,12 +130,12 @@ class LineTracker:
             return authority
         return able[0] if able else None
 
-    # What is believed
+    # Beliefs
 
     def _standing(
         self, look: _Look, change: LineChange | None, confirm: str | None, notes: list[str]
     ) -> Standing:
-        """Return what is believed, once the lists of this look were heard."""
+        """Return the beliefs, once the lists of this look were heard."""
         lists, memory, speaker = self._lists, self.memory, look.speaker
         origin, withdrawn = self._origin(look), self._withdrawals(look)
         listed = lists.without(withdrawn)
@@ -145,7 +147,7 @@ class LineTracker:
             notes.append(f"no server offers the line {self._accepted}: {offered}")
         max_open = lists.highest + LARGEST_JUMP if listed else MAX_VERSION
         opened = {number for number in speaker.opened if number <= max_open} if speaker else set[int]()
-        # What was taken on another server's word must not look like the authority's to nodes below.
+        # Versions on another server's word must not look like the authority's to nodes below.
         doubtful = look.silent or not lists.provisional.keys() <= lists.firm.keys()
         self._place = self._placed(origin, look.authority, doubtful)
         return Standing(
@@ -174,7 +176,7 @@ class LineTracker:
         return origin
 
     def _withdrawals(self, look: _Look) -> dict[int, Withdrawal]:
-        """Return the line's withdrawn versions: those remembered, and those that the authority tells."""
+        """Return the line's withdrawn versions: those remembered, and those told by the authority."""
         withdrawn, authority = dict(self.memory.withdrawn), look.authority
         if authority and authority.list_known and is_own_line(authority, self.memory):
             newest = sorted(authority.withdrawn)[-MAX_REMEMBERED:]
@@ -182,7 +184,7 @@ class LineTracker:
         return withdrawn
 
     def _placed(self, origin: str | None, authority: ServerView | None, silent: bool) -> Position:
-        """Return where the node stands below its authority; below a lost authority, where it stood."""
+        """Return the node's place below its authority; below a lost authority, the former place."""
         place, highest = self._place, self._lists.highest
         if authority is None or not authority.list_known:
             return Position(origin, place.distance, place.chain, silent, highest)
@@ -193,7 +195,7 @@ class LineTracker:
         )
 
     def _wait(self, look: _Look) -> float | None:
-        """Return the seconds until time alone changes what is believed; None for never."""
+        """Return the seconds until the beliefs change by time alone; None for never."""
         moments, authority = [self._authority.change_at], look.authority
         if authority and not authority.list_known:
             moments.append(self._authority.silent_at(authority))

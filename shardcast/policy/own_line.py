@@ -1,4 +1,4 @@
-"""Comparison of servers with the line of versions that a node is on, and with each other."""
+"""Comparison of servers with the node's own line of versions, and with each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def is_fresh(memory: Memory) -> bool:
 
 
 def conflicts(server: ServerView, memory: Memory) -> set[int]:
-    """Return the numbers to which a server gives another digest than the authority did."""
+    """Return the numbers with another digest at this server than the authority gave."""
     digests = memory.digests
     return {
         number
@@ -23,7 +23,7 @@ def conflicts(server: ServerView, memory: Memory) -> set[int]:
 
 
 def is_own_line(server: ServerView, memory: Memory) -> bool:
-    """Return whether a server offers the line that the node is on."""
+    """Return whether a server offers the node's own line."""
     if is_fresh(memory):
         return True
     if None not in (server.origin, memory.origin) and server.origin != memory.origin:
@@ -32,7 +32,7 @@ def is_own_line(server: ServerView, memory: Memory) -> bool:
 
 
 def is_same_line(server: ServerView, other: ServerView) -> bool:
-    """Return whether two servers name the same origin id, or none, and agree on all that both list."""
+    """Return whether two servers name the same origin id, or none, and agree on every version of both."""
     if None not in (server.origin, other.origin) and server.origin != other.origin:
         return False
     return all(

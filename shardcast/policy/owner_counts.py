@@ -1,4 +1,4 @@
-"""Counts per owner, with the owner that has most."""
+"""Counts per owner, with the owner of the highest count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Owner = TypeVar("Owner", bound=Hashable)
 class OwnerCounts(Generic[Owner]):
     """Counts per owner.
 
-    Every operation takes constant time, so that a client that invents owners slows nothing.
+    Every operation takes constant time, so a client with invented owners slows nothing.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class OwnerCounts(Generic[Owner]):
         self._set(owner, self._counts[owner] - 1)
 
     def largest(self) -> Owner:
-        """Return the owner with the highest count; of several, the one that reached it first."""
+        """Return the owner with the highest count; of several, the first to reach this count."""
         return next(iter(self._owners[self._most]))
 
     def _set(self, owner: Owner, count: int) -> None:

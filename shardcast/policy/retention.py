@@ -1,4 +1,4 @@
-"""Retention: the versions that a node retires."""
+"""Retention: the versions for a node to retire."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def retirable(
     recently: float,
     longest: float,
 ) -> list[int]:
-    """Return the surplus versions that can be retired now.
+    """Return the surplus versions retirable now.
 
     Args:
         surplus: versions beyond retention.
-        last_read: when each was read last; infinite while an answer is running.
-        since: when each became surplus.
+        last_read: time of each one's last reading; infinite while an answer is running.
+        since: time at which each became surplus.
         now: the time, on the clock of both.
-        recently: seconds after the last reading at which a version can go.
-        longest: seconds beyond retention after which a version goes although it is read.
+        recently: seconds to wait after the last reading.
+        longest: seconds beyond retention after which a version goes despite its readers.
     """
     return [
         number
@@ -39,17 +39,18 @@ def retirable(
 def versions_to_retire(
     number: int, needed: int, sizes: Mapping[int, int], *, pinned: Collection[int], read: Collection[int]
 ) -> list[int]:
-    """Return the complete versions to retire so that ``needed`` bytes come free for version ``number``.
+    """Return the complete versions to retire to free ``needed`` bytes for version ``number``.
 
-    Only older versions go that are not ``pinned``, the oldest first; after them those that are being
-    ``read``, and last the newest of them. Where all of these are not enough, all of these are returned.
+    Only older versions without a pin go, the oldest first; after them those being ``read``, and last the
+    newest of
+    them. All of these are returned where even all are not enough.
 
     Args:
-        number: the version that needs room.
+        number: the version in need of room.
         needed: bytes.
         sizes: bytes of the complete versions, by number.
-        pinned: versions that never go.
-        read: versions that are read now, or were a moment ago.
+        pinned: versions never to retire.
+        read: versions read now, or a moment ago.
     """
     older = [candidate for candidate in sizes if candidate < number]
     newest = max(older, default=0)

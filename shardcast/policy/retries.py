@@ -1,4 +1,4 @@
-"""Retries of a shard: which failed answers count as attempts, and how long an outage may last."""
+"""Retries of a shard: the failed answers that count as attempts, and the maximum length of an outage."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ def counts_as_attempt(*, useful: bool, wrong: bool, lacking: bool, too_early: bo
     """Return whether a failed answer counts against the attempts at its shard.
 
     Args:
-        useful: whether it brought a verified piece before it failed.
-        wrong: whether it brought wrong bytes.
-        lacking: whether the server lacks the shard, which counts only after every server was asked.
+        useful: whether the answer brought a verified piece before the failure.
+        wrong: whether the answer brought wrong bytes.
+        lacking: whether the server lacks the shard; counts only after every server was asked.
         too_early: whether the shard may still come to the server.
         asked_all: whether every server has failed at this shard.
     """

@@ -11,14 +11,14 @@ from shardcast.policy.backoff import Backoff
 ALPHA = 0.3
 """The share of the newest observation in a moving average."""
 HEAL = 0.01
-"""What every update gives back of the others' success, so that one that recovered is tried again (0.3.x
-does the same)."""
+"""Success regained by all other servers at each update, so a recovered server is tried again (as in 0.3.x).
+"""
 MIN_SUCCESS = 0.01
-"""No server's success falls lower: it can always come back."""
+"""Lower bound of every server's success: each one can come back."""
 
 
 FIRST_PAUSE = 1.0
-"""Seconds that a server is left alone after a failure, where another can serve; doubled each time."""
+"""Seconds to leave a server alone after a failure, where another can serve; doubled each time."""
 MAX_PAUSE = 60.0
 _REST = Backoff(FIRST_PAUSE, MAX_PAUSE)
 
@@ -28,10 +28,10 @@ class Score:
     """The score of one server.
 
     Attributes:
-        throughput: bytes a second over all its answers together; None before the first.
+        throughput: bytes a second over all answers together; None before the first.
         success: between 0 and 1.
-        failures: how often it failed since it served last.
-        backing_off_until: time until which it is asked only if no other server can serve.
+        failures: failures since the last success.
+        backing_off_until: end of the time of asking this server only if no other can serve.
     """
 
     throughput: float | None = None
@@ -40,16 +40,16 @@ class Score:
     backing_off_until: float = 0.0
 
     def observed(self, rate: float) -> Score:
-        """Return the score after a look at what the server sends now: ``rate`` bytes a second."""
+        """Return the score after a measurement of the server's present ``rate``, in bytes a second."""
         known = self.throughput
         return replace(self, throughput=rate if known is None else ALPHA * rate + (1 - ALPHA) * known)
 
     def succeeded(self) -> Score:
-        """Return the score after an answer that came whole and right."""
+        """Return the score after a whole and right answer."""
         return replace(self, success=ALPHA + (1 - ALPHA) * self.success, failures=0, backing_off_until=0.0)
 
     def failed(self, now: float) -> Score:
-        """Return the score after a failure, which tells nothing about the throughput."""
+        """Return the score after a failure; the throughput stays."""
         success = max(MIN_SUCCESS, (1 - ALPHA) * self.success)
         if now < self.backing_off_until:  # answers that were under way together fail together
             return replace(self, success=success)
@@ -72,15 +72,15 @@ class Ranking:
         self.scores[server] = Score()
 
     def observed(self, server: str, rate: float) -> None:
-        """Note the bytes a second that a server sends now."""
+        """Record a server's present rate, in bytes a second."""
         self.scores[server] = self.scores[server].observed(rate)
 
     def succeeded(self, server: str) -> None:
-        """Note an answer that came whole and right."""
+        """Record a whole and right answer."""
         self._update(server, self.scores[server].succeeded())
 
     def failed(self, server: str, now: float) -> None:
-        """Note an answer that failed."""
+        """Record a failed answer."""
         self._update(server, self.scores[server].failed(now))
 
     def _update(self, server: str, score: Score) -> None:
@@ -90,7 +90,7 @@ class Ranking:
     def weight(self, server: str) -> float:
         """Return throughput × success.
 
-        A server of unknown throughput counts as fast as the fastest known one: it is worth a try.
+        A server of unknown throughput counts as fast as the fastest known one, to be tried at all.
         """
         score = self.scores[server]
         best = max((known.throughput or 0.0 for known in self.scores.values()), default=0.0) or 1.0
@@ -101,21 +101,21 @@ class Ranking:
         return now < self.scores[server].backing_off_until
 
     def limit(self, server: str, otherwise: int) -> int:
-        """Return the requests that a server may have at once: one after a failure, until one succeeds."""
+        """Return a server's maximum of simultaneous requests: one after a failure, until one succeeds."""
         return 1 if self.scores[server].failures else otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class ServerCandidate:
-    """A server that could take a request.
+    """A candidate for the next request.
 
     Attributes:
-        server: its URL.
+        server: URL.
         weight: throughput × success.
-        under_way: requests that it is answering now.
-        limit: how many it can take at once; old servers answer one after the other.
-        failures: how often it failed at this very shard.
-        backing_off: whether it failed just now, and is better left alone.
+        under_way: unfinished requests at this server.
+        limit: maximum of simultaneous requests; old servers answer one after the other.
+        failures: failures at this very shard.
+        backing_off: whether a recent failure makes other servers preferable.
     """
 
     server: str
@@ -127,11 +127,13 @@ class ServerCandidate:
 
 
 def choose_server(candidates: Iterable[ServerCandidate], random: Random) -> str | None:
-    """Return the server that gets the next request; None when every server is at its limit.
+    """Return the server for the next request; None when every server is at its limit.
 
-    That is the server with the best weight for each request under way there, of those that failed least at
-    this shard and, where possible, are not to be left alone; chance decides among equals. So requests are
-    spread in proportion to the weights.
+    Choose among the servers with the fewest failures at this shard and, where possible, without a recent
+    failure:
+    the one with the best weight for each request under way there, at random among equals. So requests are
+    spread in
+    proportion to the weights.
     """
     free = [one for one in candidates if one.under_way < one.limit]
     if not free:

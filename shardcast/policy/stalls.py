@@ -1,4 +1,4 @@
-"""Stalled answers: what an answer brought, when, and for how long its server may be silent."""
+"""Stalled answers: the progress of an answer, and the maximum silence of its server."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class AnswerProgress:
     piece_received: int = 0
 
     def observed(self, now: float, received: int, piece_size: int, *, writing: bool) -> int:
-        """Take a look at the answer, and return how many bytes are new.
+        """Record the bytes received by now, and return the number of new ones.
 
         Args:
             now: time of the look.
             received: bytes received by now.
             piece_size: bytes of a piece.
-            writing: whether the answer waits for this machine's disk, which is not its server's fault.
+            writing: whether the answer waits for this machine's disk, through no fault of its server.
         """
         new = max(0, received - self.received)
         if new:
@@ -41,14 +41,14 @@ class AnswerProgress:
         return new
 
     def stall(self, now: float, timeout: float, patience: float, can_move: Callable[[], bool]) -> str | None:
-        """Return in words why to cancel the answer; None while it goes on.
+        """Return in words why to cancel the answer; None while the answer makes progress.
 
         Args:
             now: time of the look.
-            timeout: seconds without a piece after which an answer is cancelled in any case. One byte a second
-                is no progress.
-            patience: seconds without a byte after which it is cancelled where the rest can move elsewhere.
-            can_move: whether another server can serve the rest now; asked only when it matters.
+            timeout: seconds without a piece after which to cancel in any case. One byte a second is no
+                progress.
+            patience: seconds without a byte after which to cancel where the rest can move elsewhere.
+            can_move: whether another server can serve the rest now; called only when needed.
         """
         if now - self.piece_at >= timeout:  # and so where no byte comes
             return f"no piece within {timeout:g} s"

@@ -16,7 +16,7 @@ MAX_REMEMBERED = 1000
 
 
 class Memory(Protocol):
-    """The line that a node is on, as the node remembers it."""
+    """The node's memory of its own line."""
 
     @property
     def origin(self) -> str | None:
@@ -24,11 +24,11 @@ class Memory(Protocol):
 
     @property
     def highest(self) -> int:
-        """The highest version number that the line ever had, as its authority tells."""
+        """The highest version number ever on the line, as told by its authority."""
 
     @property
     def digests(self) -> Mapping[int, str]:
-        """Payload digests of the numbers that an authority listed."""
+        """Payload digests of the numbers listed by an authority."""
 
     @property
     def withdrawn(self) -> Mapping[int, Withdrawal]:
@@ -45,7 +45,7 @@ class LineMemory:
     withdrawn: dict[int, Withdrawal] = field(default_factory=dict)
 
     def remember(self, standing: Standing) -> None:
-        """Remember what is believed now, of the newest ``MAX_REMEMBERED`` numbers."""
+        """Remember the present beliefs about the newest ``MAX_REMEMBERED`` numbers."""
         self.origin = self.origin or standing.origin
         self.highest = standing.highest
         self.digests |= {number: standing.listed[number].digest for number in standing.firm}
@@ -66,9 +66,9 @@ class Patience:
     """Times, in seconds.
 
     Attributes:
-        silence: without news of the authority until another server speaks for it.
-        feed: that a feed must offer another line before a node changes over.
-        lists: the same of a server without a feed.
+        silence: without news of the authority until another server takes its place.
+        feed: of an offer of another line in a feed before a node changes over.
+        lists: the same for a server without a feed.
         pause: between two changes of line.
     """
 
@@ -80,14 +80,14 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class LineChange:
-    """Another line that a node is to change over to.
+    """Another line for a node to change over to.
 
     Attributes:
-        origin: its origin id; None for a line of 0.1.0.
-        listed: its versions, by number.
-        highest: the highest version number that it ever had.
-        complete: the servers that have its versions whole, by number.
-        server: the URL of the authority, which offers it.
+        origin: origin id; None for a line of 0.1.0.
+        listed: versions, by number.
+        highest: highest version number ever on this line.
+        complete: servers with a whole version, by number.
+        server: URL of the authority with this offer.
     """
 
     origin: str | None
@@ -102,23 +102,24 @@ class Standing:
     """The beliefs of a node at one moment.
 
     Attributes:
-        place: what its hello says.
+        place: the place told in the node's hello.
         origin: the origin id of its line.
-        listed: the versions of the line that count, by number, withdrawn ones left out.
-        firm: the numbers among them that the authority lists itself; the others were taken on another
-            server's word, and retire nothing.
+        listed: the valid versions of the line, by number, without withdrawn ones.
+        firm: the numbers among them listed by the authority itself; the others were taken on another
+            server's word,
+            and retire nothing.
         highest: the highest version number of the line.
         withdrawals: the line's withdrawn versions, by number.
-        opened: versions that are being made, as the authority tells.
+        opened: open versions, as told by the authority.
         group: the servers of the line.
-        others: groups of servers that contradict it.
-        speaker: the server whose list counts now; None while there is none.
-        settled: whether the authority has been heard for long enough that what it does not list is not.
-        change: the line to change over to, once the authority has offered it for long enough.
-        confirm: a server whose offer of another line wants a second connection now.
+        others: groups of servers in conflict with the line.
+        speaker: the server with the valid list; None while there is none.
+        settled: whether versions missing from the authority's list count as gone.
+        change: the line to change over to, once the authority has offered this line for long enough.
+        confirm: a server to ask over a second connection about its offer of another line.
         seconds_to_change: seconds until the node must look again although no server tells anything; None for
             never.
-        notes: what people should be told.
+        notes: messages for people.
     """
 
     place: Position

@@ -1,4 +1,4 @@
-"""Work stealing: the range that an idle worker takes over when nothing is left to start, and from where."""
+"""Work stealing: the range for an idle worker to take over when nothing is left to start."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 SHORTEST_WAIT = 0.3
-"""Seconds that a range must still have to go to be worth another request."""
+"""Seconds of work left below which a range is not worth another request."""
 HOPELESS_WAIT = 2.0
-"""Seconds left from which on even a few pieces are worth it."""
+"""Seconds of work left from which on even a few pieces are worth a request."""
 FEWEST_PIECES = 4
-"""Pieces that must be left of it otherwise."""
+"""Pieces left below which a faster range is not split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +18,10 @@ class Range:
     """A range under way.
 
     Attributes:
-        key: the caller's name for it.
-        position: bytes into its shard up to which it has come.
-        end: bytes into its shard at which it ends.
-        rate: bytes a second that it makes.
+        key: the caller's name for the range.
+        position: offset in the shard of the next byte to come.
+        end: offset in the shard of the range's end.
+        rate: bytes a second.
     """
 
     key: int
@@ -31,7 +31,7 @@ class Range:
 
     @property
     def left(self) -> int:
-        """Bytes that are still to come."""
+        """Bytes still to come."""
         return self.end - self.position
 
     @property
@@ -43,16 +43,17 @@ class Range:
 def steal(
     ranges: Iterable[Range], piece_size: int, rate: float | None, elsewhere: bool = True
 ) -> tuple[int, int] | None:
-    """Return the key of the slowest range, and the offset from which to take it over.
+    """Return the key of the slowest range, and the offset at which to split.
 
-    None when no range is worth it. Both shares shall end at the same time.
+    None when no range is worth a split. Both shares shall end at the same time.
 
     Args:
         ranges: the ranges under way.
         piece_size: bytes of a piece; the offset is at the start of one.
-        rate: bytes a second of the idle worker's server; None while that is unknown: it gets half.
-        elsewhere: whether that is another server. Only then is all that is left of a range taken over: a
-            server that hangs is not asked in a loop.
+        rate: bytes a second of the idle worker's server; None while unknown, for half of the rest.
+        elsewhere: whether this is another server. Only then may the whole rest of a range be taken over:
+            a hanging
+            server is not asked in a loop.
     """
     worth = [
         one

@@ -1,8 +1,9 @@
-"""Concurrency limit: how many answers are under way at once, as few as reach the highest rate.
+"""Concurrency limit: the number of simultaneous answers, as few as reach the highest rate.
 
 Over a near link two or three connections are as fast as ten, and better: shards arrive nearly in their order,
-so that the whole digest keeps up, and fewer threads are woken for the same bytes. Over a far one, each
-connection is held back by its window, and more connections bring more. Trials tell which link it is.
+so the whole digest keeps up, and fewer threads are woken for the same bytes. Over a far one, each connection
+is
+held back by its window, and more connections bring more. Trials find out the kind of link.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from shardcast.policy.backoff import Backoff
 MIN_LIMIT = 3
 """Answers under way at first; two for each server where there are more servers."""
 STEP = 1.5
-"""The factor by which a trial widens the limit."""
+"""Factor of the limit in a trial."""
 MEASURING_SECONDS = 0.5
-"""Seconds for which a limit is measured."""
+"""Seconds of measuring a limit."""
 WARM_UP = 0.2
-"""Seconds of a trial that don't count: its connections are new."""
+"""Seconds of a trial to ignore, while its connections are new."""
 GAIN = 0.5
-"""The share of what a trial adds to the limit that it must add to the rate, to be kept."""
+"""Minimum gain of the rate, as a share of the gain in connections, for a trial's limit to be kept."""
 FIRST_PAUSE, MAX_PAUSE = 5.0, 60.0
-"""Seconds until the next trial after one that brought too little; doubled each time."""
+"""Seconds until the next trial after one with too little gain; doubled each time."""
 _REST = Backoff(FIRST_PAUSE, MAX_PAUSE)
 
 
@@ -28,7 +29,7 @@ class ConcurrencyLimit:
     """The concurrency limit of one transfer.
 
     Attributes:
-        value: answers that may be under way now.
+        value: present maximum of simultaneous answers.
     """
 
     def __init__(self, servers: int, max_limit: int) -> None:
@@ -43,7 +44,7 @@ class ConcurrencyLimit:
         self._received = 0
 
     def add_server(self) -> None:
-        """Note that there is one more server."""
+        """Record one more server."""
         self._servers += 1
         if self.value == self._kept < self._initial:
             self._kept = self.value = self._initial
@@ -54,18 +55,18 @@ class ConcurrencyLimit:
         return min(max(MIN_LIMIT, 2 * self._servers), self._max)
 
     def cap(self, under_way: int) -> None:
-        """Note that this machine can do no more than ``under_way`` answers, and never try more again."""
+        """Record ``under_way`` as this machine's maximum of answers, and never try more again."""
         self._max = max(1, min(self._max, under_way))
         self._kept = self.value = min(self.value, self._max)
         self._since = None
 
     def observe(self, now: float, received: int, under_way: int) -> None:
-        """Take a measurement, and widen or narrow the limit by it.
+        """Take a measurement, and widen or narrow the limit.
 
         Args:
             now: time of the look, in seconds.
             received: bytes since the beginning of the transfer.
-            under_way: answers that run now.
+            under_way: present number of answers.
         """
         if under_way < self.value or not received:
             self._since = None  # a limit that isn't used up can't be measured
@@ -78,7 +79,7 @@ class ConcurrencyLimit:
             self._not_before = now + (WARM_UP if self.value > self._kept else 0.0)
 
     def _measured(self, now: float, rate: float) -> None:
-        """Keep or undo a trial by the bytes a second that it brought, and begin the next when it is due."""
+        """Keep or undo a trial by its bytes a second, and begin the next one when due."""
         if self.value == self._kept:
             self._kept_rate = rate
             if now >= self._next_trial_at:

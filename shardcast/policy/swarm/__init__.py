@@ -1,1 +1,1 @@
-"""The rules of a swarm: which ranges its nodes hand out, ask for and answer, for nodes and a simulator."""
+"""The rules of a swarm: the ranges to hand out, ask for and answer, for nodes and a simulator."""

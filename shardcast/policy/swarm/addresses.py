@@ -1,4 +1,4 @@
-"""The addresses of members that a server names to others, and the sites that addresses stand for."""
+"""The addresses of members as told to other members, and the sites of addresses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from shardcast.addresses import Network
 
 LOWEST_PORT = 1024
-"""The lowest port that a member is named with: below are the services of the system."""
+"""The lowest port of a member: below are the services of the system."""
 _SITE_BITS = {4: 24, 6: 64}
-"""Bits of an address that tell its site, by the version of IP."""
+"""Bits of an address in common within a site, by the version of IP."""
 
 Address = IPv4Address | IPv6Address
 
@@ -29,11 +29,11 @@ def can_be_named(address: Address, port: int) -> bool:
 
 
 def can_be_told(host: str, asker: str | None) -> bool:
-    """Return whether a place is named to an asker: a loopback address only to who is on this machine too.
+    """Return whether to tell a place to an asker: a loopback address only to askers on the same machine.
 
     Args:
         host: the place's address.
-        asker: the asker's own address; None where it is unknown.
+        asker: the asker's own address; None for unknown.
     """
     return not is_loopback(host) or (asker is not None and is_loopback(asker))
 
@@ -49,7 +49,7 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(4096)
 def owner_of(address: Address | str | None) -> str:
-    """Return the name by which bounds count an address: of IPv6 its subnet, which can be one machine's."""
+    """Return the name for bounds on an address: of IPv6 the subnet, since a machine can have a whole one."""
     if isinstance(address, str):
         address = ip_address(address)
     if isinstance(address, IPv6Address) and not address.is_loopback:
@@ -63,7 +63,7 @@ def is_in(address: Address, networks: Sequence[Network]) -> bool:
 
 
 def guess_site(address: Address) -> str:
-    """Return the site of a member that names none: its subnet, ``10.1.2.0/24``."""
+    """Return the site of a member without a named one: its subnet, ``10.1.2.0/24``."""
     subnet = str(ip_network((address, _SITE_BITS[address.version]), strict=False))
     return f"0{subnet}" if subnet.startswith(":") else subnet  # a name begins with a letter or a digit
 
@@ -71,13 +71,13 @@ def guess_site(address: Address) -> str:
 def site_beyond(
     named: str | None, seen: Address | None, *, home: str | None, here: Address | None
 ) -> str | None:
-    """Return the site of a node that asks a server; None where it is the server's own.
+    """Return the site of a node asking a server; None for the server's own site.
 
     Args:
-        named: the site that the node names; None to guess it.
-        seen: the node's address; None where it is unknown.
-        home: the site that the server's operator named; None to guess it.
-        here: the server's address that the node reached; None where it is unknown.
+        named: the node's named site; None to guess one.
+        seen: the node's address; None for unknown.
+        home: the site named by the server's operator; None to guess one.
+        here: the server's address as reached by the node; None for unknown.
     """
     site = named or (guess_site(seen) if seen else None)
     own = home or (guess_site(here) if here else None)

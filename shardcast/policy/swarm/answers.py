@@ -1,4 +1,4 @@
-"""Answers that a node gives at the same time: so many in all, so many to one asker, the rest refused."""
+"""Simultaneous answers of a node: a maximum in all and a maximum to one asker; the rest is refused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from shardcast.policy.swarm.rules import SwarmRules
 
 
 class AnswerSlots:
-    """The answers that a node is giving.
+    """The unfinished answers of a node.
 
-    A refusal costs the asker a round trip. An answer that waits for others costs it a request, and the
-    range is not asked from a neighbour with time to spare.
+    A refusal costs the asker a round trip. A queued answer would cost a request, and keep the asker from a
+    neighbour
+    with time to spare.
     """
 
     __slots__ = ("_askers", "_limit", "_limit_of_asker", "under_way")
@@ -35,7 +36,7 @@ class AnswerSlots:
         return True
 
     def end(self, asker: Hashable) -> None:
-        """Give back the slot of an answer that was sent, or broke off."""
+        """Free the slot of an answer after its end or failure."""
         given = self._askers[asker]
         if given == 1:
             del self._askers[asker]

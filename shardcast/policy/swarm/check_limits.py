@@ -1,4 +1,4 @@
-"""The limits of a server's checks of members' addresses, so that nobody scans or floods others by them."""
+"""The limits of a server's checks of members' addresses, against scans and floods of third parties."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from shardcast.policy.swarm.addresses import owner_of
 from shardcast.policy.swarm.members import Entry
 
 RECHECK_SECONDS = 60.0
-"""Seconds after which a member that was reached is checked again."""
+"""Seconds until a reached member is checked again."""
 _RETRIES = Backoff(6.0, RECHECK_SECONDS)
-"""Pauses after checks that failed: at most ten a minute."""
+"""Pauses after failed checks: at most ten checks a minute."""
 _MAX_KEYS = 4096
 """Hosts whose checks are counted; where more have checks, others wait."""
 
 
 def is_check_due(entry: Entry, now: float) -> bool:
-    """Return whether to check a member that announces itself now: it listens, and its last check is old."""
+    """Return whether to check a member at its announcement: a listening one whose last check is old."""
     if entry.facts.host is None or entry.teller.above:
         return False
     if entry.checked_at is None:
@@ -34,7 +34,7 @@ class RateLimit:
         self._rate = rate
         self._burst = burst
         self._full_after = burst / rate
-        # By host: events left, and when that was so; those that were asked longest ago come first.
+        # By host: events left, and the time of this count; the longest unasked come first.
         self._left: dict[str, tuple[float, float]] = {}
 
     def take(self, host: str, now: float) -> bool:
@@ -48,7 +48,7 @@ class RateLimit:
         return left >= 1
 
     def _forget(self, now: float) -> None:
-        """Drop the hosts that have a whole burst again."""
+        """Drop the hosts with a whole burst again."""
         while self._left:
             host = next(iter(self._left))
             if now - self._left[host][1] < self._full_after:
@@ -58,10 +58,10 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class CheckTarget:
-    """A check that a server could make.
+    """A possible check by a server.
 
     Attributes:
-        announcer: the owner of the address that announced the place (``owner_of``).
+        announcer: the owner of the announcing address (``owner_of``).
         host: the place's address.
     """
 
@@ -70,10 +70,11 @@ class CheckTarget:
 
 
 class CheckLimits:
-    """Whether a server makes a check now.
+    """The decision whether a server makes a check now.
 
-    A place at the announcer's own address costs the announcer more than the server. A place elsewhere, which
-    was advertised or which another server relayed, has narrower limits, of its announcer and of its host.
+    A place at the announcer's own address costs the announcer more than the server. A place elsewhere,
+    advertised or
+    relayed by another server, has narrower limits, by announcer and by host.
     """
 
     def __init__(self) -> None:
@@ -83,7 +84,7 @@ class CheckLimits:
         self._targets = RateLimit(1.0, 16)
 
     def allows(self, target: CheckTarget, now: float, *, relayed: bool) -> bool:
-        """Return whether a check may be made now, and count it.
+        """Return whether a check may be made now, and count the check.
 
         Args:
             target: the check.

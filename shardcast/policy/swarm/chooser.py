@@ -1,4 +1,4 @@
-"""The choice of a downloading node: which range it asks for next, and from which server or neighbour."""
+"""The choice of a downloading node: the next range to ask for, and from which server or neighbour."""
 
 from __future__ import annotations
 
@@ -15,30 +15,33 @@ from shardcast.policy.swarm.rules import SwarmRules
 
 FOREVER = float("inf")
 _LATE = 2.0
-"""Times the seconds that a neighbour's range takes here after which a request is late: on slow links that is
-more than the seconds of the rules."""
+"""Factor of the mean seconds of a neighbour's range after which a request is late: on slow links this exceeds
+the
+rules' seconds."""
 _LATEST = 4.0
-"""Seconds after which it is late in any case, so that slow neighbours cannot put off all deadlines."""
+"""Seconds after which a request is late in any case, so slow neighbours cannot put off all deadlines."""
 _SMOOTHING = 0.2
-"""Weight of the latest range in the mean of the seconds that one takes."""
+"""Weight of the latest range in the mean of the seconds of a range."""
 
 
 class RangeChooser:
     """The requests of one node for one version.
 
-    ``next_request`` says what to ask; the caller sends it and tells how it ended: ``received``, ``refused``,
-    ``failed``, ``wrong``, or for a request for a server's next range first ``answered``. What the methods
-    return is to be cancelled.
+    ``next_request`` returns the request to send; the caller sends it and reports the end: ``received``,
+    ``refused``,
+    ``failed``, ``wrong``, or for a request for a server's next range first ``answered``. The requests
+    returned by
+    these methods are to be cancelled.
 
     Attributes:
-        held: the ranges that are here, verified.
-        neighbours: whom the node may ask.
-        under_way: the requests that are out.
-        site: the node's own site; None while it is unknown.
-        urgent: ranges to ask for before rarer ones: those of a shard that keeps further ones from being
-            opened. As long as newer ranges come, one that all neighbours have would be asked for last.
-        wake_at: after ``next_request`` returned None, the time at which to try again although nothing
-            happened.
+        held: the local, verified ranges.
+        neighbours: the neighbours to ask.
+        under_way: the unfinished requests.
+        site: the node's own site; None while unknown.
+        urgent: ranges to ask for before rarer ones: those of a shard in the way of opening further ones.
+            As long as
+            newer ranges come, a range offered by all neighbours would be asked for last.
+        wake_at: after ``next_request`` returned None, the time to try again even without an event.
     """
 
     def __init__(
@@ -47,9 +50,9 @@ class RangeChooser:
         """Begin with nothing held, and nobody to ask.
 
         Args:
-            rules: the numbers to go by.
-            random: for every choice among equals.
-            key: the node's own name, as servers know it.
+            rules: the numbers.
+            random: source of every choice among equals.
+            key: the node's own name at servers.
             site: the node's own site.
         """
         self.rules = rules
@@ -69,13 +72,13 @@ class RangeChooser:
         self._claimed: deque[tuple[float, int]] = deque()  # until when
 
     def extend(self, mask: int) -> None:
-        """Add ranges of the version: all at once, or those of a version that is being made as they come."""
+        """Add ranges of the version: all at once, or those of an open version as they come."""
         self._known |= mask
         for server in self._servers:
             server.exhausted = False
 
     def hold(self, mask: int) -> None:
-        """Note ranges that are here without a request, such as those of an earlier run."""
+        """Record local ranges without a request, such as those of an earlier run."""
         self.held |= mask
         self._taken |= mask
         for server in self._servers:
@@ -89,13 +92,13 @@ class RangeChooser:
         longest_pause: float | None = None,
         requests: int | None = None,
     ) -> None:
-        """Add a server that hands out ranges.
+        """Add a server with ranges to hand out.
 
         Args:
-            key: the caller's name for it.
-            first_at: the time before which it is not asked; see ``first_ask``.
-            longest_pause: seconds that no pause there exceeds; the rules' where it is None.
-            requests: requests out there at most; the rules' where it is None.
+            key: the caller's name for the server.
+            first_at: time of the earliest request; see ``first_ask``.
+            longest_pause: maximum seconds of a pause; None for the rules'.
+            requests: maximum of unfinished requests; None for the rules'.
         """
         longest = longest_pause or self.rules.longest_server_pause
         backoff = Backoff(self.rules.first_server_pause, longest)
@@ -104,7 +107,7 @@ class RangeChooser:
         self._servers.insert(int(self._random.random() * (len(self._servers) + 1)), server)
 
     def remove_server(self, key: Hashable) -> list[SwarmRequest]:
-        """Remove a server; return the requests that were out there."""
+        """Remove a server; return its unfinished requests."""
         lost = [request for request in self.under_way if request.server and request.server.key == key]
         for request in lost:
             self._close(request)
@@ -112,7 +115,7 @@ class RangeChooser:
         return lost
 
     def remove_neighbour(self, key: Hashable) -> list[SwarmRequest]:
-        """Remove a neighbour that left; return the requests that were out there."""
+        """Remove a neighbour; return its unfinished requests."""
         neighbour = self.neighbours[key]
         lost = [request for request in self.under_way if request.source is neighbour]
         for request in lost:
@@ -122,12 +125,12 @@ class RangeChooser:
 
     @property
     def missing(self) -> int:
-        """The ranges that are neither here nor asked for."""
+        """The ranges neither local nor asked for."""
         return self._known & ~self._taken
 
     @property
     def done(self) -> bool:
-        """Whether every range that exists is here."""
+        """Whether every known range is local."""
         return self.held == self._known
 
     # Asking
@@ -135,9 +138,11 @@ class RangeChooser:
     def next_request(self, now: float) -> SwarmRequest | None:
         """Return the next request to send; None when there is none now.
 
-        The servers' share of the requests is filled first: what they hand out nobody else has. Then come
-        neighbours, then, for a node that no neighbour can help, a server again, and at the end what has
-        been under way for long is asked from a second neighbour.
+        The servers' share of the requests is filled first: nobody else has the ranges they hand out. Then
+        come
+        neighbours, then, for a node without a useful neighbour, a server again, and at the end a second
+        neighbour for
+        ranges long under way.
         """
         self.wake_at = FOREVER
         while self._claimed and self._claimed[0][0] <= now:  # others of the site claim them from now on
@@ -152,10 +157,11 @@ class RangeChooser:
         return self._ask_neighbour(missing, now) or self._ask_for_help(now)
 
     def _receiving(self, now: float) -> int:
-        """Return the number of requests that take of the link: not those that a server keeps.
+        """Return the number of requests with a use of the link, without those kept by a server.
 
-        The place of a request that a server has yet to answer stays free for its bytes, which no other node
-        has; a while later the server has none, and neighbours are asked instead.
+        The place of an unanswered request to a server stays free for its bytes, since no other node has them;
+        a while
+        later the server has none, and neighbours are asked instead.
         """
         receiving = 0
         for request in self.under_way:
@@ -182,7 +188,7 @@ class RangeChooser:
         return None
 
     def _ask_neighbour(self, missing: int, now: float) -> SwarmRequest | None:
-        """Ask a random neighbour for the rarest range that it offers."""
+        """Ask a random neighbour for the rarest range on offer there."""
         neighbours = self.neighbours.all
         start = int(self._random.random() * len(neighbours))
         limit, wake_at = self._peer_limit, self.wake_at
@@ -207,7 +213,7 @@ class RangeChooser:
         return None
 
     def _ask_for_help(self, now: float) -> SwarmRequest | None:
-        """Ask a server for what it handed out before, where no neighbour offers anything that is missing."""
+        """Ask a server for ranges handed out before, where no neighbour offers a missing one."""
         if len(self.under_way) > self.rules.help_below:
             return None
         if (self.neighbours.near.counted | self._claims & self.neighbours.far.counted) & self.missing:
@@ -215,7 +221,7 @@ class RangeChooser:
         return self._ask_server(now, help=True)
 
     def _duplicate(self, now: float) -> SwarmRequest | None:
-        """Ask a second neighbour for the range that has been under way longest, when all are."""
+        """Ask a second neighbour for the range longest under way, when all are under way."""
         numbers = [request.number for request in self.under_way]
         for request in sorted(self.under_way, key=lambda one: one.since):
             due = request.since + self._patience(self.rules.duplicate_after)
@@ -231,7 +237,7 @@ class RangeChooser:
 
     @property
     def _peer_limit(self) -> int:
-        """The requests that a neighbour gets at once: more than one where there are few neighbours to ask."""
+        """The maximum of requests to one neighbour at once: more than one where there are few neighbours."""
         rules, neighbours = self.rules, len(self.neighbours.all)
         if neighbours >= rules.requests:
             return rules.peer_requests
@@ -239,7 +245,7 @@ class RangeChooser:
         return max(rules.peer_requests, min(share, rules.asker_answers))
 
     def _second_holder(self, request: SwarmRequest, now: float) -> Neighbour | None:
-        """Return a neighbour that offers the range of a request that is out elsewhere."""
+        """Return a second neighbour with the range of an unfinished request."""
         assert request.number is not None
         bit = 1 << request.number
         for neighbour in self._random.sample(self.neighbours.all, len(self.neighbours.all)):
@@ -258,13 +264,13 @@ class RangeChooser:
         """Return the ranges to be had in other sites alone."""
         return self.neighbours.across & self._known & ~self._taken
 
-    # What became of a request
+    # Ends of requests
 
     def answered(self, request: SwarmRequest, handout: Handout, now: float) -> bool:
         """Take a server's answer to a request for its next range.
 
         Returns:
-            Whether the bytes that follow are wanted. Where False, the request is over.
+            Whether the following bytes are wanted. Where False, the request is over.
         """
         server = request.server
         assert server is not None
@@ -297,10 +303,10 @@ class RangeChooser:
         return False
 
     def received(self, request: SwarmRequest, now: float) -> list[SwarmRequest]:
-        """Note that the range of a request came, and was right.
+        """Record the right range of a request.
 
         Returns:
-            Other requests for the same range, which are over: cancel them.
+            Other requests for the same range, now over: cancel them.
         """
         number = request.number
         assert number is not None
@@ -324,7 +330,7 @@ class RangeChooser:
         return losers
 
     def refused(self, request: SwarmRequest, now: float) -> None:
-        """Note that a neighbour or a server gives as many answers as it can."""
+        """Record a refusal of a neighbour or a server without a free slot."""
         self._close(request)
         if request.server is not None:
             self._pause(request.server, now)
@@ -332,14 +338,14 @@ class RangeChooser:
             self.neighbours.refused(request.neighbour, now)
 
     def absent(self, request: SwarmRequest, now: float) -> None:
-        """Note that a neighbour had not what it offered."""
+        """Record an offer not kept by its neighbour."""
         self._close(request)
         if request.neighbour is not None and request.number is not None:
             self.neighbours.withdraws(request.neighbour.key, 1 << request.number)
             self.neighbours.let_down(request.neighbour, now)
 
     def failed(self, request: SwarmRequest, now: float) -> None:
-        """Note that an answer stalled or broke off."""
+        """Record a stalled or broken answer."""
         self._close(request)
         if request.server is not None:
             if request.asked is not None:
@@ -349,10 +355,10 @@ class RangeChooser:
             self.neighbours.let_down(request.neighbour, now)
 
     def wrong(self, request: SwarmRequest, now: float) -> list[SwarmRequest]:
-        """Note that the bytes of a range were wrong: the sender is not asked again for this version.
+        """Record wrong bytes of a range: the sender is not asked again for this version.
 
         Returns:
-            The sender's other requests, which are over: cancel them.
+            The sender's other requests, now over: cancel them.
         """
         self._close(request)
         if request.server is not None:
@@ -365,16 +371,16 @@ class RangeChooser:
         return others
 
     def stalled(self, now: float) -> list[SwarmRequest]:
-        """Return the requests that brought nothing for too long: cancel each, and call ``failed``."""
+        """Return the requests without bytes for too long: cancel each, and call ``failed``."""
         latest = now - self._patience(self.rules.stalled_after)
         return [request for request in self.under_way if request.progress_at <= latest]
 
     def _patience(self, seconds: float) -> float:
-        """Return the seconds after which a request is late: those of a rule, or more on a slow link."""
+        """Return the seconds until a request is late: those of a rule, or more on a slow link."""
         return max(seconds, min(_LATE * self._usual, _LATEST))
 
     def _open(self, request: SwarmRequest) -> SwarmRequest:
-        """Note that a request is out."""
+        """Record a new request."""
         self.under_way.append(request)
         if request.number is not None:
             self._taken |= 1 << request.number
@@ -382,7 +388,7 @@ class RangeChooser:
         return request
 
     def _close(self, request: SwarmRequest) -> None:
-        """Note that a request is over; its range is missing again, unless another request is out for it."""
+        """Record the end of a request; without another request, its range is missing again."""
         self.under_way.remove(request)
         request.source.under_way -= 1
         number = request.number

@@ -1,4 +1,4 @@
-"""What a server handed out to one site, and the ranges that are on their way across its border."""
+"""The hand-outs of a server to one site, and the ranges on their way across its border."""
 
 from __future__ import annotations
 
@@ -12,36 +12,39 @@ from shardcast.policy.swarm.rules import SwarmRules
 MIN_WINDOW, MAX_WINDOW = 2.0, 1024.0
 """Ranges under way into a site, at least and at most."""
 NODE_CROSSINGS = 4
-"""Ranges under way into a site by one node, at most: half of its requests, the rest is for its own site."""
+"""Maximum ranges under way into a site by one node: half of its requests; the rest is for its own site."""
 LONE_CROSSINGS = 24
-"""The same by a node that is alone in its site, and gets everything from elsewhere: some of what it may
-bring is always at neighbours that refuse it just now."""
+"""The same for a node alone in its site, with all its ranges from elsewhere: some of these are always at
+neighbours
+without a free slot."""
 QUICK = 0.25
-"""The share of the time for a crossing that a quick one takes: the link has room for more of them."""
+"""Maximum share of the time for a crossing that counts as quick: the link has room for more."""
 SLOW = 0.5
-"""The share from which on ranges wait for the link: fewer are to be under way."""
+"""Share of the time for a crossing from which on ranges wait for the link: fewer are to be under way."""
 
 
 class SiteRecord:
-    """What a server handed out to one site.
+    """The hand-outs of a server to one site.
 
-    Ranges under way are bounded by a window that finds the rate of the link into the site: it widens with
-    each quick crossing and shrinks with slow ones. A queue longer than the time for a crossing would have
-    every range given anew while it still comes.
+    Ranges under way are bounded by a window that finds the rate of the link into the site: each quick
+    crossing widens
+    the window, and slow ones shrink it. With a queue longer than the time for a crossing, every range would
+    be given
+    anew while still on its way.
 
     Attributes:
         handed: the ranges handed out to the site.
-        counts: how often each was.
+        counts: number of hand-outs of each range.
         young: the ranges handed out just now.
-        nodes: the nodes of the site that ask.
+        nodes: the asking nodes of the site.
     """
 
     def __init__(self, rules: SwarmRules, *, home: bool) -> None:
         """Keep the record of one site.
 
         Args:
-            rules: the numbers to go by.
-            home: whether it is the server's own site, into which no range crosses a border.
+            rules: the numbers.
+            home: whether this is the server's own site, into which no range crosses a border.
         """
         self.handed = 0
         self.counts = RangeCounts()
@@ -54,24 +57,24 @@ class SiteRecord:
         self._late: dict[Hashable, float] = {}
 
     def hand(self, number: int, now: float) -> None:
-        """Note that a range was handed out to the site."""
+        """Record a range handed out to the site."""
         self.handed |= 1 << number
         self.counts.add(1 << number)
         self.young.add(number, now)
 
     def take_back(self, number: int) -> None:
-        """Note that a range that was handed out did not come: the site gets it anew."""
+        """Record a hand-out without success: the site gets the range anew."""
         self.handed &= ~(1 << number)
         self.young.discard(number)
         self._under_way.pop(number, None)
 
     def cross(self, number: int, node: Hashable, now: float) -> None:
-        """Note that a node of the site brings a range across the border."""
+        """Record a range on its way across the border by a node of the site."""
         self._under_way.pop(number, None)
         self._under_way[number] = node, now
 
     def arrived(self, mask: int, now: float) -> None:
-        """Note the ranges that a node of the site reports; those that were under way have crossed."""
+        """Record the ranges reported by a node of the site; those under way have crossed."""
         if not self._under_way:
             return
         for number in [number for number in self._under_way if mask >> number & 1]:
@@ -83,7 +86,7 @@ class SiteRecord:
                 self._shrink(now, 0.7)
 
     def expire(self, now: float) -> None:
-        """Take back the crossings that were not finished in time, and let young ranges grow old."""
+        """Take back the crossings not finished in time, and let young ranges grow old."""
         self.young.expire(now)
         for number, (node, since) in list(self._under_way.items()):
             if now - since < self._crossing_seconds:
@@ -93,7 +96,7 @@ class SiteRecord:
             self._shrink(now, 0.5)
 
     def _shrink(self, now: float, factor: float) -> None:
-        """Narrow the window, once for all that one queue made late."""
+        """Narrow the window, once for all delays of one queue."""
         if now - self._shrunk_at >= SLOW * self._crossing_seconds:
             self._window = max(MIN_WINDOW, self._window * factor)
             self._shrunk_at = now
@@ -107,13 +110,13 @@ class SiteRecord:
         return max(0, min(most - own, int(self._window) - len(self._under_way)))
 
     def forget(self, node: Hashable) -> None:
-        """Take back what a node that left was bringing across the border."""
+        """Take back the crossings of a node after it left."""
         self._late.pop(node, None)
         self.nodes.discard(node)
         for number in [number for number, (carrier, _) in self._under_way.items() if carrier == node]:
             self.take_back(number)
 
     def forget_ranges(self, mask: int) -> None:
-        """Take back ranges that only a node that left had."""
+        """Take back ranges lost with their only node."""
         for number in ranges_of(mask & self.handed):
             self.take_back(number)

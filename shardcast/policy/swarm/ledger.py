@@ -1,7 +1,8 @@
-"""The ledger of a server: which range it hands out next, by what it handed out and what nodes report.
+"""The ledger of a server: the next range to hand out, by earlier hand-outs and the reports of nodes.
 
-A server's upload is the scarcest good of a swarm. So it hands each range out once to each site, lowest first,
-and the nodes spread what they have. All it knows of that spread is what nodes report when they ask.
+A server's upload is the scarcest good of a swarm. So each range is handed out once to each site, lowest
+first, and
+the nodes spread their ranges. A server knows of this spread only by the reports that come with requests.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from shardcast.policy.swarm.rules import SwarmRules
 
 NEVER = float("-inf")
 MAX_SITES = 10_000
-"""Sites of which a ledger keeps what crossed into them."""
+"""Maximum number of sites with a record of crossings."""
 
 
 class HandoutKind(Enum):
-    """What a server answers to a node that asks for its next range."""
+    """Kinds of answers to a request for the next range."""
 
     BODY = "body"
     """The bytes of a range."""
     CLAIMS = "claims"
-    """Ranges that the node may now ask from neighbours in other sites."""
+    """Ranges to ask from neighbours in other sites."""
     WAIT = "wait"
     """Nothing yet: the server keeps the request until there is more, or for a moment."""
     PAUSE = "pause"
@@ -42,13 +43,14 @@ class Asked:
     """The request of a node for its next range.
 
     Attributes:
-        node: the node's key.
-        site: its site; None where it has none.
-        new: the ranges that it got since its last request here.
-        under_way: the ranges that it has asked for, or has no place for yet: a negative number where it has
-            none for any from some range on.
-        across: the ranges that it lacks, that neighbours in other sites offer and none in its own does.
-        help: whether no neighbour offers anything that it lacks.
+        node: key of the node.
+        site: site of the node; None for none.
+        new: ranges received since the last request here.
+        under_way: ranges already asked for, or without a place yet: a negative number for a node without
+            a place for
+            any from some range on.
+        across: missing ranges on offer at neighbours in other sites, and at none in the node's own.
+        help: whether no neighbour offers a missing range.
     """
 
     node: Hashable
@@ -65,7 +67,7 @@ class Handout:
 
     Attributes:
         answer: its kind.
-        ranges: the mask of the range whose bytes follow, or of the ranges that are claimed.
+        ranges: mask of the range in the answer's body, or of the claimed ranges.
     """
 
     answer: HandoutKind
@@ -81,9 +83,10 @@ class Ledger:
     """The hand-outs of one version at one server.
 
     Attributes:
-        growing: whether the server will have more ranges to hand out than it has now.
-        max_sites: sites of which it is kept what crossed into them. Nodes of further ones may bring what they
-            find, so that a range can cross into these more than once.
+        growing: whether the server will have more ranges to hand out.
+        max_sites: maximum number of sites with a record of crossings. Nodes of further ones may bring any
+            range, so a
+            range can cross into these sites more than once.
     """
 
     def __init__(
@@ -121,28 +124,29 @@ class Ledger:
         self._rules = rules
 
     def offer(self, mask: int, *, own: bool = True) -> None:
-        """Add ranges that the server can send now.
+        """Add ranges ready to be sent.
 
         Args:
             mask: the ranges.
-            own: whether this server is the one to hand them out. A middle hands out what the origin gave it;
-                what came from other middles, which hand that out, it gives only to nodes that need help.
+            own: whether this server is the one to hand them out. A middle hands out the ranges from the
+                origin; those from
+                other middles, which hand them out themselves, are only for nodes in need of help.
         """
         self._available |= mask
         if own:
             self._own |= mask
 
     def withdraw(self, mask: int) -> None:
-        """Note that the server can send some ranges no more."""
+        """Record ranges no longer ready to be sent."""
         self._available &= ~mask
         self._own &= ~mask
 
     def knows(self, node: Hashable) -> bool:
-        """Return whether a node has reported here. One that has not must report all that it has."""
+        """Return whether a node has reported here. A node without a report must send all its ranges first."""
         return node in self._known
 
     def report(self, node: Hashable, site: str | None, new: int, now: float) -> None:
-        """Note the ranges that a node got."""
+        """Record the new ranges of a node."""
         self._known[node] = self._known.get(node, 0) | new
         if not new:
             return
@@ -153,7 +157,7 @@ class Ledger:
             self._drop_sole(self._owners[number], 1 << number)
 
     def decide(self, asked: Asked, now: float, *, may_send: bool = True) -> Handout:
-        """Answer a request for the next range, and note what is handed out.
+        """Answer a request for the next range, and record the hand-out.
 
         Args:
             asked: the request.
@@ -171,9 +175,10 @@ class Ledger:
         return self._hand_abroad(asked, site, lacks, now, may_send=may_send)
 
     def failed(self, node: Hashable, site: str | None, number: int) -> None:
-        """Note that an answer broke off: its range was not handed out, unless a node reported it.
+        """Record a broken answer: its range was not handed out, unless a node reported the range.
 
-        The range stays handed out where another node is still getting it: two nodes that alone had it would
+        The range stays handed out where another node is still getting the same one: two nodes with the only
+        copies would
         be counted as one.
         """
         if self._reported >> number & 1:
@@ -184,7 +189,7 @@ class Ledger:
         self._site(site).take_back(number)
 
     def forget(self, node: Hashable) -> None:
-        """Note that a node left: what only that node had is handed out anew."""
+        """Record the end of a node: ranges only at this node are handed out anew."""
         self._known.pop(node, None)
         lost = self._sole.get(node, 0)
         self._drop_sole(node, lost)
@@ -199,7 +204,7 @@ class Ledger:
     def _hand_home(
         self, asked: Asked, site: SiteRecord, lacks: int, now: float, *, may_send: bool, alone: bool
     ) -> Handout:
-        """Answer a node of the server's own site: it gets each range from the server once."""
+        """Answer a node of the server's own site: each range comes from the server once."""
         fresh = self._own & ~site.handed & lacks
         if fresh:
             credit = self._rules.credit
@@ -218,10 +223,10 @@ class Ledger:
     def _hand_abroad(
         self, asked: Asked, site: SiteRecord, lacks: int, now: float, *, may_send: bool
     ) -> Handout:
-        """Answer a node of another site: a range crosses the border once, from a neighbour where one has it.
+        """Answer a node of another site: a range crosses the border once, from a neighbour if possible.
 
-        While nodes of the server's own site ask, they get the new ranges, and other sites claim them
-        there. A range that no neighbour brought near in the time for a crossing comes from the server.
+        While nodes of the server's own site ask, they get the new ranges, and other sites claim them there. A
+        range not brought near by any neighbour in the time for a crossing comes from the server.
         """
         room = site.room(asked.node, now)
         if not room:
@@ -243,7 +248,7 @@ class Ledger:
         return self._help(asked, site, self._available & lacks, now, may_send=may_send)
 
     def _claim(self, asked: Asked, site: SiteRecord, claimable: int, room: int, now: float) -> int:
-        """Choose ranges that a node may bring across the border, those first that few sites have.
+        """Choose ranges for a node to bring across the border, those in few sites first.
 
         So sites bring different ranges out of the server's own site, and then exchange these.
         """
@@ -261,7 +266,7 @@ class Ledger:
     # Both
 
     def _help(self, asked: Asked, site: SiteRecord, lacking: int, now: float, *, may_send: bool) -> Handout:
-        """Answer a node that no neighbour can help: the range handed out least, none twice in a moment."""
+        """Answer a node without a useful neighbour: the least handed out range, none twice in a moment."""
         candidates = lacking & ~site.young.mask
         if not candidates or not may_send:
             return Handout(HandoutKind.PAUSE)
@@ -280,7 +285,7 @@ class Ledger:
         return Handout(HandoutKind.BODY, bit)
 
     def _drop_sole(self, node: Hashable, mask: int) -> None:
-        """Note that some of what was handed out to a node alone is not there any more, or elsewhere too."""
+        """Forget ranges handed out to one node alone, because they are gone there, or elsewhere too."""
         held = self._sole.get(node, 0)
         for number in ranges_of(held & mask):
             del self._owners[number]
@@ -300,7 +305,7 @@ class Ledger:
         return record
 
     def _note_asker(self, asked: Asked, now: float) -> bool:
-        """Note who asks, and return whether no other node asked just now."""
+        """Record the asker, and return whether no other node asked just now."""
         others = [one for one in self._askers if one[0] != asked.node]
         self._askers = [(asked.node, now), *others[:1]]
         if asked.site == self._home:
@@ -309,14 +314,14 @@ class Ledger:
 
     @property
     def handed(self) -> int:
-        """The ranges that were handed out to any site."""
+        """The ranges handed out to any site."""
         return self._handed
 
     @property
     def sole(self) -> int:
-        """The ranges that only the nodes have that they were handed out to, by what nodes report."""
+        """The ranges known only at the nodes to which they were handed out, by the nodes' reports."""
         return self._all_sole
 
     def unspread(self, node: Hashable) -> list[int]:
-        """Return the ranges that were handed out to a node, and that no other node has reported."""
+        """Return the ranges handed out to a node, and reported by no other node."""
         return list(ranges_of(self._sole.get(node, 0)))

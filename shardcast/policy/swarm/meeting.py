@@ -1,7 +1,7 @@
-"""The choice of neighbours: whom a server names, whom a node connects to, accepts, and leaves for another.
+"""The choice of neighbours: whom a server names, a node connects to, accepts, and leaves for another.
 
 Neighbours form a random graph: as few as ten each keep everything within a few hops of everyone, and no node
-has to know all others. Most neighbours are of the node's own site, and a few are not, so that ranges cross.
+has to know all others. Most neighbours are of the node's own site, and a few are not, so ranges cross.
 """
 
 from __future__ import annotations
@@ -11,32 +11,34 @@ from dataclasses import dataclass
 from random import Random
 
 OPENED = 10
-"""Neighbours that a node connects to itself."""
+"""Neighbours that a node connects to on its own."""
 OPENED_FIRST = 3
-"""Those that a node connects to before others had time to come: see ``connections_wanted``."""
+"""The same before others had time to connect: see ``connections_wanted``."""
 FEW_NAMED = 16
-"""Members named, below which a node connects to all that it wants at once: so few get to know each other."""
+"""Number of named members below which a node connects to all wanted ones at once: so few get to know each
+other."""
 SETTLED_SECONDS = 1.0
-"""Seconds after it first heard of members after which a node connects to as many as it wants."""
+"""Seconds after the first news of members until a node connects to its full number."""
 ACCEPTED = 24
-"""Neighbours with which a node accepts no further one. More than twice as many: among nodes that come one
-after the other, only the difference leaves free places for those that come last."""
+"""Number of neighbours with which a node accepts no further one. More than twice as many as opened: among
+nodes
+starting one after the other, only the difference leaves free places for the last."""
 FAR_SHARE = 0.3
-"""The share of a node's neighbours that are of other sites, at most."""
+"""Maximum share of neighbours in other sites."""
 NAMED = 30
-"""Members that a server names in an answer to an announcement."""
+"""Members named in the answer to an announcement."""
 RENEW_SECONDS = 10.0
-"""Seconds after which a neighbour that gave nothing may be left for another."""
+"""Seconds without a range from a neighbour until another may take its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node that has or is getting a version.
+    """A node with a version, complete or under way.
 
     Attributes:
-        key: its name: the address at which it answers, or a name for a node that cannot be reached.
-        site: its site; None where it has none.
-        reachable: whether others can connect to it.
+        key: name: the node's address, or another name for an unreachable node.
+        site: site; None for none.
+        reachable: whether others can connect to the node.
     """
 
     key: Hashable
@@ -46,14 +48,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Acquaintance:
-    """A neighbour as the choice of neighbours sees it.
+    """A neighbour, in the view of the choice of neighbours.
 
     Attributes:
         member: the node.
-        since: when it became a neighbour.
-        received: ranges that came from it lately.
-        given: ranges that went to it lately.
-        done: whether it has the whole version.
+        since: time at which the two became neighbours.
+        received: ranges received lately.
+        given: ranges given lately.
+        done: whether the neighbour has the whole version.
     """
 
     member: Member
@@ -66,14 +68,14 @@ class Acquaintance:
 def named_members(
     asker: Member, near: Sequence[Member], far: Sequence[Member], random: Random, *, count: int = NAMED
 ) -> list[Member]:
-    """Return the members that a server names to one of them.
+    """Return the members to name to one of them.
 
     Args:
-        asker: the member that announced itself; it is not named.
+        asker: the announcing member, never named.
         near: the members of its site, itself among them or not.
         far: the members of other sites.
-        random: to choose by.
-        count: members to name at most.
+        random: source of choices.
+        count: maximum number of members to name.
     """
     from_far = max(int(count * FAR_SHARE), count - max(0, len(near) - 1))
     named = random.sample(far, min(len(far), from_far))
@@ -84,14 +86,16 @@ def named_members(
 
 
 def connections_wanted(named: int, *, settled: bool) -> int:
-    """Return the neighbours that a node connects to itself by now.
+    """Return the number of neighbours for a node to connect to by now.
 
-    Nodes that come one after the other are named those that came before. Where each connects to ten of these
-    at once, the first ones have no free place left for later ones, and get less than the others to the end:
-    the last of 1000 nodes took 0.2 s longer.
+    Of nodes starting one after the other, each is told of earlier ones. If each connected to ten of these at
+    once, the
+    first ones would have no free place left for later ones, and get less than the others to the end: the last
+    of 1000
+    nodes took 0.2 s longer.
 
     Args:
-        named: members that the servers named.
+        named: number of members named by servers.
         settled: whether the node first heard of members ``SETTLED_SECONDS`` ago.
     """
     return OPENED if settled or named < FEW_NAMED else OPENED_FIRST
@@ -106,15 +110,15 @@ def to_connect(
     opened: int,
     want: int = OPENED,
 ) -> list[Member]:
-    """Return the members that a node connects to now, most wanted first.
+    """Return the members for a node to connect to now, most wanted first.
 
     Args:
         me: the node.
-        candidates: the members that servers named.
-        neighbours: the neighbours that the node has.
-        random: to choose among equals.
-        opened: the neighbours among them that the node connected to itself.
-        want: how many of those there shall be.
+        candidates: the members named by servers.
+        neighbours: the node's present neighbours.
+        random: source of choices among equals.
+        opened: the neighbours among them to which the node connected.
+        want: wanted number of those.
     """
     known = {neighbour.key for neighbour in neighbours} | {me.key}
     able = [member for member in candidates if member.key not in known and member.reachable]
@@ -131,7 +135,7 @@ def to_connect(
 
 
 def accepts(me: Member, newcomer: Member, neighbours: Collection[Member], *, limit: int = ACCEPTED) -> bool:
-    """Return whether a node takes a member that connected to it as a neighbour."""
+    """Return whether a node accepts a connecting member as a neighbour."""
     if newcomer.key in {neighbour.key for neighbour in neighbours}:
         return False
     return len(neighbours) < limit or to_replace(me, newcomer, neighbours, limit=limit) is not None
@@ -140,9 +144,9 @@ def accepts(me: Member, newcomer: Member, neighbours: Collection[Member], *, lim
 def to_replace(
     me: Member, newcomer: Member, neighbours: Collection[Member], *, limit: int = ACCEPTED
 ) -> Member | None:
-    """Return the neighbour that a full node leaves for a newcomer; None for a node with a free place.
+    """Return the neighbour to leave for a newcomer; None for a node with a free place.
 
-    That is one of another site, where these take more than their share of the places.
+    This is one of another site, where these exceed their share of the places.
     """
     strangers = [neighbour for neighbour in neighbours if neighbour.site != me.site]
     crowded = len(neighbours) >= limit and len(strangers) > limit * FAR_SHARE
@@ -154,8 +158,9 @@ def to_leave(
 ) -> Acquaintance | None:
     """Return the neighbour to leave for another one; None to stay with all.
 
-    Two nodes that have everything leave each other. A full node leaves the neighbour with which it
-    exchanged least, once that had its time.
+    Two nodes with everything leave each other. A full node leaves the neighbour with the smallest exchange,
+    after
+    some time.
 
     Args:
         me: the node.

@@ -1,4 +1,4 @@
-"""The members of a server's versions: who announced itself, left or fell silent, how many there can be."""
+"""The members of a server's versions: announcements, departures, silences, and the maximum number."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from shardcast.policy.swarm.members import Entry, MemberFacts, Teller, VersionKe
 ANNOUNCE_SECONDS = 3.0
 """Seconds between two announcements of a member."""
 SILENCES = 3.5
-"""Intervals between announcements after which a silent member is forgotten."""
+"""Intervals between announcements until a silent member is forgotten."""
 MAX_MEMBERS = 10_000
-"""Members that a server knows, of all versions together."""
+"""Maximum number of members of all versions together."""
 _ANNOUNCEMENTS = 500.0
-"""Announcements a second that a server asks for at most: with more members each waits longer."""
+"""Maximum rate of announcements, a second, at a server: with more members each waits longer."""
 _FIRST_PAUSE = 0.1
-"""Seconds until the second announcement of a member that knows few others; the next ones take longer."""
+"""Seconds until the second announcement of a member with few acquaintances; later pauses are longer."""
 _CLEAN_SECONDS = 1.0
 """Seconds between two searches for silent members."""
 
 
 class NodeTaken(ValueError):
-    """A generation id that is another member's."""
+    """A generation id already taken by another member."""
 
 
 class MemberTable:
     """The members of all versions of a server.
 
     Any client with a token can invent members. Above the bound one of the address with most members gives
-    way, so that an inventor of thousands crowds out its own.
+    way, so an inventor of thousands crowds out its own.
 
     Attributes:
-        changes: how often a member became reachable, or ceased to be.
+        changes: number of times a member became reachable or unreachable.
     """
 
     def __init__(self, clock: Callable[[], float], max_members: int = MAX_MEMBERS) -> None:
@@ -64,7 +64,7 @@ class MemberTable:
         return self._versions.get(version) or VersionMembers()
 
     def versions(self) -> list[VersionKey]:
-        """Return the versions that have members."""
+        """Return the versions with members."""
         self._forget()
         return list(self._versions)
 
@@ -78,7 +78,7 @@ class MemberTable:
         return max(ANNOUNCE_SECONDS, (len(members.by_key) if members else 0) / _ANNOUNCEMENTS)
 
     def pause(self, entry: Entry) -> float:
-        """Return the seconds until a member's next announcement: few while it is new and knows few others."""
+        """Return the seconds until a member's next announcement: few for one with few acquaintances."""
         interval = self.interval(entry.version)
         if len(entry.named.entries) >= OPENED and entry.reachable is not None:
             return interval
@@ -93,7 +93,7 @@ class MemberTable:
     # Coming and going
 
     def announce(self, version: VersionKey, facts: MemberFacts, teller: Teller, secret: str) -> Entry:
-        """Record what a member announced, which has proven that it has its key; return the member.
+        """Record the announcement of a member with a proven key; return the member.
 
         Raises:
             NodeTaken: the generation id is another member's.
@@ -109,16 +109,16 @@ class MemberTable:
         return entry
 
     def relay(self, version: VersionKey, facts: MemberFacts, teller: Teller, age: float) -> Entry | None:
-        """Record a member of another server; return None where that changes nothing.
+        """Record a member of another server; return None where nothing changes.
 
-        A member that announces itself here needs no other teller, and of several the first one counts, until
-        it tells no more.
+        A member announced here needs no other teller, and of several tellers the first one counts, until its
+        list lacks the member.
 
         Args:
             version: the version.
-            facts: what that server tells.
-            teller: that server.
-            age: seconds since the member announced itself.
+            facts: the other server's facts.
+            teller: the other server.
+            age: seconds since the member's announcement.
         """
         now, entry, interval = self._clock(), self._find(version, facts.key), self.interval(version)
         self._forget()
@@ -133,19 +133,19 @@ class MemberTable:
         return entry
 
     def leave(self, version: VersionKey, key: bytes) -> Entry | None:
-        """Forget a member that leaves, and return it; None where it was none."""
+        """Forget a leaving member, and return it; None for an unknown one."""
         entry = self._find(version, key)
         if entry:
             self._drop(entry)
         return entry
 
     def keep_relayed(self, version: VersionKey, teller: Teller, told: Collection[bytes]) -> None:
-        """Forget the members of a server that told all of its members, and these not any more.
+        """Forget the members missing from a server's whole list.
 
         Args:
             version: the version.
-            teller: that server.
-            told: the keys of the members that it told.
+            teller: the server.
+            told: the keys of the members in its list.
         """
         members = self._versions.get(version)
         for entry in list(members.by_key.values()) if members else ():
@@ -153,11 +153,11 @@ class MemberTable:
                 self._drop(entry)
 
     def checked(self, entry: Entry, place: MemberFacts, reachable: bool) -> None:
-        """Record what a check found out.
+        """Record the result of a check.
 
         Args:
             entry: the member.
-            place: what was known of it when the check began; the outcome counts for that place alone.
+            place: the member's facts at the beginning of the check; the result counts for this place alone.
             reachable: whether the member answered rightly.
         """
         members = self._versions.get(entry.version)
@@ -172,7 +172,7 @@ class MemberTable:
     # The table
 
     def _find(self, version: VersionKey, key: bytes) -> Entry | None:
-        """Return a member that has not been silent for too long."""
+        """Return a member without too long a silence."""
         members = self._versions.get(version)
         entry = members.by_key.get(key) if members else None
         if entry and self._is_silent(entry, self._clock()):
@@ -181,15 +181,16 @@ class MemberTable:
         return entry
 
     def _frees_node(self, version: VersionKey, facts: MemberFacts, *, announced: bool) -> bool:
-        """Return whether a member can have its generation id; one that has no right to it is forgotten.
+        """Return whether a member can have its generation id, and forget a member without a right to one.
 
-        An id that a key makes is that key's alone. Another one, of an older node, is the first member's that
-        announces it, as long as it is one; what a server below tells of it gives way: it may be made up.
+        An id made from a key belongs to this key alone. Another id, of an older node, belongs to the first
+        member announced with the id, while there is one; the word of a server below gives way, since it may
+        be invented.
 
         Args:
             version: the version.
-            facts: what is told of the member.
-            announced: whether it announces itself; else another server tells of it.
+            facts: the facts of the member.
+            announced: whether the member announces itself; else another server tells of the member.
         """
         members = self._versions.get(version)
         holder = members.by_node.get(facts.node) if members else None
@@ -219,7 +220,7 @@ class MemberTable:
         return entry
 
     def _update(self, entry: Entry, facts: MemberFacts, teller: Teller) -> None:
-        """Take what was told of a member anew; another place has to be checked first."""
+        """Update a member's facts; another place has to be checked first."""
         unchecked = not entry.facts.is_at(facts) or entry.teller.above
         reachable = True if teller.above else None if unchecked else entry.reachable
         members = self._versions[entry.version]
@@ -244,7 +245,7 @@ class MemberTable:
         self._count -= 1
 
     def _own(self, entry: Entry) -> None:
-        """Count a member for the address that told of it."""
+        """Count a member for the address of its teller."""
         self._owners.add(entry.teller.owner)
         self._owned.setdefault(entry.teller.owner, {})[entry] = None
 
@@ -257,7 +258,7 @@ class MemberTable:
             del self._owned[entry.teller.owner]
 
     def _forget(self) -> None:
-        """Forget the members that have been silent for too long, at most once a second."""
+        """Forget the members with too long a silence, at most once a second."""
         now = self._clock()
         if now - self._cleaned_at >= _CLEAN_SECONDS:
             self._cleaned_at = now

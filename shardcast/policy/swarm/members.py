@@ -1,4 +1,4 @@
-"""A member of a swarm as a server knows it, and the members of one version by their hosts and sites."""
+"""A member of a swarm in the view of a server, and the members of one version by hosts and sites."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ VersionKey = tuple[int, str | None]
 
 @dataclass(frozen=True, slots=True)
 class MemberFacts:
-    """What a member says about itself, and what the server saw.
+    """A member's own facts, and the server's observations.
 
     Attributes:
-        node: its generation id.
-        key: its public key, by which it is known.
-        host: the address at which others would connect to it; None for a member that does not listen.
+        node: generation id.
+        key: public key, the name of the member.
+        host: the address for others to connect to; None for a member without a listener.
         port: the port there.
-        site: its site.
+        site: the member's site.
         certificate: SHA-256 of its certificate in hex; None for plain HTTP.
-        rate: bytes a second that it says it gives.
-        sharing: whether it gives what it has.
-        nonce: of its last announcement; None where an upstream checked the place.
+        rate: claimed upload rate, in bytes a second.
+        sharing: whether the member gives its pieces to others.
+        nonce: nonce of the last announcement; None where an upstream checked the place.
     """
 
     node: str
@@ -45,18 +45,18 @@ class MemberFacts:
 
     @property
     def owns_node(self) -> bool:
-        """Whether the id is the one that the key makes, which no holder of another key can claim."""
+        """Whether the id is made from the key, so no holder of another key can claim the id."""
         return self.node == key_id(self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class Teller:
-    """Who told of a member.
+    """The source of the news of a member.
 
     Attributes:
-        owner: the address that it came from, by which members are bounded.
-        server: the server that relayed it; empty for the member itself.
-        above: whether that server is an upstream of this one, whose check of the place counts.
+        owner: the source's address, by which members are bounded.
+        server: the relaying server; empty for the member itself.
+        above: whether this server is an upstream of this one, whose check of the place counts.
     """
 
     owner: str
@@ -69,18 +69,18 @@ class Entry:
     """A member of a version.
 
     Attributes:
-        version: the version that it is a member of.
-        facts: what is known of it.
-        teller: who told of it.
-        secret: of its announcements; empty for a member that another server relayed.
-        since: when it was told of first.
-        heard_at: when it announced itself last.
-        interval: seconds that it was asked to wait until the next time, at most.
-        reachable: whether the server's check reached it; None while none ended.
-        failures: checks in a row that failed.
-        checked_at: when the last check began; None before the first one.
-        named: the members that were named to it.
-        relayed: the members that were told to it, where it is a server.
+        version: the version.
+        facts: the known facts of the member.
+        teller: the source of the facts.
+        secret: secret of its announcements; empty for a member relayed by another server.
+        since: time of the first news.
+        heard_at: time of the last announcement.
+        interval: maximum seconds until the next announcement, as told to the member.
+        reachable: whether the server's check reached the member; None while none ended.
+        failures: failed checks in a row.
+        checked_at: beginning of the last check; None before the first one.
+        named: the members named to this one.
+        relayed: the members relayed to this one, if a server.
     """
 
     version: VersionKey
@@ -98,17 +98,17 @@ class Entry:
 
     @property
     def host(self) -> str | None:
-        """The address that others are given; None while there is none."""
+        """The address to give to others; None while there is none."""
         return self.facts.host if self.reachable and self.facts.sharing else None
 
 
 @dataclass(eq=False, slots=True)
 class Shortlist:
-    """Members that are named to one node or server, again and again.
+    """Members named to one node or server, again and again.
 
     Attributes:
         entries: the members.
-        renewed_at: when some of them were exchanged last; None for a new shortlist.
+        renewed_at: time of the last exchange of some of them; None for a new shortlist.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -120,8 +120,8 @@ class VersionMembers:
 
     Attributes:
         by_key: all of them, by their keys.
-        by_node: the same by their generation ids, each of which one member has.
-        all: those that others can connect to.
+        by_node: the same by their generation ids, unique to each.
+        all: the reachable ones.
         sites: the same by their sites.
     """
 
@@ -146,7 +146,7 @@ class VersionMembers:
         del self.by_key[entry.facts.key], self.by_node[entry.facts.node]
 
     def enlist(self, entry: Entry) -> None:
-        """Have a member drawn from now on, if others can connect to it."""
+        """Add a member to those drawn from now on, if reachable."""
         if entry.host:
             owner = owner_of(entry.host)
             self.all.add(owner, entry)

@@ -1,40 +1,40 @@
-"""How a sharing node fetches: by pieces from whoever has them, or by large ranges from its servers."""
+"""The way of fetching of a sharing node: by pieces from all holders, or by large ranges from its servers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 FAST_LINK = 150e6
-"""Bytes a second from which on large ranges are used: no link is waited for there, and the request for a
+"""Bytes a second from which on large ranges are used: no link limits the node there, and the request for a
 piece costs more CPU than its bytes (``docs/performance.md``)."""
 BUSY_LINK, BUSY_SHARE = 40e6, 0.9
 """Bytes a second from which on large ranges are tried, too, where the event loop computed, or waited for a
-processor, for at least this share of the time: processors are waited for then, not the link."""
+processor, for at least this share of the time: processors are the limit then, not the link."""
 TRIAL_SECONDS = 1.0
-"""Seconds after which large ranges must bring as much as pieces did, or pieces are exchanged again."""
+"""Seconds of a trial of large ranges; with fewer bytes than by pieces, pieces are exchanged again."""
 MEETING_SECONDS = 2.0
-"""Seconds for which a node that knows of other members exchanges pieces before it has a neighbour. Large
-ranges, of which the server's socket holds seconds' worth on a slow link, would hold up everyone's pieces."""
+"""Seconds of exchanging pieces without a neighbour yet, for a node with other members. Large ranges, of which
+the server's socket holds seconds' worth on a slow link, would hold up everyone's pieces."""
 MEASURED_SECONDS = 0.4
-"""Seconds over which the rate is measured."""
+"""Seconds of measuring the rate."""
 FRUITLESS_SECONDS = 3.0
-"""Seconds without a byte, while pieces are missing, after which the servers are asked for ranges instead."""
+"""Seconds without a byte, while pieces are missing, until the servers are asked for ranges instead."""
 RETRY_SECONDS = 10.0
 """Seconds until pieces are exchanged again after that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the choice goes by.
+    """The facts behind the choice.
 
     Attributes:
         now: the time, in seconds.
-        neighbours: neighbours that the node has.
-        others: other members of the version that a server knows.
+        neighbours: the node's neighbours.
+        others: other members of the version known to a server.
         hands_out: whether a server hands out pieces.
-        received: bytes that came since the download began, from whomever.
-        lacks: whether there is a piece that the node lacks: not while a version's first shard is being made.
-        busy: seconds, since any moment, in which the event loop computed or waited for a processor.
+        received: bytes received since the beginning of the download, from all sources.
+        lacks: whether the node lacks a piece: not while a version's first shard is being made.
+        busy: seconds of computing or waiting for a processor of the event loop, since any moment.
     """
 
     now: float
@@ -72,7 +72,7 @@ class FetchMode:
         self._meeting_since: float | None = None  # when other members became known
 
     def update(self, situation: Situation) -> bool:
-        """Choose by what is known now, and return whether the way has changed."""
+        """Choose by the present facts, and return whether the way has changed."""
         now = situation.now
         if situation.received > self._seen or not situation.lacks:
             self._seen, self._progress_at = situation.received, now

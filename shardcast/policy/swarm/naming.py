@@ -1,4 +1,4 @@
-"""The choice of the members that a server names: to a member, and to another server of the same origin."""
+"""The choice of the members named by a server: to a member, and to another server of the same origin."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def members_for(
 
     Args:
         members: the members of the version.
-        entry: the member that asks.
-        asker: its own address as the server saw it; None where it is unknown.
+        entry: the asking member.
+        asker: the member's own address as seen by the server; None for unknown.
         now: the time, in seconds.
         random: draws members.
-        count: members to name at most.
+        count: maximum number of members to name.
     """
 
     def can_name(other: Entry) -> bool:
@@ -54,13 +54,13 @@ def members_for(
 def members_to_relay(
     members: VersionMembers, shortlist: Shortlist, count: int, wanted: Wanted, *, now: float, random: Random
 ) -> list[Entry]:
-    """Return the members to tell another server: the same as before, and now and then others.
+    """Return the members to relay to another server: the same as before, and now and then others.
 
     Args:
         members: the members of the version.
-        shortlist: those that were told it before.
-        count: members to tell at most.
-        wanted: tells whether a member can be told.
+        shortlist: the members relayed before.
+        count: maximum number of members to relay.
+        wanted: returns whether a member can be relayed.
         now: the time, in seconds.
         random: draws members.
     """
@@ -85,7 +85,7 @@ def _refresh(
     now: float,
     random: Random,
 ) -> list[Entry]:
-    """Return a shortlist without the members that left, and with others in their places."""
+    """Return a shortlist without departed members, and with others in their places."""
     kept = [entry for entry in shortlist.entries if members.has(entry) and entry.host and wanted(entry)]
     if shortlist.renewed_at is None:
         shortlist.renewed_at = now
@@ -101,10 +101,10 @@ def _refresh(
 
 
 def _rate(entry: Entry) -> int:
-    """Return the bytes a second that a member says it gives."""
+    """Return the claimed upload rate of a member, in bytes a second."""
     return entry.facts.rate
 
 
 def _as_member(entry: Entry) -> Member:
-    """Return a member as the choice of neighbours sees it."""
+    """Return a member in the view of the choice of neighbours."""
     return Member(entry.facts.key, entry.facts.site, entry.host is not None)

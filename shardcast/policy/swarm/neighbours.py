@@ -1,4 +1,4 @@
-"""The neighbours of a node: what each offers, how many offer each range, and when each may be asked."""
+"""The neighbours of a node: the offers of each, the number of offers of each range, and pauses."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from shardcast.policy.swarm.rarity import RangeCounts
 from shardcast.policy.swarm.rules import SwarmRules
 
 _DISTRUST = Backoff(1.0, 60.0)
-"""Pauses of a neighbour that did not keep what it offered: asked less and less until it serves again."""
+"""Pauses of a neighbour with unkept offers: asked less and less until it serves again."""
 
 
 class Neighbour:
-    """A neighbour, as a node that downloads sees it.
+    """A neighbour, in the view of a downloading node.
 
     Attributes:
-        key: the caller's name for it.
-        near: whether it is in the same site.
-        offered: the ranges that it offers.
-        under_way: requests that are out there.
-        paused_until: the time until which it is left alone.
-        failures: how often it let the node down since it served last.
+        key: the caller's name for the neighbour.
+        near: whether the neighbour is in the same site.
+        offered: the offered ranges.
+        under_way: unfinished requests there.
+        paused_until: end of the pause of requests.
+        failures: failures since the last served range.
         banned: whether it sent wrong bytes, and is not asked again for this version.
-        received: ranges that came from it.
+        received: ranges received from there.
     """
 
     __slots__ = ("banned", "failures", "key", "near", "offered", "paused_until", "received", "under_way")
@@ -45,8 +45,8 @@ class Neighbourhood:
 
     Attributes:
         all: the neighbours, in an order of no meaning.
-        near: counters of the ranges that neighbours in the same site offer.
-        far: counters of the ranges that neighbours in other sites offer.
+        near: counters of the ranges on offer in the same site.
+        far: counters of the ranges on offer in other sites.
     """
 
     def __init__(self, rules: SwarmRules, random: Random) -> None:
@@ -67,19 +67,19 @@ class Neighbourhood:
         return key in self._by_key
 
     def add(self, key: Hashable, *, near: bool = True) -> None:
-        """Add a neighbour that offers nothing yet."""
+        """Add a neighbour without offers yet."""
         neighbour = self._by_key[key] = Neighbour(key, near=near)
         self.all.insert(int(self._random.random() * (len(self.all) + 1)), neighbour)
 
     def remove(self, key: Hashable) -> None:
-        """Remove a neighbour that left."""
+        """Remove a departed neighbour."""
         neighbour = self._by_key.pop(key)
         self.all.remove(neighbour)
         self._uncount(neighbour, neighbour.offered)
         neighbour.offered = 0
 
     def offers(self, key: Hashable, mask: int) -> None:
-        """Note that a neighbour can serve some ranges."""
+        """Record ranges a neighbour can serve."""
         neighbour = self._by_key[key]
         new = mask & ~neighbour.offered
         if new and not neighbour.banned:
@@ -87,23 +87,23 @@ class Neighbourhood:
             self._count(neighbour, new)
 
     def withdraws(self, key: Hashable, mask: int) -> None:
-        """Note that a neighbour cannot serve some ranges any more."""
+        """Record ranges a neighbour can no longer serve."""
         neighbour = self._by_key[key]
         gone = mask & neighbour.offered
         self._uncount(neighbour, gone)
         neighbour.offered &= ~gone
 
     def refused(self, neighbour: Neighbour, now: float) -> None:
-        """Note that a neighbour gives as many answers as it can: it is left alone for a moment."""
+        """Record a refusal for lack of a free slot: pause the neighbour for a moment."""
         shortest, longest = self._rules.shortest_peer_pause, self._rules.longest_peer_pause
         pause = shortest + (longest - shortest) * self._random.random()
         neighbour.paused_until = max(neighbour.paused_until, now + pause)
 
     def let_down(self, neighbour: Neighbour, now: float) -> None:
-        """Note that a neighbour stalled, broke off, or had not what it offered.
+        """Record a stalled or broken answer, or an unkept offer, of a neighbour.
 
-        Until it serves again its offers do not count: a neighbour that only says that it has everything must
-        not keep a node from asking servers for help.
+        Until the neighbour serves again, its offers do not count: a false claim of having everything must not
+        keep a node from asking servers for help.
         """
         if not neighbour.failures:
             self._uncount(neighbour, neighbour.offered)
@@ -112,30 +112,30 @@ class Neighbourhood:
         neighbour.failures += 1
 
     def served(self, neighbour: Neighbour) -> None:
-        """Note that a range came from a neighbour, and was right."""
+        """Record a right range from a neighbour."""
         if neighbour.failures:
             neighbour.failures = 0
             self._count(neighbour, neighbour.offered)
         neighbour.received += 1
 
     def ban(self, neighbour: Neighbour) -> None:
-        """Note that a neighbour sent wrong bytes: it is not asked again for this version."""
+        """Record wrong bytes of a neighbour: it is not asked again for this version."""
         self._uncount(neighbour, neighbour.offered)
         neighbour.banned = True
         neighbour.offered = 0
 
     @property
     def across(self) -> int:
-        """The ranges that neighbours in other sites offer, and none in the same site does."""
+        """The ranges on offer in other sites, and nowhere in the same site."""
         far = self.far.counted
         return far and far & ~self.near.counted
 
     def _count(self, neighbour: Neighbour, mask: int) -> None:
-        """Count what a neighbour offers, where it keeps what it offers."""
+        """Count a neighbour's offers, where it keeps them."""
         if not neighbour.failures:
             (self.near if neighbour.near else self.far).add(mask)
 
     def _uncount(self, neighbour: Neighbour, mask: int) -> None:
-        """Take back what was counted of a neighbour's offers."""
+        """Undo the count of a neighbour's offers."""
         if not neighbour.failures:
             (self.near if neighbour.near else self.far).remove(mask)

@@ -1,4 +1,4 @@
-"""Sets from which members are drawn at random, so that a host that invents members is drawn no more often."""
+"""Sets to draw members from at random, fair to hosts: a host with invented members is drawn no more often."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T", bound=Hashable)
 
 SLOTS = 16
-"""Members of a host that make it more likely to be drawn; further ones only share its chances."""
+"""Members of a host up to which each raises the host's chance; further ones share its chance."""
 
 
 class RandomPool(Generic[T]):
@@ -26,7 +26,7 @@ class RandomPool(Generic[T]):
         return iter(self._items)
 
     def add(self, item: T) -> None:
-        """Add an item that is not in the set."""
+        """Add an item not in the set."""
         self._places[item] = len(self._items)
         self._items.append(item)
 
@@ -53,7 +53,7 @@ class HostPool(Generic[T]):
         return self._count
 
     def add(self, host: str, member: T) -> None:
-        """Add a member that is not in the pool."""
+        """Add a member not in the pool."""
         members = self._hosts.setdefault(host, RandomPool())
         if len(members) < SLOTS:
             self._slots.add((host, len(members)))

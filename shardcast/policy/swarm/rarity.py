@@ -46,7 +46,7 @@ class RangeCounts:
         return union
 
     def rarest(self, candidates: int) -> int:
-        """Return those of the candidates that have the lowest counter."""
+        """Return the candidates with the lowest counter."""
         for plane in reversed(self._planes):
             candidates = candidates & ~plane or candidates
         return candidates

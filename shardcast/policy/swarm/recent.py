@@ -1,4 +1,4 @@
-"""The ranges that were handed out within the last moments."""
+"""The ranges handed out within the last moments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RecentRanges:
         self.mask &= ~(1 << number)
 
     def expire(self, now: float) -> int:
-        """Forget what is older than the horizon, and return the ranges that are left."""
+        """Forget hand-outs older than the horizon, and return the ranges left."""
         while self._moments:
             number, since = next(iter(self._moments.items()))
             if now - since < self._horizon:

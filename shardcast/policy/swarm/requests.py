@@ -1,4 +1,4 @@
-"""A node's requests that are out, and the servers that hand out ranges to it."""
+"""A node's unfinished requests, and the servers with ranges to hand out."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from shardcast.policy.swarm.neighbours import Neighbour
 from shardcast.policy.swarm.rules import SwarmRules
 
 ENOUGH_READY = 8
-"""Ranges in a row that a server had at once after which one more request is out there."""
+"""Ranges in a row served at once by a server until one more request is sent there."""
 
 
 class Server:
-    """A server that hands out ranges, as a downloading node sees it.
+    """A server with ranges to hand out, in the view of a downloading node.
 
     Attributes:
-        key: the caller's name for it.
+        key: the caller's name for the server.
         backoff: bounds of its pauses.
-        limit: requests that are out there at most: some, and more while it answers each at once.
-        paused_until: the time until which it is left alone.
-        unreported: the ranges that came since the node's last request there.
-        claimed: ranges that the server let the node bring across the border, and that are not here yet.
-        under_way: requests that are out there.
+        limit: maximum of unfinished requests: some, and more while each is answered at once.
+        paused_until: end of the pause of requests.
+        unreported: ranges received since the node's last request there.
+        claimed: ranges granted for a crossing of the border, and not yet received.
+        under_way: unfinished requests there.
         failures: refusals in a row.
-        exhausted: whether it handed out all that it has.
+        exhausted: whether everything there was handed out.
     """
 
     __slots__ = (
@@ -57,10 +57,10 @@ class Server:
         self.exhausted = False
 
     def had_range(self, seconds: float, rules: SwarmRules) -> None:
-        """Note that it answered with a range after some seconds.
+        """Record an answer with a range after some seconds.
 
-        Two requests end together where they share a link, which is idle then until the next two have come. A
-        server with few nodes below it has time for a third.
+        Two requests end together where they share a link, and the link is idle then until the next two
+        arrive. A server with few nodes below it has time for a third.
         """
         if seconds >= rules.kept_after:
             self.had_none()
@@ -71,20 +71,20 @@ class Server:
             self.limit = max(self.limit, min(self.limit + 1, rules.asker_answers))
 
     def had_none(self) -> None:
-        """Note that it had no range when it was asked: more requests would bring no more."""
+        """Record an answer without a range: more requests would bring no more."""
         self._ready = 0
         self.limit = self._least
 
 
 class SwarmRequest:
-    """A request that is out: for a server's next range, or for a range of a neighbour.
+    """An unfinished request: for a server's next range, or for a range of a neighbour.
 
     Attributes:
-        since: when it was sent.
-        progress_at: when its last bytes came; the caller keeps it.
-        source: the server or the neighbour that was asked.
+        since: time of sending.
+        progress_at: time of the last bytes; kept by the caller.
+        source: the asked server or neighbour.
         number: the range; None until the server has answered.
-        asked: what to tell the server; its ``node`` is for the caller to fill in.
+        asked: the message to the server; the caller fills in ``node``.
     """
 
     __slots__ = ("asked", "number", "progress_at", "since", "source")
@@ -104,10 +104,10 @@ class SwarmRequest:
 
     @property
     def server(self) -> Server | None:
-        """The server that was asked; None for a neighbour's range."""
+        """The asked server; None for a neighbour's range."""
         return self.source if isinstance(self.source, Server) else None
 
     @property
     def neighbour(self) -> Neighbour | None:
-        """The neighbour that was asked; None for a server's range."""
+        """The asked neighbour; None for a server's range."""
         return self.source if isinstance(self.source, Neighbour) else None

@@ -10,57 +10,58 @@ from dataclasses import dataclass, replace
 from random import Random
 
 RANGE_SECONDS = 0.01
-"""Seconds that a range takes on its node's link."""
+"""Seconds of a range on its node's link."""
 MAX_RANGE_PIECES = 64
-"""Pieces that a range has at most: 16 MiB of pieces of 256 KiB."""
+"""Maximum pieces of a range: 16 MiB of pieces of 256 KiB."""
 FIRST_ASKS = 5000.0
-"""First requests that a server gets a second, at most, when many nodes begin at once."""
+"""Maximum rate of first requests at a server, a second, when many nodes begin at once."""
 CREDIT_AHEAD = 2
-"""Ranges that a node may be the only one to have, beyond as many as it has requests out."""
+"""Unspread ranges a node may hold beyond the number of its requests."""
 FILLING_REQUESTS = 8
-"""Requests, of all nodes together, that fill a server's link; fewer let it idle for the way of a request."""
+"""Requests, of all nodes together, needed to fill a server's link; fewer leave it idle for a request's way.
+"""
 FEW_REQUESTS = 3
-"""Requests of one node that another answers at once, at most, where they are near each other."""
+"""Maximum of simultaneous answers to one node, where the two are near each other."""
 LONELY_CREDIT = 512
-"""Ranges that a node may be the only one to have where it is the only one to ask, a quarter of them where two
-ask: each gets what the other was handed over a link that is full already, and is late by dozens of ranges."""
+"""Unspread ranges of a node that asks alone, a quarter of them where two ask: each would get the other's
+ranges over a link already full, and late by dozens of ranges."""
 NEAR_REQUESTS = 6
-"""Requests that a node has out at most where the number of members is known, and they are near."""
+"""Maximum requests of a node where the number of members is known, and they are near."""
 MANY_MEMBERS = 250
-"""Members from which on a node has few requests out, and is refused early: see ``rules_for``."""
+"""Members from which on a node has few requests, and is refused early: see ``rules_for``."""
 NEAR_REQUESTS_OF_MANY = 4
-"""Requests that a node has out at most among so many, where they are near."""
+"""Maximum requests of a node among so many members, where they are near."""
 FAR_REQUESTS = 24
-"""Requests that a node has out at most, however far its neighbours are."""
+"""Maximum requests of a node, however far its neighbours are."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwarmRules:
-    """The numbers that a node goes by; by default those for a swarm of unknown size (``rules_for``).
+    """The numbers of a node; by default those for a swarm of unknown size (``rules_for``).
 
     Attributes:
-        requests: requests that a node has out at most.
-        server_requests: those of them at each server that hands out.
-        peer_requests: those of them at each neighbour.
-        answers: answers that a node gives at once.
-        asker_answers: those of them that one asker gets at once.
-        credit: ranges handed out to one node that no other node has yet, at most; None for any number.
-        have_interval: seconds for which ranges that became servable are collected for the neighbours.
-        news_interval: the same for ranges that no neighbour offers yet, and at a node that gives few answers.
-        few_answers: answers at once below which a node gives few.
-        repeat_after: seconds within which a range is not handed out twice.
-        alone_after: seconds without another asker after which a node gets more than its credit.
-        shortest_peer_pause: seconds, at least, for which a neighbour that refused is left alone.
-        longest_peer_pause: seconds, at most, for which a neighbour that refused is left alone.
-        first_server_pause: seconds for which a server that refused is left alone; doubled each time.
-        longest_server_pause: seconds that no pause of a server exceeds.
-        kept_after: seconds without an answer after which a server keeps a request until it has a range.
-        help_below: requests out with which a node asks a server for help, at most.
-        stalled_after: seconds without a byte after which a request is taken elsewhere.
-        duplicate_after: seconds after which the last ranges are asked from a second neighbour too.
-        crossing_seconds: seconds within which a range that was handed to a site has to be there.
-        crossings: ranges under way into a site at first.
-        rarest_first: whether a node asks for the rarest range of a neighbour, rather than any.
+        requests: maximum of unfinished requests.
+        server_requests: maximum of them at each server.
+        peer_requests: maximum of them at each neighbour.
+        answers: maximum of simultaneous answers.
+        asker_answers: maximum of them to one asker.
+        credit: maximum of unspread ranges handed out to one node; None for any number.
+        have_interval: seconds of collecting new ranges before the neighbours are told.
+        news_interval: the same for ranges offered by no neighbour yet, and at a node with few answers.
+        few_answers: number of simultaneous answers below which a node has few.
+        repeat_after: seconds until a range may be handed out again.
+        alone_after: seconds without another asker until a node may exceed its credit.
+        shortest_peer_pause: minimum pause, in seconds, of requests to a refusing neighbour.
+        longest_peer_pause: maximum of the same.
+        first_server_pause: seconds of the first pause of a refusing server; doubled each time.
+        longest_server_pause: maximum pause of a server, in seconds.
+        kept_after: seconds without an answer until a request counts as kept by its server.
+        help_below: maximum of unfinished requests at which a node asks a server for help.
+        stalled_after: seconds without a byte until a request is taken elsewhere.
+        duplicate_after: seconds until the last ranges are asked from a second neighbour too.
+        crossing_seconds: seconds for a range handed to a site to arrive.
+        crossings: initial number of ranges under way into a site.
+        rarest_first: whether to ask for the rarest range of a neighbour, rather than any.
     """
 
     requests: int = 8
@@ -93,13 +94,13 @@ def rules_for(
     """Return the rules for a swarm.
 
     Among many, time is lost where a range is still rare and where requests pile up at some nodes while others
-    have none. So there a node gives few answers at once, which ends each sooner and lets it be passed on, and
-    who is refused asks again sooner. Few nodes have few others to ask, and keep their links full by more.
+    have none. So a node there gives few answers at once, each ends sooner and can be passed on, and a refused
+    node asks again sooner. Few nodes have few others to ask, and keep their links full by more requests.
 
     Args:
         round_trip: seconds between typical neighbours and back; requests fill the link meanwhile.
-        members: nodes that a server knows of the version: the more ask it, the longer each waits.
-        range_seconds: seconds that a range takes on the node's link.
+        members: members of the version known to a server: with more, each waits longer.
+        range_seconds: seconds of a range on the node's link.
     """
     travelling = math.ceil(max(0.0, round_trip - range_seconds) / range_seconds)
     many = members >= MANY_MEMBERS
@@ -122,16 +123,16 @@ def rules_for(
 
 
 def longest_server_pause(members: int) -> float:
-    """Return the seconds that no pause of a server exceeds: 1 s, and 4 s where a thousand nodes ask."""
+    """Return the maximum pause of a server in seconds: 1 s, and 4 s with a thousand members."""
     return min(max(1.0, members / 250), 4.0)
 
 
 def first_ask(members: int, random: Random) -> float:
-    """Return the seconds after which a node asks a server for the first time.
+    """Return the seconds until a node's first request to a server.
 
     Args:
-        members: nodes that the server knows of the version.
-        random: to spread them.
+        members: members of the version known to the server.
+        random: source of the spread.
     """
     return random.random() * members / FIRST_ASKS
 

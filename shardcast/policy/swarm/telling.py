@@ -1,9 +1,9 @@
-"""When a node tells its neighbours what became servable: at once what is new to them, the rest in batches.
+"""When to tell neighbours of new ranges: at once those new to all of them, the rest in batches.
 
-A new range spreads hop by hop, and each hop would wait for half a batch. So what no neighbour offers is told
-at once. That is one range in ten: all others are known to most neighbours when they come. A node that gives
-few answers tells all at once: in the first second of a thousand nodes, half of the idle links were of nodes
-whose neighbours lacked a range of theirs, and had yet to hear of it.
+A new range spreads hop by hop, and each hop would wait for half a batch. So a range offered by no neighbour
+is told at once. This is one range in ten: all others are known to most neighbours on arrival. A node with few
+answers tells all at once: in the first second of a thousand nodes, half of the idle links were of nodes whose
+neighbours lacked a range of theirs, and had yet to hear of it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ NEVER = float("inf")
 
 
 class Telling:
-    """What a node has yet to tell its neighbours.
+    """The ranges a node has yet to tell its neighbours.
 
     Attributes:
-        due: when to tell it; never while there is nothing.
+        due: time to tell them; never while there are none.
     """
 
     __slots__ = ("_few_answers", "_interval", "_news", "_news_interval", "_told_at", "due")
@@ -31,16 +31,16 @@ class Telling:
         self.due = NEVER
 
     def add(self, mask: int, now: float, *, offered: int, answers: int) -> float:
-        """Add ranges that became servable.
+        """Add new servable ranges.
 
         Args:
             mask: the ranges.
             now: the time, in seconds.
-            offered: the ranges that neighbours offer.
-            answers: answers that the node gives now.
+            offered: the ranges on offer at neighbours.
+            answers: present number of the node's answers.
 
         Returns:
-            The time at which to tell.
+            The time to tell them.
         """
         self._news |= mask
         soon = mask & ~offered or answers < self._few_answers
