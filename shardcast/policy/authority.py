@@ -13,8 +13,7 @@ JUST_STARTED = 2.0
 """Seconds after the start of this node during which a server without any answer counts as about to answer."""
 LONGEST_PAUSE, SHORTEST_PAUSE = 3.0, 1.0
 """Bounds of the random pause, in seconds, before a change of authority: of two nodes that have just chosen
-each
-other, the first to leave breaks the circle, and the other one stays."""
+each other, the first to leave breaks the circle, and the other one stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,8 @@ class ServerView:
         failed: whether the last request failed.
         last_news_at: time of the last news, in seconds of the node's clock; None for never.
         hello: last hello of the feed; None for a server without a feed.
-        reading: number of the connection to the feed, or of the reading of the list, behind this view;
-            counts up.
+        reading: number of the connection to the feed, or of the reading of the list, behind this view; counts
+            up.
         complete: complete versions there, by number.
         known: versions in the list whose bytes the server does not have yet.
         opened: open versions there.

@@ -1,10 +1,8 @@
 """Limits of bytes a second, shared fairly: by all readers together, and by those at one address.
 
 A reader reserves the next slot of the schedule before each portion and waits for the slot's beginning.
-Portions
-are equal and a reader has one slot at a time, so slots rotate among the readers; an idle reader leaves its
-share
-to the others. The caller waits (``fair_limit``).
+Portions are equal and a reader has one slot at a time, so slots rotate among the readers; an idle reader
+leaves its share to the others. The caller waits (``fair_limit``).
 """
 
 from __future__ import annotations

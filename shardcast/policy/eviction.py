@@ -208,8 +208,7 @@ def eviction_order(
     """Return the complete versions removable in favour of version ``number``, with their ranks.
 
     These are older versions, neither ``pinned`` nor ``leased``. Versions being ``read`` go late, and versions
-    no
-    longer ``offered`` by any upstream go last.
+    no longer ``offered`` by any upstream go last.
     """
     return {
         other: (COMPLETE, other not in offered, other in read, other)

@@ -31,8 +31,8 @@ def versions_to_fetch(
     """Return the versions to fetch, the first one first; ``offers`` has the servers of each version.
 
     The newest ``keep`` versions of each server are fetched, so the versions of one server take no place from
-    those
-    of another. Versions at ``suspect`` servers alone come last: earlier fetches from these servers failed.
+    those of another. Versions at ``suspect`` servers alone come last: earlier fetches from these servers
+    failed.
     """
     servers = {server for holders in offers.values() for server in holders}
     found: set[int] = set()
@@ -58,8 +58,7 @@ def versions_to_start(
     """Return the open versions for a middle to start fetching.
 
     A version must be newer than each complete one here, and newer than the newest complete version of at
-    least one
-    of its servers.
+    least one of its servers.
 
     Args:
         opened: the open versions, with their servers.
@@ -104,8 +103,7 @@ def next_version(
     """Return the next version to fetch after ``last``; None when there is none yet.
 
     This is the newest, or with ``every`` the oldest version not yet ``mark_fetched``: a relay may have a
-    later
-    version first.
+    later version first.
     """
     if every:
         return min((number for number in offered if number > last and number not in fetched), default=None)
@@ -116,8 +114,7 @@ class FetchQueue:
     """The fetched and failed versions of one follower's line, and the next one.
 
     Complete versions come before open ones, and first those at servers without a failed offer. So a server
-    that
-    lists versions without serving them does not delay the versions of another server.
+    that lists versions without serving them does not delay the versions of another server.
     """
 
     def __init__(self, last: int | None = None, every: bool = False, fetched: Collection[int] = ()) -> None:

@@ -108,8 +108,7 @@ def is_same_version(one: Listing, other: Listing) -> bool:
     """Return whether two listings are of the same version.
 
     Compare the digests of the manifest where both listings have one, else the payload's digest and the number
-    of
-    shards.
+    of shards.
     """
     if one.digest != other.digest:
         return False
@@ -135,10 +134,8 @@ def group_servers(
     """Group servers, in the order of their naming.
 
     A server joins the first group without a conflict. The first group, possibly without servers, belongs to
-    the line
-    ``origin`` with the versions ``listed`` and the payload ``digests`` seen earlier; without these, to the
-    first
-    server's line.
+    the line ``origin`` with the versions ``listed`` and the payload ``digests`` seen earlier; without these,
+    to the first server's line.
     """
     seeded = origin is not None or bool(listed) or bool(digests)
     groups = [_Forming(origin, listed or {}, digests or {})] if seeded else []

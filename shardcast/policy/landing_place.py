@@ -6,8 +6,7 @@ WINDOW_SECONDS = 1.0
 """Seconds of the window over which the time for pieces is added up."""
 MAX_SHARE = 0.25
 """Maximum share of the window for pieces on the loop. At 100 Mbit/s they take a hundredth of the window; a
-thread
-for each piece would cost 1.3 CPU seconds a GiB."""
+thread for each piece would cost 1.3 CPU seconds a GiB."""
 MAX_SECONDS = 0.1
 """Maximum seconds for one piece on the loop: all other tasks of a node wait meanwhile."""
 THREADS_SECONDS = 10.0

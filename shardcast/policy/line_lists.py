@@ -68,9 +68,8 @@ class LineLists:
 
         Args:
             speaker: the server in place of the authority; its numbers are added.
-            authority: the authority, if its list is known; its versions come first, as of the beginning
-                of the
-                silence.
+            authority: the authority, if its list is known; its versions come first, as of the beginning of
+                the silence.
             notes: gets the messages for people.
         """
         memory = self._memory

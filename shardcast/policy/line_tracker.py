@@ -1,8 +1,7 @@
 """Beliefs of a node: its line of versions, the versions of this line, and when to change the line.
 
 ``docs/design.md``, *Lines*, has the rules in prose and as a table. Here they are a function of the servers'
-news
-(``ServerView``), the time, and the node's memory of its line (``Memory``).
+news (``ServerView``), the time, and the node's memory of its line (``Memory``).
 """
 
 from __future__ import annotations
@@ -117,8 +116,7 @@ class LineTracker:
         """Return the server to believe while the authority is silent.
 
         This is the next server of the same line with news of its own; else the ``authority``, where it offers
-        this node's
-        line and only lacks news; else another server without news.
+        this node's line and only lacks news; else another server without news.
         """
         able = [server for server in servers if server.list_known and is_own_line(server, self.memory)]
         if authority is not None:

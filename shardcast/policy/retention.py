@@ -42,8 +42,7 @@ def versions_to_retire(
     """Return the complete versions to retire to free ``needed`` bytes for version ``number``.
 
     Only older versions without a pin go, the oldest first; after them those being ``read``, and last the
-    newest of
-    them. All of these are returned where even all are not enough.
+    newest of them. All of these are returned where even all are not enough.
 
     Args:
         number: the version in need of room.

@@ -130,10 +130,8 @@ def choose_server(candidates: Iterable[ServerCandidate], random: Random) -> str 
     """Return the server for the next request; None when every server is at its limit.
 
     Choose among the servers with the fewest failures at this shard and, where possible, without a recent
-    failure:
-    the one with the best weight for each request under way there, at random among equals. So requests are
-    spread in
-    proportion to the weights.
+    failure: the one with the best weight for each request under way there, at random among equals. So
+    requests are spread in proportion to the weights.
     """
     free = [one for one in candidates if one.under_way < one.limit]
     if not free:

@@ -105,9 +105,8 @@ class Standing:
         place: the place told in the node's hello.
         origin: the origin id of its line.
         listed: the valid versions of the line, by number, without withdrawn ones.
-        firm: the numbers among them listed by the authority itself; the others were taken on another
-            server's word,
-            and retire nothing.
+        firm: the numbers among them listed by the authority itself; the others were taken on another server's
+            word, and retire nothing.
         highest: the highest version number of the line.
         withdrawals: the line's withdrawn versions, by number.
         opened: open versions, as told by the authority.

@@ -51,9 +51,8 @@ def steal(
         ranges: the ranges under way.
         piece_size: bytes of a piece; the offset is at the start of one.
         rate: bytes a second of the idle worker's server; None while unknown, for half of the rest.
-        elsewhere: whether this is another server. Only then may the whole rest of a range be taken over:
-            a hanging
-            server is not asked in a loop.
+        elsewhere: whether this is another server. Only then may the whole rest of a range be taken over: a
+            hanging server is not asked in a loop.
     """
     worth = [
         one
@@ -68,7 +67,8 @@ def steal(
         if rate is not None and slowest.left > rate * slowest.seconds_left / 2:
             return None
         return slowest.key, slowest.position // piece_size * piece_size
-    share = 0.5 if rate is None else rate / (rate + slowest.rate)
+    both = (rate or 0.0) + slowest.rate
+    share = rate / both if rate is not None and both else 0.5
     taken = int(slowest.left * share)
     if taken < piece_size:
         return None

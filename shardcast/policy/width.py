@@ -2,8 +2,7 @@
 
 Over a near link two or three connections are as fast as ten, and better: shards arrive nearly in their order,
 so the whole digest keeps up, and fewer threads are woken for the same bytes. Over a far one, each connection
-is
-held back by its window, and more connections bring more. Trials find out the kind of link.
+is held back by its window, and more connections bring more. Trials find out the kind of link.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ class AnswerSlots:
     """The unfinished answers of a node.
 
     A refusal costs the asker a round trip. A queued answer would cost a request, and keep the asker from a
-    neighbour
-    with time to spare.
+    neighbour with time to spare.
     """
 
     __slots__ = ("_askers", "_limit", "_limit_of_asker", "under_way")

@@ -73,8 +73,7 @@ class CheckLimits:
     """The decision whether a server makes a check now.
 
     A place at the announcer's own address costs the announcer more than the server. A place elsewhere,
-    advertised or
-    relayed by another server, has narrower limits, by announcer and by host.
+    advertised or relayed by another server, has narrower limits, by announcer and by host.
     """
 
     def __init__(self) -> None:

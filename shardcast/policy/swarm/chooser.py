@@ -16,8 +16,7 @@ from shardcast.policy.swarm.rules import SwarmRules
 FOREVER = float("inf")
 _LATE = 2.0
 """Factor of the mean seconds of a neighbour's range after which a request is late: on slow links this exceeds
-the
-rules' seconds."""
+the rules' seconds."""
 _LATEST = 4.0
 """Seconds after which a request is late in any case, so slow neighbours cannot put off all deadlines."""
 _SMOOTHING = 0.2
@@ -28,19 +27,16 @@ class RangeChooser:
     """The requests of one node for one version.
 
     ``next_request`` returns the request to send; the caller sends it and reports the end: ``received``,
-    ``refused``,
-    ``failed``, ``wrong``, or for a request for a server's next range first ``answered``. The requests
-    returned by
-    these methods are to be cancelled.
+    ``refused``, ``failed``, ``wrong``, or for a request for a server's next range first ``answered``. The
+    requests returned by these methods are to be cancelled.
 
     Attributes:
         held: the local, verified ranges.
         neighbours: the neighbours to ask.
         under_way: the unfinished requests.
         site: the node's own site; None while unknown.
-        urgent: ranges to ask for before rarer ones: those of a shard in the way of opening further ones.
-            As long as
-            newer ranges come, a range offered by all neighbours would be asked for last.
+        urgent: ranges to ask for before rarer ones: those of a shard in the way of opening further ones. As
+            long as newer ranges come, a range offered by all neighbours would be asked for last.
         wake_at: after ``next_request`` returned None, the time to try again even without an event.
     """
 
@@ -139,10 +135,8 @@ class RangeChooser:
         """Return the next request to send; None when there is none now.
 
         The servers' share of the requests is filled first: nobody else has the ranges they hand out. Then
-        come
-        neighbours, then, for a node without a useful neighbour, a server again, and at the end a second
-        neighbour for
-        ranges long under way.
+        come neighbours, then, for a node without a useful neighbour, a server again, and at the end a second
+        neighbour for ranges long under way.
         """
         self.wake_at = FOREVER
         while self._claimed and self._claimed[0][0] <= now:  # others of the site claim them from now on
@@ -160,8 +154,7 @@ class RangeChooser:
         """Return the number of requests with a use of the link, without those kept by a server.
 
         The place of an unanswered request to a server stays free for its bytes, since no other node has them;
-        a while
-        later the server has none, and neighbours are asked instead.
+        a while later the server has none, and neighbours are asked instead.
         """
         receiving = 0
         for request in self.under_way:

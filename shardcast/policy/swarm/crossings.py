@@ -15,8 +15,7 @@ NODE_CROSSINGS = 4
 """Maximum ranges under way into a site by one node: half of its requests; the rest is for its own site."""
 LONE_CROSSINGS = 24
 """The same for a node alone in its site, with all its ranges from elsewhere: some of these are always at
-neighbours
-without a free slot."""
+neighbours without a free slot."""
 QUICK = 0.25
 """Maximum share of the time for a crossing that counts as quick: the link has room for more."""
 SLOW = 0.5
@@ -27,10 +26,8 @@ class SiteRecord:
     """The hand-outs of a server to one site.
 
     Ranges under way are bounded by a window that finds the rate of the link into the site: each quick
-    crossing widens
-    the window, and slow ones shrink it. With a queue longer than the time for a crossing, every range would
-    be given
-    anew while still on its way.
+    crossing widens the window, and slow ones shrink it. With a queue longer than the time for a crossing,
+    every range would be given anew while still on its way.
 
     Attributes:
         handed: the ranges handed out to the site.

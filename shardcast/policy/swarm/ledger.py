@@ -1,8 +1,8 @@
 """The ledger of a server: the next range to hand out, by earlier hand-outs and the reports of nodes.
 
 A server's upload is the scarcest good of a swarm. So each range is handed out once to each site, lowest
-first, and
-the nodes spread their ranges. A server knows of this spread only by the reports that come with requests.
+first, and the nodes spread their ranges. A server knows of this spread only by the reports that come with
+requests.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ class Asked:
         node: key of the node.
         site: site of the node; None for none.
         new: ranges received since the last request here.
-        under_way: ranges already asked for, or without a place yet: a negative number for a node without
-            a place for
-            any from some range on.
+        under_way: ranges already asked for, or without a place yet: a negative number for a node without a
+            place for any from some range on.
         across: missing ranges on offer at neighbours in other sites, and at none in the node's own.
         help: whether no neighbour offers a missing range.
     """
@@ -85,8 +84,7 @@ class Ledger:
     Attributes:
         growing: whether the server will have more ranges to hand out.
         max_sites: maximum number of sites with a record of crossings. Nodes of further ones may bring any
-            range, so a
-            range can cross into these sites more than once.
+            range, so a range can cross into these sites more than once.
     """
 
     def __init__(
@@ -129,8 +127,8 @@ class Ledger:
         Args:
             mask: the ranges.
             own: whether this server is the one to hand them out. A middle hands out the ranges from the
-                origin; those from
-                other middles, which hand them out themselves, are only for nodes in need of help.
+                origin; those from other middles, which hand them out themselves, are only for nodes in need
+                of help.
         """
         self._available |= mask
         if own:
@@ -178,8 +176,7 @@ class Ledger:
         """Record a broken answer: its range was not handed out, unless a node reported the range.
 
         The range stays handed out where another node is still getting the same one: two nodes with the only
-        copies would
-        be counted as one.
+        copies would be counted as one.
         """
         if self._reported >> number & 1:
             return

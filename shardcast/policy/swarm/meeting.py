@@ -21,8 +21,7 @@ SETTLED_SECONDS = 1.0
 """Seconds after the first news of members until a node connects to its full number."""
 ACCEPTED = 24
 """Number of neighbours with which a node accepts no further one. More than twice as many as opened: among
-nodes
-starting one after the other, only the difference leaves free places for the last."""
+nodes starting one after the other, only the difference leaves free places for the last."""
 FAR_SHARE = 0.3
 """Maximum share of neighbours in other sites."""
 NAMED = 30
@@ -89,10 +88,8 @@ def connections_wanted(named: int, *, settled: bool) -> int:
     """Return the number of neighbours for a node to connect to by now.
 
     Of nodes starting one after the other, each is told of earlier ones. If each connected to ten of these at
-    once, the
-    first ones would have no free place left for later ones, and get less than the others to the end: the last
-    of 1000
-    nodes took 0.2 s longer.
+    once, the first ones would have no free place left for later ones, and get less than the others to the
+    end: the last of 1000 nodes took 0.2 s longer.
 
     Args:
         named: number of members named by servers.
@@ -159,8 +156,7 @@ def to_leave(
     """Return the neighbour to leave for another one; None to stay with all.
 
     Two nodes with everything leave each other. A full node leaves the neighbour with the smallest exchange,
-    after
-    some time.
+    after some time.
 
     Args:
         me: the node.

@@ -54,6 +54,10 @@ def test_few_pieces_are_stolen_only_from_hopelessly_slow_server() -> None:
     assert steal([Range(1, 500, 500 + few, 0.0)], PIECE, few / 1.5) == (1, 0)
 
 
+def test_two_servers_without_any_rate_get_half_each() -> None:
+    assert steal([Range(1, 0, 100 * PIECE, 0.0)], PIECE, 0.0, elsewhere=False) == (1, 50 * PIECE)
+
+
 def test_last_piece_is_not_stolen_without_another_server() -> None:
     assert steal([Range(1, 0, PIECE, 0.0)], PIECE, None, elsewhere=False) is None
     assert steal([Range(1, 0, 100 * PIECE, 0.0)], PIECE, None, elsewhere=False) == (1, 50 * PIECE)
