@@ -1,1 +1,1 @@
-"""Access: scopes, tokens and TLS, from the file that an operator writes to the header and the context."""
+"""Access: scopes, tokens and TLS, from an operator's file to the header and the context."""

@@ -1,4 +1,4 @@
-"""Authorization: from the headers of a request to the token that allows it, or to the refusal."""
+"""Authorization: from the headers of a request to the token behind its permission, or to the refusal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardcast.access.scopes import Scope
 from shardcast.access.tokens import Token, digest_of, split_token
 
 _NO_DIGEST = digest_of("")
-"""Compared with where no token has the id, so that an unknown id takes as long as a wrong secret."""
+"""Compared with where no token has the id, so an unknown id takes as long as a wrong secret."""
 
 
 class Refusal(Enum):
@@ -24,7 +24,7 @@ class Refusal(Enum):
 
     @property
     def status(self) -> int:
-        """Status of the answer: 403 for a valid token that does not allow this, else 401."""
+        """Status of the answer: 403 for a valid token without this permission, else 401."""
         return 403 if self is Refusal.LACKS_SCOPE else 401
 
 
@@ -44,12 +44,12 @@ def bearer_of(headers: Sequence[str]) -> str | Refusal:
 def authorize(
     headers: Sequence[str], tokens: Mapping[str, Token], scope: Scope, now: float
 ) -> Token | Refusal:
-    """Return the token that allows a request, or why it is refused.
+    """Return the token with the permission for a request, or the refusal.
 
     Args:
-        headers: the values of its ``Authorization`` headers.
+        headers: the values of the ``Authorization`` headers.
         tokens: the server's tokens, by id.
-        scope: the scope that its route requires.
+        scope: the scope required by the route.
         now: seconds since 1970.
     """
     bearer = bearer_of(headers)
@@ -69,7 +69,7 @@ def authorize(
 
 
 def still_allows(token: Token, tokens: Mapping[str, Token], scope: Scope, now: float) -> bool:
-    """Return whether the token that allowed an open answer would allow it now."""
+    """Return whether the token behind an open answer would still allow the request."""
     known = tokens.get(token.id)
     if known is None or known.digest != token.digest:
         return False

@@ -1,6 +1,6 @@
 """Names, dates and digests of certificates, read from their bytes.
 
-Python tells them of certificates that it trusts alone, and they are wanted where one is not trusted.
+Python tells them of trusted certificates alone, and an error message needs those of an untrusted one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SUBJECT_ALT_NAME = bytes([0x55, 0x1D, 0x11])
 _MAX_SUBJECT = 64
 """Characters of a holder's name."""
 _MAX_NAMES = 100
-"""Names of a certificate that are read."""
+"""Maximum names read from a certificate."""
 _SEQUENCE, _OCTETS, _OBJECT = 0x30, 0x04, 0x06
 _VERSION, _EXTENSIONS = 0xA0, 0xA3
 _DNS, _IP = 0x82, 0x87
@@ -31,12 +31,12 @@ _TIMES = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a certificate says about its server.
+    """The facts in a server's certificate.
 
     Attributes:
-        names: the host names and addresses that it is for.
-        begins: when it becomes valid.
-        ends: when it expires.
+        names: host names and addresses of the server.
+        begins: beginning of the validity.
+        ends: end of the validity.
     """
 
     names: tuple[str, ...]
@@ -45,9 +45,9 @@ class Certificate:
 
 
 def subject_name(certificate: Mapping[str, Any]) -> str:
-    """Return the name of the holder of a verified certificate, as ``SSLObject.getpeercert`` gives it.
+    """Return the name of the holder of a verified certificate, given as by ``SSLObject.getpeercert``.
 
-    The common name of its subject, or else its first alternative name; empty where it has neither.
+    The common name of the subject, or else the first alternative name; empty without either.
     """
     for attributes in certificate.get("subject", ()):
         for key, value in attributes:
@@ -59,7 +59,7 @@ def subject_name(certificate: Mapping[str, Any]) -> str:
 
 
 def certificate_sha256(file: Path) -> str | None:
-    """Return the SHA-256, in hex, of the first certificate in a PEM file; None where that can't be read."""
+    """Return the SHA-256, in hex, of the first certificate in a PEM file; None for an unreadable file."""
     try:
         _, header, rest = file.read_text("ascii", "replace").partition(ssl.PEM_HEADER)
         end = rest.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
@@ -69,7 +69,7 @@ def certificate_sha256(file: Path) -> str | None:
 
 
 def read_certificate(der: bytes) -> Certificate:
-    """Return what a certificate says; ``der`` as ``SSLObject.getpeercert(binary_form=True)`` gives it.
+    """Return the facts in a certificate; ``der`` as from ``SSLObject.getpeercert(binary_form=True)``.
 
     Raises:
         ValueError: the bytes are no certificate.

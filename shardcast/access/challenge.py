@@ -1,4 +1,4 @@
-"""Challenges of servers in ``WWW-Authenticate`` (RFC 6750, RFC 9110): which token they want."""
+"""Challenges of servers in ``WWW-Authenticate`` (RFC 6750, RFC 9110): the wanted token."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 CHALLENGE_HEADER = "WWW-Authenticate"
 """The header of a challenge."""
 _MAX_LENGTH = 2000
-"""Characters of the header that are read."""
+"""Maximum characters read from the header."""
 _MAX_SCOPES = 8
-"""Scopes of a challenge that are kept."""
+"""Maximum scopes kept of a challenge."""
 _SCOPE = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?", re.ASCII)
 _ITEM = re.compile(
     r"[\s,=/]*(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)"
@@ -29,8 +29,8 @@ class Challenge:
     """The wish of a server for a bearer token.
 
     Attributes:
-        error: why the request was denied, a word of RFC 6750; empty where the server saw no token.
-        scopes: the scopes that the token needs; empty where the server names none.
+        error: reason of the denial, a word of RFC 6750; empty where the server saw no token.
+        scopes: the scopes needed; empty where the server names none.
     """
 
     error: str = ""
@@ -40,7 +40,7 @@ class Challenge:
 def parse_challenge(header: str) -> Challenge | None:
     """Return the challenge of the scheme Bearer in a header; None where there is none.
 
-    The header is a server's: anything in it that is no scope's or error's name is left out.
+    The header is a server's: everything but names of scopes and errors is left out.
     """
     header, position, found = header[:_MAX_LENGTH], 0, False
     parameters: dict[str, str] = {}

@@ -16,20 +16,20 @@ from shardcast.errors import UsageError
 TOKEN_VARIABLE = f"{ENVIRONMENT_PREFIX}TOKEN"
 """The environment variable with the tokens themselves."""
 TOKEN_FILE_VARIABLE = f"{ENVIRONMENT_PREFIX}TOKEN_FILE"
-"""The environment variable that names a file with them; goes before ``TOKEN_VARIABLE``."""
+"""The environment variable with the path of a token file; goes before ``TOKEN_VARIABLE``."""
 REQUIRE_TLS_VARIABLE = f"{ENVIRONMENT_PREFIX}REQUIRE_TLS"
-"""The environment variable that allows https servers only."""
+"""The environment variable for https servers only."""
 _TRUE = frozenset({"1", "true", "yes", "on", "y", "t"})
 
 
 @dataclass(frozen=True)
 class ClientAccess:
-    """What a node shows to servers, and what it requires of them; by default nothing.
+    """The tokens and certificates a node shows to servers, and its demands on them; by default none.
 
     Attributes:
         credentials: the tokens for the servers; None for no tokens.
         require_tls: whether requests go to https servers only.
-        tls: the CAs that it trusts, and the certificate that it shows, where a server's URL is ``https://``.
+        tls: the trusted CAs, and the node's own certificate, for servers with an ``https://`` URL.
     """
 
     credentials: Credentials | None = None
@@ -44,10 +44,10 @@ class ClientAccess:
 
         Args:
             credentials: the tokens; None for those of ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
-            tls: the files of its certificates; None for the CAs of the system, and no certificate.
+            tls: the certificate files; None for the CAs of the system, and no certificate.
 
         Raises:
-            UsageError: a token is malformed. The error does not show it.
+            UsageError: a token is malformed. The error does not show the token.
             LocalDiskError: the token file can't be read.
         """
         file = os.environ.get(TOKEN_FILE_VARIABLE)
@@ -79,14 +79,14 @@ class ClientAccess:
             self.check_server(url)
 
     def headers_for(self, url: str, proxy: str | None = None) -> dict[str, str]:
-        """Return the headers that show this node's token to a server; none where there is no token for it.
+        """Return the headers with this node's token for a server; none where there is no token for it.
 
-        A proxy would read the token of a plain request, and is no server that was named: no token goes
-        through one, unless the request is encrypted.
+        A proxy would read the token of a plain request, and was not named as a server: no token goes through
+        a proxy, unless the request is encrypted.
 
         Args:
             url: the server's base URL.
-            proxy: the proxy that the request goes through; None for none.
+            proxy: the proxy of the request; None for none.
 
         Raises:
             UsageError: the server is not https, and TLS is required.
@@ -99,10 +99,10 @@ class ClientAccess:
 
 
 def token_environment(token: Secret) -> dict[str, Secret]:
-    """Return the environment variables that give a child process this token, and no other.
+    """Return the environment variables for a child process with this token, and no other.
 
     Raises:
-        UsageError: the token is malformed. The error does not show it.
+        UsageError: the token is malformed. The error does not show the token.
     """
     Credentials.from_text(token, "the token")
     return {TOKEN_VARIABLE: token, TOKEN_FILE_VARIABLE: Secret("")}

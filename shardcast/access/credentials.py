@@ -1,4 +1,4 @@
-"""Credentials of a node: the tokens that it shows to servers, from a file, a variable or an argument."""
+"""Credentials of a node: its tokens for servers, from a file, a variable or an argument."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Credentials:
 
     @classmethod
     def from_text(cls, text: Secret, source: str) -> Credentials:
-        """Return the credentials that a text has: a token, or lines ``host=token``.
+        """Return the credentials in a text: a token, or lines ``host=token``.
 
         Args:
             text: the text.
-            source: its name, for the error.
+            source: name of the text, for the error.
 
         Raises:
-            UsageError: the text is malformed. The error does not show it.
+            UsageError: the text is malformed. The error does not show the text.
         """
         tokens, problem = parse_credentials(text)
         if problem:
@@ -45,7 +45,7 @@ class Credentials:
 
     @classmethod
     def for_all(cls, token: Secret) -> Credentials:
-        """Return credentials with one token for all servers, taken as it is."""
+        """Return credentials with one token for all servers, unchanged."""
         return cls(Tokens(general=token))
 
     def token_for(self, url: str) -> Secret | None:
@@ -57,10 +57,9 @@ class Credentials:
 
 
 class CredentialsFile(Credentials):
-    """Tokens in a file, which is read again when it changes.
+    """Tokens in a file, read again when the file changes.
 
-    A file that is broken, or gone, changes nothing: the last good tokens stay, and a warning says so. A pipe
-    is read once.
+    A broken or missing file changes nothing: the last good tokens stay, with a warning. A pipe is read once.
     """
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,7 +70,7 @@ class CredentialsFile(Credentials):
             clock: gives seconds.
 
         Raises:
-            UsageError: the file is malformed. The error does not show its text.
+            UsageError: the file is malformed. The error does not show the text.
             LocalDiskError: the file can't be read.
         """
         self._file = file
@@ -95,7 +94,7 @@ class CredentialsFile(Credentials):
         return super().token_for(url)
 
     def _refresh(self) -> None:
-        """Read the file again if it changed; keep the last good tokens if it is broken or gone."""
+        """Read a changed file again; keep the last good tokens if it is broken or missing."""
         identity = FileIdentity.at(self._file)
         if identity == self._identity and (identity is not None or self._complaint):
             return
@@ -116,7 +115,7 @@ class CredentialsFile(Credentials):
 
 
 def read_token(file: Path) -> str:
-    """Return the token that a file contains, and nothing else.
+    """Return the token in a file with nothing else.
 
     Raises:
         UsageError: the file is empty, too long, or contains more than one word of ASCII.
@@ -135,7 +134,7 @@ def _read_tokens(file: Path) -> Tokens:
     """Return the tokens of a file.
 
     Raises:
-        UsageError: the file is malformed. The error does not show its text.
+        UsageError: the file is malformed. The error does not show the text.
         LocalDiskError: the file can't be read.
     """
     tokens, problem = parse_credentials(_read(file, MAX_TOKENS))

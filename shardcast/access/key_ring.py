@@ -1,4 +1,4 @@
-"""The keys of the servers that vouch for members of a swarm, with these servers' clocks."""
+"""The keys of the servers vouching for members of a swarm, with these servers' clocks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from shardcast.access.signing import key_id
 
 MAX_KEYS = 128
-"""Keys that one source tells, at most."""
+"""Maximum keys from one source."""
 _SAME_CLOCK = 30.0
-"""Seconds that a server's clock may jump without its key being told again."""
+"""Maximum jump of a server's clock, in seconds, before its key is told again."""
 KEY_SECONDS = 120.0
-"""Seconds for which a key counts after it was told last."""
+"""Seconds of a key's validity after the last news of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class VouchingKey:
 
     Attributes:
         public: the key.
-        now: the time of the server's clock, in seconds since 1970, when the key was told.
-        age: seconds since the server told it.
+        now: the time of the server's clock, in seconds since 1970, at the news of the key.
+        age: seconds since the news.
     """
 
     public: bytes
@@ -39,7 +39,7 @@ class _Entry:
     Attributes:
         public: the key.
         ahead: seconds by which the server's clock is ahead of the ring's.
-        told_at: when the key was told last.
+        told_at: time of the last news.
     """
 
     public: bytes
@@ -48,10 +48,10 @@ class _Entry:
 
 
 class KeyRing:
-    """The keys that count at a node, by who told them.
+    """The valid keys at a node, by their sources.
 
-    Tickets expire by their signers' clocks, which are known from the answers: a node whose own clock is wrong
-    keeps its neighbours.
+    Tickets expire by their signers' clocks, known from the answers: a node with a wrong clock keeps its
+    neighbours.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, sources: int = 1) -> None:
@@ -66,14 +66,14 @@ class KeyRing:
         self._by_source: dict[str, dict[str, _Entry]] = {}
 
     def tell(self, source: str, keys: Iterable[VouchingKey], limit: int = MAX_KEYS) -> None:
-        """Take the keys that a source tells, instead of those that it told before.
+        """Replace the keys of a source by its present ones.
 
-        Keys that exceed a bound are left out; those that are here already come first.
+        Keys beyond a bound are left out; known ones come first.
 
         Args:
-            source: the name of who tells them.
+            source: name of the source.
             keys: the keys.
-            limit: keys that count of this source.
+            limit: maximum keys of this source.
         """
         now = self._clock()
         self._forget(now)
@@ -86,7 +86,7 @@ class KeyRing:
             self._by_source[source] = {name: told[name] for name in known_first[:room]}
 
     def still_told(self, source: str) -> None:
-        """Note that a source told the same keys again, at a node that passes on none."""
+        """Record the same keys again from a source, at a node that passes on none."""
         now = self._clock()
         entries = self._by_source.get(source, {})
         for name, entry in entries.items():
@@ -97,7 +97,7 @@ class KeyRing:
         self._by_source.pop(source, None)
 
     def public_key(self, signer: str) -> bytes | None:
-        """Return a key by its id; None for a key that does not count."""
+        """Return a key by its id; None for an invalid key."""
         entry = self._find(signer)
         return entry.public if entry else None
 
@@ -105,7 +105,7 @@ class KeyRing:
         """Return the time of a server's clock by its key's id, in seconds since 1970.
 
         Raises:
-            KeyError: the key does not count.
+            KeyError: the key is invalid.
         """
         entry = self._find(signer)
         if entry is None:
@@ -113,7 +113,7 @@ class KeyRing:
         return self._clock() + entry.ahead
 
     def keys(self, wanted: Callable[[str], bool] = lambda source: True) -> list[VouchingKey]:
-        """Return the keys that sources told, each once; ``wanted`` tells whether a source counts."""
+        """Return the keys of all sources, each once; ``wanted`` returns whether a source counts."""
         now, found = self._clock(), dict[str, VouchingKey]()
         self._forget(now)
         for source, entries in self._by_source.items():
@@ -124,16 +124,16 @@ class KeyRing:
         return [found[name] for name in sorted(found)]
 
     def count(self, wanted: Callable[[str], bool]) -> int:
-        """Return how many keys the sources told that are ``wanted``."""
+        """Return the number of keys from ``wanted`` sources."""
         return sum(len(entries) for source, entries in self._by_source.items() if wanted(source))
 
     def _find(self, signer: str) -> _Entry | None:
-        """Return the entry of a key that counts."""
+        """Return the entry of a valid key."""
         self._forget(self._clock())
         return next((entries[signer] for entries in self._by_source.values() if signer in entries), None)
 
     def _forget(self, now: float) -> None:
-        """Drop the keys that were told too long ago."""
+        """Drop the keys without recent news."""
         for source, entries in list(self._by_source.items()):
             for name in [name for name, entry in entries.items() if now - entry.told_at >= KEY_SECONDS]:
                 del entries[name]
@@ -142,11 +142,11 @@ class KeyRing:
 
 
 def fingerprint(keys: Iterable[VouchingKey], now: float) -> str:
-    """Return a short name of a set of keys and of their servers' clocks, which changes where a clock jumps.
+    """Return a short name of a set of keys and of their servers' clocks; a jump of a clock changes the name.
 
     Args:
-        keys: the keys, as they are told now.
-        now: the time of a clock that does not jump.
+        keys: the keys, as told now.
+        now: the time of a clock without jumps.
     """
     ids = sorted(f"{key_id(key.public)} {round((key.now - now) / _SAME_CLOCK)}" for key in keys)
     return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A TLS context that follows its files, so that certificates are renewed without a restart."""
+"""A TLS context that follows its files, so certificates are renewed without a restart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TlsFiles(Protocol):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that a context is made from."""
+        """All files of a context."""
         ...
 
     def load(self) -> ssl.SSLContext:
@@ -36,9 +36,9 @@ class TlsFiles(Protocol):
 
 
 class LiveContext:
-    """The newest context that could be made from some files.
+    """The newest valid context of some files.
 
-    New connections use it; connections that are open keep the context with which they began.
+    New connections use this context; open connections keep the context of their beginning.
     """
 
     def __init__(self, tls: TlsFiles) -> None:
@@ -50,10 +50,10 @@ class LiveContext:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The context for a new connection; the first use makes it.
+        """The context for a new connection; the first use makes the context.
 
         Raises:
-            UsageError, LocalDiskError: it could not be made yet.
+            UsageError, LocalDiskError: no context could be made yet.
         """
         if self._context is None:
             with self._loading:
@@ -61,9 +61,9 @@ class LiveContext:
         return self._context
 
     def refresh(self) -> None:
-        """Look at the files once, and make the context again where they have changed.
+        """Look at the files once, and make the context again after a change.
 
-        Files that make no context are logged once, and the context stays.
+        Unusable files are logged once, and the former context stays.
         """
         before, self._seen = self._seen, self._identities()
         if self._seen == self._loaded or self._seen != before:

@@ -1,7 +1,7 @@
-"""Nonces of announcements: the answer by which a member shows a server that its address is its own.
+"""Nonces of announcements: a member's answer proves to a server that an address is the member's own.
 
-The server asks by the nonce's digest, which only who got the announcement can know; the member answers by the
-nonce, which only who made the announcement can know. Neither an echo nor a stranger gives the answer.
+The server asks by the nonce's digest, known only to receivers of the announcement; the member answers by the
+nonce, known only to its sender. Neither an echo nor a stranger gives the answer.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 
 NONCE_SECONDS = 60.0
-"""Seconds for which a nonce can be asked for."""
+"""Seconds of a nonce's validity."""
 _MAX_NONCES = 4096
-"""Nonces of a node at once: of its versions at its servers."""
+"""Maximum nonces of a node at once: of its versions at its servers."""
 _NONCE_BYTES = 16
 
 
 def challenge_of(nonce: str) -> str:
-    """Return the challenge by which a server asks for a nonce: 64 hex digits."""
+    """Return a server's challenge for a nonce: 64 hex digits."""
     return hashlib.sha256(b"shardcast check 1\0" + nonce.encode()).hexdigest()
 
 
@@ -32,7 +32,7 @@ class Nonces:
         self._by_challenge: dict[str, tuple[str, float]] = {}  # oldest first
 
     def new(self) -> str:
-        """Return a fresh nonce, which can be asked for from now on."""
+        """Return a fresh nonce, valid from now on."""
         self._forget()
         if len(self._by_challenge) >= _MAX_NONCES:
             del self._by_challenge[next(iter(self._by_challenge))]
@@ -41,13 +41,13 @@ class Nonces:
         return nonce
 
     def answer(self, challenge: str) -> str | None:
-        """Return the nonce that a challenge asks for; None where no announcement had it."""
+        """Return the nonce behind a challenge; None where no announcement had such a nonce."""
         self._forget()
         found = self._by_challenge.get(challenge)
         return found[0] if found else None
 
     def _forget(self) -> None:
-        """Drop the nonces that are too old."""
+        """Drop expired nonces."""
         now = self._clock()
         while self._by_challenge:
             oldest = next(iter(self._by_challenge))

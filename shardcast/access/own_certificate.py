@@ -1,4 +1,4 @@
-"""The certificate that a sharing client makes for itself at each start; neighbours know it by its digest."""
+"""The certificate made by a sharing client at each start; neighbours know it by its digest."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NAME = "shardcast"
 
 
 class OwnCertificate:
-    """A self-signed certificate with a key that is nowhere but in this process (the TLS of a listener).
+    """A self-signed certificate with a key in this process alone (the TLS of a listener).
 
     Attributes:
-        files: none that could change.
+        files: none, since nothing changes.
         client_ca: None: neighbours show tickets, not certificates.
     """
 
@@ -34,7 +34,7 @@ class OwnCertificate:
 
         Raises:
             UsageError: the library for keys is missing.
-            LocalDiskError: no temporary file can be written, through which OpenSSL reads the key.
+            LocalDiskError: the temporary file for OpenSSL to read the key from can't be written.
         """
         check_available()
         der, pem = _self_signed()
@@ -59,7 +59,7 @@ class OwnCertificate:
 
 
 def _self_signed() -> tuple[bytes, bytes]:
-    """Return a new certificate, and it and its key as OpenSSL reads them."""
+    """Return a new certificate, and the certificate with its key as text for OpenSSL."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.hashes import SHA256

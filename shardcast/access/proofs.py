@@ -1,4 +1,4 @@
-"""Proofs between neighbours: each end of a connection shows that it has the key of its ticket.
+"""Proofs between neighbours: each end of a connection proves to have the key of its ticket.
 
 Both ends send a fresh challenge, and each signs both challenges, both keys and the certificate of the
 connection. So a proof is worth nothing on another connection, to another neighbour, or to its own sender.
@@ -18,7 +18,7 @@ CHALLENGE_SIZE = 32
 _PURPOSE = b"shardcast proof 1\0"
 _ANNOUNCING = b"shardcast announcement 1\0"
 _ASKING = b"shardcast next 1\0"
-"""Bytes before what is signed, so that no signature passes for another one's."""
+"""Prefix of the signed bytes, so no signature passes for another kind."""
 _ASKING_DIGITS = 32
 
 
@@ -26,9 +26,9 @@ class End(Enum):
     """An end of a connection between neighbours."""
 
     OPENER = b"opener"
-    """The end that connected."""
+    """The connecting end."""
     ACCEPTOR = b"acceptor"
-    """The end that was connected to."""
+    """The accepting end."""
 
 
 def new_challenge() -> bytes:
@@ -38,7 +38,7 @@ def new_challenge() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ProofContext:
-    """The facts about a connection that both ends sign.
+    """The facts about a connection signed by both ends.
 
     Attributes:
         opener_key: the public key of the opener's ticket.
@@ -55,7 +55,7 @@ class ProofContext:
     certificate: bytes = b""
 
     def signed_by(self, end: End) -> bytes:
-        """Return the message that an end signs; each field has its length before it."""
+        """Return the message for an end to sign; each field has its length before it."""
         fields = (
             end.value,
             self.opener_key,
@@ -68,12 +68,12 @@ class ProofContext:
 
 
 def prove(context: ProofContext, end: End, key: SigningKey) -> bytes:
-    """Return the proof that one end, this one, has its key."""
+    """Return the proof of this end's key; ``end`` is this end."""
     return key.sign(context.signed_by(end))
 
 
 def is_proof(context: ProofContext, end: End, proof: bytes) -> bool:
-    """Return whether a proof shows that the other end, ``end``, has the key of its ticket.
+    """Return whether a proof shows the other end, ``end``, to have the key of its ticket.
 
     Raises:
         UsageError: the library for keys is missing.
@@ -83,12 +83,12 @@ def is_proof(context: ProofContext, end: End, proof: bytes) -> bool:
 
 
 def prove_to_server(key: SigningKey, node: str, secret: str) -> bytes:
-    """Return the proof in a node's announcements that it has its key."""
+    """Return the proof of a node's key for its announcements."""
     return key.sign(_ANNOUNCING + f"{node} {secret}".encode())
 
 
 def is_proof_to_server(public: bytes, node: str, secret: str, proof: bytes) -> bool:
-    """Return whether an announcement's proof shows that its node has its key.
+    """Return whether an announcement's proof shows its node to have its key.
 
     Raises:
         UsageError: the library for keys is missing.
@@ -97,7 +97,7 @@ def is_proof_to_server(public: bytes, node: str, secret: str, proof: bytes) -> b
 
 
 def prove_asking(node: str, secret: str) -> str:
-    """Return the proof in a node's requests for ranges: only servers that it announced itself to know it too.
+    """Return the proof in a node's requests for ranges, known only to servers with its announcement.
 
     A signature would cost more than the rest of such a request.
     """

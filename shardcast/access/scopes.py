@@ -1,4 +1,4 @@
-"""The scopes of requests: what a token allows its bearer."""
+"""The scopes of requests: the permissions of a token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """A permission that a route requires and a token grants."""
+    """A permission required by a route and granted by a token."""
 
     READ = "read"
     """Versions, manifests, feeds, leases, and shards by digest."""

@@ -35,7 +35,7 @@ from shardcast.protocol.swarm_members import (
 MAX_ANSWER = 128 << 10
 """Bytes of an answer to an announcement."""
 MAX_NEIGHBOURS = 50
-"""Members that an answer names."""
+"""Maximum members named in an answer."""
 _MAX_TICKET = 1024
 _MAX_MEMBERS = 10**9
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 60.0
@@ -44,19 +44,19 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 60.0
 
 @dataclass(frozen=True, slots=True)
 class AnnouncementAnswer:
-    """What a server answers.
+    """The answer of a server to an announcement.
 
     Attributes:
         ticket: the member's ticket.
         announce_again: seconds until the member announces itself again.
-        keys: the keys of the servers whose tickets count; None where the member knows them all.
-        keys_id: the name of these keys, which the member's announcements have from then on.
+        keys: the keys of the servers whose tickets are valid; None where the member knows them all.
+        keys_id: the name of these keys, repeated in the member's later announcements.
         neighbours: other members.
-        members: members of the version that the server knows.
+        members: members of the version known to the server.
         reachable: whether the server reached the member; None while the server does not know.
-        place: the member's address that the server names to others; None where it names none.
-        site: the member's site, as the server sees it; None for none.
-        relayed: members of other servers, for a member that is a server.
+        place: the member's address as told to others; None for none.
+        site: the member's site in the view of the server; None for none.
+        relayed: members of other servers, for a member with the role of a server.
     """
 
     ticket: str

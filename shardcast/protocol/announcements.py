@@ -1,14 +1,13 @@
-"""Announcements: a node tells a server that it has or is getting a version, and where it gives it.
+"""Announcements: a node tells a server of its version, complete or under way, and the address of its pieces.
 
 ::
 
-    POST /v3/swarm
-    {"node": "81ab…", "secret": "…", "key": "…", "proof": "…", "nonce": "…", "origin": "ce0d…",
+    POST /v3/swarm {"node": "81ab…", "secret": "…", "key": "…", "proof": "…", "nonce": "…", "origin": "ce0d…",
      "digest": "9f86…", "port": 41234, "advertise": null, "site": "rack7", "certificate": null, "rate": 0,
      "sharing": true, "keys": "3c1f…", "leaving": false}
 
-The path has the version. A server that announces itself to its upstream adds ``relay``: its keys, and some of
-its members.
+The path has the version. A server announcing itself to its upstream adds ``relay``: its keys, and some of its
+members.
 """
 
 from __future__ import annotations
@@ -47,18 +46,18 @@ MAX_ANNOUNCEMENT = 128 << 10
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """What a server tells its upstream about the swarm below it.
+    """The facts of a server, for its upstream, about the swarm below.
 
     Attributes:
-        keys: the keys whose tickets count below it, its own among them.
-        members: some of the members below it.
+        keys: the valid keys below, the server's own among them.
+        members: some of the members below.
     """
 
     keys: tuple[ServerKey, ...] = ()
     members: tuple[RelayedMember, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return its JSON object on the wire."""
+        """Return the JSON object on the wire."""
         return {
             "keys": [key.as_dict() for key in self.keys],
             "members": [member.as_dict() for member in self.members],
@@ -66,10 +65,10 @@ class Relay:
 
     @classmethod
     def parse(cls, value: object) -> Relay:
-        """Return what a JSON object tells; unknown keys are ignored.
+        """Return the facts in a JSON object; unknown keys are ignored.
 
         Raises:
-            SwarmError: it breaks a bound.
+            SwarmError: a bound is broken.
         """
         values = read_object(value, "a relay")
         return cls(
@@ -80,26 +79,26 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a member says about itself.
+    """The facts of a member about itself.
 
     Attributes:
-        node: the generation id of this run of the node.
-        secret: known to the node and to the servers that it announces itself to: nobody else can change what
-            it announced, or announce that it leaves.
-        key: its public key.
-        proof: signature by which the node shows that it has the key, over its id and the secret.
-        nonce: which its check at ``GET /swarm/check`` answers with.
+        node: generation id of this run of the node.
+        secret: shared by the node with the servers of its announcements: nobody else can change an
+            announcement, or announce the node's departure.
+        key: public key.
+        proof: signature over the id and the secret, as a proof of having the key.
+        nonce: nonce for the node's answer to a check at ``GET /swarm/check``.
         origin: the version's origin id; None while unknown.
         digest: SHA-256 of the payload in hex; None while the version is open.
-        port: where it listens; None for a node that does not listen.
-        advertise: the address by which others reach it, where it is not the one that the server sees.
-        site: its site; None to have the server guess it.
-        certificate: SHA-256 of its certificate in hex; None where it speaks plain HTTP.
-        rate: bytes a second that it can give; 0 while unknown.
-        sharing: whether it gives what it has.
-        keys: the name of the keys that it knows by this server; None where it knows none.
-        leaving: whether it leaves.
-        relay: what a server tells; None where the node is none.
+        port: listening port; None for a node without a listener.
+        advertise: the address for others, where it differs from the one seen by the server.
+        site: site; None to have the server guess one.
+        certificate: SHA-256 of the certificate in hex; None for plain HTTP.
+        rate: possible upload rate in bytes a second; 0 while unknown.
+        sharing: whether the node gives its pieces to others.
+        keys: the name of the keys known through this server; None for none.
+        leaving: whether the node leaves.
+        relay: the facts of a server; None for other nodes.
     """
 
     node: str
@@ -175,7 +174,7 @@ def _read_place(value: object) -> Place:
     """Return the place in a JSON object.
 
     Raises:
-        SwarmError: it is none.
+        SwarmError: the object is no place.
     """
     values = read_object(value, "a place")
     return Place(read_host(values.get("host")), read_port(values.get("port")))

@@ -1,7 +1,7 @@
-"""``distribution.txt``: the complete versions that a node offers, oldest first.
+"""``distribution.txt``: the complete versions of a node, oldest first.
 
 A line is ``v1: <digest of the payload>|<number of shards>``; before 0.1.0 the count was missing. Old nodes
-rewrite the file in place, so a reader can catch it empty or cut off in the middle.
+rewrite the file in place, so a reader can catch an empty file, or one cut off in the middle.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Listing:
     """One version in a distribution list.
 
     Attributes:
-        version: its name, ``v3``.
-        digest: of the payload, 64 lower-case hex digits. SHA-256; from a 0.3.x origin BLAKE3.
-        shards: number of shards; None where the list omits it.
+        version: name, ``v3``.
+        digest: digest of the payload, 64 lower-case hex digits. SHA-256; from a 0.3.x origin BLAKE3.
+        shards: number of shards; None where the list omits the number.
         manifest: SHA-256 of the manifest's bytes, in hex; None where the manifest names no origin or the
-            server tells none. Only feeds carry it, the list does not.
+            server tells none. Only feeds have this field, the list does not.
     """
 
     version: str
@@ -45,12 +45,12 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """A version that its publisher withdrew: no node offers it any more, and its number is never used again.
+    """A version withdrawn by its publisher: no node offers it any more, and its number is never used again.
 
     Attributes:
-        version: its name, ``v7``.
-        digest: of the payload, as the distribution list had it.
-        reason: why, in the publisher's words; may be empty.
+        version: name, ``v7``.
+        digest: digest of the payload, as in the distribution list.
+        reason: the publisher's words; may be empty.
     """
 
     version: str
@@ -65,13 +65,13 @@ class Withdrawal:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A distribution list as a reader received it.
+    """A distribution list as received.
 
     Attributes:
         listings: the versions of complete lines, by number.
-        tail: the version of a last line without its newline, which may have been cut off.
+        tail: the version of a last line without its newline, possibly cut off.
         is_cut: whether there is text after the last newline.
-        is_foreign: whether there was text, and no line of a list in it.
+        is_foreign: whether there was text, but no line of a list.
     """
 
     listings: tuple[Listing, ...]
@@ -81,14 +81,14 @@ class Distribution:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the list may have been caught half-written, so that a second reading is needed."""
+        """Whether the list may have been caught half-written and needs a second reading."""
         return not self.listings or self.is_cut
 
     def settle(self, second: Distribution) -> Distribution:
-        """Return what this reading and a later one, ``second``, say together.
+        """Return the common result of this reading and a later one, ``second``.
 
-        The complete lines of the second count, and its last line without a newline where both readings have
-        the same.
+        The complete lines of the second count, and its last line without a newline where both readings agree
+        on that line.
         """
         listings = second.listings
         if second.tail is not None and second.tail == self.tail:

@@ -1,16 +1,15 @@
-"""The feed: the events of a node's versions, a line of JSON each, as they go over the wire.
+"""The feed: the events of a node's versions on the wire, a line of JSON each.
 
-A hello comes first, then the present versions (``now``) or the events since the one that the reader named,
-then a line with nothing but a sequence number: everything before it counts from then on. The node repeats
-such a line every few seconds, which tells silence from death::
+A hello comes first, then the present versions (``now``) or the events since the one named by the reader, then
+a line with nothing but a sequence number: everything before this line counts from then on. The node repeats
+such a line every few seconds, to tell silence from death::
 
     {"feed": "5f0c…", "node": "81ab…", "origin": "e1d4…", "distance": 0, "now": true,
      "chain": [], "silent": false, "highest": 2}                                          (one line)
     {"seq": 3, "event": "complete", "version": "v1", "digest": "9f86…", "shards": 21, "manifest": "77aa…"}
     {"seq": 4, "event": "known", "version": "v2", "digest": "6030…", "shards": 21, "manifest": "09c1…"}
-    {"seq": 4}
-    {"seq": 5, "event": "retired", "version": "v1"}
-    {"seq": 6, "event": "withdrawn", "version": "v2", "digest": "6030…", "reason": "loss was NaN"}
+    {"seq": 4} {"seq": 5, "event": "retired", "version": "v1"} {"seq": 6, "event": "withdrawn", "version":
+    "v2", "digest": "6030…", "reason": "loss was NaN"}
 
 Readers ignore unknown keys and events.
 """
@@ -32,7 +31,7 @@ from shardcast.protocol.wire import MAX_SHARDS, MAX_VERSION, is_id, version_numb
 
 OPEN, COMPLETE, ABORTED, RETIRED = "open", "complete", "aborted", "retired"
 KNOWN = "known"
-"""Event: the node's authority lists a version that the node does not have yet."""
+"""Event: the node's authority lists a version not yet on this node."""
 WITHDRAWN = "withdrawn"
 """Event: the publisher withdrew a version. Follows ``retired``, which readers of 0.4.0 understand."""
 
@@ -45,24 +44,24 @@ _MAX_SEQ = 10**15
 
 
 class FeedError(ValueError):
-    """The bytes are no feed, or one that breaks a bound."""
+    """Bytes that are no feed, or a feed beyond its bounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first line of a feed: the node that sends it.
+    """The first line of a feed: the sending node.
 
     Attributes:
-        feed: names this run of the feed: sequence numbers mean something only within it.
+        feed: name of this run of the feed: sequence numbers are valid only within one run.
         node: the node's id.
-        origin: the origin id of the versions; None where the node does not know it.
-        distance: hops to the origin; None where the node does not know them.
-        now: whether all present versions follow, rather than the events since the one that the reader named.
+        origin: the origin id of the versions; None for unknown.
+        distance: hops to the origin; None for unknown.
+        now: whether all present versions follow, rather than the events since the one named by the reader.
         chain: node ids of the authorities above the node, nearest first, up to the origin; empty at an origin
             and below a server without an id; None where the node tells none (0.4.0).
         silent: whether the node has no news of its own authority.
-        highest: the highest version number that the line ever had, as the authority tells; None where the
-            node tells none (0.4.0).
+        highest: the highest version number ever on the line, as told by the authority; None where the node
+            tells none (0.4.0).
     """
 
     feed: str
@@ -100,12 +99,12 @@ class Event:
     """A change of a version.
 
     Attributes:
-        seq: counts the events of a feed.
+        seq: sequence number of the event in its feed.
         kind: ``OPEN``, ``COMPLETE``, ``KNOWN``, ``ABORTED``, ``RETIRED`` or ``WITHDRAWN``.
-        version: its name.
-        listing: its line in the distribution list; of a withdrawn version only the digest counts. None where
-            the event has none.
-        reason: why a version was withdrawn, in its publisher's words.
+        version: name of the version.
+        listing: the version's line in the distribution list; of a withdrawn version only the digest counts.
+            None for an event without one.
+        reason: the reason of a withdrawal, in the publisher's words.
     """
 
     seq: int
@@ -143,14 +142,14 @@ def _line(values: dict[str, Any]) -> bytes:
 
 
 class FeedReader:
-    """A parser of a feed that arrives in chunks of any length."""
+    """A parser of a feed in chunks of any length."""
 
     def __init__(self) -> None:
         self._lines = LineReader()
         self._started = False
 
     def feed(self, chunk: bytes) -> Iterator[Hello | Event | UpTo]:
-        """Yield the messages that ``chunk`` completes.
+        """Yield the messages completed by ``chunk``.
 
         Raises:
             FeedError: the bytes are no feed.
@@ -232,10 +231,10 @@ def _reason(values: dict[str, Any]) -> str:
 
 
 def check_origin_id(text: str) -> str:
-    """Return an origin id that a person gave.
+    """Return an origin id given by a person.
 
     Raises:
-        UsageError: the text can be no origin id.
+        UsageError: the text is no possible origin id.
     """
     try:
         return _id(text)
@@ -244,15 +243,15 @@ def check_origin_id(text: str) -> str:
 
 
 def printable_reason(reason: str) -> str:
-    """Return a reason as a feed carries it: one line, at most ``MAX_REASON`` characters."""
+    """Return a reason in its form on a feed: one line, at most ``MAX_REASON`` characters."""
     return one_line(reason, MAX_REASON).strip()
 
 
 def check_reason(reason: str) -> str:
-    """Return a reason that fits a feed unchanged, without surrounding blanks.
+    """Return a reason without surrounding blanks, to be sent unchanged.
 
     Raises:
-        UsageError: the reason is longer, has several lines or characters that cannot be printed.
+        UsageError: the reason is too long, has several lines, or characters without a printed form.
     """
     reason = reason.strip()
     if printable_reason(reason) != reason:

@@ -1,6 +1,6 @@
-"""Lines of bounded length, cut from bytes that arrive in chunks of any size.
+"""Lines of bounded length, cut from bytes in chunks of any size.
 
-Feeds, leases and manifests are read by a ``LineReader``: a server that sends no newline costs its reader
+Feeds, leases and manifests are read by a ``LineReader``: a server without newlines costs its reader
 ``max_length`` bytes and one chunk.
 """
 
@@ -13,7 +13,7 @@ MAX_LINE = 64 * 1024
 
 
 class LineTooLong(ValueError):
-    """A line has more bytes than its reader takes."""
+    """A line with more bytes than its reader takes."""
 
     def __init__(self, max_length: int) -> None:
         super().__init__(f"a line of more than {max_length} bytes")
@@ -28,14 +28,14 @@ class LineReader:
         self._pending = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield each line that ``chunk`` completes, without its newline; has to be exhausted.
+        """Yield each line completed by ``chunk``, without its newline; has to be exhausted.
 
-        The result does not depend on where chunks begin and end: the lines before one that is too long are
-        yielded first.
+        The result does not depend on the cuts between chunks: the lines before a too long one are yielded
+        first.
 
         Raises:
-            LineTooLong: a line is too long, whether its newline has arrived or not. The reader is of no more
-                use then.
+            LineTooLong: a line is too long, whether its newline has arrived or not. The reader is unusable
+                then.
         """
         pending, start, scanned = self._pending, 0, len(self._pending)
         pending += chunk

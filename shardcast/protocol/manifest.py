@@ -1,10 +1,10 @@
-"""The manifest: what a version is. A header line, a line a shard, a closing line, each JSON.
+"""The manifest: the description of a version. A header line, a line a shard, a closing line, each JSON.
 
 ::
 
     {"format": 1, "version": "v3", "origin": "…", "name": "model.bin", "kind": "file", "size": 123, …}
-    {"shard": 1, "size": 50000000, "sha256": "…", "blake3": "<base64 of its pieces' digests>"}
-    {"complete": true, "size": 123, "shards": 1, "sha256": "…"}
+    {"shard": 1, "size": 50000000, "sha256": "…", "blake3": "<base64 of its pieces' digests>"} {"complete":
+    true, "size": 123, "shards": 1, "sha256": "…"}
 
 Nodes keep and forward the bytes verbatim, and ignore unknown keys and lines (``manifest_reader``).
 """
@@ -55,20 +55,20 @@ class FolderFacts:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The facts about a version that its publisher knows from the start.
+    """The facts about a version known to its publisher from the start.
 
     Attributes:
         version: ``v3``.
-        origin: the origin id; None where an old node, which has none, published it.
+        origin: the origin id; None for a version of an old node without one.
         name: the payload's file name, for people; never a path.
         kind: ``file``.
         size: bytes of the payload; None while unknown.
-        shard_size: bytes of each shard but the last; None where unknown.
+        shard_size: bytes of each shard but the last; None for unknown.
         piece_size: bytes of each piece but the last of a shard.
-        created: seconds since the epoch; None where an old node published it.
-        metadata: JSON values that the publisher adds.
-        folder: the folder whose tar the payload is; None for a file. The kind stays ``file``: nodes that know
-            no folders receive the tar.
+        created: seconds since the epoch; None for a version of an old node.
+        metadata: JSON values added by the publisher.
+        folder: the folder behind a tar payload; None for a file. The kind stays ``file``: nodes without
+            support for folders receive the tar.
     """
 
     version: str
@@ -84,7 +84,7 @@ class Header:
 
     @property
     def content_name(self) -> str:
-        """Name of the file, or of the folder, that was published."""
+        """Name of the published file or folder."""
         return self.folder.name if self.folder else self.name
 
     @property
@@ -99,10 +99,10 @@ class Shard:
 
     Attributes:
         number: from 1.
-        offset: its first byte in the payload: the sum of the sizes before it.
-        size: its bytes.
-        sha256: its digest in hex; None where unknown (old nodes).
-        pieces: the BLAKE3 digests of its pieces, 32 bytes each; empty where unknown.
+        offset: offset of the first byte in the payload: the sum of the sizes before.
+        size: bytes.
+        sha256: digest in hex; None for unknown (old nodes).
+        pieces: the BLAKE3 digests of the pieces, 32 bytes each; empty for unknown.
     """
 
     number: int
@@ -122,10 +122,10 @@ class Manifest:
     """A complete manifest.
 
     Attributes:
-        header: its first line.
+        header: the first line.
         shards: in order.
-        digests: of the payload, by algorithm: ``sha256``, and ``blake3`` for readers of 0.3.x.
-        raw: its bytes, verbatim; empty for a manifest that was derived from an old node's answers.
+        digests: digests of the payload, by algorithm: ``sha256``, and ``blake3`` for readers of 0.3.x.
+        raw: the bytes, verbatim; empty for a manifest derived from an old node's answers.
     """
 
     header: Header
@@ -145,10 +145,10 @@ class Manifest:
 
     @property
     def identity(self) -> str | None:
-        """SHA-256 of its bytes, in hex, by which servers are known to mean the same version.
+        """SHA-256 of the bytes, in hex, by which servers are known to mean the same version.
 
-        None where the manifest names no origin: each node derives such a manifest by itself from the files of
-        an old node.
+        None where the manifest names no origin: each node derives such a manifest on its own from the files
+        of an old node.
         """
         return sha256(self.raw).hexdigest() if self.header.origin and self.raw else None
 
@@ -175,10 +175,10 @@ def piece_size_for(shard_size: int) -> int:
 
 
 def check_metadata(metadata: object) -> None:
-    """Check that metadata fit a manifest.
+    """Check metadata against the bounds of a manifest.
 
     Raises:
-        UsageError: they are no JSON object, or too long.
+        UsageError: the metadata are no JSON object, or too long.
     """
     if not isinstance(metadata, Mapping):
         raise UsageError(f"metadata must be a JSON object, not {type(metadata).__name__}")

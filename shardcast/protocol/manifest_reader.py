@@ -1,6 +1,6 @@
 """Manifests from other nodes, read while they grow.
 
-A reader takes bytes as they arrive and checks each bound, so that a stranger's manifest does no harm.
+A reader takes bytes as they arrive and checks each bound, so a stranger's manifest does no harm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from shardcast.protocol.wire import MAX_SHARDS, version_number
 MAX_MANIFEST = 256 << 20
 """Bytes of a manifest: some 1.5 TB of payload in shards of 50 MB."""
 _MAX_REASON = 200
-"""Characters of the reason for which a version was aborted."""
+"""Maximum characters of the reason of an aborted version."""
 MAX_SIZE = 1 << 62
 """Bytes of a payload."""
 MAX_MEMORY = TRANSFER_MEMORY * 7 // 8
@@ -46,7 +46,7 @@ MAX_FOLDER_LINES = 10_000
 
 
 class ManifestError(ValueError):
-    """The bytes are no manifest, or one that breaks a bound."""
+    """Bytes that are no manifest, or a manifest beyond its bounds."""
 
 
 class Aborted(ManifestError):
@@ -62,12 +62,12 @@ class Aborted(ManifestError):
 
 
 class ManifestReader:
-    """A parser of a manifest that grows.
+    """A parser of a growing manifest.
 
     Attributes:
-        header: None until its line has arrived.
-        shards: those whose lines have arrived.
-        digests: of the payload; None until the closing line has arrived.
+        header: the first line; None until its arrival.
+        shards: the shards with an arrived line.
+        digests: digests of the payload; None until the closing line has arrived.
     """
 
     def __init__(self, version: str | None = None, memory: int = MAX_MEMORY) -> None:
@@ -149,7 +149,7 @@ class ManifestReader:
             self._skip_line()
 
     def _pass_folder_line(self) -> None:
-        """Count a line about a folder's entries, which only their receiver reads (``folders.listing``)."""
+        """Count a line about a folder's entries, for their receiver to read (``folders.listing``)."""
         self._folder_lines += 1
         if self._folder_lines > MAX_FOLDER_LINES:
             raise ManifestError(f"more than {MAX_FOLDER_LINES} lines with entries of a folder")
@@ -200,7 +200,7 @@ class ManifestReader:
         )
 
     def _folder(self, values: object) -> FolderFacts:
-        """Return what the header says of a folder, every bound checked."""
+        """Return the header's facts about a folder, every bound checked."""
         if not isinstance(values, dict):
             raise ManifestError("its folder is no JSON object")
         name = _text(values, "name", 255)

@@ -1,13 +1,14 @@
-"""Requests for the next range that a server hands out (``POST /v3/next``), and the heads of its answers.
+"""Requests for the next range of a server (``POST /v3/next``), and the heads of the answers.
 
 ::
 
     {"node": "81ab…", "has": [[17, 1]], "count": 12, "asked": [[20, 2]], "offered": true, "max": 1,
      "site": "rack7", "across": [[30, 4]]}
 
-A node tells what is new since its last request to the server; the count of all its pieces shows the server
-whether a request was lost, so that the node must tell all. The answer has the bytes of consecutive pieces of
-one shard, or says why there are none now, or names pieces that the node may bring across its site's border.
+A node tells its news since its last request to the server; the count of all its pieces shows the server
+whether a request was lost, and the node must tell all again. The answer has the bytes of consecutive pieces
+of one shard, or the reason for having none now, or names pieces for the node to bring across its site's
+border.
 """
 
 from __future__ import annotations
@@ -44,20 +45,20 @@ from shardcast.protocol.wire import (
 MAX_REQUEST = 64 << 10
 """Bytes of a request."""
 MAX_RUNS = 1000
-"""Runs of each set in a request, all of which fit its bytes; a node tells the rest by its next request."""
+"""Maximum runs of each set in a request, to fit its bytes; a node tells the rest by its next request."""
 MAX_COUNT = 64
 """Pieces in an answer."""
 MAX_ACROSS_RUNS = 200
-"""Runs of pieces beyond the border that a node names in a request: it may bring few of them at a time."""
+"""Maximum runs of pieces beyond the border in a request: a node may bring few of them at a time."""
 MAX_CLAIMED = 256
-"""Pieces that one answer lets a node bring across a border."""
+"""Maximum pieces for a node to bring across a border, in one answer."""
 _MAX_CLAIMS_HEADER = 4096
 MAX_RETRY_SECONDS = 60.0
-"""Seconds that a server can have a node wait before the next request."""
+"""Maximum seconds a server may ask a node to wait before the next request."""
 MAX_WAIT_MS = 2000
-"""Milliseconds for which a node can have a server keep its request."""
+"""Maximum milliseconds a node may ask a server to keep a request."""
 AT_ONCE_SECONDS = 0.001
-"""Seconds to wait after a request that the server has kept: the node asks again at once."""
+"""Seconds to wait after a request kept by the server: the node asks again at once."""
 _DEFAULT_RETRY_SECONDS = 1.0
 """Seconds to wait where a server does not say."""
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
@@ -78,18 +79,18 @@ class HeaderValues(Protocol):
 
 
 class NotNow(Enum):
-    """The reason for which a server hands out no bytes."""
+    """The reason for an answer without bytes."""
 
     WAIT = "wait"
-    """All that the server has by now was handed out, and more comes."""
+    """All present pieces were handed out, and more will come."""
     PAUSE = "pause"
-    """The node holds enough that no other node has yet, or is to wait for what others were given."""
+    """The node holds enough unspread pieces, or is to wait for pieces given to others."""
     ALL_GIVEN = "all-given"
-    """All was handed out: ask neighbours, and the server again when none offers what is missing."""
+    """All was handed out: ask neighbours, and the server again when none offers a missing piece."""
     BUSY = "busy"
-    """The server gives as many answers as it can."""
+    """The server has no free slot for an answer."""
     CLAIMS = "claims"
-    """The node may ask neighbours in other sites for the pieces that the answer names."""
+    """The node may ask neighbours in other sites for the pieces named in the answer."""
     ABSENT = "absent"
     """The server does not have the version, or cannot hand it out in pieces."""
 
@@ -99,19 +100,19 @@ class NextRequest:
     """A node's request for its next range; sets of pieces are masks.
 
     Attributes:
-        node: the id of the node's run.
-        has: the pieces that it got since its last request to this server.
-        count: how many pieces it has told this server, these included.
-        asked: the pieces that it has asked for elsewhere.
-        lost: pieces that this server handed out to it, and that did not come.
-        offered: whether a neighbour offers a piece that it lacks.
-        max_pieces: pieces in the answer at most.
-        site: the node's site; None where it has yet to hear of it: the server guesses it.
-        across: the pieces that neighbours in other sites offer, and none in its own; None for a node that
-            knows no borders.
-        proof: shows that the node is the member of that id (``access.proofs.prove_asking``); empty for older
-            nodes, and those that announce themselves nowhere.
-        wait_ms: milliseconds for which the server may keep the request until it has something to hand out.
+        node: id of the node's run.
+        has: pieces received since the last request to this server.
+        count: number of pieces told to this server, these included.
+        asked: pieces asked for elsewhere.
+        lost: pieces handed out by this server without arriving.
+        offered: whether a neighbour offers a missing piece.
+        max_pieces: maximum pieces in the answer.
+        site: the node's site; None for unknown: the server guesses one.
+        across: pieces on offer in other sites, and nowhere in the node's own; None for a node without
+            knowledge of borders.
+        proof: shows that the node is the member of the id (``access.proofs.prove_asking``); empty for older
+            nodes, and those without announcements.
+        wait_ms: milliseconds for which the server may keep the request until there is something to hand out.
     """
 
     node: str
@@ -128,7 +129,7 @@ class NextRequest:
 
     @property
     def asker(self) -> str:
-        """The node, told from others that ask by its id without its proof."""
+        """The node, distinct from others with the same id but without its proof."""
         return asker_of(self.node, self.proof)
 
 
@@ -152,7 +153,7 @@ class RangeHead:
 
 
 def asker_of(node: str, proof: str) -> str:
-    """Return the name of a node that asks by an id, with a proof or an empty one."""
+    """Return the name of a node by its id, with a proof or an empty one."""
     return f"{node} {proof}" if proof else node
 
 
@@ -176,7 +177,7 @@ def encode_request(request: NextRequest) -> bytes:
 
 
 def parse_request(raw: bytes) -> NextRequest:
-    """Return the request that JSON tells.
+    """Return the request in JSON text.
 
     Raises:
         NextRangeError: the bytes are no such request.
@@ -229,7 +230,7 @@ def range_headers(run: PieceRun, size: int, digest: str) -> dict[str, str]:
 
 
 def parse_range_head(headers: HeaderValues) -> RangeHead:
-    """Return the range that the head of an answer names.
+    """Return the range named in the head of an answer.
 
     Raises:
         NextRangeError: the head names none.
@@ -250,9 +251,9 @@ def not_now_headers(reason: NotNow, seconds: float, claims: int = 0) -> dict[str
     """Return the headers of an answer without bytes.
 
     Args:
-        reason: why there are none.
+        reason: the reason.
         seconds: to wait before the next request.
-        claims: the pieces that the node may bring across the border of its site.
+        claims: the pieces for the node to bring across the border of its site.
     """
     headers = {NOT_NOW_HEADER: reason.value, RETRY_MS_HEADER: str(max(1, round(seconds * 1000)))}
     if claims:
@@ -261,10 +262,9 @@ def not_now_headers(reason: NotNow, seconds: float, claims: int = 0) -> dict[str
 
 
 def parse_not_now(headers: HeaderValues) -> tuple[NotNow | None, float]:
-    """Return why there are no bytes, and the seconds to wait.
+    """Return the reason for an answer without bytes, and the seconds to wait.
 
-    The reason is None where the head names none that is known: a proxy answered, or a server that hands
-    nothing out.
+    The reason is None for a head without a known one: from a proxy, or a server with nothing to hand out.
     """
     name, milliseconds = headers.get(NOT_NOW_HEADER, ""), headers.get(RETRY_MS_HEADER, "")
     reason = _REASONS.get(name)
@@ -274,7 +274,7 @@ def parse_not_now(headers: HeaderValues) -> tuple[NotNow | None, float]:
 
 
 def parse_claims(headers: HeaderValues) -> int:
-    """Return the pieces that an answer lets a node bring across the border of its site.
+    """Return the pieces for a node to bring across the border of its site.
 
     Raises:
         NextRangeError: the head names none, or too many.

@@ -1,8 +1,8 @@
 """The numbers of a version's pieces, from 0 on through all its shards, and sets of pieces.
 
 Pieces begin anew with each shard: a shard of ``size`` bytes has ``ceil(size / piece_size)`` of them, an empty
-one none. A set of pieces is an integer whose bit ``n`` says that piece ``n`` is in the set; in JSON it is a
-list of runs, ``[[first, count], …]``.
+one none. A set of pieces is an integer; bit ``n`` stands for piece ``n``. In JSON a set is a list of runs,
+``[[first, count], …]``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from shardcast.protocol.manifest import Manifest, Shard
 
 MAX_PIECES = 1 << 22
-"""Pieces of a version that can be numbered: 1 TiB of pieces of 256 KiB, whose sets take 512 KiB."""
+"""Maximum pieces of a version with a number: 1 TiB of pieces of 256 KiB, whose sets take 512 KiB."""
 MAX_RUNS = 4096
 """Runs of a set in JSON."""
 _FEW_RUNS = 16
-"""Runs that are put together bit by bit. Each of them copies the whole set once; with more runs, text that is
-parsed as a binary number takes less."""
+"""Maximum runs put together bit by bit. Each of them copies the whole set once; with more runs, parsing text
+as a binary number takes less."""
 
 
 class PieceError(ValueError):
@@ -57,7 +57,7 @@ class PieceRun:
 
 
 class PieceNumbers:
-    """The pieces of the shards that are known, which may grow.
+    """The pieces of the known shards, whose number may grow.
 
     Attributes:
         piece_size: bytes of each piece but the last of a shard.
@@ -76,10 +76,10 @@ class PieceNumbers:
         return cls(manifest.header.piece_size, manifest.shards)
 
     def extend(self, shards: Sequence[Shard]) -> None:
-        """Number the pieces of the shards that are new.
+        """Number the pieces of new shards.
 
         Args:
-            shards: all shards of the version by now, in order; those that are known are not looked at again.
+            shards: all shards of the version by now, in order; known ones are not looked at again.
         """
         for index in range(len(self._sizes), len(shards)):
             size = shards[index].size
@@ -88,7 +88,7 @@ class PieceNumbers:
 
     @property
     def shard_count(self) -> int:
-        """The number of shards that are known."""
+        """The number of known shards."""
         return len(self._sizes)
 
     @property
@@ -120,7 +120,7 @@ class PieceNumbers:
         return self._ends[shard - 2] if shard > 1 else 0
 
     def number_at(self, shard: int, offset: int) -> int:
-        """Return the number of the piece that holds a byte of a shard.
+        """Return the number of the piece with a given byte of a shard.
 
         Raises:
             IndexError: no such byte is known.
@@ -148,7 +148,7 @@ class PieceNumbers:
         return PieceRun(first, count, shard, offset, length)
 
     def whole_within(self, shard: int, start: int, end: int) -> int:
-        """Return the pieces that lie wholly in the bytes from ``start`` to before ``end`` of a shard.
+        """Return the pieces wholly within the bytes from ``start`` to before ``end`` of a shard.
 
         Raises:
             IndexError: no such shard is known.
@@ -167,10 +167,10 @@ class PieceNumbers:
         return self.whole_within(shard, 0, self.shard_size(shard))
 
     def _check_shard(self, shard: int) -> None:
-        """Check that a shard is known.
+        """Check for a known shard.
 
         Raises:
-            IndexError: it is not.
+            IndexError: the shard is unknown.
         """
         if not 1 <= shard <= len(self._sizes):
             raise IndexError(f"there is no shard {shard}")
@@ -206,11 +206,11 @@ def lowest_runs(mask: int, max_runs: int = MAX_RUNS) -> int:
 
 
 def parse_runs(value: object, pieces: int = MAX_PIECES) -> int:
-    """Return the set that a JSON value tells.
+    """Return the set in a JSON value.
 
     Args:
-        value: a list of at most ``MAX_RUNS`` runs, lowest first, none of which overlap.
-        pieces: the number of pieces that there are; no other may be in the set.
+        value: a list of at most ``MAX_RUNS`` runs, lowest first, without overlaps.
+        pieces: number of existing pieces; no other may be in the set.
 
     Raises:
         PieceError: the value is something else.
@@ -231,7 +231,7 @@ def parse_runs(value: object, pieces: int = MAX_PIECES) -> int:
 
 
 def mask_of_runs(runs: Sequence[Sequence[int]]) -> int:
-    """Return the set of runs, each a first piece and a count, lowest first, none of which overlap."""
+    """Return the set of runs, each a first piece and a count, lowest first, without overlaps."""
     if len(runs) <= _FEW_RUNS:
         mask = 0
         for first, count in runs:

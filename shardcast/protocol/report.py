@@ -1,12 +1,12 @@
-"""Reports: a node tells its upstreams which versions it has, and which nodes are below it.
+"""Reports: a node tells its upstreams of its versions, and of the nodes below.
 
 ::
 
     {"node": "81ab…", "role": "middle", "name": "rack7", "origin": "ce0d…", "has": ["v1", "v2"],
      "coming": {"v3": 1048576}, "below": [{"node": "c2d0…", "via": "81ab…", "hops": 1, "age": 2.5, …}]}
 
-Reports are shown in ``/status``, delay the end of a publisher, and count copies for a caller that asked for
-them. They are unsigned, so no byte is accepted, listed or retired because of one.
+Reports are shown in ``/status``, delay the end of a publisher, and count copies for a caller's request. They
+are unsigned, so no byte is accepted, listed or retired because of one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_NODES = 5000
 MAX_HOPS = 16
 """Maximum hops to a node below; also keeps reports from going round in circles."""
 SLICE_NODES = 100
-"""Nodes that are read or written at a time; between two slices the event loop serves other requests."""
+"""Nodes read or written at a time; between two slices the event loop serves other requests."""
 _MAX_BRACKETS = 10 * MAX_NODES
 """Lists and objects in a report."""
 _MAX_VERSIONS = 100
@@ -39,7 +39,7 @@ _ROLES = ("middle", "client")
 
 
 class ReportError(ValueError):
-    """The bytes are no report, or one that breaks a bound."""
+    """Bytes that are no report, or a report beyond its bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,15 @@ class Node:
     """One node in a report.
 
     Attributes:
-        node: its id.
+        node: id.
         role: ``middle`` or ``client``.
-        name: its name for people, its host for instance.
-        has: its complete versions, the newest last.
-        coming: bytes that it has of incomplete versions.
+        name: name for people, a host for instance.
+        has: complete versions, the newest last.
+        coming: bytes of incomplete versions, by version.
         hops: hops below the reader of the report; 0 in a node's own report.
-        via: the node above it; None where it reported itself.
-        age: seconds since it reported.
-        origin: the origin id of the versions in ``has``; None while unknown, and in reports of 0.4.0.
+        via: the node above; None for a node's own report.
+        age: seconds since its report.
+        origin: the origin id of the versions in ``has``; None for unknown, and in reports of 0.4.0.
     """
 
     node: str
@@ -69,7 +69,7 @@ class Node:
     origin: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return its JSON object on the wire."""
+        """Return the JSON object on the wire."""
         return {
             "node": self.node,
             "role": self.role,
@@ -84,7 +84,7 @@ class Node:
 
 
 def encode(me: Node, below: Sequence[Node]) -> bytes:
-    """Return the report of a node, with as many of the nodes below it as there is room for."""
+    """Return the report of a node, with as many nodes below as there is room for."""
     return b"".join(encode_in_slices(me, below))
 
 

@@ -15,7 +15,7 @@ from shardcast.protocol.manifest import Shard
 class ShardTable(Sequence[Shard]):
     """Shards in their order, from the first byte of the payload on, without gaps.
 
-    One thread adds while others read: a shard is visible once its end is, which is appended last.
+    One thread adds while others read: a shard becomes visible with its end, appended last.
     """
 
     def __init__(self, shards: Iterable[Shard] = ()) -> None:
@@ -33,7 +33,7 @@ class ShardTable(Sequence[Shard]):
 
     @property
     def memory(self) -> int:
-        """Bytes of memory that the table takes."""
+        """Bytes of memory of the table."""
         return len(self._sha256) + len(self._pieces) + 8 * (len(self._piece_ends) + len(self._ends))
 
     def append(self, shard: Shard) -> None:

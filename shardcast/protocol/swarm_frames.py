@@ -52,7 +52,7 @@ MAX_PROOF = 256
 MAX_REASON = 200
 """Characters of the text of a bye."""
 MAX_WAIT = 65.535
-"""Seconds that a refusal can name."""
+"""Maximum seconds in a refusal."""
 MAX_REQUEST = (1 << 32) - 1
 
 _HEAD = struct.Struct("!I")
@@ -66,15 +66,15 @@ _BITS_SIZE = MAX_CONTROL - 5
 
 
 class FrameError(ValueError):
-    """The bytes are no frames of this protocol, or break one of its bounds."""
+    """Bytes that are no frames of this protocol, or frames beyond its bounds."""
 
 
 class RefuseReason(IntEnum):
-    """The reason of a refusal; readers take a reason that they don't know for ``LACKS``.
+    """The reason of a refusal; readers take an unknown reason for ``LACKS``.
 
     Attributes:
         LACKS: the sender does not have these pieces (any more).
-        BUSY: the sender gives to as many as it can.
+        BUSY: the sender has no free slot.
         CANCELLED: the asker has cancelled the request.
         FAILED: the sender could not read the pieces.
     """
@@ -92,7 +92,7 @@ class PingFrame:
 
 @dataclass(frozen=True, slots=True)
 class ProofFrame:
-    """The proof that the sender has the key of its ticket."""
+    """The proof of having the key of the sender's ticket."""
 
     signature: bytes
 
@@ -106,14 +106,14 @@ class TicketFrame:
 
 @dataclass(frozen=True, slots=True)
 class HaveFrame:
-    """Pieces that the sender has verified, as a set (``piece_numbers``)."""
+    """Pieces verified by the sender, as a set (``piece_numbers``)."""
 
     pieces: int
 
 
 @dataclass(frozen=True, slots=True)
 class LostFrame:
-    """Pieces that the sender has no more, as a set."""
+    """Pieces no longer at the sender, as a set."""
 
     pieces: int
 
@@ -135,7 +135,7 @@ class CancelFrame:
 
 @dataclass(frozen=True, slots=True)
 class RefuseFrame:
-    """The end of a request of which no more bytes come.
+    """The end of a request without further bytes.
 
     Attributes:
         request: the request.
@@ -179,7 +179,7 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 
 def encode(control: Control) -> bytes:
-    """Return a frame, or the frames that a large set of pieces takes; nothing for an empty set."""
+    """Return a frame, or several frames for a large set of pieces; nothing for an empty set."""
     match control:
         case PingFrame():
             return frame(PING)
@@ -204,12 +204,12 @@ def encode(control: Control) -> bytes:
 
 
 def bytes_head(request: int, size: int) -> bytes:
-    """Return the head of a frame with ``size`` bytes of a request, which follow."""
+    """Return the head of a frame with ``size`` bytes of a request."""
     return _BYTES_HEAD.pack(BYTES << 24 | size + _HEAD.size, request)
 
 
 def _set_payloads(pieces: int) -> Iterator[bytes]:
-    """Yield the payloads that tell a set of pieces: as runs, or as bits where these are shorter."""
+    """Yield the payloads for a set of pieces: as runs, or as bits where these are shorter."""
     if pieces <= 0:
         return
     base = (pieces & -pieces).bit_length() - 1
@@ -232,7 +232,7 @@ def decode_head(buffer: bytes | bytearray | memoryview, offset: int) -> tuple[in
     """Return the kind of a frame and the length of its payload.
 
     Raises:
-        FrameError: the payload is longer than any of that kind, or too short for it.
+        FrameError: the payload is too long or too short for its kind.
     """
     (word,) = _HEAD.unpack_from(buffer, offset)
     kind, length = word >> 24, word & 0xFFFFFF
@@ -250,12 +250,12 @@ def decode_request(buffer: bytes | bytearray | memoryview, offset: int) -> int:
 
 
 def decode(kind: int, payload: bytes, max_pieces: int = MAX_PIECES) -> Control | None:
-    """Return a frame without bytes of a request; None for a kind that is not known.
+    """Return a frame without bytes of a request; None for an unknown kind.
 
     Args:
-        kind: of the frame.
-        payload: of the frame.
-        max_pieces: the pieces of the version. A set of pieces costs its reader as much memory as these allow.
+        kind: kind of the frame.
+        payload: payload of the frame.
+        max_pieces: number of pieces of the version, the bound of memory for a set of pieces.
 
     Raises:
         FrameError: the payload makes no sense.
@@ -278,7 +278,7 @@ def _decode_want(payload: bytes, max_pieces: int) -> WantFrame:
     """Return a want.
 
     Raises:
-        FrameError: it asks for a piece that the version does not have.
+        FrameError: the version does not have the piece.
     """
     request, number = _WANT.unpack_from(payload)
     _check_end(number + 1, max_pieces)
@@ -289,7 +289,7 @@ def _decode_set(payload: bytes, max_pieces: int) -> int:
     """Return a set of pieces.
 
     Raises:
-        FrameError: it is none, or has a piece that the version does not have.
+        FrameError: the payload is no set, or has a piece beyond those of the version.
     """
     form = payload[0] if payload else -1
     if form == _RUNS and len(payload) % _RUN.size == 1:
@@ -312,7 +312,7 @@ def _check_end(end: int, max_pieces: int) -> None:
     """Check that a version has all pieces before ``end``.
 
     Raises:
-        FrameError: it has fewer.
+        FrameError: the version has fewer.
     """
     if end > max_pieces:
         raise FrameError(f"a piece {end - 1} of a version that has {max_pieces}")
@@ -322,7 +322,7 @@ def _decode_hello(payload: bytes, _: int) -> HelloFrame:
     """Return a hello.
 
     Raises:
-        FrameError: it is none.
+        FrameError: the payload is no hello.
     """
     try:
         return HelloFrame.parse(payload)
@@ -334,7 +334,7 @@ def _decode_ticket(payload: bytes, _: int) -> TicketFrame:
     """Return a ticket.
 
     Raises:
-        FrameError: it is none.
+        FrameError: the payload is no ticket.
     """
     try:
         return TicketFrame(read_ticket(payload.decode("ascii")))

@@ -26,12 +26,12 @@ class HelloFrame:
     """The first frame of each end.
 
     Attributes:
-        version: the number of the version that the stream is about.
-        origin: the origin id of the version; None where it is not known.
-        digest: its SHA-256 in hex; None while the version is being made.
-        node: the generation id of the sender: of this run of its node.
+        version: number of the stream's version.
+        origin: origin id of the version; None for unknown.
+        digest: SHA-256 of the version in hex; None while open.
+        node: generation id of the sender: of this run of its node.
         ticket: the sender's ticket; empty where none is needed.
-        challenge: the bytes that the other end's proof must sign.
+        challenge: the bytes for the other end's proof to sign.
     """
 
     version: int
@@ -58,7 +58,7 @@ class HelloFrame:
         """Return the hello in a payload; unknown keys are ignored.
 
         Raises:
-            SwarmError: it is none.
+            SwarmError: the payload is no hello.
         """
         values = read_message(payload, MAX_HELLO)
         number, challenge = values.get("version"), values.get("challenge")
@@ -77,10 +77,10 @@ class HelloFrame:
 
 
 def read_ticket(value: object) -> str:
-    """Return the text of a ticket, which is not looked into.
+    """Return the text of a ticket, without a look inside.
 
     Raises:
-        SwarmError: the value is none.
+        SwarmError: the value is no ticket.
     """
     if not isinstance(value, str) or len(value) > MAX_TICKET_TEXT or not value.isascii():
         raise SwarmError("a ticket that is none")

@@ -1,4 +1,4 @@
-"""Members of a swarm on the wire, and the checks of their fields, which announcements and answers share."""
+"""Members of a swarm on the wire, and the checks of the fields shared by announcements and answers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from shardcast.json_text import parse_json
 from shardcast.protocol.wire import is_id, is_site
 
 MAX_RATE = 1 << 50
-"""Bytes a second that a member can say it gives."""
+"""Maximum claimed upload rate of a member, in bytes a second."""
 MAX_KEYS = 128
 """Keys of servers in a message."""
 MAX_RELAYED = 200
-"""Members that servers tell each other in a message."""
+"""Maximum members in a message between servers."""
 MAX_AGE = 300.0
-"""Seconds since a member announced itself, or a server told its key, in a message between servers."""
+"""Maximum seconds since a member's announcement, or since the news of a server's key, in a message between
+servers."""
 KEY_SIZE, SIGNATURE_SIZE = 32, 64
 """Bytes of a public key, and of a signature."""
 
 _MAX_BRACKETS = 2 * (MAX_KEYS + MAX_RELAYED) + 100
 """Lists and objects in a message."""
 _LAST_SECOND = float(1 << 40)
-"""Seconds since 1970 that no server's clock shows."""
+"""Seconds since 1970 beyond any server's clock."""
 _MAX_HOST = 64
 _NONCE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -36,12 +37,12 @@ T = TypeVar("T")
 
 
 class SwarmError(ValueError):
-    """The bytes are no message of a swarm, or one that breaks a bound."""
+    """Bytes that are no message of a swarm, or a message beyond its bounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An address at which a member listens.
+    """A listening address of a member.
 
     Attributes:
         host: an IP address.
@@ -57,14 +58,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class NamedMember:
-    """A member that others can connect to, as a server names it to another member.
+    """A reachable member, as named to another member by a server.
 
     Attributes:
-        node: its generation id.
-        key: its public key.
-        place: where it listens.
-        site: its site; None for none.
-        certificate: SHA-256 of its certificate in hex; None where it speaks plain HTTP.
+        node: generation id.
+        key: public key.
+        place: listening address.
+        site: site; None for none.
+        certificate: SHA-256 of the certificate in hex; None for plain HTTP.
     """
 
     node: str
@@ -74,7 +75,7 @@ class NamedMember:
     certificate: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return its JSON object on the wire."""
+        """Return the JSON object on the wire."""
         return {
             "node": self.node,
             "key": key_text(self.key),
@@ -89,7 +90,7 @@ class NamedMember:
         """Return the member in a JSON object; unknown keys are ignored.
 
         Raises:
-            SwarmError: it is no member.
+            SwarmError: the object is no member.
         """
         values = read_object(value, "a member")
         host = read_host(values.get("host"))
@@ -104,14 +105,14 @@ class NamedMember:
 
 @dataclass(frozen=True, slots=True)
 class RelayedMember:
-    """A member of one server, as that server tells it to another one of the same origin.
+    """A member of one server, as told to another server of the same origin.
 
     Attributes:
         member: the member.
-        age: seconds since it announced itself.
-        rate: bytes a second that it says it gives.
-        nonce: of its last announcement, for a check of the place; None where the teller is an upstream, whose
-            check counts.
+        age: seconds since its announcement.
+        rate: claimed upload rate, in bytes a second.
+        nonce: nonce of the last announcement, for a check of the place; None where the teller is an upstream,
+            whose check counts.
     """
 
     member: NamedMember
@@ -120,7 +121,7 @@ class RelayedMember:
     nonce: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return its JSON object on the wire."""
+        """Return the JSON object on the wire."""
         relayed = {"age": round(self.age, 1), "rate": self.rate, "nonce": self.nonce}
         return self.member.as_dict() | relayed
 
@@ -129,7 +130,7 @@ class RelayedMember:
         """Return the member in a JSON object; unknown keys are ignored.
 
         Raises:
-            SwarmError: it is no member.
+            SwarmError: the object is no member.
         """
         values = read_object(value, "a member")
         return cls(
@@ -142,12 +143,12 @@ class RelayedMember:
 
 @dataclass(frozen=True, slots=True)
 class ServerKey:
-    """The key by which a server signs tickets, as servers tell it.
+    """The key behind a server's tickets, as told between servers.
 
     Attributes:
         key: the public key.
-        now: the time of that server's clock, in seconds since 1970.
-        age: seconds since that server told it.
+        now: the time of the server's clock, in seconds since 1970.
+        age: seconds since the server told the key.
     """
 
     key: bytes
@@ -155,7 +156,7 @@ class ServerKey:
     age: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return its JSON object on the wire."""
+        """Return the JSON object on the wire."""
         return {"key": key_text(self.key), "now": round(self.now, 1), "age": round(self.age, 1)}
 
     @classmethod
@@ -163,7 +164,7 @@ class ServerKey:
         """Return the key in a JSON object; unknown keys are ignored.
 
         Raises:
-            SwarmError: it is no key.
+            SwarmError: the object is no key.
         """
         values = read_object(value, "a key")
         return cls(
@@ -205,7 +206,7 @@ def read_list(value: object, read: Callable[[object], T], max_items: int, what: 
     """Return the items of a JSON list.
 
     Raises:
-        SwarmError: the value is no list, is too long, or has an item that ``read`` refuses.
+        SwarmError: the value is no list, is too long, or has an item refused by ``read``.
     """
     if not isinstance(value, list) or len(value) > max_items:
         raise SwarmError(f"{what} that are no list, or too many")
@@ -213,7 +214,7 @@ def read_list(value: object, read: Callable[[object], T], max_items: int, what: 
 
 
 def optional(read: Callable[[object], T], value: object) -> T | None:
-    """Return what ``read`` makes of a value; None for None."""
+    """Return the result of ``read`` for a value; None for None."""
     return None if value is None else read(value)
 
 
@@ -295,7 +296,7 @@ def read_port(value: object) -> int:
 
 
 def read_host(value: object) -> str:
-    """Return an IP address, as it is written usually; an IPv4 address that IPv6 maps is an IPv4 address.
+    """Return an IP address in its usual text; an IPv4 address mapped into IPv6 as an IPv4 address.
 
     Raises:
         SwarmError: the value is a name, has a zone, or is no address.
@@ -309,13 +310,13 @@ def read_host(value: object) -> str:
 
 
 def canonical(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return the IPv4 address that an IPv6 address maps; other addresses as they are."""
+    """Return the IPv4 address behind a mapped IPv6 address; other addresses unchanged."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 
 
 def key_text(key: bytes) -> str:
-    """Return a key or a signature as it is written: base64."""
+    """Return the text of a key or a signature: base64."""
     return base64.b64encode(key).decode()
 
 

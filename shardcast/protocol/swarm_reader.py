@@ -20,9 +20,9 @@ from shardcast.protocol.swarm_frames import (
 )
 
 _ROOM = HEAD_SIZE + MAX_CONTROL
-"""Bytes of the buffer beside a piece: the longest frame that may come between its bytes."""
+"""Bytes of the buffer beside a piece: the longest frame possible between the piece's bytes."""
 _LARGE = 1 << 20
-"""Bytes of a buffer above which its memory is taken only where it is written to."""
+"""Bytes of a buffer above which memory is taken only for the parts written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Piece:
 
     Attributes:
         request: the request.
-        data: its bytes, valid until the reader is asked for the next frame.
+        data: the bytes, valid until the next call for a frame.
     """
 
     request: int
@@ -41,13 +41,13 @@ class Piece:
 class FrameReader:
     """A reader of frames with a buffer of bounded size, whatever comes.
 
-    The owner receives bytes into ``get_buffer()``, tells how many by ``received()``, and takes frames with
-    ``next_frame()`` until there is none. The bytes of a piece lie at the front of the buffer; heads of frames
-    and whole frames between them are cut out, so that nothing else is copied.
+    The owner receives bytes into ``get_buffer()``, tells their number by ``received()``, and takes frames
+    with ``next_frame()`` until there is none. The bytes of a piece lie at the front of the buffer; heads of
+    frames and whole frames between them are cut out, so nothing else is copied.
 
     Attributes:
         max_piece: bytes of the largest piece.
-        max_pieces: the pieces of the version, as far as it is known.
+        max_pieces: number of pieces of the version, as far as known.
     """
 
     def __init__(self, length_of: Callable[[int], int], max_piece: int = 0) -> None:
@@ -55,7 +55,7 @@ class FrameReader:
 
         Args:
             length_of: returns the bytes of the piece of a request, given the request; 0 where no bytes of
-                that request may come. Called for the first bytes of each piece.
+                this request may come. Called for the first bytes of each piece.
             max_piece: bytes of the largest piece.
         """
         self.max_pieces = MAX_PIECES
@@ -83,12 +83,12 @@ class FrameReader:
         return self._view[self._filled :]
 
     def received(self, size: int) -> None:
-        """Take ``size`` bytes that were received into the buffer."""
+        """Take ``size`` bytes received into the buffer."""
         self._filled += size
 
     @property
     def missing(self) -> int:
-        """The bytes that the piece under way lacks, without heads of frames; 0 between two pieces."""
+        """The missing bytes of the piece under way, without heads of frames; 0 between two pieces."""
         return max(0, self._length - self._filled) if self._length else 0
 
     @property
@@ -102,7 +102,7 @@ class FrameReader:
         return bool(self._filled or self._length)
 
     def drop(self, request: int) -> None:
-        """Forget the bytes of a piece of a request of which no more come."""
+        """Forget the bytes of a piece of a request without further bytes."""
         if self._length and self._request == request and not self._portion and not self._given:
             self._cut(0, self._held)
             self._held = self._length = 0
@@ -111,8 +111,7 @@ class FrameReader:
         """Return the next whole frame or piece; None until more bytes have come.
 
         Raises:
-            FrameError: what came is no frame, or bytes of a piece that may not come. The reader is of no more
-                use then.
+            FrameError: the bytes are no frame, or unexpected bytes of a piece. The reader is unusable then.
         """
         if self._given:
             self._cut(0, self._length)
@@ -147,7 +146,7 @@ class FrameReader:
         """Begin with the bytes of a request in one frame.
 
         Raises:
-            FrameError: no bytes of that request may come now, or not so many.
+            FrameError: no bytes of this request may come now, or not so many.
         """
         if not self._length:
             self._length, self._request = self._length_of(request), request
@@ -158,7 +157,7 @@ class FrameReader:
         self._portion = size
 
     def _take_portion(self) -> Piece | None:
-        """Take what has come of a portion; return the piece when it is whole."""
+        """Take the received bytes of a portion; return the piece when whole."""
         if not self._length:  # the portion goes on with the request's next piece
             self._length = self._length_of(self._request)
             if not 0 < self._length <= self.max_piece:
