@@ -1,4 +1,4 @@
-"""Secrets, and text made of them, that no log, error, repr or traceback shows."""
+"""Secrets, and text made of them, hidden from every log, error, repr and traceback."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 
 
 class Secret:
-    """A text that only ``reveal`` shows.
+    """A text shown by ``reveal`` alone.
 
-    Neither ``str`` nor ``repr`` shows the text, so that a log, an error or a traceback with local variables
-    can't. The object can't be pickled: a pickle would carry the text to files and other processes.
+    Neither ``str`` nor ``repr`` shows the text, and so neither does a log, an error or a traceback with local
+    variables. The object can't be pickled: a pickle would carry the text to files and other processes.
     """
 
     __slots__ = ("_text",)
@@ -40,7 +40,7 @@ class Secret:
 
 
 class HeaderValue(str):
-    """The value of a header as it is sent, whose repr hides the text."""
+    """The value of a header, with a repr that hides the text."""
 
     __slots__ = ()
 
@@ -52,11 +52,11 @@ class HeaderValue(str):
 
 
 AUTHORIZATION = "Authorization"
-"""The header that a token is sent in."""
+"""The header with the token."""
 
 
 def bearer(token: Secret) -> dict[str, str]:
-    """Return the header that shows a token to a server (RFC 6750)."""
+    """Return the header with a token for a server (RFC 6750)."""
     return {AUTHORIZATION: HeaderValue(f"Bearer {token.reveal()}")}
 
 
@@ -68,8 +68,8 @@ def has_secret(headers: Mapping[str, Any] | None) -> bool:
 def clear_locals(trace: TracebackType | None) -> None:
     """Clear the local variables of ended functions in a traceback.
 
-    The code that writes a request has the whole head in a variable; a report of the error with local
-    variables would show the token there.
+    The code behind a request has the whole head in a variable; a report of the error with local variables
+    would show the token there.
     """
     while trace is not None:
         try:

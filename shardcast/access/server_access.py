@@ -13,12 +13,12 @@ from shardcast.access.token_file import TokenFile
 
 @dataclass(frozen=True)
 class ServerAccess:
-    """Who may send requests to a listener, and over which lines; by default everybody, in plain HTTP.
+    """The right to send requests to a listener, and over which lines; by default everybody's, in plain HTTP.
 
     Attributes:
-        tokens: the tokens of which each route requires one; None where no route does.
-        wall_clock: seconds since 1970, by which tokens expire.
-        tls: its certificates; None for plain HTTP.
+        tokens: the valid tokens; None where no route requires one.
+        wall_clock: seconds since 1970, for the expiry of tokens.
+        tls: the listener's certificates; None for plain HTTP.
     """
 
     tokens: TokenFile | None = None
@@ -27,5 +27,5 @@ class ServerAccess:
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody who reaches the listener may send requests."""
+        """Whether everybody within reach may send requests."""
         return self.tokens is None and not (self.tls and self.tls.client_ca)

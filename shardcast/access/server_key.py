@@ -1,4 +1,4 @@
-"""The key by which a server signs tickets, kept in its data directory."""
+"""The key behind a server's tickets, kept in its data directory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _OWNER_ONLY = 0o600
 
 
 def load_key_seed(file: Path) -> bytes:
-    """Return the bytes in a file that a server's key is made from (``SigningKey.from_seed``).
+    """Return the seed of a server's key from a file (``SigningKey.from_seed``).
 
-    Where there is no file, one is made. A server serves on where that can't be read or written (a full disk,
-    another user's file): it signs by a key of this run then, and says so. Blocks on the disk.
+    A missing file is made. Where the file can't be read or written (a full disk, another user's file), the
+    server serves on and signs by a key of this run, with a warning. Blocks on the disk.
     """
     seed = secrets.token_bytes(KEY_SIZE)
     try:

@@ -1,6 +1,7 @@
-"""Ed25519 keys: of a server, which signs tickets, and of a member of a swarm, which proves who holds one.
+"""Ed25519 keys: of a server, to sign tickets, and of a member of a swarm, to prove the possession of one.
 
-The library ``cryptography`` is imported where the first key is used: nodes without a swarm need not have it.
+The library ``cryptography`` is imported at the first use of a key: nodes without a swarm need not have the
+library.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_SIZE = 32
-"""Bytes of a public key, and of the seed that a private key is made from."""
+"""Bytes of a public key, and of the seed of a private key."""
 SIGNATURE_SIZE = 64
 """Bytes of a signature."""
 _ID_DIGITS = 16
@@ -46,7 +47,7 @@ class SigningKey:
     """A private key.
 
     Attributes:
-        public: its public key.
+        public: the public key.
         id: the public key's name.
     """
 
@@ -57,7 +58,7 @@ class SigningKey:
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Self:
-        """Return the key that ``KEY_SIZE`` secret bytes make.
+        """Return the key made from ``KEY_SIZE`` secret bytes.
 
         Raises:
             UsageError: the library for keys is missing.

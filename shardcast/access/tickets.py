@@ -5,7 +5,7 @@ A ticket is two parts of base64url with a dot between them, a JSON object and it
     {"version": 3, "origin": "ce0d…", "digest": "9f86…", "node": "81ab…", "key": "<base64url>",
      "site": "rack7", "expires": 1764367200, "signer": "3c1f…"}
 
-It carries no secret: whoever shows a ticket proves to have its key (``proofs``).
+A ticket carries no secret: its bearer proves to have the key in it (``proofs``).
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from shardcast.json_text import parse_json
 MAX_TICKET = 1024
 """Characters of a ticket."""
 TICKET_SECONDS = 300.0
-"""Seconds for which a ticket is valid: so long a member whose rights ended stays one at its neighbours."""
+"""Seconds of a ticket's validity: for so long a member without rights any more stays one at its neighbours.
+"""
 
 _PURPOSE = b"shardcast ticket 1\0"
-"""Bytes before the signed text, so that no other signature of the same key passes for a ticket's."""
+"""Prefix of the signed text, so no other signature of the same key passes for a ticket's."""
 _ID = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
@@ -35,7 +36,7 @@ _MAX_NUMBER = 10**18
 
 
 class TicketRefused(ValueError):
-    """A ticket that does not let its holder in."""
+    """A ticket refused at the door."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class TicketVersion:
 
     Attributes:
         number: such as 3 for ``v3``.
-        origin: the origin id; None while it is unknown.
+        origin: the origin id; None while unknown.
         digest: SHA-256 of the payload in hex; None while the version is open.
     """
 
@@ -61,15 +62,15 @@ class TicketVersion:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket says.
+    """The facts in a ticket.
 
     Attributes:
-        version: the version that its holder may have.
-        node: the generation id of its holder.
-        key: the public key of its holder.
-        expires: the first second in which it is no longer valid, since 1970, by its signer's clock.
-        signer: the id of the key that signed it.
-        site: the site of its holder; None where its server knows none.
+        version: the version allowed to the holder.
+        node: the generation id of the holder.
+        key: the public key of the holder.
+        expires: the first second after the validity, since 1970, by the signer's clock.
+        signer: the id of the signing key.
+        site: the site of the holder; None where the server knows none.
     """
 
     version: TicketVersion
@@ -84,7 +85,7 @@ class Vouchers(Protocol):
     """The servers whose tickets count."""
 
     def public_key(self, signer: str) -> bytes | None:
-        """Return the public key of a server by the key's id; None for a server that is not known."""
+        """Return the public key of a server by the key's id; None for an unknown server."""
 
     def now(self, signer: str) -> float:
         """Return the time of a server's clock, in seconds since 1970."""
@@ -102,12 +103,12 @@ def sign_ticket(
     """Return a ticket.
 
     Args:
-        version: the version that its holder may have.
-        node: the generation id of its holder.
-        key: the public key of its holder.
-        expires: the first second in which it is no longer valid, since 1970.
+        version: the version allowed to the holder.
+        node: the generation id of the holder.
+        key: the public key of the holder.
+        expires: the first second after the validity, since 1970.
         signer: the server's key.
-        site: the site of its holder, by which neighbours know the border between them.
+        site: the site of the holder, by which neighbours know the border between them.
     """
     values = {
         "version": version.number,
@@ -125,9 +126,9 @@ def sign_ticket(
 
 
 def check_ticket(text: str, version: TicketVersion, vouchers: Vouchers) -> Ticket:
-    """Return what a ticket says, once it is found to be a known server's, for this version, and valid now.
+    """Return the facts in a ticket, once known to be a known server's, for this version, and valid now.
 
-    The caller has yet to find out whether who shows it has its key (``proofs``).
+    The caller has yet to find out whether the bearer has the ticket's key (``proofs``).
 
     Raises:
         TicketRefused: the ticket lets nobody in; the text says why.
@@ -147,7 +148,7 @@ def check_ticket(text: str, version: TicketVersion, vouchers: Vouchers) -> Ticke
 
 
 def signer_of(text: str) -> str | None:
-    """Return the id of the key that signed a ticket, unverified; None for a text that is none."""
+    """Return the id of a ticket's signing key, unverified; None for a text that is no ticket."""
     try:
         return _parse(text)[0].signer
     except TicketRefused:
@@ -155,7 +156,7 @@ def signer_of(text: str) -> str | None:
 
 
 def _parse(text: str) -> tuple[Ticket, bytes, bytes]:
-    """Return what a ticket says, unverified, the bytes that are signed, and the signature.
+    """Return the facts in a ticket, unverified, the signed bytes, and the signature.
 
     Raises:
         TicketRefused: the text is no ticket.
@@ -202,7 +203,7 @@ def _read(values: dict[str, Any]) -> Ticket:
 
 
 def _matching(pattern: re.Pattern[str], value: object) -> str:
-    """Return a text that a pattern matches.
+    """Return a text, if matched by a pattern.
 
     Raises:
         ValueError: the value is another.

@@ -14,7 +14,7 @@ from shardcast.errors import UsageError
 _MAX_FILE = 4 << 20
 """Bytes of a file with certificates; the CAs of a whole system take some 300 KB."""
 _CERTIFICATE, _KEY = b"CERTIFICATE-----", b"PRIVATE KEY-----"
-"""What stands in the first line of a certificate and of a key in PEM."""
+"""Parts of the first line of a certificate and of a key in PEM."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class ServerTls:
     """The TLS of a listener.
 
     Attributes:
-        certificate: file with the listener's certificate, the certificates of its chain behind it.
-        key: file with the key of the certificate; None where ``certificate`` has it too.
-        client_ca: file with the CAs whose certificates clients must show; None where they need none.
+        certificate: file with the listener's certificate, followed by its chain.
+        key: file with the key of the certificate; None for the key in ``certificate``.
+        client_ca: file with the CAs of acceptable client certificates; None where clients need none.
     """
 
     certificate: Path
@@ -33,7 +33,7 @@ class ServerTls:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that a context is made from."""
+        """All files of a context."""
         return tuple(path for path in (self.certificate, self.key, self.client_ca) if path)
 
     def load(self) -> ssl.SSLContext:
@@ -52,7 +52,7 @@ class ServerTls:
         return context
 
     def digest(self) -> str | None:
-        """Return the SHA-256 of the certificate now, in hex; None where it can't be read."""
+        """Return the SHA-256 of the present certificate, in hex; None for an unreadable one."""
         return certificate_sha256(self.certificate)
 
 
@@ -62,8 +62,8 @@ class ClientTls:
 
     Attributes:
         ca: file with the CAs to trust, and no others; None for those of the system.
-        certificate: file with the certificate to show to servers that want one; None for none.
-        key: file with the key of the certificate; None where ``certificate`` has it too.
+        certificate: file with the certificate for servers that ask for one; None for none.
+        key: file with the key of the certificate; None for the key in ``certificate``.
     """
 
     ca: Path | None = None
@@ -71,13 +71,13 @@ class ClientTls:
     key: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check that the parts fit together."""
+        """Check the parts against each other."""
         if self.key and not self.certificate:
             raise UsageError(f"the key {self.key} has no certificate: give --client-certificate too")
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that a context is made from; none where it is the system's."""
+        """All files of a context; none for the system's."""
         return tuple(path for path in (self.ca, self.certificate, self.key) if path)
 
     def load(self) -> ssl.SSLContext:
@@ -98,7 +98,7 @@ class ClientTls:
 
 
 def listener_context() -> ssl.SSLContext:
-    """Return a context for a listener that has no certificate yet."""
+    """Return a context for a listener without a certificate yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.num_tickets = 0  # no node resumes a session, and each ticket costs memory and a write
@@ -169,7 +169,7 @@ def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
 
 
 def _check_pem(path: Path, mark: bytes, what: str) -> None:
-    """Check that a file can be read and has a certificate or a key; OpenSSL's own errors name no file."""
+    """Check a file for a certificate or a key; OpenSSL's own errors name no file."""
     with disk_errors(f"could not read the {what} in", path), path.open("rb") as file:
         content = file.read(_MAX_FILE)
     if mark not in content:

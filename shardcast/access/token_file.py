@@ -1,4 +1,4 @@
-"""The file of a server's tokens: read again when it changes, and appended to."""
+"""The file of a server's tokens: read again after each change, and appended to."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from shardcast.open_files import close, write_all
 log = logging.getLogger(__name__)
 
 MAX_FILE = 256 << 10
-"""Bytes of a file of tokens: some 2000 of them, which the event loop reads in 45 ms."""
+"""Maximum bytes of a token file: some 2000 tokens, read by the event loop in 45 ms."""
 _LOCK_SECONDS = 10.0
-"""Seconds for which another process may hold the file while a line is appended."""
+"""Maximum seconds to wait for another process with a lock on the file."""
 LOOK_SECONDS = 1.0
 """Minimum seconds between two looks at whether the file has changed."""
 
@@ -30,8 +30,8 @@ LOOK_SECONDS = 1.0
 class TokenFile:
     """The tokens in a file.
 
-    A file that later is broken, missing or unreadable keeps the tokens that were read before, and says so
-    once for each of its states: a mistake in an editor must not end a cluster's downloads.
+    Where the file is broken, missing or unreadable later, the tokens read before stay, with one warning for
+    each state of the file: a mistake in an editor must not end a cluster's downloads.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,7 +52,7 @@ class TokenFile:
         return f"TokenFile({str(self.path)!r}, {len(self._tokens)} tokens)"
 
     def current(self) -> Mapping[str, Token]:
-        """Return the tokens by id, of the file as it was at most a second ago."""
+        """Return the tokens by id, of the file as of at most a second ago."""
         now = self._clock()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
@@ -62,11 +62,11 @@ class TokenFile:
         return self._tokens
 
     def _reread(self, identity: FileIdentity | None) -> None:
-        """Read the file that has changed; keep the tokens where that fails."""
+        """Read the changed file; keep the tokens on a failure."""
         try:
             tokens, read = self._read()
             if read.size == 0 and self._tokens:
-                # An editor that writes in place has emptied it first.
+                # An editor writing in place has emptied the file first.
                 raise UsageError(f"the file of tokens {self.path} is empty; a comment there revokes all")
         except ShardcastError as error:
             if isinstance(error, UsageError):
@@ -79,7 +79,7 @@ class TokenFile:
             log.info("read %d tokens from %s", len(tokens), self.path)
 
     def _read(self) -> tuple[Mapping[str, Token], FileIdentity]:
-        """Return the tokens, and the identity of the file that they were in.
+        """Return the tokens, and the identity of their file.
 
         Raises:
             UsageError: the file is broken.
@@ -103,11 +103,11 @@ class TokenFile:
 def append_token(path: Path, token: Token) -> None:
     """Append a token's line to a file, durably; a new file is readable by its owner only.
 
-    The line is written whole: a server that reads meanwhile sees it, or the file as it was.
+    The line is written whole: a server reading meanwhile sees the line, or the file before the change.
 
     Raises:
         UsageError: the file is broken, or full.
-        LocalDiskError: the file can't be written; then it is as it was.
+        LocalDiskError: the file can't be written, and is unchanged.
     """
     with disk_errors("could not write", path):
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
@@ -131,10 +131,10 @@ def append_token(path: Path, token: Token) -> None:
 
 
 def _lock(descriptor: int, path: Path) -> None:
-    """Lock an open file, so that no other process appends to it.
+    """Lock an open file against appends by other processes.
 
     Raises:
-        LocalDiskError: another process holds it for too long.
+        LocalDiskError: another process holds the lock for too long.
     """
     deadline = time.monotonic() + _LOCK_SECONDS
     while try_lock(descriptor) is Lock.HELD:
@@ -147,7 +147,7 @@ def _parse(raw: bytes, path: Path) -> Mapping[str, Token]:
     """Return the tokens in the bytes of a file.
 
     Raises:
-        UsageError: the file is broken; the message names it, and the line.
+        UsageError: the file is broken; the message names the file and the line.
     """
     if len(raw) > MAX_FILE:
         raise UsageError(f"there are more than {MAX_FILE} bytes in the file of tokens {path}")

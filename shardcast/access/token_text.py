@@ -1,7 +1,7 @@
 """The text of token files and of ``SHARDCAST_TOKEN``: one token for all servers, or lines ``host=token``.
 
-No function here raises while a variable holds a token: a traceback with local variables would show it. What
-is wrong with a text is returned, and names lines by number only.
+No function here raises while a variable holds a token: a traceback with local variables would show the token.
+Faults of a text are returned, and name lines by number only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_TOKENS = 64 * 1024
 """Bytes of a text with several tokens."""
 
 Server = tuple[str, int | None]
-"""Host and port that a token is for; without a port, every port of the host."""
+"""Host and port of a token; without a port, every port of the host."""
 
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
 _ANY_PORT = 1
@@ -42,7 +42,7 @@ class Tokens:
     general: Secret | None = None
 
     def for_server(self, url: str) -> Secret | None:
-        """Return the token for a server, that of its port before that of its host; None where none is."""
+        """Return the token for a server, by port before by host; None for none."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -50,7 +50,7 @@ class Tokens:
 
 
 def parse_credentials(text: Secret) -> tuple[Tokens, str | None]:
-    """Return the tokens of a text, and what is wrong with the text; None when nothing is.
+    """Return the tokens of a text, and the fault of the text; None without a fault.
 
     Each line is a token for all servers, ``host=token`` or ``host:port=token``; ``*=token`` is for all
     servers too. Empty lines and comments (``# …``) don't count.
@@ -90,9 +90,9 @@ def parse_credentials(text: Secret) -> tuple[Tokens, str | None]:
 
 
 def _split(line: str) -> tuple[str | None, str]:
-    """Return the address and the token of a line; None for the address of a line that is a token alone.
+    """Return the address and the token of a line; None for the address of a line with a token alone.
 
-    A token may end with ``=``, as base64 does, so that a ``=`` before nothing else is the token's own; an
+    A token may end with ``=``, as base64 does, so a ``=`` before nothing else belongs to the token; an
     address is known there by its colon.
     """
     address, separator, token = line.partition("=")

@@ -1,11 +1,11 @@
-"""Tokens: the text that a client shows, and the line by which a server knows it.
+"""Tokens: the text shown by a client, and the line by which a server knows the token.
 
 A token is ``shardcast_<id>_<secret>``: 8 hex digits, and 32 random bytes as 43 characters of base64url. The
 server's file has a line for each::
 
     gpu-fleet read,report 2027-02-26T17:00:00Z 1f3a9c0e:<SHA-256 of the secret, hex>
 
-The secret is random, so that its plain SHA-256 tells nobody anything: a slow digest would only cost time.
+The secret is random, so its plain SHA-256 tells nobody anything: a slow digest would only cost time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shardcast.access.scopes import Scope
 from shardcast.errors import UsageError
 
 NEVER = "never"
-"""The expiry of a token that does not expire."""
+"""The expiry of a token without one."""
 
 _TOKEN = re.compile(r"shardcast_([0-9a-f]{8})_([A-Za-z0-9_-]{43})", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", re.ASCII)
@@ -34,15 +34,14 @@ _SECRET_BYTES = 32
 
 @dataclass(frozen=True)
 class Token:
-    """A token as a server knows it.
+    """A token in the view of a server.
 
     Attributes:
-        id: 8 hex digits, which find the token among others.
-        name: what people call its bearers; in logs and ``/status``.
-        scopes: what it allows.
-        expires: the first second in which it is no longer valid, since 1970; None for a token that does not
-            expire.
-        digest: SHA-256 of its secret.
+        id: 8 hex digits, to find the token among others.
+        name: people's name for its bearers; in logs and ``/status``.
+        scopes: the permissions.
+        expires: the first second after the validity, since 1970; None for a token without expiry.
+        digest: SHA-256 of the secret.
     """
 
     id: str
@@ -64,7 +63,7 @@ class Token:
 
 @dataclass(frozen=True)
 class NewToken:
-    """A token that was just made: its text, which nothing keeps, and what a server keeps."""
+    """A new token: the text, kept nowhere, and the record for a server."""
 
     text: str = field(repr=False)
     token: Token
@@ -74,9 +73,9 @@ def make_token(scopes: Iterable[Scope], name: str = "", expires: float | None = 
     """Return a new token.
 
     Args:
-        scopes: what it allows.
-        name: what people call its bearers; empty for ``token-<id>``.
-        expires: the first second in which it is no longer valid, since 1970; None for never.
+        scopes: the permissions.
+        name: people's name for its bearers; empty for ``token-<id>``.
+        expires: the first second after the validity, since 1970; None for never.
 
     Raises:
         UsageError: no scope is named, or the name does not fit the file.
@@ -146,10 +145,10 @@ def _parse_line(line: str, words: list[str]) -> Token:
 
 
 def check_name(name: str) -> str:
-    """Return a name that fits the file.
+    """Return a name fit for the file.
 
     Raises:
-        UsageError: it does not fit, or is a token.
+        UsageError: the name does not fit, or is a token.
     """
     if not _NAME.fullmatch(name) or _TOKEN.search(name):
         raise UsageError(

@@ -17,7 +17,7 @@ from shardcast.protocol.announcements import Announcement
 from shardcast.protocol.wire import swarm_path
 
 _NO_ROUTE = frozenset({404, 405, 501})
-"""Statuses of servers that know no swarm, or not this version."""
+"""Statuses of servers without swarms, or without this version."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SwarmClient:
             return AnnouncementAnswer.parse(bytes(raw))  # a ValueError leaves as BadAnswer
 
     async def leave(self, version: str, announcement: Announcement) -> None:
-        """Announce that this node leaves a version's swarm.
+        """Announce this node's departure from a version's swarm.
 
         Raises:
             PeerError: the server can't be asked, or refuses.
@@ -69,7 +69,7 @@ class SwarmClient:
     def _sent(
         self, path: str, announcement: Announcement
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Return the request of an announcement; entered, it is its answer."""
+        """Return the request of an announcement; entered, the answer."""
         headers = {"Content-Type": "application/json"}
         return answer(
             self.session,

@@ -1,7 +1,7 @@
-"""Answers to requests by ``http.client``, whose heads and lines are bounded in time and in bytes.
+"""Answers to requests by ``http.client``, with heads and lines bounded in time and in bytes.
 
-For what blocks: the threads that receive shards, and the commands that ask the node of a data directory. The
-latter load no aiohttp, which would take half the time until they ask.
+For blocking code: the threads that receive shards, and the commands that ask the node of a data directory.
+The latter load no aiohttp, which would take half the time until the request.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MAX_CONTROL_LINE = 1 << 20
 
 
 class _Source(io.RawIOBase):
-    """The bytes that a socket receives; within ``bounded``, in so much time and so many bytes.
+    """The bytes received by a socket; within ``bounded``, of limited time and number.
 
     Attributes:
-        late: the reads that wake their thread late.
-        is_late: whether reads into large buffers do.
+        late: the reads with a late wake-up of their thread.
+        is_late: whether reads into large buffers are late.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -46,11 +46,10 @@ class _Source(io.RawIOBase):
 
     @contextmanager
     def bounded(self, max_bytes: int, what: str) -> Iterator[None]:
-        """Bound all that is read in this block by the time-out of the socket, and by ``max_bytes``.
+        """Bound all reads in this block by the time-out of the socket, and by ``max_bytes``.
 
         Raises:
-            TimeoutError: ``what`` took too long.
-            http.client.HTTPException: ``what`` is too long.
+            TimeoutError: ``what`` took too long. http.client.HTTPException: ``what`` is too long.
         """
         silence = self._sock.gettimeout()
         self._deadline = None if silence is None else time.monotonic() + silence
@@ -100,7 +99,7 @@ def _fill(sock: ssl.SSLSocket, buffer: memoryview) -> int:
     """Receive until a buffer is full or the connection ends, and return the number of bytes.
 
     TLS gives a record of 16 KiB at a time. The readers above this one would ask for each of them through
-    three more calls, which cost as much as its decryption.
+    three more calls, at the cost of a decryption.
     """
     filled, size = 0, len(buffer)
     while filled < size:
@@ -131,14 +130,14 @@ class BoundedResponse(http.client.HTTPResponse):
             super().begin()
 
     def read_late(self, is_late: bool) -> None:
-        """Have the next reads of the body wake their thread once their bytes are there, where that can be."""
+        """Have the next reads of the body wake their thread only with all bytes present, where possible."""
         self._source.is_late = is_late and self._source.late.can_be
 
     def text(self, max_bytes: int) -> str:
         """Return the beginning of the body as text.
 
         Raises:
-            TimeoutError: it was not there in time.
+            TimeoutError: the text was late.
         """
         with self._source.bounded(max_bytes + io.DEFAULT_BUFFER_SIZE, "the answer"):
             return self.read(max_bytes).decode(errors="replace").strip()
@@ -146,11 +145,10 @@ class BoundedResponse(http.client.HTTPResponse):
     def lines(self) -> Iterator[bytes]:
         """Yield the lines of the body.
 
-        A time-out that is set on the socket meanwhile counts from the next line on.
+        A time-out set on the socket meanwhile counts from the next line on.
 
         Raises:
-            TimeoutError: a line was not whole in time.
-            http.client.HTTPException: a line is too long.
+            TimeoutError: a line was not whole in time. http.client.HTTPException: a line is too long.
         """
         while True:
             with self._source.bounded(MAX_CONTROL_LINE, "a line"):
@@ -163,14 +161,14 @@ class BoundedResponse(http.client.HTTPResponse):
 class Connection(http.client.HTTPConnection):
     """A plain connection with bounded answers.
 
-    It prints no request, whatever ``http.client.HTTPConnection.debuglevel`` says: requests can show tokens.
+    Prints no request, whatever ``http.client.HTTPConnection.debuglevel`` says: requests can show tokens.
     """
 
     debuglevel = 0
     response_class = BoundedResponse
 
     def answer(self) -> BoundedResponse:
-        """Return the answer to the request that was sent."""
+        """Return the answer to the request on its way."""
         response = self.getresponse()
         assert isinstance(response, BoundedResponse)
         return response

@@ -34,28 +34,28 @@ from shardcast.peer.tls_failures import tls_failure_in_thread
 from shardcast.store.landing import Landing
 
 _MIN_READ = 16 * 1024
-"""Bytes of one read where they come slowly, so that a slow server is not taken for a silent one."""
+"""Bytes of one read of a slow body, so a slow server is not taken for a silent one."""
 _FAST, _SLOW = 0.005, 0.05
-"""Seconds for one read, below which the next one is larger, and above which it is smaller."""
+"""Seconds for one read, below which the next one is larger, and above which the next one is smaller."""
 _PIECE_SECONDS = 0.025
 """Seconds for one read, below which the next one is larger up to a whole piece: none lands earlier."""
 _FAST_RATE = 50e6
-"""Bytes a second of one answer, below which its thread is woken once its bytes are there."""
+"""Bytes a second of one answer, below which its thread is woken only with all bytes present."""
 
 
 class NotPlain(Exception):
-    """An answer that only aiohttp can read."""
+    """An answer for aiohttp alone."""
 
 
 @dataclass(eq=False)
 class _PooledConnection:
-    """A connection that is kept, and whether its request was cancelled.
+    """A pooled connection and whether its request was cancelled.
 
     Attributes:
-        connection: as http.client has it.
-        fresh: whether no request has gone over it yet.
+        connection: the connection of http.client.
+        fresh: whether no request has used the connection yet.
         cancelled: whether the waiting task was cancelled.
-        ended: set with it, for a thread that waits for its turn.
+        ended: set together with ``cancelled``, for a thread in a queue.
     """
 
     connection: http.client.HTTPConnection
@@ -64,7 +64,7 @@ class _PooledConnection:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def shutdown(self) -> None:
-        """End the connection, whatever its thread is waiting for."""
+        """End the connection, whatever its thread waits for."""
         self.cancelled = True
         self.ended.set()
         if self.connection.sock:
@@ -104,21 +104,21 @@ class Bulk:
         *,
         share: Share | None = None,
     ) -> Answer:
-        """Ask for a range of a shard, verify and write it. What landed before an error stays.
+        """Ask for a range of a shard, verify and write it. Pieces landed before an error stay.
 
         Args:
-            path: of the shard, below the server's URL.
-            headers: of the request.
-            landing: of the shard.
+            path: path of the shard, below the server's URL.
+            headers: headers of the request.
+            landing: landing of the shard.
             request: the range; its ``end`` may fall meanwhile.
-            share: of the download limit; None without one.
+            share: share of the download limit; None without one.
 
         Raises:
-            HandOver: the answer is not plain; nothing was taken of it.
+            HandOver: the answer is not plain; nothing was taken of its body.
             UsageError: the server is not https, and TLS is required.
             WrongPiece: a piece was wrong.
             ServerUnreachable, TlsFailure, ServerStalled, ServerLacks, BadAnswer: as their names say.
-            LocalDiskError: it can't be written.
+            LocalDiskError: the landing can't be written.
         """
         self._access.check_server(self._server)
         while True:
@@ -140,7 +140,7 @@ class Bulk:
                     continue  # the server had closed the idle connection; ask again
                 raise broken_error(self._server, f"GET {path}", answered=False) from None
             except LocalLimit:
-                # No thread can be started. One that comes later finds the connection cancelled.
+                # No thread can be started. A later one finds the connection cancelled.
                 pooled.shutdown()
                 pooled.connection.close()
                 raise
@@ -205,7 +205,7 @@ class _LineReader(io.BufferedReader):
     ended = is_late = False
 
     def readinto(self, buffer: Any, /) -> int:
-        """Receive into a buffer, by one read where those are late: more would wait for bytes that lack."""
+        """Receive into a buffer, by one read where reads are late: another would wait for missing bytes."""
         return self.readinto1(buffer) if self.is_late else super().readinto(buffer)
 
     def readline(self, size: int | None = -1, /) -> bytes:
@@ -237,7 +237,7 @@ class _WholeHead(BoundedResponse):
 
 
 class _Stale(Exception):
-    """A connection that had ended before an answer began."""
+    """A connection closed before an answer began."""
 
 
 class _Exchange:
@@ -282,7 +282,7 @@ class _Exchange:
         try:
             if self._pooled.cancelled:
                 raise _Stale
-            # The last answer of a connection owns its socket, so that it is closed here in any case.
+            # The last answer of a connection owns its socket, and is closed here in any case.
             with self._ask(connection) as response:
                 assert isinstance(response, _WholeHead)
                 answered = True
@@ -312,7 +312,7 @@ class _Exchange:
                 connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
-        """Send the request, and return the answer once its head is here.
+        """Send the request, and return the answer with its head.
 
         Raises:
             _Stale: the connection had ended before.
@@ -331,10 +331,10 @@ class _Exchange:
             raise _Stale from error
 
     def _receive_body(self, response: _WholeHead, skip: int) -> None:
-        """Receive, verify and write the body, after ``skip`` bytes that were not asked for.
+        """Receive, verify and write the body, after ``skip`` unwanted bytes.
 
-        The size of a read follows the speed. A fast body fills the buffer before it is verified and written;
-        a slow one lands piece by piece, so that readers here get it soon.
+        The size of a read follows the speed. A fast body fills the buffer before verification and writing; a
+        slow one lands piece by piece, for the sake of readers here.
         """
         request, piece_size = self._request, self._landing.piece_size
         buffer = receive_buffer(piece_size)

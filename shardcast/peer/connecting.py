@@ -1,4 +1,4 @@
-"""Connections to names with several addresses, which are raced instead of tried one by one (RFC 8305)."""
+"""Connections to names with several addresses, raced instead of tried one by one (RFC 8305)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shardcast.concurrency import cancel
 from shardcast.constants import CONNECT_TIMEOUT
 
 _HEAD_START = 0.25
-"""Seconds before the next address is tried beside one that has not answered."""
+"""Seconds until the next address is tried beside a silent one."""
 
 SocketAddress = tuple[Any, ...]
 """The family, type, protocol and address of a socket."""
@@ -22,15 +22,15 @@ SocketAddress = tuple[Any, ...]
 async def connect(
     host: str, port: int, preferred: SocketAddress | None = None
 ) -> tuple[socket.socket, SocketAddress]:
-    """Connect to whichever address of a host answers first; return the socket and its place.
+    """Connect to the first address of a host to answer; return the socket and its place.
 
     Args:
         host: name or address.
-        port: of the server.
-        preferred: the place that answered last time, which is tried before the others.
+        port: port of the server.
+        preferred: the place with the last answer, tried before the others.
 
     Returns:
-        A socket that does not block, and the place that it is connected to.
+        A non-blocking socket, and its place.
 
     Raises:
         TimeoutError: no address answered within ``CONNECT_TIMEOUT``, the look-up of the name included.
@@ -78,7 +78,7 @@ async def _connect_to(place: SocketAddress) -> socket.socket:
     """Connect to one address.
 
     Raises:
-        OSError: it can't be connected to.
+        OSError: the connection failed.
     """
     family, kind, protocol, address = place
     sock = socket.socket(family, kind, protocol)
@@ -92,7 +92,7 @@ async def _connect_to(place: SocketAddress) -> socket.socket:
 
 
 def _families_in_turn(places: list[SocketAddress]) -> list[SocketAddress]:
-    """Return the places with their families in turn, and else in the order that the system prefers.
+    """Return the places with their families in turn, and else in the system's order of preference.
 
     Where one family leads nowhere, the second attempt is of the other.
     """

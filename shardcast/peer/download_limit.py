@@ -14,23 +14,23 @@ from shardcast.constants import PIECE_SIZE
 from shardcast.fair_limit import FairLimit, Share
 
 SHARD_SECONDS = 1.0
-"""Seconds in which each answer with bytes of a shard brings a piece: few connections fill few buffers."""
+"""Seconds within which each answer with bytes of a shard brings a piece: few connections fill few buffers."""
 BLOB_SECONDS = 10.0
-"""Seconds in which each answer with a blob brings 256 KiB; servers drop a reader that takes 60 s for them."""
+"""Seconds within which each answer with a blob brings 256 KiB; servers drop a reader after 60 s."""
 _BLOB_PATIENCE = 30.0
-"""Seconds after which a blob is asked for although others use the limit up: their readers may wait for it."""
+"""Seconds after which a blob is asked for despite a used-up limit: its readers may wait."""
 _BUFFERED_SECONDS = 0.05
-"""Seconds of the limit that may wait in the buffers of one connection."""
+"""Seconds of the limit's bytes that may wait in the buffers of one connection."""
 _MIN_BUFFER, _MAX_BUFFER = 32 << 10, 256 << 10
-"""Bytes of a connection's buffers at least, and from which on the system chooses them itself. With 4 KiB,
-probes of the closed window set the speed: 1 MB/s became 43 kB/s over loopback."""
+"""Minimum bytes of a connection's buffers, and the size from which on the system chooses them itself. With 4
+KiB, probes of the closed window set the speed: 1 MB/s became 43 kB/s over loopback."""
 
 
 @asynccontextmanager
 async def shard_turn(limit: FairLimit | None, server: str) -> AsyncIterator[Share | None]:
     """Wait until the limit has room for another answer from a server, and yield its share; None without one.
 
-    The answers before this one end, since each brings its bytes or stalls.
+    Earlier answers end, since each brings its bytes or stalls.
     """
     if limit is None:
         yield None
@@ -42,7 +42,7 @@ async def shard_turn(limit: FairLimit | None, server: str) -> AsyncIterator[Shar
 
 @asynccontextmanager
 async def blob_turn(limit: FairLimit | None, server: str) -> AsyncIterator[Share | None]:
-    """Wait like ``shard_turn``, for a bounded time: an answer with a blob goes on only while it is read."""
+    """Wait like ``shard_turn``, for a bounded time: an answer with a blob goes on only while read."""
     if limit is None:
         yield None
         return
@@ -54,11 +54,11 @@ async def blob_turn(limit: FairLimit | None, server: str) -> AsyncIterator[Share
 
 
 def buffer_size(limit: FairLimit | None, usual: int) -> int:
-    """Return the bytes to buffer for one connection, which come before their turn.
+    """Return the bytes to buffer for one connection, received before their turn.
 
     Args:
         limit: the download limit; None without one.
-        usual: bytes without a limit, and at most.
+        usual: bytes without a limit, and maximum.
     """
     if limit is None:
         return usual
@@ -67,6 +67,6 @@ def buffer_size(limit: FairLimit | None, usual: int) -> int:
 
 
 def receive_buffer_size(limit: FairLimit | None) -> int | None:
-    """Return the bytes that the system may buffer for one connection; None where it chooses them itself."""
+    """Return the bytes for the system to buffer for one connection; None to let the system choose."""
     size = buffer_size(limit, _MAX_BUFFER)
     return size if size < _MAX_BUFFER else None

@@ -1,9 +1,9 @@
-"""Failed requests: the one place where statuses and broken connections become errors.
+"""Failed requests: the one place to turn statuses and broken connections into errors.
 
-A server that is down shows it in many ways: no connection, a gateway before it that answers 502 or 504, a
-balancer that accepts and closes. They are one failure, `ServerUnreachable`, which a transfer survives for as
-long as a server takes to restart. A shardcast node that answers 503 runs, and can't serve this now:
-`ServerBusy`. A server, or a gateway, that refuses (401, 403) is `AccessDenied`.
+A server that is down shows in many ways: no connection, a gateway with 502 or 504, a balancer that accepts
+and closes. They are one failure, `ServerUnreachable`, which a transfer survives for as long as a server takes
+to restart. A shardcast node with the answer 503 runs, and can't serve this now: `ServerBusy`. A refusal (401,
+403) by a server or a gateway is `AccessDenied`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def status_error(
 
 
 def denied_error(server: str, request: str, status: int, headers: Headers) -> AccessDenied:
-    """Return the error of an answer 401 or 403: which token the server wants, and how to give it."""
+    """Return the error of an answer 401 or 403: the wanted token, and how to give it."""
     challenge = parse_challenge(headers.get(CHALLENGE_HEADER, ""))
     if challenge is None:
         return AccessDenied(
@@ -93,7 +93,7 @@ def denied_error(server: str, request: str, status: int, headers: Headers) -> Ac
 
 
 def _advice(challenge: Challenge) -> str:
-    """Return what a server's challenge asks the user to do."""
+    """Return advice for the user by a server's challenge."""
     names = " ".join(challenge.scopes)
     scope = f'the scope "{names}"' if names else "a scope"
     token = f"a token with {scope}" if names else "a token"
@@ -108,7 +108,7 @@ def _advice(challenge: Challenge) -> str:
 def wants_token(status: int, headers: Headers) -> bool:
     """Return whether an answer is a server's refusal for want of a token.
 
-    Other refusals say little: some static servers answer 403 for what they don't have.
+    Other refusals say little: some static servers answer 403 for missing files.
     """
     return status in DENIED_STATUSES and parse_challenge(headers.get(CHALLENGE_HEADER, "")) is not None
 

@@ -1,8 +1,8 @@
 """Heads of answers: a deadline for the whole head, however its bytes come, and a bound on their number.
 
-A time-out between two bytes does not bound a head: a server that sends a byte now and then, or ``100
-Continue`` again and again, never trips it. This module bounds the answers to requests by aiohttp;
-``bounded_answers`` those to requests by ``http.client``.
+A time-out between two bytes does not bound a head: a server with a byte now and then, or ``100 Continue``
+again and again, never trips it. This module bounds the answers to requests by aiohttp; ``bounded_answers``
+those to requests by ``http.client``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MAX_INFORMATIONAL = 100
 
 
 class HeadTimeout(Exception):
-    """A head that was not whole in time.
+    """A head not whole in time.
 
     Attributes:
-        seconds: the time that the server had.
+        seconds: the server's time.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -35,16 +35,16 @@ class HeadTimeout(Exception):
 async def read_head(
     asking: Coroutine[Any, Any, aiohttp.ClientResponse], seconds: float, upload: Upload | None = None
 ) -> aiohttp.ClientResponse:
-    """Return the answer to a request once its head is whole.
+    """Return the answer to a request with its whole head.
 
     Args:
         asking: the request.
-        seconds: for the head, from the request on, or anew from each portion of the ``upload`` that the
-            server takes.
-        upload: the body of the request, where it is long.
+        seconds: time for the head, from the request on, or anew from each portion of the ``upload`` taken by
+            the server.
+        upload: the body of the request, where long.
 
     Raises:
-        HeadLate: the head did not come in time.
+        HeadLate: the head was late.
     """
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(asking)
     started = loop.time()

@@ -13,23 +13,23 @@ from shardcast.peer.requests import RangeRequest
 from shardcast.store.landing import Landing
 
 BUFFER_SIZE = 1 << 20
-"""Bytes that are verified and written at a time."""
+"""Bytes verified and written at a time."""
 _MAX_HELD = 0.01
-"""Seconds that a whole piece waits for more bytes before it is verified and written."""
+"""Maximum seconds for a whole piece to wait for more bytes before verification and writing."""
 
 
 def receive_buffer(piece_size: int) -> memoryview:
     """Return a buffer of whole pieces, of 1 MiB or a single larger piece.
 
-    A buffer of more than 1 MiB takes memory only where it was written to: the size of a piece is what a
-    manifest claims, up to 64 MiB.
+    A buffer of more than 1 MiB takes memory only for its written part: the size of a piece is a manifest's
+    claim, up to 64 MiB.
 
     Raises:
-        MemoryError: this machine has no room for it.
+        MemoryError: this machine has no room for the buffer.
     """
     size = max(BUFFER_SIZE // piece_size, 1) * piece_size
     try:
-        # Memory that is used again needs no page faults, which would cost small shards 3 ms each.
+        # Reused memory needs no page faults, which would cost small shards 3 ms each.
         return memoryview(bytearray(size) if size <= BUFFER_SIZE else mmap.mmap(-1, size))
     except OSError as error:
         raise MemoryError from error
@@ -39,8 +39,8 @@ class LandingWriter:
     """Bytes of one answer on their way into a landing.
 
     While some are verified and written, the next ones fill a second buffer. Whole pieces go as soon as there
-    are many, or the last ones went some time ago. A piece that fills a buffer by itself is waited for, so
-    that an answer holds no more than one of those.
+    are many, or the last ones went some time ago. A piece as large as a buffer is waited for, so an answer
+    holds no more than one of those.
     """
 
     def __init__(self, landing: Landing, start: int) -> None:
@@ -56,15 +56,15 @@ class LandingWriter:
 
     @property
     def position(self) -> int:
-        """The next byte of the shard that the writer takes."""
+        """The next byte of the shard for the writer to take."""
         return self._start + self._filled
 
     async def pour(self, data: memoryview, end: int) -> int:
-        """Take as many bytes as fit, and return how many; ``end`` is where the last piece ends.
+        """Take as many bytes as fit, and return their number; ``end`` is the end of the last piece.
 
         Raises:
             WrongPiece: a piece was wrong.
-            LocalDiskError: it can't be written.
+            LocalDiskError: the landing can't be written.
         """
         count = min(len(data), len(self._buffer) - self._filled)
         self._buffer[self._filled : self._filled + count] = data[:count]
@@ -80,7 +80,7 @@ class LandingWriter:
         return asyncio.get_running_loop().time() - self._landed_at >= _MAX_HELD
 
     async def finish(self, end: int) -> None:
-        """Land what is whole, however the answer ended."""
+        """Land all whole pieces, however the answer ended."""
         if self._filled:
             await self._land(end)
         await self._wait()
@@ -132,17 +132,17 @@ async def write_body(
 
     Args:
         response: the answer.
-        landing: of the shard.
-        request: what was asked for; ``received`` and ``writing`` tell how far it is.
+        landing: landing of the shard.
+        request: the requested range; ``received`` and ``writing`` show its progress.
         server: the URL of the server, for errors.
-        path: of the request, for errors.
-        skip: bytes of the body before the first one asked for.
-        share: of the download limit; None without one.
+        path: path of the request, for errors.
+        skip: bytes of the body before the requested ones.
+        share: share of the download limit; None without one.
 
     Raises:
         BadAnswer: the body ended too early.
         WrongPiece: a piece was wrong.
-        LocalDiskError: it can't be written.
+        LocalDiskError: the landing can't be written.
     """
     writer = LandingWriter(landing, request.start)
     rest = memoryview(b"")

@@ -1,7 +1,7 @@
-"""Reads from a plain connection that wake their thread once their bytes are there, not for each segment.
+"""Reads from a plain connection with one wake-up of their thread for all bytes, not for each segment.
 
-A slow link brings a piece in some 20 segments. To be woken for each of them cost a receiver more than all
-that it does with the piece. Over loopback, whose segments are large, a sender would wait for a timer instead.
+A slow link brings a piece in some 20 segments. A wake-up for each of them cost a receiver more than all its
+work on the piece. Over loopback, with its large segments, a sender would wait for a timer instead.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import time
 from array import array
 
 CAN_WAIT = sys.platform == "linux"
-"""Whether the system wakes a process once so many bytes are there, also for those that poll (tcp(7))."""
+"""Whether the system wakes a process only once so many bytes are there, also in a poll (tcp(7))."""
 _LOOK_MS = 250
-"""Milliseconds after which bytes that have come are read although others lack: they are progress, which
-stalled servers are told from."""
+"""Milliseconds after which received bytes are read although others are missing: they are progress, the mark
+of a server without a stall."""
 
 
 def unread_bytes(sock: socket.socket) -> int:
-    """Return the bytes that have come and were not read; Linux only."""
+    """Return the number of received but unread bytes; Linux only."""
     count = array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
     return count[0]
@@ -63,7 +63,7 @@ class LateReads:
         return not mapped.is_loopback
 
     def read_into(self, buffer: memoryview) -> int:
-        """Receive until a buffer is full; after a moment, or at the connection's end, what has come by then.
+        """Receive until a buffer is full; after a moment, or at the connection's end, the bytes so far.
 
         Raises:
             TimeoutError: nothing came within the time-out of the socket.

@@ -35,9 +35,9 @@ from shardcast.protocol.piece_numbers import PieceNumbers
 from shardcast.protocol.wire import next_path
 
 _UNSUPPORTED = frozenset({404, 405, 410, 501})
-"""Statuses by which a server that hands nothing out answers a path that it does not know."""
+"""Statuses for an unknown path, from servers without ranges to hand out."""
 _MAX_UNPLACED = 64
-"""Lost ranges of shards that are not known yet which are remembered."""
+"""Maximum lost ranges to remember of shards not yet known."""
 _UNSUPPORTED_SECONDS = 60.0
 """Seconds until such a server may be asked again: another program may answer there by then."""
 
@@ -47,10 +47,10 @@ FindBuffer = Callable[[RangeHead], memoryview | None]
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRange:
-    """A range that came.
+    """A received range.
 
     Attributes:
-        head: where its bytes lie in the version. They are in the caller's buffer, and not verified.
+        head: place of the bytes in the version. They are in the caller's buffer, and not verified.
     """
 
     head: RangeHead
@@ -58,7 +58,7 @@ class ReceivedRange:
 
 @dataclass(frozen=True, slots=True)
 class DeclinedRange:
-    """A range that the caller did not want; the server hands it out again."""
+    """A range declined by the caller; the server hands it out again."""
 
     head: RangeHead
 
@@ -68,9 +68,9 @@ class NoRange:
     """An answer without bytes.
 
     Attributes:
-        reason: why not; None for a server that hands nothing out.
+        reason: why; None for a server with nothing to hand out.
         seconds: to wait until the next request.
-        claims: mask of the pieces that the node may ask from neighbours in other sites.
+        claims: mask of the pieces to ask from neighbours in other sites.
     """
 
     reason: NotNow | None
@@ -79,14 +79,14 @@ class NoRange:
 
 
 class RangeServer:
-    """A server that may hand out ranges, over connections that are kept for all versions."""
+    """A server that may hand out ranges, over connections kept for all versions."""
 
     def __init__(self, server: str, session: Session, timeout: float) -> None:
         """Prepare to ask.
 
         Args:
-            server: its URL.
-            session: of the node.
+            server: URL of the server.
+            session: session of the node.
             timeout: seconds for the head of an answer, and for 64 KiB of a body.
         """
         self.server = server
@@ -98,7 +98,7 @@ class RangeServer:
     def wait_ms(self, seconds: float) -> int:
         """Return the milliseconds for which a request may be kept, at most so many seconds.
 
-        None with a download limit, where an answer that brings nothing takes the place of another.
+        None with a download limit, where an answer without bytes takes the place of another.
         """
         if self.session.downloads is not None:
             return 0
@@ -110,14 +110,14 @@ class RangeServer:
         Args:
             version: the version.
             node: the id of the node's run.
-            numbers: of the version's pieces; they may grow.
-            proof: shows servers at which the node announced itself that the id is its own; empty without one.
+            numbers: numbers of the version's pieces; they may grow.
+            proof: shows the id to be the node's own, at servers with its announcement; empty without one.
         """
         return NextRanges(self, version, node, numbers, proof=proof)
 
 
 class NextRanges:
-    """The next ranges of one version from one server, and what the server was told."""
+    """The next ranges of one version from one server, and the facts told to this server."""
 
     def __init__(
         self, server: RangeServer, version: str, node: str, numbers: PieceNumbers, *, proof: str = ""
@@ -132,7 +132,7 @@ class NextRanges:
         self._unplaced: deque[RangeHead] = deque(maxlen=_MAX_UNPLACED)
 
     def report_lost(self, mask: int) -> None:
-        """Tell the server, by the next request, that pieces which it handed out came wrong, or not at all."""
+        """Tell the server, by the next request, of handed-out pieces that came wrong, or not at all."""
         self._lost |= mask
 
     async def ask(
@@ -153,15 +153,14 @@ class NextRanges:
         counts as lost.
 
         Args:
-            held: the pieces that are here.
-            find_buffer: returns where the bytes go.
-            asked: the pieces that others were asked for.
-            offered: whether a neighbour offers a piece that is missing.
-            max_pieces: pieces that may come at most.
-            site: the node's site; None to have the server guess it.
-            across: the pieces that neighbours in other sites alone offer; None for a node that knows no
-                borders.
-            wait: seconds for which the server may keep the request until it has something to hand out.
+            held: the local pieces.
+            find_buffer: returns the place for the bytes.
+            asked: the pieces asked from others.
+            offered: whether a neighbour offers a missing piece.
+            max_pieces: maximum pieces in the answer.
+            site: the node's site; None to have the server guess one.
+            across: the pieces on offer only in other sites; None for a node without knowledge of borders.
+            wait: seconds for which the server may keep the request until there is something to hand out.
 
         Raises:
             AccessDenied: the server wants a token, or another one.
@@ -205,7 +204,7 @@ class NextRanges:
         raise BadAnswer(self._server.server, f"POST {self._path}: it asks for all pieces again and again")
 
     async def _exchange(self, request: SmallRequest, received: _Receiving) -> Answer:
-        """Send a request, and return the head of the answer once its bytes are in their buffer."""
+        """Send a request, and return the head of the answer once the bytes are in their buffer."""
         server = self._server
         if server.session.downloads is None:
             return await self._exchange_in_turn(request, received, None)
@@ -260,10 +259,10 @@ class NextRanges:
             return head
 
     def _read(self, head: Answer, received: _Receiving) -> ReceivedRange | DeclinedRange | NoRange:
-        """Return what an answer means.
+        """Return the meaning of an answer.
 
         Raises:
-            PeerError: nothing that this protocol knows.
+            PeerError: the answer is not one of this protocol.
         """
         if head.status == 206 and received.head:
             if received.buffer is not None:
@@ -283,7 +282,7 @@ class NextRanges:
         raise status_error(head.server, head.request, head.status, head.headers, reason=head.reason)
 
     def lose(self, head: RangeHead) -> None:
-        """Tell the server, by the next request, that a range which it handed out did not come."""
+        """Tell the server, by the next request, of a handed-out range that did not come."""
         self._unplaced.append(head)
         self._place_lost()
 
@@ -296,11 +295,11 @@ class NextRanges:
 
 
 class _Receiving:
-    """The range of an answer, and where its bytes go.
+    """The range of an answer, and the place for its bytes.
 
     Attributes:
         head: the range; None until the head of the answer came, and for an answer without bytes.
-        buffer: where its bytes go; None where they are not wanted.
+        buffer: place for the bytes; None for unwanted ones.
     """
 
     __slots__ = ("_find_buffer", "buffer", "head")

@@ -1,4 +1,4 @@
-"""Bodies that must make progress: received and sent in portions that each have a deadline."""
+"""Bodies with enforced progress: received and sent in portions with a deadline each."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from shardcast.errors import ServerStalled
 from shardcast.fair_limit import Share
 
 PORTION = 64 << 10
-"""Bytes of a body that must come, or be taken, within each time-out, where so many are left."""
+"""Bytes of a body to be received, or taken, within each time-out, where so many are left."""
 
 
 async def read_by(deadline: float, read: Callable[..., Awaitable[bytes]], *words: int) -> bytes:
-    """Return what ``read(*words)`` gives, by a deadline of the loop's clock.
+    """Return the result of ``read(*words)``, by a deadline of the loop's clock.
 
     Raises:
         TimeoutError: nothing came in time.
     """
-    # Reading bytes that are buffered does not suspend, so that no timer would ever end a flood of them.
+    # Reading buffered bytes does not suspend, so no timer would ever end a flood of them.
     if asyncio.get_running_loop().time() >= deadline:
         raise TimeoutError
     async with asyncio.timeout_at(deadline):
@@ -36,8 +36,8 @@ async def read_paced(
         response: the answer.
         server: the URL of the server, for errors.
         what: the request, for errors.
-        timeout: seconds; the time that the caller takes between two chunks does not count.
-        share: of the download limit; None without one. Waits for it do not count, either.
+        timeout: seconds; the caller's time between two chunks does not count.
+        share: share of the download limit; None without one. Waits for the share do not count, either.
 
     Raises:
         ServerStalled: the body comes too slowly.
@@ -61,7 +61,7 @@ async def read_paced(
 
 
 class Upload:
-    """A body that goes out in portions, each of which the server must take in time."""
+    """A body sent in portions, each to be taken by the server in time."""
 
     def __init__(
         self, chunks: AsyncIterable[bytes], storage_seconds: Callable[[], float] = lambda: 0.0
@@ -70,8 +70,7 @@ class Upload:
 
         Args:
             chunks: the body.
-            storage_seconds: returns the seconds that the server may take, beyond its time, to store what went
-                out.
+            storage_seconds: returns the extra seconds for the server to store the bytes sent so far.
         """
         self._chunks = chunks
         self._keeping = storage_seconds
@@ -79,18 +78,18 @@ class Upload:
         self._reading = False
 
     def due_since(self, started: float) -> float:
-        """Return since when, by the loop's clock, the server is due to take a portion or to answer.
+        """Return the time, by the loop's clock, since which the server is due to take a portion or to answer.
 
-        That is now, while the next portion is read here, and ``started`` before the first one.
+        This is now, while the next portion is read here, and ``started`` before the first one.
         """
         if self._reading:
             return asyncio.get_running_loop().time()
         return (started if self._handed_over is None else self._handed_over) + self._keeping()
 
     async def portions(self, share: Share | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield the body in portions, and note when each is handed over.
+        """Yield the body in portions, and record the time of each.
 
-        ``share``: of the upload limit; None without one. Waits for it are no fault of the server.
+        ``share``: of the upload limit; None without one. Waits for the share are no fault of the server.
         """
         loop = asyncio.get_running_loop()
         self._reading = True

@@ -20,15 +20,16 @@ _MAX_HEAD = 16 << 10
 _MAX_INFORMATIONAL = 10
 """Informational answers (1xx) before the answer itself."""
 _MAX_DRAINED = 64 << 10
-"""Bytes of a body that are read and dropped, so that the connection can be kept."""
+"""Maximum bytes of a body to read and drop for the sake of the connection."""
 _MIN_READ, _MAX_WAIT = 16 << 10, 256 << 10
-"""Bytes of a body from which on the loop is woken once they are there, and for which it waits at most."""
+"""Bytes of a body from which on the loop is woken only with all of them present, and the maximum to wait for.
+"""
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([0-9]{3})(?: ([^\r\n]*))?")
 _NO_BODY = frozenset({204, 304})
 
 
 class StaleConnection(Exception):
-    """A connection that had ended before an answer began."""
+    """A connection closed before an answer began."""
 
 
 class QuickHead(dict[str, str]):
@@ -121,7 +122,7 @@ class QuickConnection(asyncio.BufferedProtocol):
         return answer is not None and answer.keeps and transport is not None and not transport.is_closing()
 
     def start_request(self, name: str, place: Place) -> asyncio.Future[QuickHead]:
-        """Expect the answer to a request, whose body goes to ``place``; return the future of its head."""
+        """Expect the answer to a request, with its body in ``place``; return the future of its head."""
         self._name, self._place = name, place
         self._target, self._filled, self._answer, self._informational = self._head_view, 0, None, 0
         self._whole = self._loop.create_future()
@@ -156,7 +157,7 @@ class QuickConnection(asyncio.BufferedProtocol):
         return self._target[self._filled :] if self._filled < len(self._target) else memoryview(bytearray(1))
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take bytes that came."""
+        """Take received bytes."""
         if self._whole is None or self._whole.done():
             self.abort()  # bytes that nobody asked for
             return
@@ -178,7 +179,7 @@ class QuickConnection(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fail the request that is under way."""
+        """Fail the unfinished request."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -195,7 +196,7 @@ class QuickConnection(asyncio.BufferedProtocol):
     # The answer
 
     def _take_head(self, before: int) -> None:
-        """Look for the end of the head in what came, and begin the body."""
+        """Look for the end of the head in the received bytes, and begin the body."""
         end = self._head.find(b"\r\n\r\n", max(0, before - 3), self._filled)
         if end < 0:
             if self._filled == _MAX_HEAD:
@@ -231,7 +232,7 @@ class QuickConnection(asyncio.BufferedProtocol):
         self._take_body(rest)
 
     def _take_body(self, count: int) -> None:
-        """Note bytes of the body that came."""
+        """Record received bytes of the body."""
         if self._filled == len(self._target):
             self._finish()
             return
@@ -242,9 +243,9 @@ class QuickConnection(asyncio.BufferedProtocol):
             self._due = self._loop.time() + self._timeout
 
     def _wake_at(self, count: int) -> None:
-        """Have the loop woken once so many bytes have come, or the connection has ended.
+        """Have the loop woken with so many bytes, or at the end of the connection.
 
-        A slow link brings a piece in some 20 segments, each of which would wake the process.
+        A slow link brings a piece in some 20 segments, each with a wake-up of the process.
         """
         at_least = min(count, _MAX_WAIT) if count > _MIN_READ else 1
         if self._sock is not None and at_least != self._woken_at:
@@ -272,7 +273,7 @@ class QuickConnection(asyncio.BufferedProtocol):
         self.abort()
 
     def _check_time(self) -> None:
-        """Fail a request whose answer is late; look again when it would be."""
+        """Fail a request with a late answer; look again at its deadline."""
         self._timer = None
         if self._whole is None or self._whole.done():
             return

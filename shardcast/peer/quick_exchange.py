@@ -1,8 +1,8 @@
 """Small requests over kept connections, answered into the caller's buffers.
 
-Asking for a piece must cost little beside its bytes. This is HTTP/1.1 for such requests alone, on the event
-loop: http.client in threads takes twice the CPU, aiohttp three times. An answer that is not plain (a chunked
-body) is for aiohttp.
+A request for a piece must cost little beside the piece's bytes. This is HTTP/1.1 for such requests alone, on
+the event loop: http.client in threads takes twice the CPU, aiohttp three times. An answer with a chunked body
+is for aiohttp.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class QuickConnections:
     """Kept connections to one server.
 
     Attributes:
-        server: its URL.
+        server: URL.
     """
 
     def __init__(self, server: str, session: Session, timeout: float) -> None:
@@ -70,10 +70,10 @@ class QuickConnections:
         session.closing.append(self.close)
 
     async def ask(self, request: SmallRequest, place: Place) -> QuickHead:
-        """Send a request, and return the head of its answer once the body is where it belongs.
+        """Send a request, and return the head of its answer once the body is in its place.
 
-        A body that is not wanted is read and dropped where it is short; else its connection is broken, which
-        tells the server. So does a caller that is cancelled.
+        A short unwanted body is read and dropped; a long one costs the connection, to stop the server. So
+        does the cancellation of the caller.
 
         Raises:
             NotPlain: the answer has no length, and is wanted.
@@ -98,7 +98,7 @@ class QuickConnections:
             return head
 
     async def _exchange(self, connection: QuickConnection, request: SmallRequest, place: Place) -> QuickHead:
-        """Send a request over a connection, and return the head of the answer once its body is here."""
+        """Send a request over a connection, and return the head of the answer once the body has come."""
         whole = connection.start_request(request.name, place)
         try:
             self._send(connection, request)

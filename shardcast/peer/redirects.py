@@ -1,10 +1,10 @@
-"""Requests as they leave this machine: through the proxy that is set, redirected only within a host.
+"""Requests on their way out: through the configured proxy, redirected only within a host.
 
-A server chooses where a redirect leads. Followed anywhere, it would reach hosts that only this machine can
-reach; followed after a POST, it would repeat there what was meant for the server. So only GET and HEAD are
-followed, to the same host and never from https to http. Every other answer is returned as it is, and
-`failures.status_error` says where it leads. A token is shown to the named server alone: neither a redirect's
-target, on the same host or not, nor a proxy that reads plain requests gets it.
+A server chooses the target of a redirect. Followed anywhere, a redirect would reach hosts within reach of
+this machine alone; followed after a POST, it would repeat there a request meant for the server. So only GET
+and HEAD are followed, to the same host and never from https to http. Every other answer is returned
+unchanged, and `failures.status_error` names its target. A token is shown to the named server alone: neither
+to a redirect's target, on the same host or not, nor to a proxy that reads plain requests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shardcast.errors import BadAnswer
 from shardcast.protocol.wire import REDIRECT_STATUSES
 
 MAX_REDIRECTS = 5
-"""Redirects of one request that are followed."""
+"""Maximum redirects to follow for one request."""
 _FOLLOWED = frozenset({"GET", "HEAD"})
 
 
@@ -38,22 +38,22 @@ async def requested(
     headers: Mapping[str, str] | None = None,
     **more: Any,
 ) -> aiohttp.ClientResponse:
-    """Send a request, follow its redirects within the host, and return the answer once its head is here.
+    """Send a request, follow its redirects within the host, and return the answer with its head.
 
     Args:
-        session: sends it.
+        session: the sending session.
         server: the URL of the server.
-        path: of the request.
-        method: of the request.
+        path: path of the request.
+        method: method of the request.
         tls: the contexts of https connections.
-        access: what the server is shown, and its redirects' targets are not.
-        headers: of the request, wherever it is redirected to.
+        access: the credentials for the server, and not for its redirects' targets.
+        headers: headers of the request, and of its redirects.
         **more: for aiohttp.
 
     Raises:
         BadAnswer: there are too many redirects.
-        UsageError: the server is not https, and TLS is required.
-        aiohttp.ClientError, OSError, TimeoutError: as aiohttp has it.
+        UsageError: the server is not https, and TLS is required. aiohttp.ClientError, OSError, TimeoutError:
+            as aiohttp has it.
     """
     url = server + path
     shown = {**access.headers_for(server, proxy_of(url)), **(headers or {})}
@@ -113,9 +113,9 @@ def _may_follow(server: SplitResult, asked: SplitResult, target: SplitResult) ->
 
 
 def proxy_of(url: str) -> str | None:
-    """Return the proxy that the environment names for a URL; None for none, or for one that is not HTTP.
+    """Return the proxy for a URL by the environment; None for none, or for one without HTTP.
 
-    Its credentials are those in its own address; no ``.netrc`` is read.
+    The proxy's credentials are those in its own address; no ``.netrc`` is read.
     """
     parts, proxies = urlsplit(url), getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")

@@ -1,4 +1,4 @@
-"""Requests for ranges of shards, and the checks of their answers, for both ways that bytes come."""
+"""Requests for ranges of shards, and the checks of their answers, for both ways of receiving bytes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from shardcast.protocol.wire import ACCEPT_HEADER, LANDING, STATE_HEADER, WHOLE,
 class RangeRequest:
     """A range of a shard, asked from one server.
 
-    The thread that receives it writes ``received``, ``writing`` and ``still_landing``, the event loop writes
-    ``end``, which only falls. Each reads the other's as a plain value that may be a moment old.
+    The receiving thread writes ``received``, ``writing`` and ``still_landing``, the event loop writes
+    ``end``, which only falls. Each reads the other's as a plain value, possibly a moment old.
 
     Attributes:
-        start: its first byte in the shard, at a piece's start.
-        end: the byte after its last; another connection may take the rest over, and then it falls.
+        start: offset of the first byte in the shard, at a piece's start.
+        end: offset after the last byte; falls when another connection takes the rest over.
         received: bytes received so far.
         writing: whether the receiver waits for this machine: for bytes to be verified and written, or for its
             turn under the download limit.
@@ -52,11 +52,11 @@ class Answer:
     reason: str | None = None
 
     def check_status(self, *accepted: int) -> None:
-        """Check that the status is among ``accepted``, and the body not encoded.
+        """Check for an ``accepted`` status, and a body without encoding.
 
         Raises:
             PeerError: another status, as `failures.status_error` reads it.
-            BadAnswer: an encoding that was not asked for.
+            BadAnswer: an unrequested encoding.
         """
         if self.status not in accepted:
             raise status_error(self.server, self.request, self.status, self.headers, reason=self.reason)
@@ -70,10 +70,10 @@ class Answer:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
     def check_body(self, shard: Shard, request: RangeRequest) -> int:
-        """Return how many bytes of the body come before the first one asked for.
+        """Return the number of bytes of the body before the first requested one.
 
         Raises:
-            ServerUnreachable, ServerLacks, BadAnswer: the answer is not that range of this shard.
+            ServerUnreachable, ServerLacks, BadAnswer: the answer is not the range of this shard.
         """
         self.check_status(200, 206)
         request.still_landing = self.headers.get(STATE_HEADER, WHOLE) == LANDING
@@ -96,9 +96,9 @@ class Answer:
 
 
 def request_headers(shard: Shard, request: RangeRequest, is_shardcast: bool) -> dict[str, str]:
-    """Return the headers that ask for a range of a shard.
+    """Return the headers of a request for a range of a shard.
 
-    Only shardcast nodes are asked to match its digest: other servers have entity tags of their own.
+    Only shardcast nodes are asked to match the digest: other servers have entity tags of their own.
     """
     headers = {"Accept-Encoding": "identity"}
     if shard.sha256 and is_shardcast:

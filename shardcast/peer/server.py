@@ -39,15 +39,15 @@ from shardcast.protocol.wire import (
 from shardcast.store.landing import Landing, WrongPiece
 
 _SECOND_LOOK = 0.1
-"""Seconds until a list that may be half-written is read again."""
+"""Seconds until a list caught half-written is read again."""
 _LIMITED_SECONDS = 1.0
-"""Seconds for which the download limit counts as reached after an answer has waited for it."""
+"""Seconds for which the download limit counts as reached after an answer has waited for the limit."""
 _FEED_PORTION = 16 * 1024
 _FEED_PACE = 0.01
-"""Bytes of a feed that are parsed at a time, and seconds until the next where there are more: a flood gets no
-more of the loop's time."""
+"""Bytes of a feed parsed at a time, and seconds until the next where there are more: a flood gets no more of
+the loop's time."""
 _LEASE_PORTION = 1024
-"""Bytes of a lease that are parsed at a time: a flood gets no more of the loop's time."""
+"""Bytes of a lease parsed at a time: a flood gets no more of the loop's time."""
 _LIMIT_SERIAL = 2
 """Requests at once to a server that answers one after the other: the next one waits there already."""
 
@@ -56,7 +56,7 @@ class Peer:
     """One server, as typed calls.
 
     Attributes:
-        url: its base URL.
+        url: base URL.
         node_id: the id of a shardcast node; None for old and static servers.
         serial: whether the server speaks HTTP/1.0, and so perhaps answers one request after the other.
     """
@@ -77,16 +77,16 @@ class Peer:
 
     @property
     def max_requests(self) -> int:
-        """Requests that the server can usefully have at once."""
+        """Maximum of useful simultaneous requests to the server."""
         return _LIMIT_SERIAL if self.serial else 1_000_000
 
     async def listings(self) -> tuple[Listing, ...]:
-        """Return the complete versions that the server offers, oldest first.
+        """Return the complete versions on offer at the server, oldest first.
 
-        A list that may have been caught while an old node wrote it is read twice.
+        A list possibly caught in the middle of an old node's write is read twice.
 
         Raises:
-            PeerError: there is none, or what came is no distribution list.
+            PeerError: there is none, or the answer is no distribution list.
         """
         first = await self._distribution()
         if first.doubtful:
@@ -100,7 +100,7 @@ class Peer:
         """Read the distribution list once.
 
         Raises:
-            PeerError: it can't be had, or is no text.
+            PeerError: there is none, or it is no text.
         """
         body = bytearray()
         try:
@@ -122,10 +122,10 @@ class Peer:
             raise BadAnswer(self.url, f"GET {DISTRIBUTION_PATH}: {error}") from None
 
     async def feed(self, after: str) -> AsyncGenerator[Hello | Event | UpTo, None]:
-        """Yield what happens to the server's versions, until the server ends its feed.
+        """Yield the events of the server's versions, until the server ends its feed.
 
         Args:
-            after: ``<feed id>:<seq>``; where the server still knows it, its feed goes on from there.
+            after: ``<feed id>:<seq>``; where the server still knows this event, its feed goes on from there.
 
         Raises:
             ServerLacks: there is no feed (old and static servers).
@@ -155,17 +155,17 @@ class Peer:
                     raise BadAnswer(self.url, f"GET {FEED_PATH}: {error}") from None
 
     async def lease(self, version: str, holder: str) -> AsyncGenerator[None, None]:
-        """Hold a version for as long as this is iterated, until the server ends it.
+        """Hold a version during the iteration, until the server ends the lease.
 
         Args:
-            version: its name.
+            version: name of the version.
             holder: the reader's name, for the server's operators.
 
         Yields:
-            None, each time that the server says that the version is held.
+            None, at each confirmation of the server.
 
         Raises:
-            ServerLacks: the server doesn't have the version (any more), or can hold none (old and static
+            ServerLacks: the server doesn't have the version (any more), or has no leases (old and static
                 servers).
             PeerError: the lease can't be had, broke off, is wrong, or is dead.
         """
@@ -193,7 +193,7 @@ class Peer:
                     dead_at = loop.time() + FEED_DEAD
 
     async def report(self, body: bytes) -> None:
-        """Tell the server what this node and the nodes below it have.
+        """Tell the server of the versions of this node and the nodes below.
 
         Raises:
             PeerError: the server can't be reached, or refuses the report.
@@ -209,8 +209,8 @@ class Peer:
         """Return a version's manifest; None where the server has none (old and static servers).
 
         Args:
-            version: its name.
-            memory: bytes that the manifest may take.
+            version: name of the version.
+            memory: maximum bytes of memory for the manifest.
 
         Raises:
             PeerError: the manifest can't be had, or is wrong.
@@ -226,18 +226,18 @@ class Peer:
     async def follow_manifest(
         self, version: str, known: bytes, on_lines: Callable[[bytes], Awaitable[None]]
     ) -> None:
-        """Read a manifest as it grows, until the answer ends or brings no line within the time-out.
+        """Read a growing manifest, until the answer ends or brings no line within the time-out.
 
-        Bytes that end no line are no progress.
+        Bytes without a newline are no progress.
 
         Args:
-            version: its name.
-            known: the lines known by now, which must come again.
-            on_lines: takes the lines that follow.
+            version: name of the version.
+            known: the lines known by now, expected again.
+            on_lines: takes the following lines.
 
         Raises:
             ServerLacks: the server doesn't have the manifest, or not any more.
-            PeerError: it can't be had, broke off, contradicts what is known, or is wrong.
+            PeerError: the manifest can't be had, broke off, contradicts the known lines, or is wrong.
         """
         path = manifest_path(version)
         reader, position, progress, answered = LineReader(), 0, 0, False
@@ -307,12 +307,12 @@ class Peer:
             raise BadAnswer(self.url, f"GET {path}: a wrong manifest: {error}") from None
 
     async def shard_size(self, version: str, shard: int, digits: int) -> int:
-        """Return the bytes of a shard, by HEAD, or by GET where a server knows no HEAD.
+        """Return the bytes of a shard, by HEAD, or by GET for a server without HEAD.
 
         Args:
-            version: its name.
-            shard: its number.
-            digits: of the number in the shard's name.
+            version: name of the version.
+            shard: number of the shard.
+            digits: digits of the number in the shard's name.
 
         Raises:
             ServerLacks: the server doesn't have the shard.
@@ -333,15 +333,15 @@ class Peer:
         raise BadAnswer(self.url, f"HEAD {path}: it doesn't say how many bytes there are")
 
     async def receive(self, version: str, landing: Landing, request: RangeRequest, digits: int = 3) -> None:
-        """Ask for a range of a shard, verify and write it as it comes.
+        """Ask for a range of a shard, verify and write the bytes as they come.
 
-        What landed before an error stays. Plain answers are received in a thread (``Bulk``), the others by
+        Pieces landed before an error stay. Plain answers are received in a thread (``Bulk``), the others by
         aiohttp.
 
         Raises:
             ServerUnreachable, ServerStalled, ServerLacks, BadAnswer: as their names say.
             WrongBytes: a piece was wrong.
-            LocalDiskError: it can't be written.
+            LocalDiskError: the landing can't be written.
         """
         shard = landing.shard
         path = shard_path(version, shard.number, digits)
@@ -379,7 +379,7 @@ class Peer:
             self._session.downloads.count(self.url, len(data))
 
     def _head(self, response: aiohttp.ClientResponse) -> Answer:
-        """Return the head of an answer, and learn from it what the server is."""
+        """Return the head of an answer, and learn the kind of the server."""
         request = f"{response.method} {response.url.path}"
         headers = response.headers
         head = Answer(self.url, request, response.status, headers, response.reason)

@@ -1,4 +1,4 @@
-"""The aiohttp session that peers share, and the one place where aiohttp's errors become PeerErrors.
+"""The aiohttp session shared by peers, and the one place to turn aiohttp's errors into PeerErrors.
 
 Sessions are made only here, without cookies and ``~/.netrc``. Requests go through `redirects.requested`.
 """
