@@ -37,7 +37,7 @@ from shardcast.peer.tls_failures import tls_failure
 from shardcast.protocol.manifest_reader import ManifestError
 
 _MAX_ANSWERS = 1000
-"""Answers at once in threads, which are started only as they are needed."""
+"""Maximum simultaneous answers in threads, started only as needed."""
 
 _NICENESS = 3
 """Nice increment of receiver threads: half the CPU share of the digest thread (sched(7))."""
@@ -45,16 +45,16 @@ _NICENESS = 3
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The connections and threads that the peers of one node share.
+    """The connections and threads shared by the peers of one node.
 
     Attributes:
         http: for everything but the bytes of shards.
         threads: for the bytes of shards, a thread for each answer.
         closing: called at the end.
-        access: what the servers are shown, and what is required of them.
-        tls: the contexts of its https connections.
-        downloads: limit of the bytes of versions and blobs that are received; None for no limit.
-        uploads: limit of the bytes of blobs that are sent; None for no limit.
+        access: the node's credentials, and its demands on servers.
+        tls: the contexts of https connections.
+        downloads: limit of received bytes of versions and blobs; None for no limit.
+        uploads: limit of sent bytes of blobs; None for no limit.
     """
 
     http: aiohttp.ClientSession
@@ -78,12 +78,12 @@ async def open_session(
 
     Args:
         timeout: seconds without a byte.
-        access: to the servers.
-        downloads: limit of the bytes of versions and blobs that are received; None for no limit.
-        uploads: limit of the bytes of blobs that are sent; None for no limit.
+        access: access to the servers.
+        downloads: limit of received bytes of versions and blobs; None for no limit.
+        uploads: limit of sent bytes of blobs; None for no limit.
 
     Raises:
-        UsageError, LocalDiskError: a file of its certificates can't be used.
+        UsageError, LocalDiskError: a certificate file can't be used.
     """
     access = access or ClientAccess()
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
@@ -119,8 +119,8 @@ def _limits(silence: float | None) -> aiohttp.ClientTimeout:
 def _give_way() -> None:
     """Lower the priority of this receiver thread.
 
-    Receivers are several, the thread of the whole digest behind them is alone, and its lag is waited for at
-    the end. Where the processor is short, the digest goes first.
+    Receivers are several, the thread of the whole digest behind them is alone, and its lag delays the end.
+    Where the processor is short, the digest goes first.
     """
     if sys.platform == "linux":  # elsewhere niceness belongs to the process
         thread = threading.get_native_id()
@@ -142,16 +142,16 @@ async def answer(
     """Send a request, and yield the answer; a failure, also while the body is read, is a PeerError.
 
     Args:
-        session: sends it.
+        session: the sending session.
         server: the URL of the server.
-        path: of the request.
-        method: of the request.
-        headers: of the request.
+        path: path of the request.
+        method: method of the request.
+        headers: headers of the request.
         silence: seconds until the head is whole, and then without a byte; None: those of the session.
-        body: of the request.
+        body: body of the request.
 
     Raises:
-        ServerUnreachable: no connection, or it broke before an answer.
+        ServerUnreachable: no connection, or a break before an answer.
         CannotAsk: this machine can't make a connection.
         TlsFailure: the two ends do not accept each other's certificates or protocols.
         ServerStalled: the head was not whole in time, or nothing came for too long.

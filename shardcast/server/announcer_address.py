@@ -1,4 +1,4 @@
-"""The address that a request comes from: the connection's, or the one in ``Forwarded`` of a trusted proxy."""
+"""The source address of a request: the connection's, or the one in ``Forwarded`` of a trusted proxy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from shardcast.policy.swarm.addresses import is_in
 from shardcast.server.bounds import Address, bounds_of
 
 _MAX_HEADER = 4096
-"""Characters of a header that are read."""
+"""Maximum characters read from a header."""
 _FOR = re.compile(r'(?:^|;)\s*for\s*=\s*(?:"([^"\\]*)"|([^\s;",]+))', re.ASCII | re.IGNORECASE)
 _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+)(?::[0-9]+)?", re.ASCII)
 
 
 def announcer_address(request: web.Request) -> Address | None:
-    """Return the address of the sender of a request; None where it can't be told.
+    """Return the address of the sender of a request; None for unknown.
 
-    Behind a trusted proxy that is the last address in ``Forwarded`` (RFC 7239) that is no trusted proxy: what
-    comes before it, anybody can have written.
+    Behind a trusted proxy this is the last address in ``Forwarded`` (RFC 7239) without a trusted proxy:
+    anybody can have written those before.
     """
     trusted = bounds_of(request).trusted
     seen = _address(request.remote or "")
@@ -32,13 +32,13 @@ def announcer_address(request: web.Request) -> Address | None:
 
 
 def reached_address(request: web.Request) -> Address | None:
-    """Return the address of this machine that a request came to; None where it can't be told."""
+    """Return the address of this machine reached by a request; None for unknown."""
     place = request.get_extra_info("sockname")
     return _address(str(place[0])) if isinstance(place, tuple) and place else None
 
 
 def forwarded_for(header: str, trusted: Sequence[Network]) -> Address | None:
-    """Return the address of the sender of a request by its ``Forwarded``; None where the header tells none.
+    """Return the address of the sender of a request by its ``Forwarded``; None for a header without one.
 
     Args:
         header: the value.

@@ -36,12 +36,12 @@ from shardcast.store.special_files import (
 )
 
 _BACKLOG = 1024
-"""Connections that may wait to be accepted; a whole cluster may connect at once."""
+"""Maximum connections not yet accepted; a whole cluster may connect at once."""
 
 _LINGER = 10.0
-"""Seconds for which the rest of a refused request's body is read and dropped after the answer."""
+"""Seconds of reading and dropping the rest of a refused request's body after the answer."""
 _READ_AHEAD = 64 << 10
-"""Bytes of a request's body that are read before a handler reads it."""
+"""Bytes of a request's body read ahead of its handler."""
 
 
 def application(
@@ -54,10 +54,10 @@ def application(
     """Return an application with these routes, whose answers name the node.
 
     Args:
-        node_id: the value of the header that names the node.
-        routes: functions that add routes to the application.
+        node_id: the value of the header with the node's name.
+        routes: functions to add routes to the application.
         as_sent: read bodies of requests as they are sent; otherwise decode their ``Content-Encoding``.
-        bounds: of the listener; the defaults where None.
+        bounds: bounds of the listener; the defaults where None.
         access: rules of the listener; None where all may send requests.
     """
     bounds = bounds or Bounds()
@@ -101,9 +101,9 @@ def application(
 async def answer_disk_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer with 503 where this machine's disk fails, or abort an answer that has started.
+    """Answer with 503 after a failure of this machine's disk, or abort a started answer.
 
-    A failed disk does not mean that the version is missing: other nodes may have it.
+    A failed disk does not mean a missing version: other nodes may have the version.
     """
     try:
         return await handler(request)
@@ -124,11 +124,11 @@ async def serve(app: web.Application, host: str, port: int, *, guarded: bool = F
         app: the application.
         host: the address.
         port: the port; 0 for a free one.
-        guarded: whether its routes let in whom they know by themselves, and so need no tokens.
+        guarded: whether the routes recognise callers by themselves, and so need no tokens.
 
     Raises:
         AddressTaken: the address can't be bound.
-        UsageError, LocalDiskError: its certificate can't be used.
+        UsageError, LocalDiskError: the certificate can't be used.
     """
     bound = await in_thread(bind, host, port, undo=Bound.close)
     async with serve_on(app, bound, guarded=guarded) as url:
@@ -185,7 +185,7 @@ def _site(runner: web.AppRunner, sock: socket.socket, live: LiveContext | None) 
 
 @asynccontextmanager
 async def serve_on_socket(app: web.Application, data_dir: Path) -> AsyncIterator[None]:
-    """Serve inside the block on the data directory's Unix socket, to which only its owner may connect.
+    """Serve inside the block on the data directory's Unix socket, for connections of its owner alone.
 
     Raises:
         LocalDiskError: the socket can't be made.
@@ -206,15 +206,15 @@ async def serve_on_socket(app: web.Application, data_dir: Path) -> AsyncIterator
                     made = path.stat()
                 yield
     finally:
-        # Where another directory was moved to this path meanwhile, the name belongs to another node's socket.
-        # The next node replaces a socket that can't be removed.
+        # After a move of another directory to this path, the name belongs to another node's socket. The next
+        # node replaces a socket that can't be removed.
         with contextlib.suppress(OSError):
             if made is not None and path.parent == own and os.path.samestat(made, path.stat()):
                 path.unlink()
 
 
 async def _bind_path(runner: web.AppRunner, path: Path) -> None:
-    """Start a site on a Unix socket that only its owner may connect to."""
+    """Start a site on a Unix socket for connections of its owner alone."""
     with short_socket_path(path) as name:
         before = os.umask(0o177)
         try:
@@ -224,7 +224,7 @@ async def _bind_path(runner: web.AppRunner, path: Path) -> None:
 
 
 def abort_on_silent_death(request: web.Request) -> None:
-    """Have an answer that stays open break off when its reader's machine is gone.
+    """Have an open answer break off when its reader's machine is gone.
 
     The few bytes of such an answer fit into buffers, and the system waits a quarter of an hour for an
     acknowledgement (tcp(7)).
@@ -238,7 +238,7 @@ def abort_on_silent_death(request: web.Request) -> None:
 
 @asynccontextmanager
 async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
-    """Run an application inside the block, on the sites that the caller adds."""
+    """Run an application inside the block, on the sites added by the caller."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -257,9 +257,9 @@ async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
 
 
 class _NoNonsense(logging.Filter):
-    """A filter that keeps tracebacks of malformed requests and of clients that went away out of the log.
+    """A filter to keep tracebacks of malformed requests and of departed clients out of the log.
 
-    Any client can send bytes that are no HTTP; the answer is 400.
+    Any client can send bytes other than HTTP; the answer is 400.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

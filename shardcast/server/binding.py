@@ -1,4 +1,4 @@
-"""The addresses of a listener, bound before it serves, and the URL by which other machines reach it."""
+"""The addresses of a listener, bound before it serves, and the listener's URL for other machines."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FAMILIES = {
     "": {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"},
     "0.0.0.0": {socket.AF_INET: "0.0.0.0"},
 }
-"""Hosts that stand for more than sock address: what is bound for them in each family."""
+"""Hosts with more than one address: the address to bind for them in each family."""
 _NO_FAMILY = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
 """Errors of binding an address whose family this machine, or this container, lacks."""
 _SAME_PORT = 20
-"""Attempts to find a port that is free at each of several addresses."""
+"""Attempts to find a port free at each of several addresses."""
 _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-"""Addresses that belong to no machine (RFC 5737, RFC 3849): the address from which this machine would reach
-them is the sock by which others know it."""
+"""Addresses of no machine (RFC 5737, RFC 3849): this machine's source address towards them is the one by
+which others know it."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Bound:
         return int(self.sockets[0].getsockname()[1])
 
     def url(self, scheme: str = "http") -> str:
-        """Return the base URL by which other machines reach the listener."""
+        """Return the base URL of the listener for other machines."""
         host = self.host
         if host in _FAMILIES:
             families = [sock.family for sock in self.sockets]
@@ -69,7 +69,7 @@ class Bound:
 def bind(host: str, port: int) -> Bound:
     """Bind sockets to the addresses of a host, to listen on them later.
 
-    IPv4 and IPv6 have sockets of their own, so that a client over IPv4 never appears under an IPv6 address.
+    IPv4 and IPv6 have sockets of their own, so a client over IPv4 never appears under an IPv6 address.
 
     Raises:
         AddressTaken: the addresses can't be bound.
@@ -99,7 +99,7 @@ def _addresses(host: str, port: int) -> Iterator[tuple[socket.AddressFamily, tup
 def _bind_all(
     addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]], port: int
 ) -> tuple[socket.socket, ...]:
-    """Bind a socket to each address; families that the machine lacks are left out.
+    """Bind a socket to each address; families missing on the machine are left out.
 
     Raises:
         OSError: an address can't be bound, or no family is available.
@@ -125,7 +125,7 @@ def _bind_all(
 
 
 def _bind_address(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
-    """Return a socket that is bound to an address."""
+    """Return a socket bound to an address."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -139,7 +139,7 @@ def _bind_address(family: socket.AddressFamily, address: tuple[Any, ...]) -> soc
 
 
 def _own_address(family: socket.AddressFamily) -> str | None:
-    """Return the address from which this machine connects to others; None without a route.
+    """Return this machine's source address of connections to others; None without a route.
 
     No packet is sent.
     """

@@ -14,14 +14,14 @@ from shardcast.server.bounds import SMALL_BODY, bounds_of
 from shardcast.server.connections import CONNECTIONS, BodyTooSlow
 
 _BULK = 1 << 20
-"""Bytes that are read ahead of a large body once its handler reads it."""
+"""Bytes to read ahead of a large body once its handler reads."""
 
 
 class BodyTooLarge(web.HTTPRequestEntityTooLarge):
-    """A body has more bytes than its route takes.
+    """A body with more bytes than its route takes.
 
     Attributes:
-        length: its bytes, as far as they are known.
+        length: bytes, as far as known.
     """
 
     def __init__(self, max_bytes: int, length: int) -> None:
@@ -55,7 +55,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
 async def _read(request: web.Request, max_bytes: int) -> bytes | web.HTTPException:
     """Return a body, or the refusal.
 
-    No byte of the body may be left in this frame: aiohttp keeps an exception that is the answer, with the
+    No byte of the body may be left in this frame: aiohttp keeps an exception raised as the answer, with the
     frames of its traceback, while it reads and drops the rest of the body.
     """
     if (request.content_length or 0) > max_bytes:
@@ -80,7 +80,7 @@ async def _read(request: web.Request, max_bytes: int) -> bytes | web.HTTPExcepti
 
 
 def _no_room() -> web.HTTPException:
-    """Return the refusal of a body for which there is no memory."""
+    """Return the refusal of a body for lack of memory."""
     refusal = web.HTTPServiceUnavailable(
         text="503: too many large requests at once\n", headers={"Retry-After": RETRY_AFTER}
     )
@@ -89,7 +89,7 @@ def _no_room() -> web.HTTPException:
 
 
 async def read_json_line(request: web.Request, seconds: float | None) -> Any:
-    """Return the value in the next line of a body that stays open.
+    """Return the value in the next line of an open body.
 
     aiohttp bounds the line, by twice the ``read_bufsize`` of the application.
 
@@ -98,8 +98,8 @@ async def read_json_line(request: web.Request, seconds: float | None) -> Any:
         seconds: time for the line; None without bound.
 
     Raises:
-        TimeoutError: no whole line came in time.
-        OSError, aiohttp.ClientError, web.RequestPayloadError: the sender went away.
+        TimeoutError: no whole line came in time. OSError, aiohttp.ClientError, web.RequestPayloadError: the
+            sender went away.
         ValueError: the line is too long, or is no JSON.
     """
     async with asyncio.timeout(seconds):
@@ -118,7 +118,7 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
     if read_ahead:
         read_ahead(_BULK)
     while not content.at_eof():
-        # read_nowait first: awaiting bytes that have arrived would take longer than receiving them.
+        # read_nowait first: awaiting bytes already received would take longer than receiving them.
         chunk = content.read_nowait() or await content.readany()
         if chunk:
             yield chunk

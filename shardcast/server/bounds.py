@@ -1,6 +1,6 @@
-"""The bounds of a listener: what one client, and all clients together, can cost a node.
+"""The bounds of a listener: the maximum cost of one client, and of all together, to a node.
 
-Each field is a setting (``SHARDCAST_*`` in ``constants``) except the proxies, which an option names.
+Each field is a setting (``SHARDCAST_*`` in ``constants``) except the proxies, named by an option.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from shardcast.fair_limit import FairLimit
 Address = IPv4Address | IPv6Address
 
 SMALL_BODY = 64 << 10
-"""Bytes of a body that are read without a reservation: a node without free memory still takes small
-requests."""
+"""Bytes of a body read without a reservation: a node without free memory still takes small requests."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,15 @@ class Bounds:
     Attributes:
         head_seconds: seconds for the head of a request, from its first byte or the connection's beginning.
         idle_seconds: seconds for which a connection stays open between two requests.
-        body_seconds: seconds for a whole body that is kept in memory.
-        body_pace: bytes a second that a body must bring on average over each ``body_seconds``; None where
+        body_seconds: seconds for a whole body kept in memory.
+        body_pace: minimum pace of a body, in bytes a second on average over each ``body_seconds``; None where
             bodies stay open on purpose.
-        reader_seconds: seconds after which a reader that takes nothing is dropped.
+        reader_seconds: seconds until an inactive reader is dropped.
         body_bytes: bytes of one body in memory.
         all_bytes: bytes of bodies and of unsent answers in memory, of all connections together.
         connections: open connections of one address.
-        trusted: networks whose connections are not counted; those of this machine never are.
-        uploads: limit of the bytes that all listeners of the node send together; None for no limit.
+        trusted: networks with uncounted connections; those of this machine never count.
+        uploads: limit of the bytes sent by all listeners of the node together; None for no limit.
     """
 
     head_seconds: float = field(default_factory=lambda: constants.HEAD_TIMEOUT)
@@ -53,14 +52,14 @@ class Bounds:
     uploads: FairLimit | None = None
 
     def counted_address(self, host: str) -> Address | None:
-        """Return the address under which a connection from ``host`` counts; None where it does not count."""
+        """Return the address for counting a connection from ``host``; None for an uncounted one."""
         address = self.limited_address(host)
         return None if address is None or address.is_loopback else address
 
     def limited_address(self, host: str) -> Address | None:
-        """Return the address whose bytes ``host`` takes; None for a trusted proxy.
+        """Return the address for the byte limit of ``host``; None for a trusted proxy.
 
-        This machine is an address like others: a proxy on it is named as trusted.
+        This machine is an address like others: a proxy here is named as trusted.
         """
         try:
             address = ip_address(host.partition("%")[0])
@@ -73,11 +72,11 @@ class Bounds:
 
 @dataclass
 class BodyMemory:
-    """The memory that request bodies of a listener take together.
+    """The memory of all request bodies of a listener.
 
     Attributes:
         max_bytes: maximum bytes.
-        used: bytes that are reserved.
+        used: reserved bytes.
     """
 
     max_bytes: int
@@ -85,7 +84,7 @@ class BodyMemory:
 
     @contextmanager
     def reservation(self) -> Iterator[Reservation]:
-        """Yield a reservation of no bytes yet; all of it is released at the end of the block."""
+        """Yield a reservation of no bytes yet, released at the end of the block."""
         reservation = Reservation(self)
         try:
             yield reservation
@@ -97,7 +96,7 @@ class Reservation:
     """The memory of one request's body.
 
     Attributes:
-        size: bytes that are reserved.
+        size: reserved bytes.
     """
 
     def __init__(self, memory: BodyMemory) -> None:
@@ -123,5 +122,5 @@ def owner_bounds() -> Bounds:
 
 
 def bounds_of(request: web.Request) -> Bounds:
-    """Return the bounds of the listener that received a request."""
+    """Return the bounds of a request's listener."""
     return request.app[BOUNDS]

@@ -45,7 +45,7 @@ class CachedReader:
         return part[:found]
 
     def _read_cached(self, offset: int, part: memoryview) -> int | None:
-        """Read what the page cache has; None where it has nothing, or the file system can't tell."""
+        """Read from the page cache; None where nothing is there, or the file system can't tell."""
         if self._cached_only is None:
             return None
         try:
@@ -64,7 +64,7 @@ class CachedReader:
 
 @functools.cache
 def is_in_memory(device: int) -> bool:
-    """Return whether a file system has its files in memory (tmpfs), where each read is one from the cache."""
+    """Return whether a file system has its files in memory (tmpfs), so each read is one from the cache."""
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
         mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""Callers at a data directory's socket: the node makes a change only for a caller that still waits for it."""
+"""Callers at a data directory's socket: a change is made only for a caller still present."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from shardcast.server.writing import write
 log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 60.0
-"""Seconds that a caller has to confirm: other callers wait for their turn meanwhile."""
+"""Maximum seconds for a caller to confirm: other callers wait for their turn meanwhile."""
 _HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
-"""Event of poll(2) for a peer that closed its end; ``POLLRDHUP`` (Linux) comes although bytes before the end
+"""Event of poll(2) for a peer with a closed end; ``POLLRDHUP`` (Linux) comes although bytes before the end
 are unread."""
 
 _MAX_REQUEST = 1 << 20
@@ -37,13 +37,13 @@ class Caller:
     """The sender of a request for a change.
 
     A caller may have left long before the node reads its request: the node was stopped, or had no descriptor
-    for the connection. The node asks a caller under ``/confirmed`` just before the change whether it still
-    waits, so that the caller knows the outcome whenever it leaves. Callers of earlier versions cannot
-    confirm; for them the node looks at the connection.
+    for the connection. Just before the change the node asks a caller under ``/confirmed`` for a confirmation,
+    so the caller knows the outcome whenever it leaves. Callers of earlier versions cannot confirm; for them
+    the node looks at the connection.
 
     Attributes:
         request: the request.
-        response: the answer, as far as it was sent.
+        response: the answer, as far as sent.
     """
 
     def __init__(self, request: web.Request, confirms: bool) -> None:
@@ -64,7 +64,7 @@ class Caller:
         return bool(poll.poll(0))
 
     def check_connected(self) -> None:
-        """Check that the caller is there, before work for it starts.
+        """Check for the caller's presence, before work starts.
 
         Raises:
             NodeFailed: the caller has gone.
@@ -88,7 +88,7 @@ class Caller:
         return self.response
 
     async def confirm(self) -> None:
-        """Wait until the caller confirms that it still waits for the change.
+        """Wait for the caller's confirmation of the change.
 
         Raises:
             NodeFailed: the caller has gone, or does not confirm in time; the change must not be made.
@@ -109,7 +109,7 @@ class Caller:
             raise NodeFailed("nothing was done: the caller went away before it confirmed it")
 
     async def make_change(self, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> web.StreamResponse:
-        """Make a change once the caller has confirmed it, and send the outcome."""
+        """Make a change after the caller's confirmation, and send the outcome."""
         try:
             await self.confirm()
             outcome = await work()
@@ -131,7 +131,7 @@ async def read_request(request: web.Request, by_line: bool = False) -> tuple[Cal
 
     Args:
         request: the request.
-        by_line: take the first line of a body that stays open, as a caller that confirms sends it.
+        by_line: take the first line of an open body, as sent by a confirming caller.
 
     Raises:
         ValueError: the request is no JSON object, or broke off.

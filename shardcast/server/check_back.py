@@ -1,4 +1,4 @@
-"""The check of a member's address: one connection, over which the member gives its nonce back."""
+"""The check of a member's address: one connection, for the member to return its nonce."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from shardcast.protocol.swarm_members import Place
 from shardcast.protocol.wire import CHECK_HEADER, SWARM_CHECK_PATH
 
 CHECK_SECONDS = 2.0
-"""Seconds that a check takes at most, and that one takes that fails."""
+"""Maximum seconds of a check, and the seconds of a failed one."""
 _MAX_ANSWER = 4096
-"""Bytes of an answer that are read."""
+"""Maximum bytes read from an answer."""
 
 
 async def gives_nonce(place: Place, nonce: str, certificate: str | None) -> bool:
-    """Return whether a member at a place gives a nonce back.
+    """Return whether a member at a place returns a nonce.
 
     Args:
-        place: where it is asked.
-        nonce: of its announcement; the request has only its challenge.
-        certificate: SHA-256 of the certificate that it must have, in hex; None for plain HTTP.
+        place: the place to ask.
+        nonce: nonce of the announcement; the request has only its challenge.
+        certificate: SHA-256 of the required certificate, in hex; None for plain HTTP.
     """
     try:
         async with asyncio.timeout(CHECK_SECONDS):
@@ -36,7 +36,7 @@ async def gives_nonce(place: Place, nonce: str, certificate: str | None) -> bool
 
 
 async def _ask(place: Place, challenge: str, certificate: str | None) -> bytes:
-    """Return the answer of a member, as far as it is read; empty where its certificate is another one.
+    """Return the answer of a member, as far as read; empty for an unexpected certificate.
 
     Raises:
         OSError: there is no connection.
@@ -62,7 +62,7 @@ async def _ask(place: Place, challenge: str, certificate: str | None) -> bytes:
 
 
 def _any_certificate() -> ssl.SSLContext:
-    """Return a context that takes each certificate: a member's has no CA, and is told by its digest."""
+    """Return a context for any certificate: a member's has no CA, and is told by its digest."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2

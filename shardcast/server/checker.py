@@ -1,4 +1,4 @@
-"""The checks of members' addresses that a server makes, within their limits."""
+"""A server's checks of members' addresses, within their limits."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from shardcast.protocol.swarm_members import Place
 from shardcast.server.check_back import CHECK_SECONDS, gives_nonce
 
 _MAX_CHECKS = 64
-"""Checks at once; a member that has to wait is checked at one of its next announcements."""
+"""Maximum simultaneous checks; a waiting member is checked at one of its next announcements."""
 
 
 class Checker:
     """The checks of the members of a server.
 
-    A member learns that it was reached as soon as it was, and that it was not after ``CHECK_SECONDS``,
-    whatever failed: so nobody learns by a check whether a port is open, closed or filtered.
+    A member learns of a success at once, and of a failure after ``CHECK_SECONDS``, whatever failed: so a
+    check tells nobody whether a port is open, closed or filtered.
     """
 
     def __init__(self, table: MemberTable, clock: Callable[[], float]) -> None:
-        """Record in ``table`` what checks find out; ``clock`` gives seconds."""
+        """Record the results of checks in ``table``; ``clock`` gives seconds."""
         self._table = table
         self._clock = clock
         self._limits = CheckLimits()
         self._checks: dict[Entry, asyncio.Task[None]] = {}
 
     def consider(self, entry: Entry) -> None:
-        """Check a member that just announced itself, if that is due and within the limits."""
+        """Check a member after its announcement, if due and within the limits."""
         now, facts = self._clock(), entry.facts
         if entry in self._checks or len(self._checks) >= _MAX_CHECKS or facts.nonce is None:
             return

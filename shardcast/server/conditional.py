@@ -1,4 +1,4 @@
-"""Conditional requests and ranges (RFC 9110, 13 and 14): which bytes of a representation answer a request."""
+"""Conditional requests and ranges (RFC 9110, 13 and 14): the bytes of a representation for a request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardcast.protocol.wire import Unsatisfiable, matches_if_match, matches_if_
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The part of a representation that answers a request.
+    """The part of a representation for a request.
 
     Attributes:
         status: 200 for the whole, 206 for a range; 304, 412 and 416 need no bytes.
@@ -40,14 +40,14 @@ class Selection:
 def select(
     headers: Mapping[str, str], tag: str | None, length: int, *, if_match: bool = True, ranges: bool = True
 ) -> Selection:
-    """Return the part of a representation that a request's headers select.
+    """Return the part of a representation selected by a request's headers.
 
     The preconditions come in the order of RFC 9110, 13.2.2. Those about times are passed over: the tags are
     digests, and say more.
 
     Args:
-        headers: of the request, with names in any case.
-        tag: the entity tag without its quotes; None where the representation has none.
+        headers: headers of the request, with names in any case.
+        tag: the entity tag without its quotes; None for a representation without one.
         length: bytes of the representation.
         if_match: False for a server that passes ``If-Match`` over.
         ranges: False where only the whole can be sent.

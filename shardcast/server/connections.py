@@ -1,8 +1,8 @@
 """The connections of a listener, kept within its bounds.
 
 Each connection has a ``Watch`` between its transport and aiohttp's protocol. A task checks all of them each
-second, and ends those over a bound: no head in time, a body that is too slow, an answer that the reader does
-not take. So a route needs no time-outs of its own, and cannot forget one.
+second, and ends those over a bound: no head in time, too slow a body, an answer not taken by the reader. So a
+route needs no time-outs of its own, and cannot forget one.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Handshaking(Protocol):
-    """A connection before or after its handshake, as far as it is counted and refused."""
+    """A connection before or after its handshake, for counting and refusing."""
 
     def get_extra_info(self, name: str) -> Any:
-        """Return what a transport tells of its connection."""
+        """Return a fact from the transport about its connection."""
         ...
 
     def abort(self) -> None:
@@ -65,8 +65,8 @@ class Connections:
     def watch_server(self, server: web.Server) -> None:
         """Watch each connection to a server from its start.
 
-        A server that another program runs (gunicorn) does not call this: its connections are watched from
-        their first request on.
+        A server run by another program (gunicorn) does not call this: its connections are watched from their
+        first request on.
         """
         made = server.connection_made
 
@@ -77,7 +77,7 @@ class Connections:
         server.connection_made = connection_made  # type: ignore[method-assign]
 
     def _watch(self, transport: asyncio.Transport) -> Watch:
-        """Watch a connection, and refuse it where its address has too many."""
+        """Watch a connection, and refuse one too many of its address."""
         accepted = transport.get_extra_info("socket") in self._accepted
         address = None if accepted else self._counted_address(transport)
         self._watches[transport] = watch = Watch(transport, address, self._forget, self._clock)
@@ -85,32 +85,32 @@ class Connections:
         return watch
 
     def accept(self, handshake: Handshaking) -> None:
-        """Count a connection whose TLS begins, and refuse it where its address has too many.
+        """Count a connection at the beginning of TLS, and refuse one too many of its address.
 
-        The connection is watched once its handshake is done.
+        The connection is watched after its handshake.
         """
         self._accepted.add(handshake.get_extra_info("socket"))
         self._count(handshake, self._counted_address(handshake))
 
     def release(self, handshake: Handshaking) -> None:
-        """Stop counting a connection that ``accept`` counted."""
+        """Stop counting a connection counted by ``accept``."""
         sock = handshake.get_extra_info("socket")
         if sock in self._accepted:
             self._accepted.remove(sock)
             self._uncount(self._counted_address(handshake))
 
     def _forget(self, watch: Watch) -> None:
-        """Stop counting a connection that has ended."""
+        """Stop counting an ended connection."""
         self._watches.pop(watch.transport, None)
         self._uncount(watch.address)
 
     def _counted_address(self, transport: Handshaking) -> Address | None:
-        """Return the address under which a connection counts; None where it does not."""
+        """Return the address for counting a connection; None for an uncounted one."""
         peer = transport.get_extra_info("peername")
         return self._bounds.counted_address(peer[0]) if isinstance(peer, tuple) else None
 
     def _count(self, transport: Handshaking, address: Address | None) -> None:
-        """Count a connection, and refuse it where its address has too many."""
+        """Count a connection, and refuse one too many of its address."""
         if address is not None:
             self._open[address] += 1
             if self._open[address] > self._bounds.connections:
@@ -182,7 +182,7 @@ class Connections:
             self.check()
 
     def check(self) -> None:
-        """End the connections that are over a bound."""
+        """End the connections over a bound."""
         now, unsent = self._clock(), 0
         for watch in list(self._watches.values()):
             if watch.transport.is_closing() and not watch.unsent:
@@ -198,7 +198,7 @@ class Connections:
             self._shed(excess)
 
     def _over(self, watch: Watch, now: float) -> str | None:
-        """Return the bound that a connection is over, in words; None within all bounds."""
+        """Return in words the bound exceeded by a connection; None within all bounds."""
         bounds = self._bounds
         if watch.head_since is not None and now - watch.head_since >= bounds.head_seconds:
             return f"no head of a request came within {bounds.head_seconds:g} s"
@@ -211,7 +211,7 @@ class Connections:
         return None
 
     def _check_pace(self, watch: Watch, request: web.Request, now: float) -> None:
-        """Fail the reading of a body that is too slow. Time without a reader does not count."""
+        """Fail the reading of a slow body. Time without a reader does not count."""
         content, (since, before) = request.content, watch.body_at
         if content.is_eof():
             return

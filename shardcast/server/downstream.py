@@ -14,11 +14,11 @@ from shardcast.protocol.wire import version_number
 _FORGOTTEN = 60.0
 """Seconds after its last report until a node is forgotten."""
 _MAX_NAMES = 100_000
-"""Versions of all nodes together that are kept."""
+"""Maximum versions kept of all nodes together."""
 _CLEAN_SECONDS = 1.0
 """Minimum seconds between two searches for silent nodes while reports arrive."""
 _SLICE = 250
-"""Nodes of a report that are recorded at a time."""
+"""Nodes of a report recorded at a time."""
 _FEW_NAMES = 4
 """Versions for which each node has room in any case: its newest, complete and arriving."""
 
@@ -28,10 +28,10 @@ class _Entry:
     """The latest report about a node.
 
     Attributes:
-        at: when the node itself reported.
+        at: time of the node's own report.
         node: the node.
-        address: the address that sent the report.
-        reporter: the node that sent the report.
+        address: the sending address of the report.
+        reporter: the sending node of the report.
     """
 
     at: float
@@ -49,7 +49,7 @@ class Downstream:
 
     Attributes:
         reports: number of reports.
-        changes: number of reports in which a node was new, or had got or lost a version.
+        changes: number of reports with a new node, or a node with a gained or lost version.
     """
 
     def __init__(self, node_id: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -92,15 +92,15 @@ class Downstream:
         self.changes += changed
 
     def nodes(self) -> list[Node]:
-        """Return the nodes that reported lately, nearest first."""
+        """Return the nodes with recent reports, nearest first."""
         return list(self.iter_nodes())
 
     def iter_nodes(self) -> Iterator[Node]:
-        """Yield the nodes that reported lately, nearest first."""
+        """Yield the nodes with recent reports, nearest first."""
         return (replace(node, age=age) for age, node in self.with_ages())
 
     def with_ages(self) -> list[tuple[float, Node]]:
-        """Return the nodes that reported lately, nearest first, each after the seconds since its report."""
+        """Return the nodes with recent reports, nearest first, each after the seconds since its report."""
         now = self._clock()
         self._forget(now)
         entries = sorted(
@@ -109,23 +109,23 @@ class Downstream:
         return [(now - entry.at, entry.node) for entry in entries]
 
     def copies(self, version: str, origin: str) -> int:
-        """Return how many nodes have a version of an origin, by their reports of the last minute.
+        """Return the number of nodes with a version of an origin, by their reports of the last minute.
 
-        A node that names no origin does not count.
+        A node without a named origin does not count.
         """
         self._forget(self._clock())
         nodes = (entry.node for entry in self._nodes.values())
         return sum(node.origin == origin and version in node.has for node in nodes)
 
     def _forget(self, now: float) -> None:
-        """Drop the nodes that have been silent for too long."""
+        """Drop the nodes without recent reports."""
         self._cleaned_at = now
         gone = [name for name, entry in self._nodes.items() if now - entry.at > _FORGOTTEN]
         for name in gone:
             self._drop(name)
 
     def _crowded_out(self) -> str:
-        """Return the node that gives way to another."""
+        """Return the node to give way to another."""
         address = self._addresses.largest()
         return next(iter(self._reported_by[address, self._reporters[address].largest()]))
 

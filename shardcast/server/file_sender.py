@@ -1,4 +1,4 @@
-"""A part of a file ─▶ the socket: by sendfile or our own TLS where it can, as fast as the reader takes it."""
+"""A part of a file ─▶ the socket: by sendfile or our own TLS where possible, at the reader's speed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shardcast.store.holds import Reader
 log = logging.getLogger(__name__)
 
 _MIN_PORTION, _MAX_PORTION = 256 << 10, 16 << 20
-"""Bytes after which a reader must have shown that it still takes any: few for a slow reader, so that slowness
-is told from silence."""
+"""Bytes after which a reader must have shown progress: few for a slow reader, to tell slowness from silence.
+"""
 _FAST, _SLOW = 0.5, 2.0
 """Seconds for one portion, below which the next one is doubled, and above which it is halved."""
 _MIN_CHUNK, _MAX_CHUNK = 64 << 10, 256 << 10
@@ -30,7 +30,7 @@ fast at a time, and many slow ones take little memory."""
 
 
 class FileSender:
-    """A sender of parts of one file in a prepared answer, in portions that fit the reader's speed."""
+    """A sender of parts of one file in a prepared answer, in portions adapted to the reader's speed."""
 
     def __init__(
         self, request: web.Request, response: web.StreamResponse, file: BinaryIO, reader: Reader
@@ -42,7 +42,7 @@ class FileSender:
         self._reader = reader
         self._portion = _MIN_PORTION
         transport = request.transport
-        # asyncio's TLS copies what it encrypts at once; other transports may keep what they are given.
+        # asyncio's TLS copies data to encrypt at once; other transports may keep their data.
         over_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
         self._over_foreign_tls = over_tls and not isinstance(transport, TlsTransport)
         self._by_sendfile = not self._over_foreign_tls
@@ -115,27 +115,28 @@ class FileSender:
         except TimeoutError:
             raise self._stalled(transport) from None
         if self._over_foreign_tls:
-            # Python 3.11's TLS learns in the loop's next round that its socket is gone. Else what is read
-            # from memory would be encrypted to the end of the file for nobody, each chunk with a warning.
+            # Python 3.11's TLS learns of the end of its socket in the loop's next round. Without a round,
+            # data from memory would be encrypted to the end of the file for nobody, each chunk with a
+            # warning.
             await asyncio.sleep(0)
         return len(chunk)
 
     def _reader_of(self, count: int) -> CachedReader:
-        """Return a reader of at least ``count`` bytes at a time, or as many as are worth it."""
+        """Return a reader of at least ``count`` bytes at a time, or as many as useful."""
         count = min(count, _MAX_CHUNK)
         if self._reading is None or self._reading.max_bytes < count:
             self._reading = CachedReader(self._file, count)
         return self._reading
 
     def _stalled(self, transport: asyncio.Transport) -> ConnectionResetError:
-        """Drop a reader that takes nothing, and return the error."""
+        """Drop an inactive reader, and return the error."""
         seconds = bounds_of(self._request).reader_seconds
         log.info("%s took nothing for %g s, and was dropped", self._request.remote, seconds)
         transport.abort()
         return ConnectionResetError("the reader stalled")
 
     def _adapt(self, seconds: float) -> None:
-        """Choose the next portion by the seconds that the last one took."""
+        """Choose the next portion by the seconds of the last one."""
         if not self._by_sendfile:
             if seconds < _FAST_CHUNK:
                 self._chunk = min(2 * self._chunk, _MAX_CHUNK)

@@ -1,4 +1,4 @@
-"""The guard of a listener: lets a request through to its route where its token has the route's scope."""
+"""The guard of a listener: only a request whose token has the route's scope reaches its route."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from shardcast.server.writing import write_body
 log = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 1.0
-"""Seconds between two checks of the tokens of answers that stay open."""
+"""Seconds between two checks of the tokens of open answers."""
 
 _TOO_MANY = "too many wrong tokens came from this address"
 
 RefusalAnswer = Callable[[web.Request, int, str, Mapping[str, str]], web.Response]
-"""A function that makes the answer of a refusal: of the request, the status, the sentence and the headers."""
+"""A function to make the answer of a refusal: of the request, the status, the sentence and the headers."""
 REFUSAL_ANSWER: web.AppKey[RefusalAnswer] = web.AppKey("refusal_answer")
 """The answer of a listener whose clients expect another form than plain text."""
 
 
 @dataclass(frozen=True, eq=False)
 class _OpenAnswer:
-    """An answer that stays open, and the token and the scope that allowed it."""
+    """An open answer, with the token and the scope behind its permission."""
 
     request: web.Request
     token: Token
@@ -44,7 +44,7 @@ class _OpenAnswer:
 
 
 class Guard:
-    """The check of tokens before each route that names a scope."""
+    """The check of tokens before each route with a scope."""
 
     def __init__(self, tokens: TokenFile, clock: Callable[[], float]) -> None:
         """Guard with the tokens of a file, which expire by the wall clock ``clock``."""
@@ -63,7 +63,7 @@ class Guard:
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Hand a request to its route, or refuse it before its body is read."""
+        """Hand a request to its route, or refuse the request before its body is read."""
         rule = _rule_of(request)
         if rule is None or rule.scope is None:
             return await handler(request)
@@ -83,7 +83,7 @@ class Guard:
         return rule is None or not isinstance(self.check(request, rule), Refusal)
 
     def check(self, request: web.Request, rule: RouteRule) -> Token | Refusal | None:
-        """Return the token that allows a request, or why it is refused; None where it needs no token."""
+        """Return the token that allows a request, or the refusal; None without need of a token."""
         if rule.scope is None:
             return None
         headers = request.headers.getall(hdrs.AUTHORIZATION, [])
@@ -148,13 +148,13 @@ GUARD = web.AppKey("guard", Guard)
 
 
 def token_name(request: web.Request) -> str:
-    """Return the name of the token that allows a request; empty where it needs none."""
+    """Return the name of the token behind a request's permission; empty without need of one."""
     token = token_of(request)
     return token.name if token else ""
 
 
 def token_of(request: web.Request) -> Token | None:
-    """Return the token that allows a request; None where it needs none."""
+    """Return the token behind a request's permission; None without need of one."""
     guard, rule = request.app.get(GUARD), _rule_of(request)
     verdict = guard.check(request, rule) if guard and rule else None
     return verdict if isinstance(verdict, Token) else None
@@ -168,7 +168,7 @@ def _rule_of(request: web.Request) -> RouteRule | None:
 
 
 async def _refuse(request: web.Request, refusal: Refusal, scope: Scope) -> web.StreamResponse:
-    """Answer a request that is refused, and name the scope that it needs (RFC 6750)."""
+    """Refuse a request, and name the scope needed (RFC 6750)."""
     challenge = 'Bearer realm="shardcast"'
     if refusal is Refusal.LACKS_SCOPE:
         challenge += ', error="insufficient_scope"'
@@ -184,7 +184,7 @@ async def _send_refusal(
 ) -> web.StreamResponse:
     """Send a refusal without reading the body of the request.
 
-    A sender that waits for ``100 Continue`` loses the connection: nobody knows whether its body comes.
+    A sender waiting for ``100 Continue`` loses the connection: nobody knows whether its body comes.
     """
     make = request.app.get(REFUSAL_ANSWER, _plain_answer)
     response = make(request, status, message, headers)
@@ -205,9 +205,9 @@ def _plain_answer(
 
 
 async def _keep_private(request: web.Request, response: web.StreamResponse) -> None:
-    """Keep shared caches from answering others with what a token was needed for (``on_response_prepare``).
+    """Keep shared caches from giving others an answer that needed a token (``on_response_prepare``).
 
-    nginx's cache heeds this header, and not that a request had a token.
+    nginx's cache heeds this header, and not the token in a request.
     """
     control, (first, *rest) = hdrs.CACHE_CONTROL, response.headers.get(hdrs.CACHE_CONTROL, "").split(", ")
     if first in ("", "public"):

@@ -1,7 +1,7 @@
-"""What a server hands out piece by piece: a ledger for each version that nodes ask the next range of.
+"""The hand-outs of a server, piece by piece: a ledger for each version with requests for its next range.
 
-``policy/swarm`` decides which piece goes to whom. Here lie the facts that it decides by: which pieces can be
-sent by now, which nodes ask, and the answers that are under way; and the bounds of all that memory.
+``policy/swarm`` decides on the receiver of each piece. Here lie the facts behind a decision: the pieces ready
+to be sent, the asking nodes, and the unfinished answers; and the bounds of all this memory.
 """
 
 from __future__ import annotations
@@ -25,26 +25,25 @@ from shardcast.server.version_book import GrantedRange, VersionBook
 from shardcast.store.interfaces import Shelf
 
 MAX_VERSIONS = 8
-"""Versions that are handed out at the same time."""
+"""Maximum versions handed out at the same time."""
 UNUSED_SECONDS = 60.0
-"""Seconds without a request after which a ledger is dropped."""
+"""Seconds without a request until a ledger is dropped."""
 _RATE_SECONDS = 0.25
-"""Seconds over which the rate of what is handed out is measured."""
+"""Seconds of measuring the rate of hand-outs."""
 _WAITING_RATE = 200.0
-"""Nodes a second that ask again while they wait for a version to grow, with two requests each: a tenth of a
-processor."""
+"""Repeated requests a second by nodes waiting for a version to grow, two a node: a tenth of a processor."""
 _ALL_GIVEN_SECONDS = 1.0
 """Seconds until a node asks again where all was handed out."""
 
 
 @dataclass(frozen=True, slots=True)
 class NothingNow:
-    """A request that gets no bytes now.
+    """A request without bytes for now.
 
     Attributes:
-        reason: why not.
+        reason: why.
         seconds: to wait until the next request.
-        claims: mask of the pieces that the node may bring across the border of its site.
+        claims: mask of the pieces for the node to bring across the border of its site.
     """
 
     reason: NotNow
@@ -53,7 +52,7 @@ class NothingNow:
 
 
 class HandOuts:
-    """The ledgers of a server, one for each version that nodes ask for."""
+    """The ledgers of a server, one for each requested version."""
 
     def __init__(
         self,
@@ -68,13 +67,13 @@ class HandOuts:
         """Hand out the versions of a Shelf.
 
         Args:
-            shelf: what the server has.
+            shelf: the server's versions.
             clock: seconds, for the ages of nodes and hand-outs.
             random: for the choice among equals.
-            rules: the numbers to go by; None for those that fit the number of nodes.
-            own_pieces: returns the pieces of a version that this server hands out first, such as those
-                that the origin handed out to it; None for all.
-            site: the site of this server; None to guess it from the address that a node reaches.
+            rules: the numbers; None for those by the number of nodes.
+            own_pieces: returns the pieces of a version for this server to hand out first, such as those
+                handed out to it by the origin; None for all.
+            site: the site of this server; None to guess one from the address reached by a node.
         """
         self._shelf = shelf
         self._clock = clock
@@ -101,18 +100,18 @@ class HandOuts:
         here: Address | None = None,
         again: bool = False,
     ) -> GrantedRange | NothingNow:
-        """Decide what a node gets, and note it. An answer with bytes has a slot until ``end``.
+        """Decide on the answer to a node, and record it. An answer with bytes has a slot until ``end``.
 
         Args:
-            version: its name.
-            request: what the node tells.
-            seen: the node's address; None where it is unknown.
-            here: the address of this server that it reached; None where that is unknown.
-            again: whether to decide anew for a request that was kept, and whose report was noted.
+            version: name of the version.
+            request: the node's request.
+            seen: the node's address; None for unknown.
+            here: the address of this server reached by the node; None for unknown.
+            again: whether to decide anew for a kept request, with its report recorded already.
 
         Raises:
-            NextRangeError: the node tells pieces that the version does not have.
-            ReportIncomplete: the node must tell all pieces that it has.
+            NextRangeError: the request names pieces beyond those of the version.
+            ReportIncomplete: the node must tell all its pieces.
         """
         now = self._clock()
         book = self._book(version, now)
@@ -143,7 +142,7 @@ class HandOuts:
         return NothingNow(NotNow.ALL_GIVEN, _ALL_GIVEN_SECONDS)
 
     def end(self, node: str, sent: int) -> None:
-        """End an answer of which so many bytes were sent."""
+        """End an answer after ``sent`` bytes."""
         self._slots.end(node)
         self._measured_bytes += sent
         now = self._clock()
@@ -153,12 +152,12 @@ class HandOuts:
             self._measured_since, self._measured_bytes = now, 0
 
     def note_member(self, version: str, node: str, leaves: bool) -> None:
-        """Note that a member of a version's swarm lives, or leaves: what only it had is handed out again.
+        """Record that a member of a version's swarm lives, or leaves: ranges only there are handed out again.
 
         Args:
             version: the version.
-            node: the member as it asks (``NextRequest.asker``).
-            leaves: whether it leaves.
+            node: the member's name in requests (``NextRequest.asker``).
+            leaves: whether the member leaves.
         """
         book = self._books.get(version)
         if book is None:
@@ -169,7 +168,7 @@ class HandOuts:
             book.keep(node, self._clock())
 
     def tidy(self) -> None:
-        """Forget nodes and ledgers that nobody asked for, and ledgers of versions that have gone."""
+        """Forget inactive nodes and ledgers, and ledgers of versions gone since."""
         now = self._clock()
         for version, book in list(self._books.items()):
             book.forget_stale(now)
@@ -177,7 +176,7 @@ class HandOuts:
                 del self._books[version]
 
     def _book(self, version: str, now: float) -> VersionBook | None:
-        """Return the book of a version with what can be sent by now; None where it cannot be handed out."""
+        """Return the up-to-date book of a version; None where the version cannot be handed out."""
         book = self._books.get(version)
         if book is None or book.supply.is_due(now):
             book = self._refresh(version, book, now)
@@ -209,7 +208,7 @@ class HandOuts:
         return book
 
     def _make_book(self, version: str, header: Header, now: float) -> VersionBook | None:
-        """Make the book of a version, if need be in the place of the one that nobody asked for longest.
+        """Make the book of a version, if need be in the place of the longest unused one.
 
         Pieces without digests can't be handed out: None for such a version.
         """
@@ -229,7 +228,7 @@ class HandOuts:
         return book
 
     def _header(self, version: str) -> Header | None:
-        """Return the header of a version that is here, complete or open."""
+        """Return the header of a local version, complete or open."""
         manifest = self._shelf.manifest_of(version)
         if manifest is not None:
             return manifest.header

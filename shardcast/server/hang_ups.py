@@ -1,7 +1,7 @@
-"""Work for a request that ends when the client hangs up.
+"""Work for a request, ended when the client hangs up.
 
-aiohttp continues a request whose connection is gone, and notices that only when it sends the answer. Handlers
-whose work takes long before that (hashing a shard, waiting for an upload) run it here.
+aiohttp continues a request whose connection is gone, and notices only when it sends the answer. Handlers with
+long work before the answer (hashing a shard, waiting for an upload) run the work here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def while_connected(request: web.Request, work: Coroutine[Any, Any, T]) ->
 async def open_while_connected(
     request: web.Request, opening: AbstractAsyncContextManager[T]
 ) -> AsyncIterator[T]:
-    """Enter a context manager that takes long to enter, while the client is connected.
+    """Enter a context manager with a long entry, while the client is connected.
 
     Raises:
         ConnectionResetError: the client hung up.

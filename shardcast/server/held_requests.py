@@ -1,6 +1,6 @@
-"""Requests for a next range that a server keeps until it has one to hand out, or as long as they allow.
+"""Requests for a next range, kept by the server until there is one to hand out, or for as long as they allow.
 
-Nodes that asked again and again instead took a fifth of a middle's processor, and were late for new pieces.
+Nodes with repeated requests instead took a fifth of a middle's processor, and were late for new pieces.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from shardcast.server.version_book import GrantedRange
 
 Chosen = GrantedRange | NothingNow
 _Choose = Callable[[], Chosen]
-"""A function that decides anew for a request."""
+"""A function to decide anew on a request."""
 _Held = OrderedDict[asyncio.Future[Chosen], tuple[NextRequest, _Choose]]
 
 LOOK_SECONDS = 0.02
 """Seconds between two looks for something to hand out, while requests are kept."""
 MAX_MISSES = 8
-"""Kept requests of a version that are looked at in vain each time: a thousand nodes may wait for a piece."""
+"""Maximum kept requests of a version to look at in vain each time: a thousand nodes may wait for a piece."""
 CREDIT_SECONDS = 0.1
-"""Seconds for which the request of a node is kept that holds enough which no other node has: others must tell
-what they have meanwhile, and the node may be kept from telling what it has."""
+"""Seconds of keeping the request of a node with enough unspread pieces: others must report theirs meanwhile,
+and the node may be kept from reporting its own."""
 
 
 class HeldRequests:
-    """The requests that a server keeps now, those of each version in turn."""
+    """The kept requests of a server, those of each version in turn."""
 
     def __init__(self, hand_outs: HandOuts) -> None:
-        """Keep nothing yet; ``hand_outs`` decides what each request gets."""
+        """Keep nothing yet; ``hand_outs`` decides on each request."""
         self._hand_outs = hand_outs
         self._held: dict[str, _Held] = {}
         self._any_held = asyncio.Event()
         self._ended = False
 
     def __len__(self) -> int:
-        """Return the number of requests that are kept."""
+        """Return the number of kept requests."""
         return sum(map(len, self._held.values()))
 
     async def next_for(
@@ -52,17 +52,17 @@ class HeldRequests:
         seen: Address | None = None,
         here: Address | None = None,
     ) -> Chosen:
-        """Decide what a node gets as ``HandOuts.next_for`` does, and keep a request that would have to wait.
+        """Decide like ``HandOuts.next_for``, and keep a request without anything to get yet.
 
         Args:
-            version: its name.
-            request: what the node tells.
-            seen: the node's address; None where it is unknown.
-            here: the address of this server that it reached; None where that is unknown.
+            version: name of the version.
+            request: the node's request.
+            seen: the node's address; None for unknown.
+            here: the address of this server reached by the node; None for unknown.
 
         Raises:
-            NextRangeError: the node tells pieces that the version does not have.
-            ReportIncomplete: the node must tell all pieces that it has.
+            NextRangeError: the request names pieces beyond those of the version.
+            ReportIncomplete: the node must tell all its pieces.
         """
         choose = partial(self._hand_outs.next_for, version, request, seen=seen, here=here)
         chosen = choose()
@@ -99,7 +99,7 @@ class HeldRequests:
                 self._any_held.clear()
 
     def end(self) -> None:
-        """Answer all kept requests that there is nothing now, and keep no further ones."""
+        """Answer all kept requests with nothing for now, and keep no further ones."""
         self._ended = True
         for held in self._held.values():
             for answer in held:
@@ -107,7 +107,7 @@ class HeldRequests:
                     answer.set_result(NothingNow(NotNow.WAIT, LOOK_SECONDS))
 
     def _answer(self, held: _Held) -> None:
-        """Answer the requests of one version that get something now, the one kept longest first."""
+        """Answer the requests of one version that can get something now, the one kept longest first."""
         misses = 0
         for answer, (request, choose) in list(held.items()):
             if answer.done():
@@ -123,14 +123,14 @@ class HeldRequests:
                 return
 
     def _take_back(self, chosen: Chosen, request: NextRequest) -> None:
-        """Have others get what was chosen for a request whose client is gone."""
+        """Free for others the pieces chosen for a request whose client is gone."""
         if isinstance(chosen, GrantedRange):
             chosen.take_back()
             self._hand_outs.end(request.asker, 0)
 
 
 def _kept_seconds(chosen: Chosen, request: NextRequest) -> float:
-    """Return the seconds for which a request is kept that would get this answer."""
+    """Return the seconds for which to keep a request with this answer."""
     if isinstance(chosen, NothingNow):
         if chosen.reason is NotNow.WAIT:
             return request.wait_ms / 1000

@@ -1,4 +1,4 @@
-"""The named pipe through which a program streams a payload to the publisher: its reading end."""
+"""The named pipe from a program with a payload to the publisher: the reading end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardcast.temporary_files import PART
 class NamedPipe:
     """A named pipe in ``folder``, with its writing end kept open here.
 
-    So its reader sees no end before this end is closed, whatever happens to the writer.
+    So the reader sees no end before this end is closed, whatever happens to the writer.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,13 +46,13 @@ class NamedPipe:
                 raise
 
     def take_source(self) -> BinaryIO:
-        """Return the reading end, which the publisher closes."""
+        """Return the reading end, to be closed by the publisher."""
         os.set_blocking(self._source, True)
         source, self._source = os.fdopen(self._source, "rb", buffering=0), -1
         return source
 
     def close(self) -> None:
-        """Close this end, so that the reader comes to the end once the writer has closed its own."""
+        """Close this end, so the reader comes to the end once the writer has closed its own."""
         with contextlib.suppress(OSError):  # the next start removes it
             self.path.unlink()
         for descriptor in (self._source, self._sink):

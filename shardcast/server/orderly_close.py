@@ -1,4 +1,4 @@
-"""The orderly end of a connection: what was sent arrives, although the other end may be sending still."""
+"""The orderly end of a connection: all sent bytes arrive, although the other end may still be sending."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import socket
 from collections.abc import Callable
 
 _SECONDS = 10.0
-"""Seconds that the other end has to close the connection too."""
+"""Seconds for the other end to close the connection too."""
 _DISCARD_SIZE = 64 << 10
 """Bytes discarded at a time."""
 
 
 class OrderlyClose:
-    """A non-blocking socket that is closed once the other end has closed it too, or has had its time.
+    """A non-blocking socket, closed once the other end has closed it too, or has had its time.
 
-    Received bytes that are not read would turn a close into a reset, which destroys what is on its way.
+    Received but unread bytes would turn a close into a reset, and destroy the bytes on their way.
     """
 
     def __init__(self, sock: socket.socket, closed: Callable[[], None]) -> None:
@@ -33,7 +33,7 @@ class OrderlyClose:
             self._discard()
 
     def _discard(self) -> None:
-        """Discard what has come, and close at the end."""
+        """Discard the received bytes, and close at the end."""
         try:
             if self._sock.recv(_DISCARD_SIZE):
                 return

@@ -1,4 +1,4 @@
-"""The pieces of a version that a server can send by now, complete or still arriving."""
+"""The pieces of a version ready to be sent, complete or still arriving."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from shardcast.protocol.piece_numbers import MAX_PIECES, PieceNumbers
 from shardcast.store.interfaces import Shelf
 
 _REFRESH_SECONDS = 0.02
-"""Seconds between two looks at what has arrived; one costs some 10 µs for each shard that is arriving."""
+"""Seconds between two looks at the arrivals; one costs some 10 µs for each arriving shard."""
 
 
 class PieceSupply:
-    """The pieces of one version that can be sent.
+    """The pieces of one version ready to be sent.
 
     Attributes:
         numbers: the pieces by their numbers.
         growing: whether more of them come.
-        range_pieces: pieces that are sent in one answer at most.
+        range_pieces: maximum pieces sent in one answer.
     """
 
     def __init__(self, shelf: Shelf, version: str, header: Header, *, range_pieces: int = 1) -> None:
         """Begin with no piece, until ``refresh``.
 
         Args:
-            shelf: what the server has.
-            version: its name.
-            header: the first line of its manifest, which tells it from other versions with that name.
-            range_pieces: pieces that are sent in one answer at most.
+            shelf: the server's versions.
+            version: name of the version.
+            header: the first line of its manifest, to tell it from other versions of the same name.
+            range_pieces: maximum pieces sent in one answer.
         """
         self.numbers = PieceNumbers(header.piece_size)
         self.growing = True
@@ -44,7 +44,7 @@ class PieceSupply:
         self._looked_at = float("-inf")
 
     def is_of(self, header: Header | None) -> bool:
-        """Return whether a header is that of this version; another line can have one with the same name."""
+        """Return whether a header belongs to this version; another line can have one of the same name."""
         return header is self._header or header == self._header
 
     def is_due(self, now: float) -> bool:
@@ -63,7 +63,7 @@ class PieceSupply:
         return self._last_digest[1]
 
     def refresh(self, now: float) -> int:
-        """Look at what has arrived, and return the pieces that can be sent from now on."""
+        """Look at the arrivals, and return the pieces newly ready to be sent."""
         self._looked_at = now
         manifest, live = self._shelf.manifest_of(self._version), self._shelf.live(self._version)
         shards = manifest.shards if manifest else live.shards if live else self._shards
@@ -81,26 +81,26 @@ class PieceSupply:
         return self._here & ~before
 
     def withdraw(self, shard: int) -> int:
-        """Note that a shard cannot be read now, and return its pieces; a later look may find it again."""
+        """Record an unreadable shard, and return its pieces; a later look may find the shard again."""
         mask = self.numbers.in_shard(shard)
         self._here &= ~mask
         self._unfinished.add(shard)
         return mask
 
     def _look_at_shards(self, known: int) -> None:
-        """Look at the shards that can have changed: new lines, those that arrive, and those that arrived."""
+        """Look at the possibly changed shards: new lines, arriving shards, and arrived ones."""
         new = range(known + 1, self.numbers.shard_count + 1)
         self._unfinished.update(new)
         landings = dict(self._shelf.landings(self._version))
         changed = self._arriving | landings.keys() | set(new)
         self._arriving = set(landings)
         self._look_at(changed & self._unfinished)
-        # A shard that landed between two looks is seen by the count alone.
+        # A shard landed between two looks shows in the count alone.
         if self._shelf.verified_counts(self._version)[0] > self.numbers.shard_count - len(self._unfinished):
             self._look_at(set(self._unfinished))
 
     def _look_at(self, shards: set[int]) -> None:
-        """Look at what there is of some shards."""
+        """Look at the pieces of some shards."""
         for shard in shards:
             if self._shelf.shard(self._version, shard) is not None:
                 self._here |= self.numbers.in_shard(shard)

@@ -1,4 +1,4 @@
-"""Routes with their scopes: the one way in which a listener gets a route."""
+"""Routes with their scopes: the one way to add a route to a listener."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from shardcast.access.scopes import Scope
 from shardcast.plain_text import one_line
 
 RouteHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-"""A function that answers requests."""
+"""A function to answer requests."""
 ExpectHandler = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
-"""A function that answers ``Expect: 100-continue`` before the body is sent."""
+"""A function to answer ``Expect: 100-continue`` before the body is sent."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,10 @@ class RouteRule:
     """The requirements of a route.
 
     Attributes:
-        scope: the scope that a request's token must have; None for a route that is open to all.
-        stays_open: whether answers stay open, and end when their token ends.
-        also_accepts: tells whether a bearer's credentials that are no token of the server allow the request.
+        scope: the scope required of a request's token; None for a route open to all.
+        stays_open: whether answers stay open, and end with their token.
+        also_accepts: returns whether a bearer's credentials other than a token of the server allow the
+            request.
     """
 
     scope: Scope | None
@@ -34,7 +35,7 @@ class RouteRule:
 RULES = web.AppKey("rules", dict[web.AbstractRoute, RouteRule])
 """The rules of an application's routes."""
 MAY_SEND_BODY: web.AppKey[Callable[[web.Request], bool]] = web.AppKey("may_send_body")
-"""Tells whether a request that waits for ``100 Continue`` may get it; the guard sets this."""
+"""Returns whether a request may get its ``100 Continue``; the guard sets this."""
 
 
 def add_route(
@@ -55,9 +56,9 @@ def add_route(
         method: the method, ``*`` for all.
         path: the path, as the router writes it.
         handler: answers the requests.
-        scope: the scope that a request needs; None for a route that is open to all.
-        stays_open: whether answers stay open, and end when their token ends.
-        also_accepts: tells whether other credentials than a token of the server allow the request.
+        scope: the scope required of a request; None for a route open to all.
+        stays_open: whether answers stay open, and end with their token.
+        also_accepts: returns whether other credentials than a token of the server allow the request.
         expect_handler: answers ``Expect: 100-continue``; None for aiohttp's.
     """
     rules, rule = app.setdefault(RULES, {}), RouteRule(scope, stays_open, also_accepts)
@@ -69,7 +70,7 @@ def add_route(
 
 
 def _guarded(expect_handler: ExpectHandler) -> ExpectHandler:
-    """Return an expect handler that asks for the body only of a request that is not refused."""
+    """Return an expect handler that asks for the body of an allowed request alone."""
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if not request.app[MAY_SEND_BODY](request):

@@ -33,7 +33,7 @@ from shardcast.store.landing import Landing
 log = logging.getLogger(__name__)
 
 _CHUNK = 256 << 10
-"""Bytes of a blob that are read and written at a time."""
+"""Bytes of a blob read and written at a time."""
 
 
 async def send_span(
@@ -44,7 +44,7 @@ async def send_span(
     Args:
         request: the request.
         span: bytes of a file.
-        reader: counts the bytes that were sent.
+        reader: counts the sent bytes.
         headers: further headers of the answer.
     """
     answer = _Answer(request, span.digest, span.length, headers)
@@ -80,9 +80,9 @@ async def send_blob(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Answer a GET or HEAD with the bytes of a blob, like ``send_span``, also where it lies in no file.
+    """Answer a GET or HEAD with the bytes of a blob, like ``send_span``, also of one outside any file.
 
-    A blob that turns out to be shorter or wrong breaks the answer off. ``digest`` is its SHA-256.
+    A blob with fewer or wrong bytes breaks the answer off. ``digest`` is its SHA-256.
     """
     if blob.span:
         span = Span(blob.span.path, blob.span.offset, blob.span.length, digest)
@@ -129,7 +129,7 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
                 if reach <= position:
                     raise ConnectionResetError("it arrives no more")
                 end = min(reach, answer.end)
-                # A new sender each time: few bytes that leave fast do not justify a large portion.
+                # A new sender each time: few bytes quickly sent do not justify a large portion.
                 await FileSender(request, response, file, reader).send(base + position, end - position)
                 position = end
 
@@ -137,10 +137,10 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
 
 
 class _Answer:
-    """The bytes that a request selects, and the head of its answer.
+    """The bytes selected by a request, and the head of its answer.
 
     Attributes:
-        bodiless: the answer that needs no bytes; None where bytes are to be sent.
+        bodiless: the answer without bytes; None where bytes are to be sent.
         start: the first byte.
         end: the byte after the last.
     """

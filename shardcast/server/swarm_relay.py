@@ -1,4 +1,4 @@
-"""The swarm of other servers of one origin: what servers below tell, and what upstreams and they are told."""
+"""The swarm of other servers of one origin: news from servers below and from upstreams, and for them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from shardcast.server.bounds import Address
 from shardcast.server.checker import Checker
 
 _KEYS_OF_SERVER, _KEYS_OF_OWNER = 32, 64
-"""Keys that a server below, and all servers below at one address, can tell."""
+"""Maximum keys from one server below, and from all servers below at one address."""
 _BELOW = "below:"
 _ABOVE = "above:"
-"""Beginnings of the names of those who tell keys: servers below, and upstreams."""
+"""Beginnings of the names of sources of keys: servers below, and upstreams."""
 
 
 class SwarmRelay:
-    """What servers of one origin tell each other: keys, and some of their members.
+    """The exchange between servers of one origin: keys, and some of their members.
 
-    What a server below tells is checked from here before it counts: whoever reads can pose as one. An
+    A member told by a server below is checked from here before it counts: any reader can pose as a server. An
     upstream is believed, since the operator chose it.
 
     Attributes:
         own_key: the public key of this node as a member; None where it is none. It is no member here.
-        keys: the keys of other servers whose tickets count.
+        keys: the valid keys of other servers.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class SwarmRelay:
         """Know no other server.
 
         Args:
-            table: gets the members that others tell.
+            table: gets the members told by others.
             checker: checks those from below.
-            signing_key: returns the key that signs the tickets of this server.
-            networks: where members can be that servers below tell; everywhere where there are none.
+            signing_key: returns this server's key for tickets.
+            networks: possible networks of members told by servers below; everywhere where there are none.
             clock: gives seconds.
             wall_clock: gives seconds since 1970.
             random: draws members.
@@ -74,7 +74,7 @@ class SwarmRelay:
     # Servers below
 
     def take(self, version: VersionKey, server: str, relay: Relay, seen: Address | None) -> None:
-        """Take what a server below tells: keys, and members, which count once they are checked from here."""
+        """Take the news of a server below: keys, and members, valid once checked from here."""
         owner = owner_of(seen)
         others = self.keys.count(
             lambda source: source.startswith(f"{_BELOW}{owner} ") and source != f"{_BELOW}{owner} {server}"
@@ -98,7 +98,7 @@ class SwarmRelay:
         return allowed and told and can_be_named(address, port)
 
     def members_below(self, server: Entry, asker: str | None) -> tuple[RelayedMember, ...]:
-        """Return the members to tell a server below: not those that it told, nor itself."""
+        """Return the members to tell a server below: neither its own, nor itself."""
         teller = key_id(server.facts.key)
 
         def wanted(entry: Entry) -> bool:
@@ -117,7 +117,7 @@ class SwarmRelay:
         return self._table.changes
 
     def relay_for(self, version: TicketVersion, upstream: str, *, on_loopback: bool) -> Relay:
-        """Return what to tell an upstream: the keys and the members that did not come from above.
+        """Return the news for an upstream: the keys and the members from elsewhere than above.
 
         Args:
             version: the version.
@@ -144,7 +144,7 @@ class SwarmRelay:
     def hear_from_above(
         self, version: TicketVersion, upstream: str, answer: AnnouncementAnswer, *, on_loopback: bool
     ) -> None:
-        """Take what an upstream answered: keys, and members, which it has checked.
+        """Take an upstream's answer: keys, and members already checked there.
 
         Args:
             version: the version.
@@ -167,7 +167,7 @@ class SwarmRelay:
         self._forget_others(name, teller, answer.relayed)
 
     def _forget_others(self, version: VersionKey, teller: Teller, told: Sequence[RelayedMember]) -> None:
-        """Forget the members that a server does not tell any more, where it told all that it has."""
+        """Forget the members missing from a server's whole list."""
         if len(told) < MAX_RELAYED:
             self._table.keep_relayed(version, teller, {relayed.member.key for relayed in told})
 
@@ -190,12 +190,12 @@ class SwarmRelay:
 
 
 def version_key(version: TicketVersion) -> VersionKey:
-    """Return the name of a version in the table, which stays the same once the version is complete."""
+    """Return the name of a version in the table, unchanged by the version's completion."""
     return version.number, version.origin or version.digest
 
 
 def named_member(entry: Entry) -> NamedMember | None:
-    """Return a member as it is named; None where it can't be connected to."""
+    """Return a member as named to others; None for an unreachable one."""
     facts = entry.facts
     if entry.host is None:
         return None
@@ -203,7 +203,7 @@ def named_member(entry: Entry) -> NamedMember | None:
 
 
 def _facts_of(relayed: RelayedMember) -> MemberFacts:
-    """Return what another server tells of a member."""
+    """Return another server's facts of a member."""
     member = relayed.member
     return MemberFacts(
         member.node,
@@ -224,5 +224,5 @@ def keys_on_wire(keys: Sequence[VouchingKey]) -> tuple[ServerKey, ...]:
 
 
 def _from_wire(key: ServerKey) -> VouchingKey:
-    """Return a key that a server told."""
+    """Return a key told by a server."""
     return VouchingKey(key.key, key.now, key.age)

@@ -28,24 +28,24 @@ from shardcast.server.checker import Checker
 from shardcast.server.swarm_relay import SwarmRelay, keys_on_wire, named_member, version_key
 
 _RELAY_PAUSE, _RELAYS_OFTEN = 1.0, 30.0
-"""Seconds between two announcements of a server, which carry others', and for which that is so after members
-came or left."""
+"""Seconds between two announcements of a server, which carry others' members, and the time of such frequent
+ones after members came or left."""
 
 
 class SwarmConflict(ValueError):
-    """An announcement of another version than the one that is here under its number, or by another's id."""
+    """An announcement of another version than the local one of this number, or by another member's id."""
 
 
 class SwarmTracker:
     """The members of a server's versions.
 
-    Other servers of the same origin have members too, which ``relay`` hears of.
+    Other servers of the same origin have members too, known through ``relay``.
 
     Attributes:
         table: the members.
-        relay: what other servers tell, and are told.
-        on_announced: called with the name of a version, a member as it asks for ranges, and whether the
-            member leaves.
+        relay: the exchange with other servers.
+        on_announced: called with the name of a version, a member's name in requests for ranges, and whether
+            the member leaves.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class SwarmTracker:
         """Know no member.
 
         Args:
-            seed: the secret bytes of the key that signs the tickets.
-            networks: where members can advertise addresses, and servers relay them; none advertises one
-                without.
+            seed: the secret bytes of the key for tickets.
+            networks: networks of advertised addresses, and of members relayed by servers; without any, none
+                is advertised.
             clock: gives seconds.
-            wall_clock: gives seconds since 1970, by which tickets expire.
+            wall_clock: gives seconds since 1970, for the expiry of tickets.
             random: draws members.
         """
         self._seed = seed
@@ -96,7 +96,7 @@ class SwarmTracker:
             await self._checker.stop()
 
     async def prepare(self) -> None:
-        """Load the library for keys, which takes some 50 ms of the first announcement.
+        """Load the library for keys, to spare the first announcement some 50 ms.
 
         Raises:
             UsageError: the library is missing.
@@ -105,7 +105,7 @@ class SwarmTracker:
             self._loaded = await in_thread(SigningKey.from_seed, self._seed)
 
     def _signing_key(self) -> SigningKey:
-        """Return the key that signs the tickets."""
+        """Return the key for tickets."""
         if self._loaded is None:
             self._loaded = SigningKey.from_seed(self._seed)
         return self._loaded
@@ -119,17 +119,17 @@ class SwarmTracker:
         seen: Address | None,
         expires: float | None = None,
     ) -> AnnouncementAnswer | None:
-        """Record an announcement, and return the answer; None for one that leaves.
+        """Record an announcement, and return the answer; None for a departure.
 
         Args:
-            version: the version here.
-            announcement: what a member says.
-            seen: its address; None where it is unknown.
-            expires: when its right to read ends, in seconds since 1970; None for never.
+            version: the local version.
+            announcement: the member's announcement.
+            seen: the member's address; None for unknown.
+            expires: end of the member's right to read, in seconds since 1970; None for never.
 
         Raises:
             SwarmConflict: the announcement is of another version, or by the id of another member.
-            SwarmError: it does not prove its key.
+            SwarmError: the proof of the key is wrong.
         """
         announced = TicketVersion(version.number, announcement.origin, announcement.digest)
         if not version.is_same(announced):
@@ -168,13 +168,13 @@ class SwarmTracker:
         return self._answer(entry, announcement, seen, ticket)
 
     def _tell_askers(self, entry: Entry, *, leaves: bool) -> None:
-        """Tell that a member lives or leaves, as it may ask for ranges: older nodes give no proof then."""
+        """Tell of a living or leaving member, by its names in requests: older nodes give no proof there."""
         version, node = version_name(entry.version[0]), entry.facts.node
         for proof in ("", prove_asking(node, entry.secret)):
             self.on_announced(version, asker_of(node, proof), leaves)
 
     def _facts(self, announcement: Announcement, seen: Address | None) -> MemberFacts:
-        """Return what counts of an announcement: a place only where others can be sent to it."""
+        """Return the valid facts of an announcement: a place only where others can be sent there."""
         place = self._place(announcement, seen)
         site = announcement.site or (guess_site(seen) if seen else None)
         return MemberFacts(
@@ -190,10 +190,10 @@ class SwarmTracker:
         )
 
     def _place(self, announcement: Announcement, seen: Address | None) -> Place | None:
-        """Return where others would connect to a member; None where it can't be named.
+        """Return the place for others to connect to a member; None without one.
 
-        An address that the member advertises counts in the operator's networks alone: else it is the address
-        that the announcement came from.
+        An address advertised by the member counts in the operator's networks alone: else the source address
+        of the announcement counts.
         """
         advertised = announcement.advertise
         if advertised:

@@ -1,6 +1,6 @@
-"""A listener that speaks TLS: handshakes within bounds, and plain HTTP answered in words.
+"""A TLS listener: handshakes within bounds, and plain HTTP answered in words.
 
-A connection counts from its first packet on, so that a silent handshake costs no more than a silent request.
+A connection counts from its first packet on, so a silent handshake costs no more than a silent request.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TlsSite(web.SockSite):
 
         def accept(sock: socket.socket, names: Mapping[str, Any]) -> None:
             # A whole context for each connection, not a change of certificate at its server name: a client of
-            # TLS 1.2 could resume a session of the old context, and its certificate is not looked at then.
+            # TLS 1.2 could resume a session of the old context, without a look at its certificate.
             tls = self._live.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             Handshake(tls, make, self._connections, names=names, seconds=self._seconds)
 
@@ -72,7 +72,7 @@ class TlsSite(web.SockSite):
 
 
 class _Accepted(asyncio.Protocol):
-    """A connection that asyncio has accepted, on its way to TLS."""
+    """An accepted connection of asyncio, on its way to TLS."""
 
     def __init__(self, accept: Callable[[socket.socket, Mapping[str, Any]], None]) -> None:
         self._accept = accept
@@ -113,8 +113,8 @@ class Handshake:
             sock: a non-blocking socket, owned from now on.
             make: returns the protocol above TLS.
             connections: count this one.
-            names: the addresses of both ends, as ``get_extra_info`` names them.
-            seconds: that the handshake has.
+            names: the addresses of both ends, by their names in ``get_extra_info``.
+            seconds: time for the handshake.
         """
         self._loop = asyncio.get_running_loop()
         self._make = make
@@ -128,7 +128,7 @@ class Handshake:
         connections.accept(self)
 
     def get_extra_info(self, name: str) -> Any:
-        """Return what a transport tells of its connection: its socket and the other end's address."""
+        """Return a fact from the transport about its connection: its socket and the other end's address."""
         return self._sock if name == "socket" else self._names.get(name)
 
     def abort(self) -> None:

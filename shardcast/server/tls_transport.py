@@ -1,7 +1,7 @@
-"""A connection that speaks TLS on its own socket: OpenSSL reads and writes it, with no buffer in between.
+"""A TLS connection on its own socket: OpenSSL reads and writes the socket, with no buffer in between.
 
-asyncio's TLS passes each byte through three buffers of its own, which takes a third of what OpenSSL takes to
-encrypt it.
+asyncio's TLS passes each byte through three buffers of its own, at a third of OpenSSL's time for the
+encryption.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from shardcast.server.cached_reads import CachedReader
 from shardcast.server.orderly_close import OrderlyClose
 
 _RECORD = 16 << 10
-"""Bytes of the largest TLS record, which is what one read gives."""
+"""Bytes of the largest TLS record, the result of one read."""
 _RECORDS = 16
 """Records read before other connections have their turn."""
 _WRITE_SIZE = 64 << 10
-"""Bytes encrypted by one call. OpenSSL does not tell how far it came when the socket takes no more."""
+"""Bytes encrypted by one call. OpenSSL does not tell its progress when the socket is full."""
 _TURN = 1 << 20
-"""Bytes of a file that are sent before other connections have their turn."""
+"""Bytes of a file sent before other connections have their turn."""
 _HIGH, _LOW = 64 << 10, 16 << 10
 """Unsent bytes at which the writer is told to wait, and at which it may go on."""
 _RETRY_SECONDS = 0.05
