@@ -24,13 +24,13 @@ _WRITE_SIZE = 64 << 10
 _TURN = 1 << 20
 """Bytes of a file sent before other connections have their turn."""
 _HIGH, _LOW = 64 << 10, 16 << 10
-"""Unsent bytes at which the writer is told to wait, and at which it may go on."""
+"""Unsent bytes from which on the writer waits, and at which it goes on."""
 _RETRY_SECONDS = 0.05
-"""Seconds until a read is tried again that could not send what TLS owes the other end."""
+"""Seconds until a read is repeated that could not send TLS's own messages to the other end."""
 
 
 class TlsTransport(asyncio.Transport):
-    """The transport of a connection whose handshake is done, and the one owner of its socket."""
+    """The transport of a connection after its handshake, and the one owner of its socket."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class TlsTransport(asyncio.Transport):
         self._protocol = protocol
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return the protocol that gets the events."""
+        """Return the protocol for the events."""
         return self._protocol
 
     # In
@@ -162,7 +162,7 @@ class TlsTransport(asyncio.Transport):
             self._protocol.pause_writing()
 
     def _encrypt(self, data: bytes | memoryview) -> bool:
-        """Hand bytes to OpenSSL, and return whether it sent all of them; else it wants the same again."""
+        """Hand bytes to OpenSSL, and return whether all were sent; otherwise hand over the same again."""
         try:
             self._sock.send(data)
         except ssl.SSLWantWriteError:
@@ -175,7 +175,7 @@ class TlsTransport(asyncio.Transport):
         return True
 
     def _flush(self) -> None:
-        """Send what waits, as far as the socket takes it."""
+        """Send waiting bytes, as far as the socket takes them."""
         while self._unsent and self._encrypt(self._unsent[0]):
             self._unsent_bytes -= len(self._unsent.popleft())
         if self._ended:
@@ -192,7 +192,7 @@ class TlsTransport(asyncio.Transport):
     async def send_file(self, reader: CachedReader, offset: int, count: int) -> None:
         """Send ``count`` bytes of a file from ``offset`` on; one call at a time.
 
-        A call that is cancelled leaves a connection that can only be aborted.
+        A cancelled call leaves a connection fit only to be aborted.
 
         Raises:
             ConnectionResetError: the connection has ended.
@@ -240,15 +240,15 @@ class TlsTransport(asyncio.Transport):
             self._writable.set_result(None)
 
     def get_write_buffer_size(self) -> int:
-        """Return the bytes that the socket has not taken."""
+        """Return the number of unsent bytes."""
         return self._unsent_bytes
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return at how many unsent bytes the writer goes on, and at how many it waits."""
+        """Return the numbers of unsent bytes at which the writer goes on, and at which it waits."""
         return self._low, self._high
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Choose at how many unsent bytes the writer waits, and at how many it goes on."""
+        """Choose the numbers of unsent bytes at which the writer waits, and at which it goes on."""
         if high is None:
             high = _HIGH if low is None else 4 * low
         self._high, self._low = high, high // 4 if low is None else low
@@ -261,11 +261,11 @@ class TlsTransport(asyncio.Transport):
     # The end
 
     def is_closing(self) -> bool:
-        """Return whether the connection has ended, or ends once what waits is sent."""
+        """Return whether the connection has ended, or ends after the waiting bytes."""
         return self._closing
 
     def close(self) -> None:
-        """Send what waits, and end."""
+        """Send the waiting bytes, and end."""
         if self._closing:
             return
         self._closing = True
@@ -275,11 +275,11 @@ class TlsTransport(asyncio.Transport):
             self._loop.call_soon(self._shut)
 
     def abort(self) -> None:
-        """End at once; what waits is dropped."""
+        """End at once; waiting bytes are dropped."""
         self._end(None)
 
     def _shut(self) -> None:
-        """Tell the other end, whose answer nobody waits for, and end."""
+        """Tell the other end, without waiting for an answer, and end."""
         if not self._ended and not self._interrupted:
             self._in_order = True
             try:

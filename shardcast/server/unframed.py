@@ -1,9 +1,9 @@
-"""Answers without a length and without chunks (HTTP/1.0), which end where the connection ends.
+"""Answers without a length and without chunks (HTTP/1.0), ended by the end of the connection.
 
-An orderly end says that the answer is whole. So from its head on such a connection is set to end in a reset
+An orderly end stands for a whole answer. So from the head on such a connection is set to end in a reset
 (``SO_LINGER`` of no seconds, socket(7)), and set back when the last byte has left for the system. So the
-reader learns of an answer that was cut, by whatever cause: a handler that breaks off, an exception, the end
-of the node, or a kill of its process.
+reader learns of a cut answer, whatever the cause: a failed handler, an exception, the end of the node, or a
+kill of its process.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def _send_all(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _end_in(request: web.Request, how: bytes) -> None:
-    """Set what closing the connection of a request does."""
+    """Set the effect of closing the connection of a request."""
     sock = request.transport.get_extra_info("socket") if request.transport else None
     if sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)

@@ -1,4 +1,4 @@
-"""Connections that leave HTTP by ``Upgrade`` (RFC 9110, 7.8) for another protocol."""
+"""Connections leaving HTTP by ``Upgrade`` (RFC 9110, 7.8) for another protocol."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def asks_upgrade(request: web.Request, protocol: str) -> bool:
 
 
 async def upgrade(request: web.Request, protocol: str) -> tuple[web.StreamResponse, asyncio.Transport]:
-    """Switch to a protocol, and return the answer and the connection, on which nothing waits to be sent.
+    """Switch to a protocol, and return the answer and the connection, without unsent bytes.
 
     The client sends nothing before it has the answer.
 

@@ -19,17 +19,18 @@ from shardcast.protocol.wire import RETRY_AFTER
 from shardcast.server.bounds import bounds_of
 
 PIECE_SECONDS = 20.0
-"""Seconds in which each reader gets a piece; readers leave a server that takes 30 s (``HTTP_TIMEOUT``)."""
+"""Seconds within which each reader gets a piece; readers leave a server after 30 s (``HTTP_TIMEOUT``)."""
 _TURN_SECONDS = 5.0
-"""Seconds that a reader waits for others to end, where there are too many, until it is refused."""
+"""Seconds for a reader to wait for others to end, where there are too many, before its refusal."""
 SHARES: web.AppKey[dict[int, Share]] = web.AppKey("upload_shares", dict)
-"""Key of the shares of the requests that are being answered, by the id of the request."""
+"""Key of the shares of unfinished requests, by the id of the request."""
 
 
 async def admit(request: web.Request) -> None:
     """Give a request its share before its answer begins.
 
-    So many readers at once that none gets a piece in time would all fail; the later ones are refused instead.
+    With too many readers at once for a piece each in time, all would fail; the later ones are refused
+    instead.
 
     Raises:
         HTTPServiceUnavailable: the limit has no room for another reader.
@@ -60,7 +61,7 @@ async def take(request: web.Request, wanted: int, left: int | None = None) -> in
     Args:
         request: the request.
         wanted: bytes, at least 1.
-        left: bytes that are still to go; None where ``wanted`` are all.
+        left: bytes still to go; None where ``wanted`` are all.
     """
     limit = bounds_of(request).uploads
     if limit is None:
@@ -76,7 +77,7 @@ async def take_all(request: web.Request, count: int) -> None:
 
 
 def count(request: web.Request, count: int) -> None:
-    """Count bytes that go at once."""
+    """Count bytes sent at once."""
     limit = bounds_of(request).uploads
     if limit is not None:
         address, counted = _address_of(request)
@@ -84,14 +85,14 @@ def count(request: web.Request, count: int) -> None:
 
 
 def release(request: web.Request) -> None:
-    """End the share of a request that was answered."""
+    """End the share of an answered request."""
     share = request.app[SHARES].pop(id(request), None)
     if share is not None:
         share.close()
 
 
 def _share_of(request: web.Request, limit: FairLimit) -> Share:
-    """Return the share of a request, which ``release`` ends."""
+    """Return the share of a request, ended by ``release``."""
     shares = request.app[SHARES]
     share = shares.get(id(request))
     if share is None:
@@ -101,9 +102,9 @@ def _share_of(request: web.Request, limit: FairLimit) -> Share:
 
 
 def _address_of(request: web.Request) -> tuple[Hashable, bool]:
-    """Return the address of a reader, and whether the limit for each address holds for it.
+    """Return the address of a reader, and whether the limit for each address applies there.
 
-    Each connection of a trusted proxy is an address of its own: other readers stand behind it.
+    Each connection of a trusted proxy is an address of its own: other readers stand behind the proxy.
     """
     address = bounds_of(request).limited_address(request.remote or "")
     return (request.transport, False) if address is None else (address, True)

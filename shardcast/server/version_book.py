@@ -1,4 +1,4 @@
-"""The hand-outs of one version: its ledger, the nodes that ask, and the pieces that can be sent."""
+"""The hand-outs of one version: its ledger, the asking nodes, and the pieces ready to be sent."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from shardcast.protocol.piece_numbers import PieceRun
 from shardcast.server.piece_supply import PieceSupply
 
 MAX_NODES = 10_000
-"""Nodes that a ledger knows."""
+"""Maximum nodes known to a ledger."""
 MAX_MASK_BYTES = 128 << 20
-"""Bytes of the sets of pieces that a ledger keeps of its nodes."""
+"""Maximum bytes of the sets of pieces kept by a ledger for its nodes."""
 _MASKS_PER_NODE = 4
-"""Sets of pieces that are kept of a node, here and in the ledger, at the most."""
+"""Maximum sets of pieces kept of a node, here and in the ledger."""
 _MASKS_PER_SITE = 8
-"""Sets of pieces that a ledger keeps of a site, at the most; all have ``MAX_MASK_BYTES`` as well."""
+"""Maximum sets of pieces kept of a site by a ledger; all have ``MAX_MASK_BYTES`` as well."""
 STALE_SECONDS = 10.0
-"""Seconds without a request after which a node counts as gone. One that was told that all was handed out has
-a minute: it asks its neighbours, and here again only when none of them can help it."""
+"""Seconds without a request until a node counts as gone. One that was told of the end of the hand-outs has a
+minute: it asks its neighbours, and here again only when none of them can help."""
 _SWEEP_SECONDS = 1.0
-"""Seconds between two looks for nodes that have gone."""
+"""Seconds between two looks for gone nodes."""
 REPLACED_SECONDS = 2.0
-"""Seconds without a request after which a node's place may go to another, where all places are taken."""
+"""Seconds without a request until a node's place may go to another, where all places are taken."""
 _AHEAD = 1 << 16
 """Pieces by which a node's manifest may be ahead of this server's while the version grows."""
 
 
 class ReportIncomplete(Exception):
-    """A node counts more pieces than it has told: it must tell all of them."""
+    """A node with a higher count of pieces than it has told: it must tell all of them."""
 
 
 @dataclass(eq=False, slots=True)
 class AskingNode:
-    """A node that asks.
+    """An asking node.
 
     Attributes:
-        asked_at: when it asked last, or was heard of in another way.
-        site: its site; None for the server's own.
-        has: the pieces that it told.
-        handed: the pieces that were handed out to it.
-        patience: seconds without a request after which it counts as gone.
+        asked_at: time of its last request, or of other news.
+        site: site of the node; None for the server's own.
+        has: the pieces told by the node.
+        handed: the pieces handed out to the node.
+        patience: seconds without a request until the node counts as gone.
     """
 
     asked_at: float
@@ -57,7 +57,7 @@ class AskingNode:
 
 
 class GrantedRange:
-    """Pieces that are being sent to a node.
+    """Pieces on their way to a node.
 
     Attributes:
         run: the pieces.
@@ -76,19 +76,19 @@ class GrantedRange:
         self.size = book.supply.numbers.shard_size(run.shard)
 
     def take_back(self) -> None:
-        """Note, once, that the pieces did not come whole: they are given again, unless a node has them."""
+        """Record, once, pieces that did not arrive whole: they are given again, unless a node has them."""
         if not self._taken_back:
             self._taken_back = True
             self._book.take_back(self._node, self.run.mask)
 
     def cannot_be_read(self) -> None:
-        """Note that the shard cannot be read now, and take the pieces back."""
+        """Record an unreadable shard, and take the pieces back."""
         self.take_back()
         self._book.ledger.withdraw(self._book.supply.withdraw(self.run.shard))
 
 
 class VersionBook:
-    """The hand-outs of one version: its ledger, its nodes, and the pieces that can be sent."""
+    """The hand-outs of one version: its ledger, its nodes, and the pieces ready to be sent."""
 
     def __init__(
         self, supply: PieceSupply, find_rules: Callable[[int], SwarmRules], random: Random, now: float
@@ -96,8 +96,8 @@ class VersionBook:
         """Begin with no node.
 
         Args:
-            supply: the pieces that can be sent.
-            find_rules: returns the numbers to go by, for so many nodes.
+            supply: the pieces ready to be sent.
+            find_rules: returns the numbers for so many nodes.
             random: for the choice among equals.
             now: the time, in seconds.
         """
@@ -109,11 +109,11 @@ class VersionBook:
         self._swept_at = now
 
     def node(self, name: str, site: str | None, now: float) -> AskingNode | None:
-        """Return a node that asks now; None where there is no place for another one.
+        """Return an asking node; None without a place for another one.
 
         Args:
-            name: its id.
-            site: its site; None for the server's own.
+            name: id of the node.
+            site: site of the node; None for the server's own.
             now: the time, in seconds.
         """
         self.asked_at = now
@@ -132,7 +132,7 @@ class VersionBook:
         return node
 
     def _make_place(self, now: float) -> bool:
-        """Forget the node that asked longest ago, unless that was just now; return whether it was not."""
+        """Forget the node with the oldest request, unless recent; return whether there is a place now."""
         name, node = next(iter(self._nodes.items()))
         if now - node.asked_at < REPLACED_SECONDS:
             return False
@@ -153,33 +153,33 @@ class VersionBook:
 
     @property
     def node_count(self) -> int:
-        """The number of nodes that ask."""
+        """The number of asking nodes."""
         return len(self._nodes)
 
     def forget_stale(self, now: float) -> None:
-        """Forget nodes that have not asked for long; what only they had is handed out again."""
+        """Forget nodes without recent requests; ranges only there are handed out again."""
         self._swept_at = now
         gone = [name for name, node in self._nodes.items() if now - node.asked_at >= node.patience]
         for name in gone:
             self.forget(name)
 
     def keep(self, name: str, now: float) -> None:
-        """Note that a node lives, though it asks for nothing."""
+        """Record that a node lives, although without requests."""
         if node := self._nodes.get(name):
             node.asked_at = now
             self._nodes.move_to_end(name)
 
     def forget(self, name: str) -> None:
-        """Forget a node that left."""
+        """Forget a departed node."""
         if self._nodes.pop(name, None) is not None:
             self.ledger.forget(name)
 
     def note_report(self, request: NextRequest, node: AskingNode, now: float) -> None:
-        """Note the pieces that a node tells.
+        """Record the pieces told by a node.
 
         Raises:
             NextRangeError: the version does not have some of them.
-            ReportIncomplete: it counts more of them than it told.
+            ReportIncomplete: the node counts more of them than it told.
         """
         if request.has >> self.supply.numbers.count + (_AHEAD if self.supply.growing else 0):
             raise NextRangeError("a piece that the version does not have")
@@ -192,7 +192,7 @@ class VersionBook:
             raise ReportIncomplete
 
     def take_back(self, name: str, mask: int) -> None:
-        """Note that pieces which were handed out to a node did not come."""
+        """Record handed-out pieces that did not arrive at their node."""
         node = self._nodes.get(name)
         if node is None:
             return  # `forget` has given them back
@@ -206,8 +206,8 @@ class VersionBook:
         """Choose the pieces for a node.
 
         Returns:
-            As many consecutive pieces of a shard as it may have; or why it gets none, or the pieces that it
-            may bring across the border of its site.
+            As many consecutive pieces of a shard as the node may have; or the reason for none, or the pieces
+            for it to bring across the border of its site.
         """
         across = (request.across or 0) & self.supply.numbers.everything
         asked = Asked(request.asker, node.site, 0, request.asked, across, not request.offered)

@@ -1,4 +1,4 @@
-"""The watch over one connection: the facts that the bounds of a listener are checked against."""
+"""The watch over one connection: the facts behind the bounds of a listener."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from shardcast.server.bounds import Address, Reservation
 log = logging.getLogger(__name__)
 
 _MAX_AHEAD = 64 << 10
-"""Bytes of further requests that a client may send before an answer ends. Parsed heads take more memory than
-their bytes, and nothing else bounds them while an answer stays open."""
+"""Maximum bytes of further requests before an answer ends. Parsed heads take more memory than their bytes,
+and nothing else bounds them during an open answer."""
 
 
 class Watch(asyncio.Protocol):
-    """A protocol that forwards events to aiohttp's protocol and records when they happened.
+    """A protocol that forwards events to aiohttp's protocol and records their times.
 
     Attributes:
         transport: the connection.
-        request: the request that is being answered; None between two.
-        head_since: when the expected head began to arrive; None between two requests.
-        bytes_ahead: bytes that arrived after the whole request.
+        request: the unanswered request; None between two.
+        head_since: beginning of the expected head; None between two requests.
+        bytes_ahead: bytes received after the whole request.
         reserved: the memory for the request's body.
         body_awaited: whether the body may arrive: False while the sender waits for ``100 Continue``.
-        body_at: start of the current interval of the body's pace, and the bytes that had arrived then.
-        taken_at: when the reader had last taken all of the unsent bytes, or a good part of them.
-        address: the address under which the connection counts; None where it does not.
+        body_at: start of the current interval of the body's pace, and the bytes received by then.
+        taken_at: last time at which the reader had taken all of the unsent bytes, or a good part of them.
+        address: the address for counting the connection; None for an uncounted one.
         on_reset: called when the connection breaks, rather than ends, before its next request: the last
             answer may not have been read.
     """
@@ -63,7 +63,7 @@ class Watch(asyncio.Protocol):
     # Called by the transport
 
     def data_received(self, data: bytes) -> None:
-        """Forward bytes, and note a head that begins; abort on too many bytes ahead of the answers."""
+        """Forward bytes, and record the beginning of a head; abort on too many bytes ahead of the answers."""
         request = self.request
         if request is None:
             if self.head_since is None:
@@ -77,7 +77,7 @@ class Watch(asyncio.Protocol):
         self._inner.data_received(data)
 
     def resume_writing(self) -> None:
-        """Forward, and note that the reader took bytes."""
+        """Forward, and record the reader's progress."""
         self.taken_at = self._clock()
         self._inner.resume_writing()
 
@@ -100,16 +100,16 @@ class Watch(asyncio.Protocol):
     # Called by the middleware
 
     def start_request(self, request: web.Request) -> None:
-        """Note that the head of a request has arrived."""
+        """Record the arrival of a request's head."""
         self.request, self.head_since, self.bytes_ahead = request, None, 0
         self.on_reset = None
         self.body_at = (self._clock(), 0)
 
     def end_request(self) -> None:
-        """Note that the answer was handed to the transport."""
+        """Record the end of the answer's way to the transport."""
         self.request, self.body_awaited = None, True
 
     @property
     def unsent(self) -> int:
-        """Bytes of answers in memory that the reader has not taken."""
+        """Bytes of answers in memory, not yet taken by the reader."""
         return self.transport.get_write_buffer_size()

@@ -1,4 +1,4 @@
-"""Bytes ─▶ an answer that has started, in portions that its reader takes in time."""
+"""Bytes ─▶ a started answer, in portions taken by its reader in time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from shardcast.server.bounds import bounds_of
 from shardcast.server.upload_limit import count, take, take_all
 
 UNBUFFERED_HEADERS = {"X-Accel-Buffering": "no"}
-"""Headers of an answer that is made while it is sent. nginx holds the head and up to 8 KiB of other answers
-back until more arrives, which its reader takes for a stall."""
+"""Headers of an answer made while sent. nginx holds the head and up to 8 KiB of other answers back until more
+arrives, a stall in the view of the reader."""
 PORTION = 64 << 10
-"""Bytes that are handed to the transport at a time: it copies what the socket does not take."""
+"""Bytes handed to the transport at a time: it copies those not taken by the socket."""
 
 
 class BlobResponse(web.Response):
-    """A whole answer whose body goes in turn under an upload limit, however small it is."""
+    """A whole answer with a body sent in turn under an upload limit, however small."""
 
 
 async def write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-    """Write ``data`` to an answer that is prepared, as fast as its reader takes it.
+    """Write ``data`` to a prepared answer, as fast as its reader takes them.
 
     An upload limit counts the bytes, and does not delay them.
 
@@ -52,7 +52,7 @@ async def write_granted(request: web.Request, response: web.StreamResponse, data
 
 
 async def write_body(request: web.Request, response: web.Response) -> None:
-    """Send an answer whose body is in memory, portion by portion.
+    """Send an answer with its body in memory, portion by portion.
 
     Handed over at once, the body would be copied for a reader that does not take it.
 

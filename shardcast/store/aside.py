@@ -1,4 +1,4 @@
-"""The versions of other lines that are here: what is served of them, and which of them may go."""
+"""The local versions of other lines: their served files, and the order of their removal."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from shardcast.store.version_place import VersionPlace
 log = logging.getLogger(__name__)
 
 MAX_ASIDE_SECONDS = 86_400.0
-"""Seconds after which a version that was put aside goes."""
+"""Seconds until a version put aside is removed."""
 
 
 class AsideVersions:
-    """The versions of other lines that are here.
+    """The local versions of other lines.
 
     The event loop changes them while threads look for shards (``find``): ``_versions`` is replaced by a
     changed copy each time.
 
     Attributes:
-        beside: versions that are being received.
+        beside: versions in reception.
         records: the records of other lines, by the name of their folder.
     """
 
@@ -43,12 +43,12 @@ class AsideVersions:
         clock: Callable[[], float] = time.monotonic,
         usage: DiskUsage | None = None,
     ) -> None:
-        """Begin with none; ``load_aside`` takes up what a directory holds.
+        """Begin with none; ``load_aside`` takes up those in a directory.
 
         Args:
             data_dir: the directory.
             clock: seconds, for ages.
-            usage: counts what the versions take on the disk.
+            usage: counts the versions' bytes on the disk.
         """
         self.beside = OpenBeside(clock)
         self.records: dict[str, LineRecord] = {}
@@ -58,11 +58,11 @@ class AsideVersions:
         self._versions: dict[VersionPlace, AsideVersion] = {}
 
     def __iter__(self) -> Iterator[AsideVersion]:
-        """Yield the versions that are put aside, in the order in which they were."""
+        """Yield the versions put aside, in the order in which they were."""
         yield from sorted(self._versions.values(), key=lambda version: (version.since, version.number))
 
     def get(self, place: VersionPlace) -> AsideVersion | None:
-        """Return the version that is put aside in a place."""
+        """Return the version put aside in a place."""
         return self._versions.get(place)
 
     def of_line(self, origin: str | None) -> list[AsideVersion]:
@@ -74,17 +74,17 @@ class AsideVersions:
         """Return the record of another line; an empty one where none is here."""
         return self.records.get(line_name(origin), LineRecord(origin))
 
-    # What is served of them
+    # Serving
 
     def find(self, digest: str) -> Path | None:
-        """Return the file of a shard with this SHA-256, unchanged since it was verified."""
+        """Return the file of a shard with this SHA-256, unchanged since its verification."""
         found = (version.complete.find(digest) for version in self._versions.values())
         return next((file for file in found if file), None)
 
     def shard(self, version: str, number: int, if_match: str) -> Span | None:
-        """Return where the shard lies that an ``If-Match`` names, of a version with this name.
+        """Return the place of the shard named by an ``If-Match``, of a version with this name.
 
-        ``*`` names no shard: it would be met by any version's.
+        ``*`` names no shard: any version's would match.
         """
         if "*" in if_match:
             return None
@@ -94,21 +94,21 @@ class AsideVersions:
                 return span
         return None
 
-    # What may go
+    # Removal
 
     def droppable(self, line_has_one: bool) -> list[AsideVersion]:
-        """Return the versions that may go, in the order in which they go.
+        """Return the removable versions, in the order of their removal.
 
         Args:
             line_has_one: whether a version of the current line is complete. Without one, the newest complete
-                version of the line that was put aside last does not go.
+                version of the line put aside last stays.
         """
         kept = None if line_has_one else self._last_good()
         free = (version for version in self if not version.pinned and version.place not in self.beside)
         return [version for version in free if version.place != kept]
 
     def _last_good(self) -> VersionPlace | None:
-        """Return the place of the newest servable version of the line that was put aside last."""
+        """Return the place of the newest servable version of the line put aside last."""
         good = [version for version in self if version.finished and not version.withdrawn]
         if not good:
             return None
@@ -120,25 +120,25 @@ class AsideVersions:
         return newest.place
 
     def expired(self, line_has_one: bool) -> list[AsideVersion]:
-        """Return the droppable versions that were put aside ``MAX_ASIDE_SECONDS`` ago or earlier."""
+        """Return the removable versions put aside ``MAX_ASIDE_SECONDS`` ago or earlier."""
         now = self._clock()
         return [
             version for version in self.droppable(line_has_one) if now - version.since >= MAX_ASIDE_SECONDS
         ]
 
     def age(self, version: AsideVersion) -> float:
-        """Return the seconds for which a version has been aside."""
+        """Return the seconds since a version was put aside."""
         return max(0.0, self._clock() - version.since)
 
     async def drop(self, version: AsideVersion, why: str) -> None:
-        """Remove a version; answers that are running end well.
+        """Remove a version; running answers end well.
 
         Args:
             version: the version.
             why: the reason, for the log.
 
         Raises:
-            OSError: its files can't be removed.
+            OSError: the files can't be removed.
         """
         self.remove(version.place)
         await in_thread(self._remove, version)
@@ -155,11 +155,11 @@ class AsideVersions:
     # How they come and go
 
     def add(self, version: AsideVersion) -> None:
-        """Count a version that lies aside now."""
+        """Count a version put aside now."""
         self._versions = {**self._versions, version.place: version}
 
     def remove(self, place: VersionPlace) -> AsideVersion | None:
-        """Count a version no more, and return it: it is received, or of the current line, from now on."""
+        """Stop counting a version, and return it: it is in reception, or of the current line, from now on."""
         taken = self._versions.get(place)
         self._versions = {other: version for other, version in self._versions.items() if other != place}
         return taken

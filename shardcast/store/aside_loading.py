@@ -1,4 +1,4 @@
-"""The versions of other lines, taken up when a node starts; all of it blocks on the disk."""
+"""The versions of other lines, loaded at the start of a node; all of this blocks on the disk."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from shardcast.store.line_record import LineRecord, read_record
 from shardcast.temporary_files import PART
 
 _MAX_RECORDS = 20
-"""Lines without versions here whose records are kept, so that what was withdrawn there stays so."""
+"""Lines without local versions whose records are kept, so their withdrawals stay valid."""
 
 
 def load_aside(inventory: Inventory) -> list[str]:
-    """Take up what lies aside.
+    """Load the versions put aside.
 
     Returns:
         Messages for the log.
 
     Raises:
-        OSError: it can't be read.
+        OSError: they can't be read.
     """
     messages: list[str] = []
     aside, lines = inventory.aside, inventory.data_dir.lines
@@ -64,7 +64,7 @@ def _forget_lines(aside: AsideVersions, lines: Path) -> None:
 
 
 def _clear(line: Path) -> None:
-    """Remove temporary names from a line's folder, and records of versions that have gone."""
+    """Remove temporary names from a line's folder, and records of removed versions."""
     for entry in line.iterdir():
         if entry.is_dir():
             continue

@@ -22,7 +22,7 @@ from shardcast.store.data_dir_layout import DataDirLayout
 from shardcast.store.version_place import VersionPlace
 
 LINE_RECORD = "line"
-"""The file in a line's folder that has the record of the line."""
+"""The file with the record of a line, in the line's folder."""
 _NO_ORIGIN = "none"
 _PLAIN_ID = re.compile(r"[0-9a-z]{1,64}", re.ASCII)
 _NAME = re.compile(r"v([1-9][0-9]{0,17})-([0-9a-f]{16})", re.ASCII)
@@ -31,7 +31,7 @@ _NAME = re.compile(r"v([1-9][0-9]{0,17})-([0-9a-f]{16})", re.ASCII)
 def line_name(origin: str | None) -> str:
     """Return the name of a line's folder.
 
-    An id that is no plain name, or that a file system might take for another, is hashed: manifests choose
+    An id other than a plain name, or one a file system might take for another, is hashed: manifests choose
     origin ids, and must choose no path.
     """
     if origin is None:
@@ -42,7 +42,7 @@ def line_name(origin: str | None) -> str:
 
 
 def origin_of(line: Path) -> str | None:
-    """Return the origin id of a line whose record is not here, by the name of its folder."""
+    """Return the origin id of a line without a record here, by the name of its folder."""
     return None if line.name == _NO_ORIGIN else line.name
 
 
@@ -60,7 +60,7 @@ def place_of(folder: Path) -> VersionPlace:
 
 
 def open_mark(place: VersionPlace) -> Path:
-    """Return the file that exists while not all of a version is here and verified."""
+    """Return the file that exists while some of a version is missing or unverified."""
     return place.folder.with_name(f"{place.folder.name}.open")
 
 

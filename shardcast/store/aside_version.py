@@ -1,4 +1,4 @@
-"""One version of another line, as it lies in its place."""
+"""One version of another line, in its place."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class AsideVersion:
 
     Attributes:
         origin: the origin id of its line.
-        complete: its listing, manifest (None where none is here), size and files.
+        complete: listing, manifest (None where none is here), size and files.
         finished: whether all of it is here and verified.
-        since: when it was put aside, in seconds by the clock of the directory.
-        pinned: whether it stays until it is unpinned.
-        withdrawn: whether its publisher withdrew it, so that it is not served.
+        since: time at which it was put aside, in seconds by the clock of the directory.
+        pinned: whether a pin keeps it.
+        withdrawn: whether its publisher withdrew it; then it is not served.
     """
 
     origin: str | None
@@ -45,16 +45,16 @@ class AsideVersion:
 
     @property
     def place(self) -> VersionPlace:
-        """Where it lies."""
+        """The version's place."""
         return self.complete.place
 
     @property
     def number(self) -> int:
-        """Its number, which a version of the current line may have too."""
+        """The version's number; a version of the current line may have the same."""
         return self.complete.listing.number
 
     def span(self, shard: int) -> Span | None:
-        """Return where a whole and verified shard lies; None where it is not here or not served."""
+        """Return the place of a whole and verified shard; None where it is missing or not served."""
         manifest = self.complete.manifest
         if self.withdrawn or manifest is None or not 1 <= shard <= len(manifest.shards):
             return None
@@ -66,15 +66,15 @@ class AsideVersion:
 
 
 def read_aside(place: VersionPlace, record: LineRecord, since: float) -> AsideVersion:
-    """Return the version that lies in a place; blocks on the disk.
+    """Return the version in a place; blocks on the disk.
 
     Args:
-        place: where it lies.
+        place: the place.
         record: the record of its line.
-        since: when it was put aside, by the clock of the directory.
+        since: time at which it was put aside, by the clock of the directory.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the version can't be read.
     """
     found = parse_aside_name(place.folder.name)
     assert found
@@ -106,7 +106,7 @@ def read_aside(place: VersionPlace, record: LineRecord, since: float) -> AsideVe
 
 
 def finish_aside(place: VersionPlace) -> None:
-    """Mark a version that was received beside as whole, durably; blocks on the disk.
+    """Mark a version received beside as whole, durably; blocks on the disk.
 
     Its time aside begins now.
 

@@ -1,4 +1,4 @@
-"""Versions of another line, received beside the line that is here."""
+"""Versions of another line, received beside the current line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shardcast.store.version_place import VersionPlace
 
 
 class BesideVersions:
-    """Receives versions of a line before it takes the place of the current one."""
+    """Receives versions of a line before the change to that line."""
 
     def __init__(self, inventory: Inventory, writer: DirectoryWriter, filled: FilledVersions) -> None:
         self._inventory = inventory
@@ -47,13 +47,13 @@ class BesideVersions:
     ) -> OpenVersion:
         """Receive a version of another line.
 
-        It is neither listed nor told of. What is here of it already counts. Once complete it lies aside, and
-        a change of line brings it in by a rename.
+        The version is neither listed nor announced. Its local bytes already count. Once complete it lies
+        aside, and a change of line brings it in by a rename.
 
         Args:
             origin: the origin id of its line.
-            live: its manifest, which must be whole.
-            listed: the algorithm whose digest of the payload the list has.
+            live: its whole manifest.
+            listed: the algorithm of the payload digest in the list.
 
         Raises:
             VersionWithdrawn: its publisher took it back.
@@ -87,7 +87,7 @@ class BesideVersions:
     def _make_place(self, origin: str | None, place: VersionPlace, *, whole: bool) -> None:
         """Make the folder of a line, with its record; blocks on the disk.
 
-        A version that is not ``manifest`` here is marked as open.
+        A version that is not ``whole`` here is marked as open.
         """
         data_dir = self._inventory.data_dir
         data_dir.check_held()
@@ -123,13 +123,13 @@ class BesideVersions:
         return self._read(place, self._inventory.clock())
 
     def _read(self, place: VersionPlace, since: float) -> AsideVersion:
-        """Return the version that lies in a place, put aside at ``since``; blocks on the disk."""
+        """Return the version in a place, put aside at ``since``; blocks on the disk."""
         record = self._inventory.aside.records.get(place.folder.parent.name, LineRecord())
         self._inventory.usage.measure(place.folder)
         return read_aside(place, record, since)
 
     async def end_abandoned(self) -> None:
-        """Stop receiving versions of which nothing came for a day.
+        """Stop receiving versions without a new byte for a day.
 
         Raises:
             LocalDiskError: the directory at the path is another one.
@@ -145,7 +145,7 @@ class BesideVersions:
             await self._end(place)
 
     async def _end(self, place: VersionPlace) -> None:
-        """Stop receiving a version; what there is of it lies aside. Under the lock."""
+        """Stop receiving a version; its bytes so far lie aside. Under the lock."""
         aside = self._inventory.aside
         since = aside.beside.touched(place)
         opened = aside.beside.end(place)

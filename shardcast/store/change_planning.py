@@ -1,4 +1,4 @@
-"""What a change of line consists of: which versions stay, leave, come back whole and come back in part."""
+"""The plan of a change of line: the versions that stay, leave, return whole and return in part."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class NewLine:
     """The line to change over to.
 
     Attributes:
-        origin: its origin id.
-        listed: payload digests that its authority lists, by number.
-        highest: the highest number that the line had.
+        origin: origin id.
+        listed: payload digests listed by its authority, by number.
+        highest: the highest number ever on the line.
     """
 
     origin: str | None
@@ -43,11 +43,11 @@ class NewLine:
 
 @dataclass(frozen=True)
 class Returning:
-    """Versions of the new line that lie aside.
+    """Versions of the new line lying aside.
 
     Attributes:
         whole: complete versions, with their lines in the new list.
-        partial: versions of which not all is here.
+        partial: incomplete versions.
     """
 
     whole: Sequence[tuple[AsideVersion, Listing]]
@@ -71,13 +71,13 @@ class Returning:
 
 @dataclass(frozen=True)
 class Change:
-    """A change of line, and what is so once it is carried out.
+    """A change of line, and the state after it.
 
     Attributes:
-        plan: its steps.
-        leaving: where each version that leaves lies then, by where it lies now.
-        staying: versions that are of both lines.
-        returning: versions that come back, as they lie now.
+        plan: steps.
+        leaving: later place of each leaving version, by its present place.
+        staying: versions of both lines.
+        returning: returning versions, in their present places.
     """
 
     plan: Plan
@@ -89,8 +89,8 @@ class Change:
 def record_to_be(inventory: Inventory, line: NewLine) -> LineRecord:
     """Return the record of the new line.
 
-    What is remembered of it counts up to the first number that it has otherwise by now: it was restored
-    there, and what came later will come anew.
+    The remembered record counts up to the first number with another digest by now: the line was restored
+    there, and later versions will come anew.
     """
     current = inventory.line
     known = current if current.origin in (None, line.origin) else inventory.aside.record(line.origin)
@@ -104,12 +104,12 @@ def record_to_be(inventory: Inventory, line: NewLine) -> LineRecord:
 
 
 def returning(versions: Iterable[AsideVersion], record: LineRecord, listed: Mapping[int, str]) -> Returning:
-    """Return the versions of the new line that come back; blocks on the disk.
+    """Return the returning versions of the new line; blocks on the disk.
 
     Args:
-        versions: what lies aside of the line.
-        record: the record of the line to be.
-        listed: payload digests that its authority lists, by number.
+        versions: versions of the line lying aside.
+        record: the future record of the line.
+        listed: payload digests listed by its authority, by number.
     """
     whole: dict[int, tuple[AsideVersion, Listing]] = {}
     partial: dict[int, AsideVersion] = {}
@@ -138,7 +138,7 @@ def _is_whole(version: AsideVersion, listing: Listing) -> bool:
 
 
 def stays(inventory: Inventory, complete: CompleteVersion, line: NewLine) -> bool:
-    """Return whether a complete version is of the new line too, and stays where it is."""
+    """Return whether a complete version is of the new line too, and stays in its place."""
     if line.listed.get(complete.listing.number) not in complete.digests:
         return False
     if complete.place.folder.parent != inventory.data_dir.root:
@@ -159,9 +159,9 @@ def stays_open(inventory: Inventory, opened: OpenVersion, line: NewLine) -> bool
 
 
 def leaving(inventory: Inventory, staying: Sequence[CompleteVersion]) -> dict[VersionPlace, VersionPlace]:
-    """Return where each version that leaves goes, by where it lies.
+    """Return the new place of each leaving version, by its present place.
 
-    Every version leaves that is here, is not open and does not stay.
+    Every local version leaves, except open ones and staying ones.
     """
     data_dir = inventory.data_dir
     versions = [*inventory.complete.versions, *inventory.withdrawn.values()]
@@ -192,9 +192,9 @@ class ChangePlanner:
         staying: Sequence[CompleteVersion],
         returning: Returning,
     ) -> Change:
-        """Return the change to a line, by its record to be.
+        """Return the change to a line, by the line's future record.
 
-        A version whose place holds other people's files does not come back, and is fetched.
+        A version does not return to a place with other people's files, and is fetched.
         """
         vacated = self._vacated(returning.versions, leaving)
         returning = returning.only(vacated)
@@ -211,7 +211,7 @@ class ChangePlanner:
         return Change(plan, leaving, staying, returning)
 
     def _left(self) -> tuple[str, LineRecord] | None:
-        """Return where the record of the current line goes; None where nothing was ever of it."""
+        """Return the new place of the current line's record; None for a line that never had a version."""
         line = self._inventory.line
         if line == LineRecord():
             return None
@@ -220,7 +220,7 @@ class ChangePlanner:
     def _vacated(
         self, versions: Iterable[AsideVersion], leaving: Mapping[VersionPlace, VersionPlace]
     ) -> dict[int, list[Move]]:
-        """Return what is in the way of versions that come back, and goes to the graves, by number.
+        """Return the obstacles in the places of returning versions, to be moved to the graves, by number.
 
         A version whose place has other people's files is not among them.
         """
@@ -242,9 +242,9 @@ class ChangePlanner:
         return found
 
     def _moves(self, places: Iterable[tuple[VersionPlace, VersionPlace]]) -> tuple[Move, ...]:
-        """Return the renames that bring versions from place to place, records last.
+        """Return the renames for versions from place to place, records last.
 
-        A record that is not there when this is planned is not moved: its name may get another version's.
+        A record missing at the time of planning is not moved: its name may get another version's.
         """
         moves: list[Move] = []
         for source, target in places:

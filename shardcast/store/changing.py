@@ -69,18 +69,18 @@ class LineChanger:
     async def change_line(self, origin: str | None, listed: Mapping[int, str], highest: int) -> None:
         """Change over to another line.
 
-        Versions here that its authority lists stay. The others are put aside, and those of the new line that
-        were put aside before, or received beside, are complete here at once.
+        Local versions listed by the new authority stay. The others are put aside, and those of the new line
+        put aside before, or received beside, are complete here at once.
 
-        It happens in one step for whoever reads, and is finished at the next start after a kill.
+        Readers see the change as one step. After a kill the next start finishes the change.
 
         Args:
             origin: the origin id of the new line.
-            listed: payload digests that its authority lists, by number.
-            highest: the highest number that the line had, as its authority tells.
+            listed: payload digests listed by its authority, by number.
+            highest: the highest number ever on the line, as told by its authority.
 
         Raises:
-            LocalDiskError: the disk failed. What was done then is finished before anything else is written.
+            LocalDiskError: the disk failed. The change is finished before anything else is written.
         """
         async with self._writer.exclusive():
             await self._beside.end_line(origin)
@@ -106,14 +106,14 @@ class LineChanger:
         return await asyncio.to_thread(planner.plan, record, targets, staying, coming)
 
     async def _discard_others(self, line: NewLine, coming: Collection[int]) -> None:
-        """Discard the open versions that are not of the new line, or come back complete."""
+        """Discard the open versions of other lines, and those about to return complete."""
         for number, opened in list(self._inventory.open.items()):
             if not stays_open(self._inventory, opened, line) or number in coming:
                 await self._retirement.discard_locked(number)
                 self.after_step(f"discarded {version_name(number)}")
 
     def _clear_targets(self, targets: Mapping[VersionPlace, VersionPlace]) -> None:
-        """Remove what lies where versions go: the same versions, put aside earlier; their pins are kept."""
+        """Clear the places of moving versions: of the same versions, put aside earlier; their pins are kept."""
         inventory = self._inventory
         for place, target in targets.items():
             if target.folder.exists():
@@ -128,13 +128,13 @@ class LineChanger:
             for file in (*target.records, open_mark(target)):
                 file.unlink(missing_ok=True)
 
-    # Its steps
+    # Steps
 
     async def finish(self) -> None:
-        """Carry out what is left of a change that was planned; under the lock.
+        """Carry out the rest of a planned change; under the lock.
 
         Raises:
-            LocalDiskError: the disk failed; the rest is carried out when this is called next.
+            LocalDiskError: the disk failed; the next call carries out the rest.
         """
         change = self._unfinished
         if change is None:
@@ -143,8 +143,8 @@ class LineChanger:
         try:
             await in_thread(put_aside, data_dir, change.plan, self.after_step)
         finally:
-            # Before anything gets a name that a version of the old line had: who asks for that version by now
-            # is sent the file that was put aside, or none, and never another one.
+            # Before anything gets the name of a version of the old line: a reader of that version is sent the
+            # file put aside, or none, and never another one.
             self._point_to(await asyncio.to_thread(_moved, change.leaving))
         await in_thread(bring_back, data_dir, change.plan, self.after_step)
         for source, target in (*change.plan.aside, *change.plan.back):
@@ -162,13 +162,13 @@ class LineChanger:
                 usage.drop(data_dir.root / target)
 
     def _point_to(self, places: Mapping[VersionPlace, VersionPlace]) -> None:
-        """Have versions that were put aside read where they lie now."""
+        """Have versions put aside read in their present places."""
         for complete in self._inventory.complete.versions:
             if complete.place in places:
                 self._inventory.complete.take_up(replace(complete, place=places[complete.place]))
 
     def _read_changed(self, change: Change) -> tuple[list[CompleteVersion], list[AsideVersion]]:
-        """Return the versions that came, and those that left, as they lie now; blocks on the disk."""
+        """Return the versions that came, and those that left, in their present places; blocks on the disk."""
         data_dir = self._inventory.data_dir
         came = [
             read_complete(data_dir.place(listing.number), listing, version.complete.manifest)
@@ -206,7 +206,7 @@ class LineChanger:
         inventory.events.begin_feed()
 
     def _make_resumed(self, version: AsideVersion) -> OpenVersion:
-        """Return a version to go on with that came back in part; blocks on the disk."""
+        """Return an incomplete version that came back, ready to be continued; blocks on the disk."""
         listing = version.complete.listing
         live = read_open_manifest(self._inventory.data_dir.place(version.number), listing.version)
         assert live.manifest
@@ -216,5 +216,5 @@ class LineChanger:
 
 
 def _moved(leaving: Mapping[VersionPlace, VersionPlace]) -> dict[VersionPlace, VersionPlace]:
-    """Return where those versions lie that have left their places; blocks on the disk."""
+    """Return the present places of moved versions; blocks on the disk."""
     return {place: target for place, target in leaving.items() if target.folder.exists()}

@@ -1,4 +1,4 @@
-"""The complete versions of a data directory, and the list that offers them."""
+"""The complete versions of a data directory, and their distribution list."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class CompleteVersion:
 
     Attributes:
         listing: its line in the list.
-        manifest: its manifest; None for a version that an old node left here, until it was surveyed.
+        manifest: its manifest; None for a version of an old node, until surveyed.
         size: bytes of its payload.
-        place: where it lies.
-        looks: the identity of an adopted payload when it was verified; None where shards are files.
+        place: its place.
+        looks: the identity of an adopted payload at its verification; None where shards are files.
         verified: number and file identity of each verified shard, by SHA-256.
     """
 
@@ -59,18 +59,18 @@ class CompleteVersion:
 
     @property
     def payload_changed(self) -> bool:
-        """Whether its adopted payload has another identity than when it was verified; blocks on the disk."""
+        """Whether the adopted payload's identity differs from the verified one; blocks on the disk."""
         return self.payload_state is not None and recorded_identity(self.place.payload) != self.payload_state
 
     def find(self, sha256: str) -> Path | None:
-        """Return the file of a shard with this SHA-256, unchanged since it was verified."""
+        """Return the file of a shard with this SHA-256, unchanged since its verification."""
         shard, identity = self.verified.get(sha256, (0, None))
         file = self.place.shard(shard) if shard else None
         return file if file and recorded_identity(file) == identity else None
 
 
 def unsurveyed_spans(place: VersionPlace, listing: Listing) -> list[Span]:
-    """Return the shards' files of a version without a manifest, up to the first that is missing."""
+    """Return the shards' files of a version without a manifest, up to the first missing one."""
     spans: list[Span] = []
     while listing.shards is None or len(spans) < listing.shards:
         span = _file_span(place.shard(len(spans) + 1))
@@ -81,7 +81,7 @@ def unsurveyed_spans(place: VersionPlace, listing: Listing) -> list[Span]:
 
 
 def _file_span(file: Path) -> Span | None:
-    """Return a whole file as a span without a digest; None where it can't be looked at."""
+    """Return a whole file as a span without a digest; None for an unreadable one."""
     try:
         return Span(file, 0, file.stat().st_size, None)
     except OSError:
@@ -89,11 +89,11 @@ def _file_span(file: Path) -> Span | None:
 
 
 def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | None) -> CompleteVersion:
-    """Return the complete version in a place whose files were checked; blocks on the disk.
+    """Return the complete version in a place with checked files; blocks on the disk.
 
     Args:
-        place: where it lies.
-        listing: its line in the list; that of the result has the manifest's identity.
+        place: the place.
+        listing: its line in the list; the result's has the manifest's identity.
         manifest: its manifest; None for a version of an old node.
     """
     size = manifest.size if manifest else sum(span.length for span in unsurveyed_spans(place, listing))
@@ -106,13 +106,13 @@ def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | No
 
 
 class CompleteVersions:
-    """The complete versions and their list, which is on the disk before a version counts.
+    """The complete versions and their list, written to the disk before a version counts.
 
     The event loop changes them while threads look for shards (``find``): ``_versions`` is replaced by a
-    changed copy, so that a thread goes on with the versions that were here when it began.
+    changed copy, so a thread goes on with the versions of its beginning.
 
     Attributes:
-        distribution: the bytes of the list, as they are on the disk.
+        distribution: the bytes of the list on the disk.
     """
 
     def __init__(self, data_dir: DataDir) -> None:
@@ -143,23 +143,23 @@ class CompleteVersions:
         return self._versions.get(version_number(version) or 0)
 
     def find(self, sha256: str) -> Path | None:
-        """Return the file of a shard with this SHA-256, unchanged since it was verified; for any thread."""
+        """Return the file of a shard with this SHA-256, unchanged since its verification; for any thread."""
         found = (complete.find(sha256) for complete in self._versions.values())
         return next((file for file in found if file), None)
 
     # How they change
 
     def take_up(self, complete: CompleteVersion) -> None:
-        """Count a version that is on the list already."""
+        """Count a version already on the list."""
         self._versions = {**self._versions, complete.listing.number: complete}
 
     def take_up_all(self, versions: Iterable[CompleteVersion], distribution: bytes) -> None:
-        """Count these versions and no others; the list that offers them is on the disk."""
+        """Count these versions and no others; their list is on the disk."""
         self._versions = {complete.listing.number: complete for complete in versions}
         self.distribution = distribution
 
     def write_list(self) -> None:
-        """Replace the list on the disk where it differs; blocks.
+        """Replace the list on the disk where different; blocks.
 
         Raises:
             LocalDiskError: the list could not be written.

@@ -1,4 +1,4 @@
-"""A data directory that this process holds: its lock, its ids, its counter and what it remembers."""
+"""A data directory held by this process: its lock, ids, counter and settings."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from shardcast.temporary_files import PART, clear_leftovers
 
 
 class DataDir(DataDirLayout):
-    """A data directory that this process holds: no other process publishes into it or fills it meanwhile.
+    """A data directory held by this process: no other one publishes into it or fills it meanwhile.
 
     Attributes:
-        origin_id: names the line of versions that is published here.
-        is_new: whether the directory got that id just now.
+        origin_id: names the line of versions published here.
+        is_new: whether the directory got its id just now.
     """
 
     def __init__(self, root: Path, role: str) -> None:
-        """Take hold of a directory, which is made where it doesn't exist.
+        """Take hold of a directory, which is made if missing.
 
         Args:
-            root: its path.
-            role: what takes hold of it, for the message to another process that tries to.
+            root: path of the directory.
+            role: the holder's role, for the message to other processes.
 
         Raises:
-            DataDirInUse: another process holds it.
-            LocalDiskError: it can't be made or written.
+            DataDirInUse: another process holds the directory.
+            LocalDiskError: the directory can't be made or written.
         """
         super().__init__(root)
         self.is_new = False
         self._counting = threading.Lock()
         with disk_errors("could not use the data directory", self.root):
-            # Before anything in them is acknowledged: a number that was given is never given again.
+            # Before anything in them is acknowledged: a used number is never given again.
             make_folder(self.root)
             make_folder(self.own)
             self._lock = DirectoryLock(self.own / "lock", self.root, role)
@@ -57,26 +57,26 @@ class DataDir(DataDirLayout):
         """Give the directory up."""
         self._lock.release()
 
-    # Whether it is still held
+    # The hold
 
     @property
     def held(self) -> bool:
-        """Whether the directory at the path is the one that is held; it may have been moved or replaced."""
+        """Whether the directory at the path is the held one; it may have been moved or replaced."""
         return self._lock.held
 
     @property
     def lost_reason(self) -> str:
-        """Why nothing is written once the directory at the path is another one, and what to do."""
+        """Reason for not writing into another directory at the path, with advice."""
         return (
             f"the data directory {self.root} was moved, removed or replaced while this node ran; nothing is "
             "published, fetched or offered from it. Put it back, or stop the node and start it again"
         )
 
     def check_held(self) -> None:
-        """Check that the directory at the path is the one that is held.
+        """Check for the held directory at the path.
 
         Raises:
-            LocalDiskError: it is another one.
+            LocalDiskError: another one is there.
         """
         if not self.held:
             raise LocalDiskError(self.lost_reason)
@@ -85,15 +85,15 @@ class DataDir(DataDirLayout):
         """Return the node's own folder, to write into it.
 
         Raises:
-            LocalDiskError: the directory at the path is not the one that is held.
+            LocalDiskError: the directory at the path is not the held one.
         """
         self.check_held()
         return self.own
 
-    # What a crash left
+    # Leftovers of a crash
 
     def clear_leftovers(self) -> None:
-        """Remove what a crash left: temporary names, and folders that were being removed.
+        """Remove leftovers of a crash: temporary names, and folders in removal.
 
         Raises:
             OSError: something can't be removed.
@@ -115,14 +115,14 @@ class DataDir(DataDirLayout):
 
     @property
     def next(self) -> int:
-        """The number that the next version is given at the least."""
+        """Minimum number of the next version."""
         return self._next()
 
     def allot(self, min_number: int = 1) -> int:
-        """Return the next version's number, which is durable and never given again.
+        """Return the next version's number, durable and never given again.
 
         Args:
-            min_number: the lowest number to give, for an origin that goes on where another left off.
+            min_number: the lowest number to give, for an origin in succession of another.
 
         Raises:
             UsageError: no number is left.
@@ -140,7 +140,7 @@ class DataDir(DataDirLayout):
         """Never give a number again that a version here has or had.
 
         Raises:
-            LocalDiskError: that could not be written down.
+            LocalDiskError: the number could not be written down.
         """
         with self._counting:
             if number >= self._next():
@@ -152,13 +152,13 @@ class DataDir(DataDirLayout):
     def _put_next(self, number: int) -> None:
         replace(self.own / "next", b"%d\n" % number)
 
-    # What is remembered
+    # Settings
 
     def remembered_keep(self, keep: int | None) -> int:
-        """Return how many versions to keep here.
+        """Return the number of versions to keep here.
 
         Args:
-            keep: the number to keep, which is remembered; None for the number that is remembered.
+            keep: the number to keep, to be remembered; None for the remembered number.
 
         Raises:
             LocalDiskError: the number could not be written down.
@@ -166,11 +166,11 @@ class DataDir(DataDirLayout):
         return self._remembered("keep", keep) or MAX_DISTRIBUTION_FOLDERS
 
     def remembered_max_bytes(self, max_bytes: int | None, given: bool = True) -> int | None:
-        """Return how many bytes the versions may take; None for no bound.
+        """Return the maximum bytes of all versions; None for no bound.
 
         Args:
-            max_bytes: the bound, which is remembered; None for no bound.
-            given: whether ``max_bytes`` counts; the bound that is remembered counts otherwise.
+            max_bytes: the bound, to be remembered; None for no bound.
+            given: whether ``max_bytes`` counts; otherwise the remembered bound does.
 
         Raises:
             LocalDiskError: the bound could not be written down.

@@ -22,7 +22,7 @@ from shardcast.store.version_place import VersionPlace
 
 
 def own_folder(root: Path) -> Path:
-    """Return the folder of a data directory that has the node's own files."""
+    """Return the folder with the node's own files in a data directory."""
     return root / ".shardcast"
 
 
@@ -58,7 +58,7 @@ class DataDirLayout:
 
     @property
     def pinned(self) -> Path:
-        """An empty file for each version that stays until it is unpinned."""
+        """An empty file for each pinned version."""
         return self.own / "pinned"
 
     @property
@@ -73,7 +73,7 @@ class DataDirLayout:
 
     @property
     def uploads(self) -> Path:
-        """Payloads that come from elsewhere, in a folder for each upload."""
+        """Payloads from elsewhere, in a folder for each upload."""
         return self.own / "uploads"
 
     @property
@@ -83,12 +83,12 @@ class DataDirLayout:
 
     @property
     def changing(self) -> Path:
-        """The plan of a change of line, there until it is carried out."""
+        """The plan of a change of line, until carried out."""
         return self.own / "changing"
 
     @property
     def swarm_key(self) -> Path:
-        """The secret bytes of the key by which the node signs tickets."""
+        """The seed of the node's key for tickets."""
         return self.own / "swarm-key"
 
     @property
@@ -98,7 +98,7 @@ class DataDirLayout:
 
     @property
     def retired(self) -> Path:
-        """Folders that are being removed."""
+        """Folders in removal."""
         return self.own / "retired"
 
     def folder(self, number: int) -> Path:
@@ -117,10 +117,10 @@ class DataDirLayout:
         return self.place(number).manifest
 
     def shard(self, number: int, shard: int) -> Path:
-        """Return the file of a shard; names that 0.3.x left have five digits."""
+        """Return the file of a shard; names from 0.3.x have five digits."""
         return self.place(number).shard(shard)
 
     def numbers(self) -> list[int]:
-        """Return the versions that have a folder, oldest first; blocks on the disk."""
+        """Return the versions with a folder, oldest first; blocks on the disk."""
         found = (version_number(entry.name) for entry in self.root.iterdir() if entry.is_dir())
         return sorted(number for number in found if number is not None)

@@ -5,9 +5,8 @@
     .shardcast/lock   {"role": "middle", "pid": 4711, "machine": "5f0c39d2a1b4e877"}
 
 The file is locked (flock(2)). Where such a lock may not keep all machines away, as on a network file system,
-the process that holds the directory also renews the file's mtime, and no other process takes the directory
-before the mtime is old. Times are compared as the file system gives them, so that the machines' clocks may
-differ.
+the holder also renews the file's mtime, and no other process takes the directory before the mtime is old.
+Times are compared as given by the file system, so the machines' clocks may differ.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ log = logging.getLogger(__name__)
 RENEWED_EVERY = 10.0
 """Seconds between two renewals where locks don't reach all machines."""
 OLD_AFTER = 60.0
-"""Seconds without a renewal after which a directory is free, where a lock can't tell."""
+"""Seconds without a renewal until a directory is free, where a lock can't tell."""
 _SETTLING = 1.0
-"""Seconds after which two machines that take a directory at once see which of them wrote last."""
+"""Seconds after which two machines taking a directory at once see the last writer."""
 _LOCK_SECONDS = 1.0
-"""Seconds that a process has from taking the lock to writing its name into the file."""
+"""Seconds for a process from taking the lock to writing its name into the file."""
 _LOOK_AGAIN = 0.01
 
 
@@ -58,11 +57,11 @@ class DirectoryLock:
         Args:
             path: the lock file.
             root: the data directory, for messages.
-            role: what takes it, for the messages of other processes.
-            settling: seconds to wait for another machine that takes the directory at once.
+            role: the holder's role, for the messages of other processes.
+            settling: seconds to wait for another machine taking the directory at once.
 
         Raises:
-            DataDirInUse: another process has it.
+            DataDirInUse: another process has the lock.
             OSError: the lock file can't be made or written.
         """
         self._path, self._root, self._role = path, root, role
@@ -83,7 +82,7 @@ class DirectoryLock:
 
     @property
     def held(self) -> bool:
-        """Whether the file at the path is the one that is locked, and no other process took it over."""
+        """Whether the file at the path is the locked one, and no other process took it over."""
         try:
             return FileIdentity.from_stat(self._path.stat()).file_key == self._inode and not self._lost
         except OSError:
@@ -103,7 +102,7 @@ class DirectoryLock:
         """Lock the file; return whether the file system did.
 
         Raises:
-            DataDirInUse: another process has locked it.
+            DataDirInUse: another process has locked the file.
         """
         deadline = time.monotonic() + _LOCK_SECONDS
         while (lock := try_lock(self._descriptor)) is Lock.HELD:
@@ -118,7 +117,7 @@ class DirectoryLock:
 
         Args:
             keeps_machine_away: whether the lock keeps other processes of this machine away.
-            settling: seconds until it is checked that no other machine wrote since.
+            settling: seconds until the check for a later writer on another machine.
 
         Raises:
             DataDirInUse: another process has the directory.
@@ -138,7 +137,7 @@ class DirectoryLock:
         self._renewing.start()
 
     def renew(self) -> None:
-        """Renew the file's mtime, or notice that another process took the directory.
+        """Renew the file's mtime, or notice the directory's loss to another process.
 
         Raises:
             OSError: the lock file can't be read or written.
@@ -149,7 +148,7 @@ class DirectoryLock:
             self._lost = True  # only ever set, so that the other threads need no lock to read it
 
     def _keep_renewing(self) -> None:
-        """Renew the lock until it is released or lost; in a thread of its own."""
+        """Renew the lock until released or lost; in a thread of its own."""
         while not self._lost and not self._released.wait(RENEWED_EVERY):
             try:
                 self.renew()
@@ -164,10 +163,10 @@ class DirectoryLock:
         return self._read(self._path.read_bytes()) == (self._role, os.getpid(), machine_id())
 
     def _age(self) -> float:
-        """Return the seconds since the last renewal, by the clock that the file system uses.
+        """Return the seconds since the last renewal, by the file system's clock.
 
-        A renewal that lies ahead, since that clock was wrong, is set back to now: the lock of a process that
-        has ended grows old, and one that lives renews it.
+        A renewal in the future, from a time with a wrong clock, is set back to now: the lock of an ended
+        process grows old, and a living one renews its own.
         """
         probe = temporary_name(self._path)
         now = create_private(probe)
@@ -178,7 +177,7 @@ class DirectoryLock:
             probe.unlink(missing_ok=True)
 
     def _read(self, record: bytes | None = None) -> tuple[str, int, str]:
-        """Return the role, the process id and the machine in the file; empty where it names no process."""
+        """Return the role, the process id and the machine in the file; empty without a named process."""
         try:
             holder = parse_json(os.pread(self._descriptor, 1000, 0) if record is None else record)
             return str(holder["role"]), int(holder["pid"]), str(holder.get("machine", ""))
@@ -192,7 +191,7 @@ class DirectoryLock:
         os.pwrite(self._descriptor, json.dumps(record).encode(), 0)
 
     def _in_use(self, role: str, pid: int, where: str = "") -> DataDirInUse:
-        """Return the error that names the process which has the directory."""
+        """Return the error with the name of the directory's holder."""
         who = (
             f"a shardcast {role}{f' (process {pid})' if pid else ''}"
             if role

@@ -22,10 +22,9 @@ class DirectoryWriter:
     """The only way to change the list or the records of a data directory.
 
     Attributes:
-        lock: held during each change. A change of what is open alone needs no more than the lock.
-        spare: blocks for the list and the records where the disk is full.
-        finish_change: carries out what is left of a change of line that failed, before anything else is
-            written.
+        lock: held during each change. A change of open versions alone needs no more than the lock.
+        spare: blocks for the list and the records on a full disk.
+        finish_change: carries out the rest of a failed change of line, before anything else is written.
     """
 
     def __init__(self, inventory: Inventory) -> None:

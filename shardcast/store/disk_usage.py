@@ -1,4 +1,4 @@
-"""The blocks that versions take on the disk, and those that would come free without them."""
+"""The blocks of versions on the disk, and those freed by their removal."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from shardcast.constants import MANIFEST_FILE
 from shardcast.file_identity import FileIdentity
 
 BLOCK = 4096
-"""Bytes of a block, the unit in which file systems give room."""
+"""Bytes of a block, the unit of allocation of file systems."""
 _UNIT = 512
 """Bytes of ``st_blocks``, on every system."""
 _FIEMAP = 0xC020660B
 """The number of the ioctl FS_IOC_FIEMAP, from linux/fs.h."""
 _SHARED, _LAST = 0x2000, 0x1
-"""Flags of an extent, from linux/fiemap.h: other files share it; it is the file's last."""
+"""Flags of an extent, from linux/fiemap.h: shared with other files; the last one of the file."""
 _EXTENTS = 64
-"""Extents that are asked for at once."""
+"""Extents requested at once."""
 _HEAD, _EXTENT = struct.Struct("=QQLLLL"), struct.Struct("=QQQQQLLLL")
 """struct fiemap and struct fiemap_extent, from linux/fiemap.h."""
 
 
 def space_of(size: int) -> int:
-    """Return the bytes that a file of ``size`` bytes takes on the disk."""
+    """Return the bytes on the disk of a file of ``size`` bytes."""
     return -(-size // BLOCK) * BLOCK
 
 
 def taken_by(found: os.stat_result) -> int:
-    """Return the bytes that a file takes on the disk."""
+    """Return the bytes on the disk of a file."""
     return found.st_blocks * _UNIT
 
 
@@ -55,9 +55,9 @@ class _Folder:
 class DiskUsage:
     """Counts bytes on the disk of the shards and payloads of versions, a file with several names once.
 
-    Threads that store shards add to it, and the event loop reads it at any time. Every change is made under
-    one lock, which no thread holds while it touches the disk; ``total`` is an int, replaced in one step, and
-    so is read without the lock.
+    Threads with new shards add to the count, and the event loop reads it at any time. Every change is made
+    under one lock, never held during disk access; ``total`` is an int, replaced in one step, and so is read
+    without the lock.
 
     Attributes:
         total: bytes of all versions.
@@ -70,13 +70,13 @@ class DiskUsage:
         self._folders_with: dict[int, int] = {}  # how many folders have a shared file, by inode
 
     def of(self, folder: Path) -> int:
-        """Return the bytes of one version's files, including those that others share."""
+        """Return the bytes of one version's files, including shared ones."""
         with self._lock:
             known = self._folders.get(folder)
             return known.alone + sum(known.shared.values()) if known else 0
 
     def add(self, folder: Path, found: os.stat_result) -> None:
-        """Count a file that got its name in a version's folder."""
+        """Count a file with a new name in a version's folder."""
         with self._lock:
             self._add(self._folders.setdefault(folder, _Folder()), found)
 

@@ -1,1 +1,1 @@
-"""The routes of a node, a module a path or a few that belong together."""
+"""The routes of a node, a module for a path or a few related ones."""

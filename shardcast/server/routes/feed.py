@@ -1,4 +1,4 @@
-"""``GET /feed``: an answer that stays open, and sends events as they happen."""
+"""``GET /feed``: an open answer with events as they happen."""
 
 from __future__ import annotations
 

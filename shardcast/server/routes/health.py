@@ -16,12 +16,12 @@ from shardcast.protocol.wire import HEALTHCHECK_PATH, READY_PATH, STATUS_PATH
 from shardcast.server.scoped_routes import add_route
 
 _SLICE = 100
-"""Rows of a list that are encoded at a time; between two slices the event loop serves other requests."""
+"""Rows of a list encoded at a time; between two slices the event loop serves other requests."""
 _CHEAP_SECONDS = 0.005
-"""Seconds of the event loop that a status may take for each request."""
+"""Seconds of the event loop allowed to a status for each request."""
 _VALID_FACTOR = 20.0
-"""Validity of a costlier status, in multiples of the time it took: such statuses take a twentieth of the loop
-at most."""
+"""Validity of a costlier status, in multiples of its time: such statuses take a twentieth of the loop at
+most."""
 _MAX_VALID_SECONDS = 5.0
 """Maximum validity in seconds."""
 
@@ -33,12 +33,12 @@ def add_health_routes(
     *,
     local_only: bool = False,
 ) -> None:
-    """Answer that the node lives, whether it has caught up, and its state as JSON.
+    """Answer whether the node lives, whether it has caught up, and its state as JSON.
 
     Args:
         app: the application.
         status: returns the state.
-        get_missing: returns what the node lacks; None when it has all versions that it should have.
+        get_missing: returns the missing versions in words; None when all are there.
         local_only: whether to show the state to this machine alone: a listener without tokens.
     """
     shared = _SharedStatus(status)

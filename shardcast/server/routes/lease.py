@@ -1,6 +1,6 @@
 """``GET /<version>/lease``: while the answer is open, the version stays.
 
-The first line, ``{"lease": "v3"}``, grants the lease; ``{"held": "v3"}`` comes every few seconds, which tells
+The first line, ``{"lease": "v3"}``, grants the lease; ``{"held": "v3"}`` comes every few seconds, to tell
 silence from death; ``{"ended": "why"}`` comes last when the version goes all the same.
 """
 

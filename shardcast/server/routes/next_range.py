@@ -1,4 +1,4 @@
-"""``POST /<version>/next``: the next range for a node, chosen by what was handed out before."""
+"""``POST /<version>/next``: the next range for a node, chosen by earlier hand-outs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from shardcast.store.interfaces import Shelf
 log = logging.getLogger(__name__)
 
 _TIDY_SECONDS = 5.0
-"""Seconds between two looks for ledgers and nodes that nobody needs."""
+"""Seconds between two looks for unused ledgers and nodes."""
 _UNCACHED = {"Cache-Control": "no-store"}
 _NOT_READABLE = NothingNow(NotNow.PAUSE, 0.05)
 _STATUSES = {NotNow.ABSENT: 404, NotNow.BUSY: 503}
@@ -86,14 +86,14 @@ def add_next_range_routes(app: web.Application, shelf: Shelf, hand_outs: HandOut
 
 
 async def _tidy(hand_outs: HandOuts) -> None:
-    """Drop what nobody needs, again and again."""
+    """Drop unused ledgers and nodes, again and again."""
     while True:
         await asyncio.sleep(_TIDY_SECONDS)
         hand_outs.tidy()
 
 
 def _refuse(refusal: NothingNow) -> web.Response:
-    """Answer that there are no bytes now."""
+    """Answer without bytes for now."""
     status = _STATUSES.get(refusal.reason, 204)
     text = None if status == 204 else f"{status}: {refusal.reason.value}\n"
     headers = not_now_headers(refusal.reason, refusal.seconds, refusal.claims) | _UNCACHED
@@ -134,10 +134,10 @@ async def _send(
 
 @contextlib.contextmanager
 def _opened(shelf: Shelf, version: str, run: PieceRun) -> Iterator[tuple[BinaryIO, int]]:
-    """Open the file of a shard that is here or arriving, with the shard's offset in the file.
+    """Open the file of a local or arriving shard, with the shard's offset in the file.
 
     Raises:
-        OSError: the shard is not here any more, was cut short, or can't be read.
+        OSError: the shard is gone, was cut short, or can't be read.
     """
     span = shelf.shard(version, run.shard)
     if span is not None:

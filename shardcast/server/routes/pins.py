@@ -15,10 +15,10 @@ from shardcast.server.callers import Handler, add_change_route, read_request
 
 
 class Pinning(Protocol):
-    """The versions of a node that can be pinned."""
+    """The pinnable versions of a node."""
 
     async def pin(self, version: str) -> None:
-        """Keep a version until it is unpinned."""
+        """Keep a version until the end of its pin."""
 
     async def unpin(self, version: str) -> None:
         """Release a version."""

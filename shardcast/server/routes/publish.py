@@ -1,15 +1,15 @@
 """``POST /publish`` and ``POST /stream`` on the data directory's Unix socket: hand the origin a payload.
 
 ``POST /publish`` with ``{"path": …, "shard_size": …, "metadata": …, "copy": …}``, for a folder also
-``"exclude": […]``, ``"mtimes": …`` and ``"checksum": …``, is answered line by line: ``{"version": "v7"}``
-at once, ``{"progress": …}`` meanwhile, at last ``{"complete": …}`` or ``{"error": …}``.
-A caller that goes away before aborts the version.
+``"exclude": […]``, ``"mtimes": …`` and ``"checksum": …``, is answered line by line: ``{"version": "v7"}`` at
+once, ``{"progress": …}`` meanwhile, at last ``{"complete": …}`` or ``{"error": …}``. A caller leaving before
+the end aborts the version.
 
 ``POST /stream`` with ``{"name": …, "shard_size": …, "metadata": …}`` in the first line of its body is
-answered with ``{"version": "v7", "pipe": …}``. The caller writes the payload's bytes to that named pipe as it
-makes them, straight into the publisher's hands; ``{"end": …}``, their number, is the last line of the body,
-which stays open meanwhile. Then comes ``{"complete": …}`` or ``{"error": …}``. A body that ends without that
-line aborts the version.
+answered with ``{"version": "v7", "pipe": …}``. The caller writes the payload's bytes to the named pipe while
+making them, straight into the publisher's hands; ``{"end": …}``, their number, is the last line of the body,
+open until then. Then comes ``{"complete": …}`` or ``{"error": …}``. A body without this last line aborts the
+version.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REPORT_INTERVAL = 0.2
 
 
 class Publishing(Protocol):
-    """A broadcast that runs."""
+    """A running broadcast."""
 
     @property
     def version(self) -> str:
@@ -49,10 +49,10 @@ class Publishing(Protocol):
         """Return how many bytes are published, and of how many."""
 
     def cancel(self) -> None:
-        """Abort the version, unless it is complete."""
+        """Abort an incomplete version."""
 
     def end(self, size: int) -> None:
-        """Set the number of bytes of a stream, which ends there."""
+        """Set the number of bytes of a stream, and so its end."""
 
     async def result(self) -> None:
         """Wait until the version is complete.
@@ -65,8 +65,8 @@ class Publishing(Protocol):
 class PublishTarget(Protocol):
     """The publisher of a data directory; several broadcasts queue.
 
-    It awaits ``confirm`` before a version is complete; ``confirm`` raises ``NodeFailed`` where its caller has
-    gone.
+    The publisher awaits ``confirm`` before a version is complete; ``confirm`` raises ``NodeFailed`` where its
+    caller has gone.
     """
 
     async def publish(
@@ -92,7 +92,7 @@ class PublishTarget(Protocol):
         metadata: Mapping[str, Any] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> Publishing:
-        """Start to broadcast the bytes that ``source`` gives until its end."""
+        """Start to broadcast the bytes of ``source`` until its end."""
 
 
 def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Callable[[], Path]) -> None:
@@ -166,10 +166,10 @@ async def _await_end(request: web.Request, pipe: NamedPipe, publishing: Publishi
 
 
 async def _report(caller: Caller, publishing: Publishing, pipe: str = "") -> web.StreamResponse:
-    """Send progress and the final result, and return the answer.
+    """Stream progress and the final result, and return the answer.
 
-    A caller that writes to a ``pipe`` does not read the answer, so it gets no progress. A version that is not
-    complete when this ends, whose caller went away, is aborted.
+    Pipe writers do not read the answer, so they get no progress. An incomplete version is aborted when its
+    caller goes away.
     """
     result = asyncio.ensure_future(publishing.result())
     result.add_done_callback(lambda done: done.cancelled() or done.exception())

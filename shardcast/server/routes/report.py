@@ -19,13 +19,13 @@ from shardcast.server.scoped_routes import add_route
 from shardcast.server.turns import Turns
 
 _SMALL = 16 << 10
-"""Bytes of a report that is recorded at once."""
+"""Maximum bytes of a report recorded at once."""
 
 
 def _named(nodes: list[Node], subject: str) -> list[Node]:
     """Return the nodes of a report with the reporter under the name in its certificate or of its token.
 
-    The name that it gives itself stands behind that: anybody can give himself any name.
+    Its own name stands behind this one: anybody can claim any name.
     """
     if not subject:
         return nodes

@@ -22,10 +22,10 @@ from shardcast.server.swarm_tracker import SwarmConflict, SwarmTracker
 from shardcast.server.turns import Turns
 
 _SMALL = 4 << 10
-"""Bytes of an announcement that is taken at once; those of servers take turns."""
+"""Maximum bytes of an announcement taken at once; those of servers take turns."""
 
 FindVersion = Callable[[str], TicketVersion | None]
-"""Returns what tells a version here from others, by its name; None for a version that is not here."""
+"""A function to find the distinguishing facts of a local version by its name; None for a version not here."""
 
 
 def add_swarm_routes(app: web.Application, tracker: SwarmTracker, find: FindVersion) -> None:
@@ -78,7 +78,7 @@ def _take(
 def add_check_route(app: web.Application, nonces: Nonces) -> None:
     """Answer the checks of servers with the nonces of this node's announcements.
 
-    The route is open: only who got an announcement knows the challenge of its nonce.
+    The route is open: only receivers of an announcement know the challenge of its nonce.
     """
 
     async def check(request: web.Request) -> web.StreamResponse:

@@ -13,7 +13,8 @@ from shardcast.server.scoped_routes import add_route
 from shardcast.server.upgrade import upgrade
 
 AcceptStream = Callable[[asyncio.Transport], Awaitable[None]]
-"""Takes a connection whose other end speaks ``SWARM_PROTOCOL``, and returns when its stream has ended."""
+"""A function to take a connection with ``SWARM_PROTOCOL`` at the other end; returns at the end of its stream.
+"""
 
 
 def add_swarm_stream_routes(
@@ -24,7 +25,7 @@ def add_swarm_stream_routes(
     Args:
         app: the application.
         accept: takes each connection.
-        scope: what a token must allow; None where tickets alone decide.
+        scope: the required scope of a token; None where tickets alone decide.
     """
 
     async def open_stream(request: web.Request) -> web.StreamResponse:

@@ -1,8 +1,8 @@
-"""``/uploads``: payloads that come from elsewhere, at an origin with ``--publish``.
+"""``/uploads``: payloads from elsewhere, at an origin with ``--publish``.
 
-``POST /uploads`` announces a payload, ``PATCH /uploads/<id>`` brings bytes of it, ``GET /uploads/<id>`` tells
-how far it is, ``POST /uploads/<id>/complete`` has the whole of it checked and cut,
-``POST /uploads/<id>/confirm`` makes its version complete, and ``DELETE /uploads/<id>`` forgets it.
+``POST /uploads`` announces a payload, ``PATCH /uploads/<id>`` brings bytes of the payload, ``GET
+/uploads/<id>`` tells the progress, ``POST /uploads/<id>/complete`` has the whole payload checked and cut,
+``POST /uploads/<id>/confirm`` makes its version complete, and ``DELETE /uploads/<id>`` forgets the upload.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _STATUSES: tuple[tuple[type[ShardcastError], int], ...] = (
     (NoRoom, 507),
     (NodeFailed, 410),
 )
-"""The first row that fits counts."""
+"""The first matching row counts."""
 
 
 class UploadTarget(Protocol):
-    """The uploads of an origin. Every call raises a ``ShardcastError`` where it refuses."""
+    """The uploads of an origin. Every call raises a ``ShardcastError`` on a refusal."""
 
     async def begin(self, request: UploadRequest) -> UploadStatus:
         """Begin an upload, or find an earlier one again."""
@@ -137,7 +137,7 @@ def _refusing(handler: _Handler) -> _Handler:
     """Return a handler that answers errors with a status and ``{"error": …}``.
 
     Requests of web pages are refused: a browser sends them from its machine, also to ``127.0.0.1``, and under
-    a name that points there it lets the page read the answers.
+    a name with this address the page could read the answers.
     """
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -154,7 +154,7 @@ def _refusing(handler: _Handler) -> _Handler:
 
 
 def _refusal(request: web.Request, error: ShardcastError, status: int | None = None) -> web.Response:
-    """Return the answer to a request that is refused; the rest of its body is not read."""
+    """Return the answer to a refused request; the rest of the body is not read."""
     status = status or next(
         (code for kind, code in _STATUSES if isinstance(error, kind)), 507 if is_full(error) else 500
     )

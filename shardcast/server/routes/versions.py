@@ -1,4 +1,4 @@
-"""The distribution list, manifests and shards of a Shelf: the routes that shardcast is for."""
+"""The distribution list, manifests and shards of a Shelf: the essential routes of shardcast."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def add_version_routes(app: web.Application, shelf: Shelf) -> None:
 def _find_shard(shelf: Shelf, version: str, number: int, if_match: str | None) -> Span | None:
     """Return the bytes of a shard; of another line's version where ``If-Match`` names those.
 
-    So a download that had started when this node changed over to another line goes on.
+    So a download goes on when this node changes over to another line in the middle.
     """
     span = shelf.shard(version, number)
     if if_match and (span is None or not matches_if_match(if_match, span.digest)):

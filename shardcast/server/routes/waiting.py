@@ -1,13 +1,13 @@
 """``POST /finish`` and ``POST /copies`` on the data directory's Unix socket: wait for the nodes below.
 
-``POST /finish`` with ``{"wait": null}``, or seconds, is answered with ``{"waiting": "v7: gpu3 lacks it"}``
-each time that changes, and with ``{"done": true}`` when the origin may end.
+``POST /finish`` with ``{"wait": null}``, or seconds, is answered with ``{"waiting": "v7: gpu3 lacks it"}`` at
+each change, and with ``{"done": true}`` when the origin may end.
 
-``POST /copies`` with ``{"version": "v7", "copies": 3}`` is answered with ``{"copies": 2}`` each time that
-changes, and with ``{"done": true}`` when so many nodes have the version, or ``{"error": …}``.
+``POST /copies`` with ``{"version": "v7", "copies": 3}`` is answered with ``{"copies": 2}`` at each change,
+and with ``{"done": true}`` when so many nodes have the version, or ``{"error": …}``.
 
-The last line is repeated every 5 s. An answer that ends without ``done`` or ``error`` means that the origin
-ended.
+The last line is repeated every 5 s. An answer without ``done`` or ``error`` at its end means the end of the
+origin.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MAX_REQUEST = 4096
 _DONE = {"done": True}
 
 StatusLine = Callable[[], Mapping[str, Any] | None]
-"""A function that returns the line telling what the caller still waits for; None when the wait is over."""
+"""A function that returns the line about the awaited nodes; None when the wait is over."""
 
 
 def add_waiting_routes(
@@ -45,12 +45,12 @@ def add_waiting_routes(
     finish: Callable[[float | None], Callable[[], str | None]],
     copies: Callable[[str, int], Callable[[], int]],
 ) -> None:
-    """Answer callers that wait.
+    """Answer waiting callers.
 
     Args:
         app: the application.
-        finish: ``finish(wait)`` returns a function that returns what the origin waits for, None at the end.
-        copies: ``copies(version, copies)`` returns a function that returns how many nodes have the version.
+        finish: ``finish(wait)`` returns a function for the awaited nodes in words, None at the end.
+        copies: ``copies(version, copies)`` returns a function for the number of nodes with the version.
     """
     ended = asyncio.Event()
 
@@ -98,7 +98,7 @@ def add_waiting_routes(
 
 
 async def _answer(request: web.Request, look: StatusLine, ended: asyncio.Event) -> web.StreamResponse:
-    """Send the lines that ``look`` returns, until None, the caller goes away, or the node has ``ended``."""
+    """Send the lines from ``look``, until None, the caller goes away, or the node has ``ended``."""
     response = web.StreamResponse(headers={"Content-Type": NDJSON})
     await response.prepare(request)
     loop = asyncio.get_running_loop()
