@@ -113,7 +113,7 @@ class LineChanger:
                 self.after_step(f"discarded {version_name(number)}")
 
     def _clear_targets(self, targets: Mapping[VersionPlace, VersionPlace]) -> None:
-        """Clear the places of moving versions: of the same versions, put aside earlier; their pins are kept."""
+        """Clear the targets of moves of the same versions, put aside earlier; their pins are kept."""
         inventory = self._inventory
         for place, target in targets.items():
             if target.folder.exists():

@@ -112,7 +112,7 @@ class DiskUsage:
             self.total += size
 
     def measure(self, folder: Path) -> None:
-        """Count what lies in a version's folder now, instead of its count so far; blocks on the disk."""
+        """Count the present files of a version's folder, instead of its count so far; blocks on the disk."""
         files = list(_payload_files(folder))
         with self._lock:
             self._drop(folder)
@@ -121,7 +121,7 @@ class DiskUsage:
                 self._add(known, found)
 
     def move(self, folder: Path, target: Path) -> None:
-        """Count a version's folder under the name that it has now."""
+        """Count a version's folder under its present name."""
         with self._lock:
             known = self._folders.pop(folder, None)
             if known is not None:
@@ -134,7 +134,7 @@ class DiskUsage:
             self._drop(folder)
 
     def freeable(self, folder: Path) -> Freeable:
-        """Return the bytes that are counted no more when a version goes."""
+        """Return the bytes no longer counted after a version's removal."""
         with self._lock:
             known = self._folders.get(folder, _Folder())
             shared: dict[Hashable, int] = dict(known.shared.items())
@@ -151,7 +151,7 @@ class DiskUsage:
             self._drop_shared(inode, size)
 
     def _drop_shared(self, inode: int, size: int) -> None:
-        """Count one folder less that has a shared file; under the lock."""
+        """Count one folder less with a shared file; under the lock."""
         self._folders_with[inode] -= 1
         if not self._folders_with[inode]:
             del self._folders_with[inode]
@@ -167,17 +167,17 @@ def _payload_files(folder: Path) -> Iterator[os.stat_result]:
                     yield entry.stat(follow_symlinks=False)
 
 
-# What would come free
+# Freeable bytes
 
 
 @dataclass
 class Freeable:
-    """The bytes that come free with a version's folder.
+    """The bytes freed with a version's folder.
 
     Attributes:
-        alone: bytes of files with no other name.
+        alone: bytes of files without another name.
         shared: bytes of files with several names, by inode.
-        names: how many names these have, by inode.
+        names: number of names of each of these, by inode.
     """
 
     alone: int = 0
@@ -186,12 +186,12 @@ class Freeable:
 
 
 def freeable(folder: Path, held: Collection[tuple[int | None, int]], clones: bool = True) -> Freeable:
-    """Return the bytes that come free when a version's folder is removed; blocks on the disk.
+    """Return the bytes freed by the removal of a version's folder; blocks on the disk.
 
     Args:
         folder: the version's.
-        held: device and inode of files that are open, and so keep their blocks.
-        clones: whether to leave out extents that other files share by a clone.
+        held: device and inode of open files, which keep their blocks.
+        clones: whether to leave out extents shared with other files by a clone.
     """
     alone, shared, names = 0, dict[Hashable, int](), dict[Hashable, int]()
     try:
@@ -215,7 +215,7 @@ def freeable(folder: Path, held: Collection[tuple[int | None, int]], clones: boo
 
 
 def held_open() -> set[tuple[int | None, int]]:
-    """Return device and inode of every file that this process has open; blocks on the disk."""
+    """Return device and inode of every open file of this process; blocks on the disk."""
     held = set[tuple[int | None, int]]()
     for entry in Path("/dev/fd").iterdir():
         with contextlib.suppress(OSError):  # the listing's own descriptor is closed by now
@@ -259,8 +259,8 @@ class DiskSpace:
 
     Attributes:
         size: bytes of the disk.
-        free: bytes that are free for this process.
-        used: bytes that are used.
+        free: bytes free for this process.
+        used: used bytes.
         takes_files: whether the disk has an inode for another file.
     """
 
@@ -279,5 +279,5 @@ def disk_space(root: Path) -> DiskSpace:
     disk = os.statvfs(root)
     unit = disk.f_frsize
     used = (disk.f_blocks - disk.f_bfree) * unit
-    # Some file systems make inodes as they need them, and say that they have none.
+    # Some file systems make inodes as needed, and report none.
     return DiskSpace(disk.f_blocks * unit, disk.f_bavail * unit, used, not disk.f_files or disk.f_favail > 0)

@@ -1,4 +1,4 @@
-"""The events of a node's versions, numbered, for the feeds that followers read."""
+"""The events of a node's versions, numbered, for the feeds of followers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardcast.protocol.distribution import Listing
 from shardcast.protocol.feed import Event
 
 _KEPT = 1000
-"""Events that a follower can catch up on after a break; one that missed more is told everything."""
+"""Events available to a follower after a break; after more, a follower is told everything."""
 
 
 class Events:
@@ -36,18 +36,18 @@ class Events:
 
         Args:
             kind: one of the kinds in ``protocol.feed``.
-            version: whose event it is.
-            listing: the version's line in the list, for kinds that carry one.
-            reason: why, for kinds that carry a reason.
+            version: the version.
+            listing: the version's line in the list, for kinds with one.
+            reason: why, for kinds with a reason.
         """
         self.seq += 1
         self._past.append(Event(self.seq, kind, version, listing, reason))
         self._notifier.notify()
 
     def begin_feed(self) -> None:
-        """Begin a new feed, since the versions here are now of another line.
+        """Begin a new feed, since the local versions are now of another line.
 
-        Every reader gets a new hello, and an event for each version that is here.
+        Every reader gets a new hello, and an event for each local version.
         """
         self.feed = secrets.token_hex(8)
         self.seq += 1

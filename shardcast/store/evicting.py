@@ -15,11 +15,11 @@ from shardcast.store.retirement import Retirement
 log = logging.getLogger(__name__)
 
 _SETTLING, _LOOK_AGAIN = 1.0, 0.05
-"""Seconds in which the blocks of removed files come free at the latest, and between two looks."""
+"""Maximum seconds until the blocks of removed files are free, and seconds between two looks."""
 
 
 class Evictor:
-    """Removes versions that a decision chose; for the event loop."""
+    """Removes versions by a decision; for the event loop."""
 
     def __init__(self, inventory: Inventory, retirement: Retirement) -> None:
         self._inventory = inventory
@@ -29,12 +29,12 @@ class Evictor:
         """Remove a candidate, and wait a moment for its bytes to come free.
 
         Args:
-            key: the candidate's.
-            expected: bytes that come free on the disk.
+            key: key of the candidate.
+            expected: bytes freed on the disk.
             why: the reason, for the log.
 
         Returns:
-            Bytes that are counted no more and did not come free: readers or clones hold them.
+            Bytes no longer counted that did not come free: readers or clones hold them.
 
         Raises:
             LocalDiskError: the candidate can't be removed.

@@ -1,4 +1,4 @@
-"""The versions that may go for the room of another one, and what comes free with each."""
+"""The versions removable in favour of another one, and the bytes freed with each."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from shardcast.store.inventory import Inventory
 
 @dataclass(frozen=True)
 class EvictionCandidate:
-    """A version that may go.
+    """A removable version.
 
     Attributes:
-        key: which version: an ``AsideVersion``, ``("unlisted", number)``, or the number of a complete one.
-        order: what goes first has the lowest.
-        folder: where its files are.
-        newest: whether it is the newest complete one.
+        key: the version: an ``AsideVersion``, ``("unlisted", number)``, or the number of a complete one.
+        order: rank; the lowest goes first.
+        folder: folder of the files.
+        newest: whether this is the newest complete one.
     """
 
     key: Hashable
@@ -33,10 +33,10 @@ class EvictionCandidate:
 
 
 class EvictionCandidates:
-    """The versions that may go for another one; for the event loop.
+    """The versions removable in favour of another one; for the event loop.
 
     Attributes:
-        offered: versions that upstreams offer; what they don't offer goes last.
+        offered: versions on offer at upstreams; others go first.
     """
 
     def __init__(self, inventory: Inventory) -> None:
@@ -45,18 +45,18 @@ class EvictionCandidates:
 
     @property
     def droppable(self) -> list[AsideVersion]:
-        """What was put aside and may go."""
+        """Removable versions put aside."""
         return self._inventory.aside.droppable(line_has_one=bool(self._inventory.complete.numbers))
 
     def aside(self) -> list[EvictionCandidate]:
-        """Return what was put aside; it goes first."""
+        """Return the versions put aside; they go first."""
         return [
             EvictionCandidate(version, (FIRST, place), version.place.folder)
             for place, version in enumerate(self.droppable)
         ]
 
     def older(self, number: int) -> list[EvictionCandidate]:
-        """Return what else may go for a version: what is not listed, then older versions."""
+        """Return the other candidates: unlisted versions, then older ones."""
         inventory, holds = self._inventory, self._inventory.holds
         found = [
             EvictionCandidate(("unlisted", other), (UNLISTED, other), inventory.data_dir.folder(other))
@@ -81,19 +81,19 @@ class EvictionCandidates:
         return found
 
     async def measured(self, candidates: list[EvictionCandidate], *, on_disk: bool) -> list[Removable]:
-        """Return what comes free with each: on the disk, or else of what counts for ``--max-bytes``."""
+        """Return the bytes freed with each: on the disk, or else of the count for ``--max-bytes``."""
         if on_disk:
             return await asyncio.to_thread(_measure_on_disk, candidates)
         usage = self._inventory.usage
         return [_removable(candidate, usage.freeable(candidate.folder)) for candidate in candidates]
 
     def surplus(self, taken: int, max_bytes: int, provisional: Collection[int]) -> list[int]:
-        """Return the versions to retire until they take no more than ``max_bytes``, provisional ones first.
+        """Return the versions to retire until all take no more than ``max_bytes``, provisional ones first.
 
         Args:
-            taken: bytes on the disk that all versions take.
-            max_bytes: bytes that they may take.
-            provisional: complete versions that the authority did not vouch for.
+            taken: bytes of all versions on the disk.
+            max_bytes: maximum of these bytes.
+            provisional: complete versions without the word of the authority.
         """
         holds = self._inventory.holds
         aside = sum(self._inventory.usage.of(version.place.folder) for version in self.droppable)

@@ -1,4 +1,4 @@
-"""The facts of a version that needs room, and what they decide: what goes for it, or why nothing goes."""
+"""The facts of a version in need of room, and the decision: the versions to remove, or why none."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ class EvictionDecisions:
         self._max_bytes = max_bytes
         self._failed: set[tuple[int, bool]] = set()  # what ran out of room, and whether it was listed
 
-    # Versions that ran out of room
+    # Versions without enough room
 
     def ran_out(self, opened: OpenVersion) -> None:
-        """Have nothing go again for a version that ran out of room."""
+        """Remove nothing more for a version after it ran out of room."""
         self._failed.add((opened.number, self._is_listed(opened)))
 
     def has_failed(self, number: int, *, listed: bool) -> bool:
-        """Return whether a version ran out of room, as one that was ``listed`` then."""
+        """Return whether a version ran out of room, and as a ``listed`` one."""
         return (number, listed) in self._failed
 
     def forget(self) -> None:
-        """Forget what ran out of room."""
+        """Forget all versions that ran out of room."""
         self._failed.clear()
 
     # Facts
 
     async def bounds(self, opened: OpenVersion | None, *, full: bool = False) -> RoomBounds | None:
-        """Return what a version may take now, as ``bounds_of`` does."""
+        """Return the bytes a version may take now, as ``bounds_of`` does."""
         return await bounds_of(self._ledger, self._inventory, opened, max_bytes=self._max_bytes, full=full)
 
     async def facts(self, number: int, bounds: RoomBounds) -> list[Removable]:
-        """Return what may go for a version, measured: what is aside, then older versions."""
+        """Return the removable versions for another, measured: those put aside, then older ones."""
         candidates = [*self._candidates.aside(), *self._candidates.older(number)]
         return await self._candidates.measured(candidates, on_disk=bounds.by_disk)
 
     async def facts_for(self, opened: OpenVersion, bounds: RoomBounds) -> list[Removable]:
-        """Return what may go for an open version, measured.
+        """Return the removable versions for an open one, measured.
 
-        For a version that is not received for the current line, that is only what is aside.
+        For a version outside the current line, these are only those put aside.
         """
         if self._is_received(opened):
             return await self.facts(opened.number, bounds)
         return await self._candidates.measured(self._candidates.aside(), on_disk=bounds.by_disk)
 
     def is_short(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> bool:
-        """Return whether candidates matter: the next bytes do not fit, or at first all that is lacking."""
+        """Return whether candidates matter: the next bytes do not fit, or at first all missing ones."""
         first, opened.space.measured = not opened.space.measured, True
         return coming > bounds.available or (
             first and whole and opened.space.missing_space > bounds.available
@@ -73,20 +73,20 @@ class EvictionDecisions:
     def decide(
         self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds, *, facts: list[Removable]
     ) -> Decision:
-        """Return what to do for the next bytes of an open version.
+        """Return the decision for the next bytes of an open version.
 
         Args:
             opened: the version.
-            coming: how many bytes are next.
+            coming: number of the next bytes.
             whole: whether room is reserved for them before they come.
-            bounds: what the version may take now.
-            facts: what may go.
+            bounds: the bytes available to the version now.
+            facts: the removable versions.
         """
         need = self._need(opened, coming, whole, bounds)
         return (decide_start if coming <= bounds.available else decide)(need, bounds.available, facts)
 
     def error(self, shortage: RoomShortage) -> NoRoom:
-        """Return the error of a version that finds no room."""
+        """Return the error of a version without room."""
         return shortage.error(self._inventory, self._candidates, self._max_bytes)
 
     def _need(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> RoomNeed:
@@ -104,7 +104,7 @@ class EvictionDecisions:
         )
 
     def _is_listed(self, opened: OpenVersion) -> bool:
-        """Return whether a version has all of its manifest, and is not made any more."""
+        """Return whether a version has its whole manifest, and so is no longer being made."""
         made = opened.still_published and not self._inventory.is_known(opened.number)
         return opened.live.manifest is not None and not made
 

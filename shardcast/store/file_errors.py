@@ -1,8 +1,8 @@
 """Errors of the system about a blob's file, sorted into faults of the file and troubles of this machine.
 
-A file that can't be opened or read for a reason of its own counts as corrupt: the blob is looked for
-elsewhere, and a put repairs it. Any other error (no descriptors or memory left, a folder that may not be
-read) says nothing about the blob, and is never reported as its absence.
+A file unreadable for a reason of its own counts as corrupt: the blob is looked for elsewhere, and a put
+repairs it. Any other error (no descriptors or memory left, an unreadable folder) says nothing about the blob,
+and is never reported as its absence.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _DENIED = (errno.EACCES, errno.EPERM)
 _NAMES = ("EIO", "EUCLEAN", "EBADMSG", "ESTALE", "ENXIO", "ENODEV", "EISDIR", "EOVERFLOW")
 _OF_THE_FILE = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""Errors that say that there is no such file; ELOOP: links in a circle."""
+"""Errors for a missing file; ELOOP: links in a circle."""
 
 
 class UnreadableFile(LocalDiskError):
-    """A blob's file that can't be opened or read, for a reason of its own."""
+    """A blob's file, unreadable for a reason of its own."""
 
 
 def is_absent(error: OSError) -> bool:
-    """Return whether an error says that there is no such file."""
+    """Return whether an error stands for a missing file."""
     return error.errno in _ABSENT
 
 
@@ -50,7 +50,7 @@ def file_errors(doing: str, path: Path | str) -> Iterator[None]:
     """Turn errors of the system about a blob's file into ``LocalDiskError``, as ``disk_errors`` does.
 
     Args:
-        doing: what is done, as the text begins.
+        doing: the action, in the first words of the text.
         path: the file.
 
     Raises:
@@ -68,11 +68,11 @@ def file_errors(doing: str, path: Path | str) -> Iterator[None]:
 
 
 class BlobSearch:
-    """The obstacles that the search for a blob met.
+    """The obstacles met in the search for a blob.
 
     Attributes:
         wrong: the fault of the first file that should hold the blob and doesn't.
-        failure: the first error that hides whether the blob is there.
+        failure: the first error to hide whether the blob is there.
     """
 
     def __init__(self) -> None:
@@ -81,14 +81,14 @@ class BlobSearch:
         self.failure: LocalDiskError | None = None
 
     def add_error(self, error: LocalDiskError) -> None:
-        """Note that a file couldn't be read."""
+        """Record an unreadable file."""
         if isinstance(error, UnreadableFile):
             self.wrong = self.wrong or str(error)
         else:
             self.failure = self.failure or error
 
     def add_corrupt(self, what: str) -> None:
-        """Note that a file doesn't hold the blob of its name."""
+        """Record a file without the blob of its name."""
         self.wrong = self.wrong or what
 
     def check(self) -> None:
@@ -101,7 +101,7 @@ class BlobSearch:
             raise self.failure
 
     def raise_outcome(self, missing: str) -> NoReturn:
-        """End a search that found no right file.
+        """End a search without a right file.
 
         Args:
             missing: the text where the blob is just not there.

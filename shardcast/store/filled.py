@@ -28,10 +28,10 @@ from shardcast.store.version_place import remove_version
 
 
 class FilledVersions:
-    """Opens versions, and lists those that became whole.
+    """Opens versions, and lists whole ones.
 
     Attributes:
-        hooks: what each open version may ask of the directory.
+        hooks: the calls of each open version to the directory.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class FilledVersions:
         retirement: Retirement,
         tidy: Callable[[], Awaitable[None]],
     ) -> None:
-        """Fill an inventory; ``tidy`` is awaited after each version that was listed."""
+        """Fill an inventory; ``tidy`` is awaited after each listed version."""
         self.hooks = OpenVersionHooks(
             find=inventory.find,
             completed=self._complete,
@@ -64,7 +64,7 @@ class FilledVersions:
     async def begin(
         self, number: int, live: LiveManifest | None = None, listed: str = "sha256"
     ) -> OpenVersion:
-        """Open a version, as ``open`` does, and tell of it.
+        """Open a version, as ``open`` does, and announce it.
 
         Raises:
             LocalDiskError: its folder can't be made.
@@ -80,12 +80,12 @@ class FilledVersions:
         return opened
 
     def open(self, number: int, live: LiveManifest | None = None, listed: str = "sha256") -> OpenVersion:
-        """Open a version, to publish or to receive it; blocks on the disk.
+        """Open a version, to publish or to receive; blocks on the disk.
 
         Args:
-            number: the version's.
-            live: the manifest of a version that is received.
-            listed: the algorithm whose digest of the payload the list has.
+            number: number of the version.
+            live: manifest of a version to receive.
+            listed: the algorithm of the payload digest in the list.
 
         Raises:
             LocalDiskError: its folder can't be made.
@@ -97,7 +97,7 @@ class FilledVersions:
     def make(self, number: int, live: LiveManifest | None, listed: str) -> OpenVersion:
         """Take over the folder of a version; blocks on the disk, so in a thread.
 
-        A version that can't be begun leaves nothing.
+        A failure leaves nothing.
 
         Raises:
             LocalDiskError: its folder can't be made.
@@ -125,35 +125,35 @@ class FilledVersions:
         self._inventory.hidden.discard(number)
         self._inventory.events.add(OPEN, version_name(number))
 
-    # Room for what comes
+    # Room
 
     async def check_room(self, manifest: Manifest) -> None:
-        """Check that a version could be taken, before anything of it is.
+        """Check for enough room for a version, before any of its bytes are taken.
 
         Raises:
-            NoRoom: it could not be taken.
+            NoRoom: there could not be enough.
         """
         lacking = await asyncio.to_thread(self._lacking, manifest)
         await self._quota.check(version_number(manifest.version) or 0, manifest, lacking)
 
     async def make_room(self, manifest: Manifest, error: OSError) -> bool:
-        """Make room for a version that can't be begun on a full disk.
+        """Make room for a version whose beginning failed on a full disk.
 
         Args:
-            manifest: the version's.
-            error: what the disk said.
+            manifest: manifest of the version.
+            error: the error of the disk.
 
         Returns:
             Whether to try again.
 
         Raises:
-            LocalDiskError: what was to go can't be removed.
+            LocalDiskError: a version to remove can't be removed.
         """
         lacking = await asyncio.to_thread(self._lacking, manifest)
         return await self._quota.full_before(version_number(manifest.version) or 0, manifest, lacking, error)
 
     def _lacking(self, manifest: Manifest) -> int:
-        """Return the bytes on the disk that a version would take beside what can be linked; blocks."""
+        """Return the bytes on the disk needed by a version beside linkable ones; blocks."""
         find = self._inventory.find
         shards = (shard for shard in manifest.shards if shard.sha256 is None or find(shard.sha256) is None)
         return sum(space_of(shard.size) for shard in shards)
@@ -161,7 +161,7 @@ class FilledVersions:
     async def reserve(self, opened: OpenVersion, shard: Shard) -> bool:
         """Reserve room for the next shard of a version, as ``DiskQuota.reserve`` does.
 
-        What is here of the version is linked before any other version goes.
+        Local shards of the version are linked before any other version goes.
         """
         if opened.live.manifest and not opened.space.linked_all:
             await in_thread(opened.link_known)
@@ -173,7 +173,7 @@ class FilledVersions:
     # How a version becomes complete
 
     async def _complete(self, opened: OpenVersion, manifest: Manifest) -> None:
-        """List a version that is whole and durable.
+        """List a whole and durable version.
 
         Raises:
             VersionWithdrawn: its publisher took it back meanwhile.
@@ -194,7 +194,7 @@ class FilledVersions:
         await self._tidy()
 
     async def list_locked(self, complete: CompleteVersion) -> None:
-        """List a version that is whole here; under the lock.
+        """List a whole local version; under the lock.
 
         Raises:
             LocalDiskError: the record or the list could not be written.
@@ -214,11 +214,11 @@ class FilledVersions:
         inventory.events.add(COMPLETE, listing.version, complete.listing)
 
     async def surveyed(self, listing: Listing, manifest: Manifest | None) -> None:
-        """Keep the manifest that was made for a version which an old node left here.
+        """Keep the manifest made for a version of an old node.
 
         Args:
-            listing: the version, as the list has it.
-            manifest: None when the bytes here are not those of the listed digest; the version goes then.
+            listing: the version's line in the list.
+            manifest: None when the local bytes do not have the listed digest; the version goes then.
 
         Raises:
             LocalDiskError: the manifest or the list could not be written.

@@ -1,4 +1,4 @@
-"""A gate for threads that touch files whose names may become another version's."""
+"""A gate for threads with files whose names may become another version's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardcast.errors import ShardcastError
 
 
 class Gate:
-    """A gate that lets threads touch a version's files until it is closed.
+    """A gate to let threads touch a version's files until closed.
 
     Closing waits for the threads inside, because the names may be another version's afterwards.
     """
@@ -22,10 +22,10 @@ class Gate:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Stay inside the gate, which can't be closed meanwhile.
+        """Stay inside the gate, and so delay its closing.
 
         Raises:
-            ShardcastError: the gate is closed; the error it was closed with.
+            ShardcastError: the gate is closed; the error given at the closing.
         """
         with self._changed:
             if self._error:

@@ -12,19 +12,19 @@ from shardcast.policy.retention import retirable
 
 READ, LEASE, PIN = "read", "lease", "pin"
 _LEAST_AGE = 0.01
-"""Seconds that an answer counts as having taken at the least, so that a rate is finite."""
+"""Minimum seconds of an answer in a rate, to keep the rate finite."""
 
 
 @dataclass(eq=False)
 class Reader:
-    """An answer that reads from a version, or a lease on it.
+    """An answer with bytes of a version, or a lease on the version.
 
     Attributes:
         kind: ``READ`` or ``LEASE``.
         client: the client, in words.
-        sent: bytes of payload that were sent.
-        started: when it began, in seconds by the clock of the holds.
-        handed_out: whether the bytes are pieces that the server chose for the client.
+        sent: sent bytes of payload.
+        started: beginning, in seconds by the clock of the holds.
+        handed_out: whether the bytes are pieces chosen by the server for the client.
     """
 
     kind: str
@@ -36,13 +36,13 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A reason for which a version stays.
+    """A reason for a version to stay.
 
     Attributes:
         kind: ``READ``, ``LEASE`` or ``PIN``.
         owner: the holder, in words.
-        seconds: how much longer it holds at most; None for no limit, which pins have, and readers as long as
-            no newer version takes this one's place.
+        seconds: maximum remaining seconds; None for no limit, as with pins, and with readers as long as no
+            newer version takes this one's place.
     """
 
     kind: str
@@ -55,11 +55,11 @@ class _Held:
     """The holds on one version.
 
     Attributes:
-        readers: answers and leases that are open.
-        sent: bytes of the answers that have ended.
-        handed_out: those of them that were handed out.
-        last_read: when the last answer ended.
-        surplus_since: when the version fell out of retention; None while it is within.
+        readers: open answers and leases.
+        sent: bytes of ended answers.
+        handed_out: handed-out bytes among these.
+        last_read: end of the last answer.
+        surplus_since: time at which the version fell out of retention; None while within.
     """
 
     readers: list[Reader] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Holds:
     """The holds on all versions of a node, by number.
 
     Attributes:
-        pinned: versions that stay until they are unpinned.
+        pinned: versions kept until the end of their pins.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -99,14 +99,14 @@ class Holds:
                 version.last_read = self._clock()
 
     def forget(self, number: int) -> None:
-        """Forget a version that has gone; answers that still run end well."""
+        """Forget a removed version; running answers end well."""
         self._versions.pop(number, None)
 
     def retirable(self, surplus: Collection[int]) -> list[int]:
-        """Return which of the versions beyond retention can go.
+        """Return the retirable versions among those beyond retention.
 
-        A version that is pinned stays, and so does one that is being read or was read within
-        ``RECENTLY_READ``, for ``LONGEST_HOLD`` after it fell out of retention at most.
+        A pinned version stays, and so does one being read or read within ``RECENTLY_READ``, for at most
+        ``LONGEST_HOLD`` after it fell out of retention.
         """
         now = self._clock()
         for number, version in self._versions.items():
@@ -122,7 +122,7 @@ class Holds:
         return retirable(free, last_read, since, now=now, recently=RECENTLY_READ, longest=LONGEST_HOLD)
 
     def recently_read(self) -> set[int]:
-        """Return the versions that are being read or leased, or were within ``RECENTLY_READ``."""
+        """Return the versions read or leased now, or within ``RECENTLY_READ``."""
         recently = self._clock() - RECENTLY_READ
         return {number for number, version in self._versions.items() if self._last_read(version) > recently}
 
@@ -137,7 +137,7 @@ class Holds:
     def seconds_since_read(self) -> float:
         """Return the seconds since the last answer of any version ended.
 
-        It is 0 while an answer is under way, and infinity when there was none.
+        0 while an answer is under way, and infinity when there was none.
         """
         reading = any(
             reader.kind == READ for version in self._versions.values() for reader in version.readers
@@ -146,24 +146,24 @@ class Holds:
         return 0.0 if reading else self._clock() - last
 
     def sent_in_all(self) -> int:
-        """Return the bytes of all versions that were sent since the node began."""
+        """Return the bytes sent of all versions since the node began."""
         return sum(map(self.sent, self._versions))
 
     def _last_read(self, version: _Held) -> float:
         return math.inf if version.readers else version.last_read
 
     def sent(self, number: int) -> int:
-        """Return the bytes of a version that were sent since the node began."""
+        """Return the bytes sent of a version since the node began."""
         version = self._versions.get(number, _Held())
         return version.sent + sum(reader.sent for reader in version.readers)
 
     def handed_out(self, number: int) -> int:
-        """Return the bytes of a version's pieces that were handed out since the node began."""
+        """Return the bytes of a version's pieces handed out since the node began."""
         version = self._versions.get(number, _Held())
         return version.handed_out + sum(reader.sent for reader in version.readers if reader.handed_out)
 
     def rate(self, number: int) -> float:
-        """Return the bytes of a version sent a second: the sum over open answers, each since it began."""
+        """Return the bytes of a version sent a second: the sum over open answers, each since its beginning."""
         now, version = self._clock(), self._versions.get(number, _Held())
         return sum(reader.sent / max(now - reader.started, _LEAST_AGE) for reader in version.readers)
 

@@ -1,4 +1,4 @@
-"""The hooks by which an open version asks the directory in which it lies."""
+"""The hooks between an open version and its directory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class OpenVersionHooks:
     """The calls of an open version to its directory.
 
     Attributes:
-        find: returns the file of a shard with this SHA-256 that is here already; None where there is none.
+        find: returns the local file of a shard with this SHA-256; None for none.
         completed: awaited once everything of a version is durable.
         reserve: awaited with the version and its next shard, before the shard comes; returns whether all of
             the shard has room, else ``extend`` is awaited for each part.
-        extend: awaited with the number of bytes that come, and a function that takes room for them on the
-            disk, which runs in a thread.
-        full: awaited with the number of bytes that did not fit on a full disk, and the error; returns whether
-            to try again.
+        extend: awaited with the number of coming bytes, and a function to take room for them on the disk, run
+            in a thread.
+        full: awaited with the number of bytes too many for a full disk, and the error; returns whether to try
+            again.
         check_held: called before anything is written; raises where the directory at the path is another one.
-        usage: counts the files that get their names.
+        usage: counts files with a new name.
     """
 
     find: Callable[[str], Path | None]

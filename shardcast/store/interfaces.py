@@ -31,7 +31,7 @@ class Span:
         path: the file.
         offset: the first byte.
         length: the number of bytes.
-        digest: their SHA-256 in hex; None where it is not known.
+        digest: their SHA-256 in hex; None for unknown.
     """
 
     path: Path
@@ -41,11 +41,11 @@ class Span:
 
 
 class BlobReader(Protocol):
-    """A blob that is being read; its bytes were verified.
+    """An open blob; its bytes were verified.
 
     Attributes:
         size: bytes of the blob.
-        span: where all of them lie, as they are; None where they lie in no file.
+        span: place of the unchanged bytes in a file; None where they lie in no file.
     """
 
     size: int
@@ -60,14 +60,14 @@ class BlobReader(Protocol):
 
 
 class Shelf(Protocol):
-    """What a node serves."""
+    """The served versions of a node."""
 
     @property
     def events(self) -> Events:
-        """The events of its versions."""
+        """The events of the versions."""
 
     def versions_now(self) -> list[Event]:
-        """Return an event for every version that is here: the last one of that version."""
+        """Return an event for every local version: the last one of each."""
 
     def distribution(self) -> bytes:
         """Return the bytes of the distribution list."""
@@ -79,56 +79,56 @@ class Shelf(Protocol):
         """Return a complete version's manifest; None where there is none."""
 
     def live(self, version: str) -> LiveManifest | None:
-        """Return an open version's manifest, as it grows; None where there is none."""
+        """Return an open version's growing manifest; None where there is none."""
 
     def shard(self, version: str, number: int) -> Span | None:
         """Return where a whole and verified shard lies; None where there is none (yet)."""
 
     def shard_of_another_line(self, version: str, number: int, if_match: str) -> Span | None:
-        """Return where the shard lies that an ``If-Match`` names, of a version of another line.
+        """Return the place of the shard named by an ``If-Match``, of a version of another line.
 
         Args:
-            version: the version's name, which a version of the current line may have too.
-            number: the shard's.
+            version: the version's name; a version of the current line may have the same.
+            number: number of the shard.
             if_match: the header, with the shard's digest.
 
         Returns:
-            The shard's span; None where no version here with that name has such a shard.
+            The shard's span; None where no local version of this name has such a shard.
         """
 
     def in_doubt(self, version: str) -> bool:
         """Return whether a complete version is not served until its payload was hashed."""
 
     def landing(self, version: str, number: int) -> Landing | None:
-        """Return a shard that is arriving; None for others."""
+        """Return an arriving shard; None for others."""
 
     def landings(self, version: str) -> Mapping[int, Landing]:
-        """Return the shards of an open version that are arriving, by their numbers."""
+        """Return the arriving shards of an open version, by their numbers."""
 
     def verified_counts(self, version: str) -> tuple[int, int]:
         """Return how many shards and bytes of a version are here, verified."""
 
     async def wait_for_shard(self, version: str, number: int) -> None:
-        """Wait until a shard of an open version is here or begins to arrive; it is fetched before others."""
+        """Wait until a shard of an open version is here or begins to arrive, ahead of others."""
 
     def has(self, version: str) -> bool:
         """Return whether a version is here, complete or open."""
 
     def reading(self, version: str, client: str) -> AbstractContextManager[Reader]:
-        """Enter an answer of a client ``client`` that reads from a version, which stays meanwhile.
+        """Enter an answer to ``client`` with bytes of a version, which stays meanwhile.
 
-        The answer adds the bytes that it sent to the reader.
+        The answer adds its sent bytes to the reader.
         """
 
     def leased(self, version: str, client: str) -> AbstractContextManager[bool]:
-        """Enter a lease of ``client`` on a version, which stays meanwhile; False where it isn't here."""
+        """Enter a lease of ``client`` on a version, which stays meanwhile; False for a missing version."""
 
 
 class ShardSink(Protocol):
-    """A version that a transfer fills."""
+    """A version filled by a transfer."""
 
     async def landing(self, shard: Shard) -> Landing:
-        """Return the landing of a shard, with what is here of the shard already.
+        """Return the landing of a shard, with the local bytes of the shard.
 
         Raises:
             LocalDiskError: there is no room for the shard.

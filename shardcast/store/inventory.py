@@ -1,4 +1,4 @@
-"""What a data directory holds of the current line of versions: the state that the store's parts share."""
+"""The contents of a data directory of the current line of versions: the state shared by the store's parts."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ class Inventory:
     """The versions of a data directory, by their state.
 
     The event loop alone changes all of it, once the directory is loaded: a thread makes a value, and the loop
-    puts the value in its place. ``find``, which threads call, reads only collections that are replaced as a
-    whole.
+    puts the value in its place. ``find``, called by threads, reads only collections replaced as a whole.
 
     Attributes:
         data_dir: the directory.
         clock: seconds, for ages and holds.
-        events: what happens to the versions.
-        holds: who holds which version.
-        usage: what all versions take on the disk; threads add to it.
-        complete: the complete versions, which the list offers.
-        open: versions that are being published or received, by number.
-        hidden: numbers of open versions that neither list nor feed tells of.
-        withdrawn: versions that were withdrawn and whose files are still here, by number.
+        events: the events of the versions.
+        holds: the holds on each version.
+        usage: bytes of all versions on the disk; threads add to the count.
+        complete: the complete versions, in the list.
+        open: versions being published or received, by number.
+        hidden: numbers of open versions outside the list and the feed.
+        withdrawn: withdrawn versions with files still here, by number.
         aside: versions of other lines.
         line: the record of the current line.
-        own_line: whether versions are published here, so that no other node decides what the line has.
-        known: versions that the authority lists and that are not complete here, by number.
-        untrusted: versions that an old middle left here, which verified nothing; not served.
+        own_line: whether versions are published here, so no other node decides on the line.
+        known: versions in the authority's list and not complete here, by number.
+        untrusted: versions from an old middle, which verified nothing; not served.
     """
 
     def __init__(self, data_dir: DataDir, clock: Callable[[], float]) -> None:
@@ -63,9 +62,9 @@ class Inventory:
 
     @property
     def held(self) -> bool:
-        """Whether the directory at the path is the one that is held.
+        """Whether the directory at the path is the held one.
 
-        A change restarts the feed, so that all followers learn anew what is here.
+        A change restarts the feed, so all followers learn anew of the local versions.
         """
         held = self.data_dir.held
         if held != self._was_held:
@@ -79,7 +78,7 @@ class Inventory:
 
     @property
     def provisional(self) -> set[int]:
-        """Numbers of complete versions that another server than the authority vouched for."""
+        """Numbers of complete versions on the word of another server than the authority."""
         listings = self.complete.listings
         return {
             listing.number for listing in listings if self.is_provisional(listing.number, {listing.digest})
@@ -91,7 +90,7 @@ class Inventory:
         return {*self.withdrawn, *(self.hidden & self.open.keys())}
 
     def number_of(self, version: str) -> int | None:
-        """Return the number of a version that is complete or open here; None for any other name."""
+        """Return the number of a version complete or open here; None for any other name."""
         number = version_number(version) or 0
         return number if number in self.complete or number in self.open else None
 
@@ -112,9 +111,9 @@ class Inventory:
         return not self.own_line and not any(self.line.vouches(number, digest) for digest in digests)
 
     def may_evict_firm(self, number: int) -> bool:
-        """Return whether versions that the authority listed may be retired for an open version.
+        """Return whether versions in the authority's list may be retired for an open version.
 
-        Only provisional versions make room for it otherwise.
+        Only provisional versions make room otherwise.
         """
         opened = self.open.get(number)
         whole = opened.live.manifest if opened else None

@@ -1,4 +1,4 @@
-"""A shard that is arriving: each piece counts when its digest is right, never before."""
+"""An arriving shard: each piece counts when its digest is right, never before."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from shardcast.store.piece_map import PieceMap
 
 T = TypeVar("T")
 MakeRoom = Callable[[int, OSError], bool]
-"""A function that makes room for so many bytes after an error, and returns whether to write them again."""
+"""A function to make room for so many bytes after an error; returns whether to write them again."""
 
 _CLOSE_GRACE = 1.0
-"""Seconds that threads which use a file have to end when it is closed."""
+"""Seconds for threads to stop using a file at its closing."""
 
 
 class WrongPiece(Exception):
-    """A piece's digest is not right; the pieces before it were kept.
+    """A piece with a wrong digest; the pieces before were kept.
 
     Attributes:
-        offset: of the piece in its shard.
+        offset: offset of the piece in its shard.
     """
 
     def __init__(self, offset: int) -> None:
@@ -41,26 +41,26 @@ class WrongPiece(Exception):
 
 
 class Landing:
-    """One shard, arriving at an offset of an open file that the landing closes at its end.
+    """One shard, arriving at an offset of an open file, closed by the landing at its end.
 
-    A shard without piece digests (old nodes) is taken as it comes: it counts as landed, and only the
-    whole payload's digest can say whether it is right.
+    A shard without piece digests (old nodes) is taken as it comes: it counts as landed, and only the whole
+    payload's digest can say whether it is right.
 
     Threads write and the event loop reads. The event loop alone changes the open file, ``_at_work``,
-    ``_closing`` and ``readers``; a thread is started with ``in_thread``, and the file stays open until it has
-    ended.
+    ``_closing`` and ``readers``; a thread is started with ``in_thread``, and the file stays open until the
+    thread has ended.
 
     Attributes:
         shard: the shard.
-        path: the file that it arrives in.
+        path: the file.
         piece_size: bytes of a piece.
-        descriptor: the open file; -1 once it is closed.
-        readers: local readers that take the shard as it arrives, from its beginning to its end.
-        make_room: called in the thread that writes when the disk is full, with the bytes that did not
-            fit, and the error; returns whether to write them again.
-        extend: called in the thread that writes with the place in the file and the number of bytes for which
-            no room was reserved; raises where there is none. None where all room was reserved.
-        keeps_holes: whether the file has its size already, so that a hole in it counts as a piece of zeros.
+        descriptor: the open file; -1 once closed.
+        readers: local readers of the shard as it arrives, from its beginning to its end.
+        make_room: called in the writing thread on a full disk, with the number of bytes that did not fit, and
+            the error; returns whether to write them again.
+        extend: called in the writing thread with the place in the file and the number of bytes without
+            reserved room; raises where there is none. None where all room was reserved.
+        keeps_holes: whether the file has its size already, so a hole in it counts as a piece of zeros.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Landing:
         Args:
             shard: the shard.
             piece_size: bytes of a piece.
-            path: the file that it arrives in.
-            descriptor: the open file, which the landing closes.
+            path: the file.
+            descriptor: the open file, closed by the landing.
             base: offset of the shard in the file.
-            writing: held while the file is written, where several landings share it: the system lets one
-                writer at a time into a file, and threads that wait there spin.
+            writing: held during a write to a file of several landings: the system lets one writer at a time
+                into a file, and waiting threads spin.
         """
         self.shard = shard
         self.path = path
@@ -98,7 +98,7 @@ class Landing:
         self._at_work: set[asyncio.Future[Any]] = set()
         self._closing = False
 
-    # What is here
+    # Local bytes
 
     @property
     def whole(self) -> bool:
@@ -112,25 +112,25 @@ class Landing:
 
     @property
     def prefix(self) -> int:
-        """Bytes from the shard's start that are all here."""
+        """Bytes from the shard's start without a gap."""
         return self._pieces.prefix
 
     @property
     def verified_bytes(self) -> int:
-        """Bytes that are here."""
+        """Local bytes."""
         return self._pieces.byte_count
 
     @property
     def verified_pieces(self) -> int:
-        """The pieces that are here, as an integer whose bit ``n`` stands for piece ``n``."""
+        """The local pieces, as an integer whose bit ``n`` stands for piece ``n``."""
         return self._pieces.mask
 
     def missing(self) -> list[tuple[int, int]]:
-        """Return the ranges that are not here, each as the offsets of its first byte and after its last."""
+        """Return the missing ranges, each as the offsets of its first byte and after its last."""
         return self._pieces.missing()
 
     def reach(self, position: int) -> int:
-        """Return the end of the bytes that are here from ``position`` on; ``position`` itself if none is."""
+        """Return the end of the local bytes from ``position`` on; ``position`` itself without any."""
         return self._pieces.reach(position)
 
     async def wait_for_reach(self, position: int) -> int:
@@ -143,8 +143,8 @@ class Landing:
     def wait_for_prefix(self, position: int, least: int = 1) -> int:
         """Wait until the prefix is longer than ``position``, and return it.
 
-        Called in a thread that was started with ``in_thread``. The prefix is not longer when the landing was
-        closed instead.
+        Called in a thread started with ``in_thread``. The prefix is not longer when the landing was closed
+        instead.
         """
         return self._pieces.wait_for_prefix(position, least)
 
@@ -155,10 +155,10 @@ class Landing:
     # Writing
 
     async def land(self, start: int, data: Buffer) -> None:
-        """Verify and write bytes that begin at a piece and end at a piece's or the shard's end.
+        """Verify and write bytes from the start of a piece to the end of a piece or of the shard.
 
         Raises:
-            WrongPiece: one of the pieces is wrong; those before it are here now.
+            WrongPiece: one of the pieces is wrong; those before are here now.
             LocalDiskError: they could not be written.
         """
         await self.in_thread(self.land_in_thread, start, data)
@@ -186,7 +186,7 @@ class Landing:
         return True
 
     def land_in_thread(self, start: int, data: Buffer) -> None:
-        """Verify and write bytes as ``land`` does, from a thread that was started with ``in_thread``."""
+        """Verify and write bytes as ``land`` does, from a thread started with ``in_thread``."""
         self._land(start, data, self.make_room)
 
     def _land(self, start: int, data: Buffer, make_room: MakeRoom) -> None:
@@ -212,7 +212,7 @@ class Landing:
     def put(self, start: int, view: memoryview, make_room: MakeRoom) -> None:
         """Write right bytes to their place, with the lock of the file held.
 
-        ``make_room`` is called when the disk is full, as that of the landing.
+        ``make_room`` is called on a full disk, like that of the landing.
 
         Raises:
             OSError: they can't be written.
@@ -239,11 +239,10 @@ class Landing:
     # Pieces of an earlier run, or of other files
 
     async def recover_pieces(self, seeds: Sequence[int] = ()) -> None:
-        """Verify the pieces that the file holds already, and count those that are right.
+        """Verify the pieces already in the file, and count the right ones.
 
         Args:
-            seeds: open files in which missing pieces are looked for at the same place, such as the version
-                that was here before.
+            seeds: open files to search for missing pieces in the same place, such as the former version.
 
         Raises:
             LocalDiskError: the file can't be read.
@@ -253,7 +252,7 @@ class Landing:
                 self._pieces.mark(index, 1)
 
     def _recall(self, seeds: Sequence[int]) -> list[int]:
-        """Return the pieces that are right, after copying from seeds those that the file lacks."""
+        """Return the right pieces, after copying missing ones from seeds."""
         found = []
         with disk_errors("could not read", self.path):
             present = set(self.present_pieces())
@@ -275,7 +274,7 @@ class Landing:
         return found
 
     def get(self, start: int, length: int) -> bytes:
-        """Return the bytes that are in the place of a piece, verified or not.
+        """Return the bytes in the place of a piece, verified or not.
 
         Raises:
             OSError: they can't be read.
@@ -288,7 +287,7 @@ class Landing:
         return zeros_digest(length) == digests[index * PIECE_DIGEST_SIZE : (index + 1) * PIECE_DIGEST_SIZE]
 
     def present_pieces(self) -> Iterator[int]:
-        """Yield the pieces of which the file holds anything but holes."""
+        """Yield the pieces with anything but holes in the file."""
         position, end = self._base, min(self._base + self.shard.size, os.fstat(self.descriptor).st_size)
         while position < end:
             try:
