@@ -36,7 +36,7 @@ class EvictionCandidates:
     """The versions removable in favour of another one; for the event loop.
 
     Attributes:
-        offered: versions on offer at upstreams; others go first.
+        offered: versions on offer at upstreams; others go last.
     """
 
     def __init__(self, inventory: Inventory) -> None:

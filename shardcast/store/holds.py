@@ -163,7 +163,7 @@ class Holds:
         return version.handed_out + sum(reader.sent for reader in version.readers if reader.handed_out)
 
     def rate(self, number: int) -> float:
-        """Return the bytes of a version sent a second: the sum over open answers, each since its beginning."""
+        """Return the bytes of a version sent a second: the sum over open answers, each since its start."""
         now, version = self._clock(), self._versions.get(number, _Held())
         return sum(reader.sent / max(now - reader.started, _LEAST_AGE) for reader in version.readers)
 
