@@ -1,7 +1,7 @@
 """The plan of a change of line: written down first, then carried out step by step, also after a kill.
 
-Every step is a rename or a replaced file, and is skipped where it was done already. So the plan is carried
-out from its beginning, however often it was begun.
+Every step is a rename or a replaced file, and is skipped when done already. So the plan is carried out from
+its beginning, however often it was begun.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record
 
 Move = tuple[str, str]
-"""A rename from one path to another, below the data directory; the second was free when it was planned."""
+"""A rename from one path to another, below the data directory; the second was free at the time of planning.
+"""
 AfterStep = Callable[[str], None]
 """Called after each step with its name; a test's place to kill the node."""
 
@@ -37,9 +38,9 @@ class Plan:
         aside: renames out of the current line's places. Versions' folders are stamped with ``time`` first.
         back: renames into these places.
         time: the time of the change, in seconds since 1970 (UTC).
-        left: where the record of the line that is left goes, and that record; None where it has none.
-        record: the record of the line that comes.
-        distribution: the list of the line that comes.
+        left: new place of the old line's record, and the record; None for a line without one.
+        record: the record of the new line.
+        distribution: the list of the new line.
     """
 
     aside: tuple[Move, ...]
@@ -64,10 +65,10 @@ class Plan:
 
 
 def parse_change_plan(data: bytes) -> Plan:
-    """Return the plan that a line of JSON holds.
+    """Return the plan in a line of JSON.
 
     Raises:
-        ValueError: it holds none. Other errors of the types of its values are possible too.
+        ValueError: the line holds none. Other errors of the types of its values are possible too.
     """
     values = parse_json(data)
     if not isinstance(values, dict):
@@ -86,7 +87,7 @@ def parse_change_plan(data: bytes) -> Plan:
 
 
 def read_plan(data_dir: DataDir) -> Plan | None:
-    """Return the plan of a change that was not finished; None where there is none.
+    """Return the plan of an unfinished change; None where there is none.
 
     Raises:
         LocalDiskError: the plan can't be read, or is damaged.
@@ -110,7 +111,7 @@ def write_plan(data_dir: DataDir, plan: Plan) -> None:
     """Write a plan, durably: from now on it is carried out, whatever happens.
 
     Raises:
-        LocalDiskError: it could not be written.
+        LocalDiskError: the plan could not be written.
     """
     replace(data_dir.changing, plan.to_bytes())
 
@@ -129,8 +130,8 @@ def put_aside(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
                 continue
             make_folder(target.parent)
             if source.is_dir():
-                # Before the rename: should a kill come in between, the next start would take the version for
-                # one that was put aside when its last shard came.
+                # Before the rename: should a kill come in between, the next start would count the version as
+                # put aside when its last shard came.
                 with contextlib.suppress(PermissionError):  # of another user in our group: it keeps its time
                     os.utime(source, (plan.time, plan.time))
                 sync_folder(source)
@@ -172,12 +173,12 @@ def bring_back(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
 
 
 def finish_change(data_dir: DataDir, after_step: AfterStep = lambda step: None) -> str | None:
-    """Carry out a change of line that a kill interrupted; blocks on the disk.
+    """Carry out a change of line interrupted by a kill; blocks on the disk.
 
-    It comes before anything else is done with the directory.
+    Comes before anything else with the directory.
 
     Returns:
-        The line that came, in words; None where no change was interrupted.
+        The new line, in words; None without an interrupted change.
 
     Raises:
         LocalDiskError: the plan is damaged, or a step failed.
@@ -191,7 +192,7 @@ def finish_change(data_dir: DataDir, after_step: AfterStep = lambda step: None) 
 
 
 def empty_graves(data_dir: DataDir, plan: Plan) -> None:
-    """Remove what a plan moved to the graves; blocks on the disk."""
+    """Remove everything moved to the graves by a plan; blocks on the disk."""
     for _, target in _paths(data_dir, plan.aside):
         if target.parent == data_dir.retired:
             remove_tree(target)
@@ -205,12 +206,12 @@ def _paths(data_dir: DataDir, moves: Sequence[Move]) -> Iterator[tuple[Path, Pat
 
 
 def _is_to_move(source: Path, target: Path) -> bool:
-    """Return whether a rename is still to be done, and finish one of which a cut left both names."""
+    """Return whether a rename is still to be done, and finish one left with both names by a power cut."""
     if not source.exists():
         return False
     if not target.exists():
         return True
-    # A power cut may leave a file both its names. The old one would be in the way of what comes there.
+    # A power cut may leave a file both its names. The old one would be in the way of the next file there.
     if source.is_file() and source.samefile(target):
         source.unlink()
     elif source.is_dir() and not any(source.iterdir()):  # its files were moved one by one
@@ -219,7 +220,7 @@ def _is_to_move(source: Path, target: Path) -> bool:
 
 
 def _sync(data_dir: DataDir, folders: Iterable[Path]) -> None:
-    """Sync folders, so that renames are durable before the list depends on them.
+    """Sync folders, so renames are durable before the list depends on them.
 
     The folder of a line may be new, so its parents are synced too.
     """

@@ -1,4 +1,4 @@
-"""The durable record of a line of versions: the digests that its authority listed, and withdrawals.
+"""The durable record of a line of versions: the digests listed by its authority, and withdrawals.
 
 The file is JSON, replaced in one step::
 
@@ -28,18 +28,18 @@ MAX_REMEMBERED = 1000
 MAX_ORIGIN = 100
 """Characters of an origin id, as manifests allow it."""
 _MAX_FILE = 32 << 20
-"""Bytes of a record that is read: 1000 digests, and 2000 reasons of 500 characters of up to 12 bytes."""
+"""Maximum bytes read of a record: 1000 digests, and 2000 reasons of 500 characters of up to 12 bytes."""
 
 T = TypeVar("T")
 
 
 def origin_words(origin: str | None) -> str:
-    """Return a line as messages name it: manifests choose origin ids, which can be any text."""
+    """Return the name of a line in messages: origin ids come from manifests, and can be any text."""
     return f"the origin {printable_reason(origin)}" if origin else "an origin without an id"
 
 
 def withdrawn_error(withdrawal: Withdrawal) -> VersionWithdrawn:
-    """Return the error for the readers of a version that its publisher withdrew."""
+    """Return the error for readers of a withdrawn version."""
     reason = f": {withdrawal.reason}" if withdrawal.reason else ""
     return VersionWithdrawn(f"{withdrawal.version} was withdrawn by its publisher{reason}")
 
@@ -50,16 +50,16 @@ class LineRecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LineRecord:
-    """The facts about a line of versions, beyond the versions that are here.
+    """The facts about a line of versions, beyond the local versions.
 
     Attributes:
-        origin: the origin id; None for the versions of 0.1.0, which have none.
-        highest: the highest number that the line ever had, as the authority tells.
-        digests: payload digest of each number that the authority listed, retired and withdrawn ones
-            included; the highest 1000.
+        origin: the origin id; None for the versions of 0.1.0, without one.
+        highest: the highest number ever on the line, as told by the authority.
+        digests: payload digest of each number listed by the authority, retired and withdrawn ones included;
+            the highest 1000.
         withdrawn: withdrawals by number; the highest 1000.
-        superseded: withdrawals of numbers that another digest was withdrawn of since, in a directory that
-            was restored; the last 1000.
+        superseded: earlier withdrawals of numbers withdrawn again with another digest, in a restored
+            directory; the last 1000.
     """
 
     origin: str | None = None
@@ -72,11 +72,11 @@ class LineRecord:
     def listing(
         self, listings: Iterable[Listing], highest: int | None = None, origin: str | None = None
     ) -> LineRecord:
-        """Return the record after the authority listed these.
+        """Return the record after these listings of the authority.
 
-        A record without an origin id takes the authority's. A number that has a digest keeps it: a list that
-        says otherwise is a conflict, for whoever reads that list to see. An authority that tells no highest
-        number (0.4.0) means the highest that it lists.
+        A record without an origin id takes the authority's. A number keeps its digest: another digest in a
+        list is a conflict, for every reader of the list to see. An authority without a highest number (0.4.0)
+        means the highest one in its list.
         """
         listed = {listing.number: listing.digest for listing in listings}
         top = max(listed, default=0) if highest is None else highest
@@ -108,8 +108,7 @@ class LineRecord:
     def vouches(self, number: int, digest: str) -> bool:
         """Return whether the authority listed this version.
 
-        It counts as listed where the number is older than all that are remembered, once older ones had to be
-        forgotten.
+        A number older than all remembered ones counts as listed, once older ones had to be forgotten.
         """
         forgotten = len(self.digests) >= MAX_REMEMBERED and number < min(self.digests)
         return forgotten or self.digests.get(number) == digest
@@ -144,10 +143,10 @@ class LineRecord:
 
 
 def parse_record(data: bytes) -> LineRecord:
-    """Return the record that a line of JSON holds; unknown keys are ignored.
+    """Return the record in a line of JSON; unknown keys are ignored.
 
     Raises:
-        LineRecordError: it holds none, or breaks a bound.
+        LineRecordError: the line holds none, or breaks a bound.
     """
     try:
         values = parse_json(data)

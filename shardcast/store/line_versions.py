@@ -1,4 +1,4 @@
-"""What the authority of a line lists and knows, and what follows for the versions that are here."""
+"""The versions listed and known by the authority of a line, and the consequences for local versions."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class LineVersions:
     async def record_listed(
         self, listings: Iterable[Listing], highest: int | None = None, origin: str | None = None
     ) -> None:
-        """Remember, durably, what the authority lists. Hidden versions among it are listed now.
+        """Remember, durably, the authority's list. Hidden versions in the list are listed here now.
 
         Args:
-            listings: the versions that it lists.
-            highest: the highest number that the line ever had, as the authority tells.
-            origin: the origin id under which a line without one, of 0.1.0, goes on.
+            listings: the listed versions.
+            highest: the highest number ever on the line, as told by the authority.
+            origin: the origin id for a line without one, of 0.1.0.
 
         Raises:
-            LocalDiskError: it could not be written down.
+            LocalDiskError: the record could not be written down.
         """
         async with self._writer.exclusive():
             record = self._inventory.line.listing(listings, highest, origin)
@@ -51,7 +51,7 @@ class LineVersions:
                 await self._reveal(number)
 
     async def _reveal(self, number: int) -> None:
-        """List or tell of a hidden version, now that the authority lists it; under the lock."""
+        """List or announce a hidden version, now in the authority's list; under the lock."""
         opened = self._inventory.open.get(number)
         manifest = opened.live.manifest if opened else None
         if opened is None or manifest is None:
@@ -70,8 +70,7 @@ class LineVersions:
     async def unlist(self, number: int) -> None:
         """Take a provisional version off the list.
 
-        What there is of it stays as a hidden open version, so that nothing is fetched again if the authority
-        lists it later.
+        Its bytes stay as a hidden open version, so nothing is fetched again if the authority lists it later.
 
         Raises:
             LocalDiskError: the list could not be written.
@@ -104,7 +103,7 @@ class LineVersions:
         self._inventory.hidden.add(opened.number)
 
     def set_known(self, listings: Mapping[int, Listing]) -> None:
-        """Tell of the versions that the authority lists and that are not complete here."""
+        """Announce the versions listed by the authority and not complete here."""
         inventory = self._inventory
         known = {
             number: listing

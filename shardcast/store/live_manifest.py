@@ -1,4 +1,4 @@
-"""A manifest as it grows, whose readers wait for its next lines."""
+"""A growing manifest, whose readers wait for its next lines."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from shardcast.protocol.shard_table import ShardTable
 class LiveManifest:
     """The manifest of one version, from its first line to its last.
 
-    A thread adds lines while the event loop reads. What is read only grows, and only by lines that were found
-    right: ``raw`` is extended in one step, the table behind ``shards`` by one shard at a time, ``header`` and
-    ``manifest`` are set once. Lines are parsed in ``_reader``, which only ``add`` uses: some lines of a wrong
-    portion are taken there before the portion is found wrong, and then a new reader begins. ``_adding`` lets
-    one thread at a time add. The shards of lines are set before the lines, and ``manifest`` is last.
+    A thread adds lines while the event loop reads. The readable parts only grow, and only by right lines:
+    ``raw`` is extended in one step, the table behind ``shards`` by one shard at a time, ``header`` and
+    ``manifest`` are set once. Lines are parsed in ``_reader``, used by ``add`` alone: some lines of a wrong
+    portion are taken there before the fault is found, and then a new reader begins. ``_adding`` lets one
+    thread at a time add. The shards of lines are set before the lines, and ``manifest`` is last.
 
     Attributes:
         version: the version's name.
-        raw: the lines so far, verbatim; empty for a manifest that was put together from old nodes' answers.
+        raw: the lines so far, verbatim; empty for a manifest put together from old nodes' answers.
         manifest: the manifest; None until its closing line is there.
-        error: why no more lines come; None while they may.
-        aborted: why its publisher aborted the version; None where it did not.
+        error: the reason for no more lines; None while they may come.
+        aborted: the publisher's reason for aborting the version; None for none.
     """
 
     def __init__(self, version: str) -> None:
@@ -44,7 +44,7 @@ class LiveManifest:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
-        """Return a live manifest that is whole already."""
+        """Return a live manifest, whole from the beginning."""
         live = cls(manifest.version)
         live.raw = manifest.raw
         live.manifest = manifest
@@ -114,7 +114,7 @@ class LiveManifest:
             self.fail(VersionAborted(f"{self.version} was given up by its publisher: {why}"))
 
     def fail(self, error: ShardcastError) -> None:
-        """End the manifest with the ``error`` for which no more lines come."""
+        """End the manifest with the ``error`` behind the end of its lines."""
         if not self.ended:
             self.error = error
             self._notifier.notify()
@@ -150,7 +150,7 @@ class LiveManifest:
             raise self.error
 
     async def wait_ended(self) -> Manifest | None:
-        """Wait until no more lines come; return the manifest, or None where it did not become complete."""
+        """Wait for the end of the lines; return the manifest, or None for an incomplete one."""
         await self._notifier.wait_for(lambda: self.ended)
         return self.manifest
 

@@ -1,4 +1,4 @@
-"""The versions of a data directory, taken up when its node starts."""
+"""The versions of a data directory, loaded at the start of its node."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Loader:
         self._filled = filled
 
     def load(self, resume: bool, after_step: AfterStep) -> list[str]:
-        """Take up what the directory holds; blocks on the disk.
+        """Load the contents of the directory; blocks on the disk.
 
         Args:
-            resume: whether what was open when the node ended goes on (a middle) or is aborted (an origin).
-            after_step: called after each step of a change of line that is finished here.
+            resume: whether versions open at the node's end go on (a middle) or are aborted (an origin).
+            after_step: called after each step of a change of line finished here.
 
         Returns:
             Messages for the log.
@@ -61,7 +61,7 @@ class Loader:
                 *(listing.number for listing in listings),
                 *inventory.line.withdrawn,
             }
-            # Before anything is given up: a folder that goes now was a version that had its number.
+            # Before anything is removed: a folder removed now was a version with its number.
             data_dir.mark_used(max(inventory.line.highest, *numbers, 0))
             for listing in listings:
                 messages += self._take_up_listed(listing)
@@ -75,7 +75,7 @@ class Loader:
         return messages
 
     def _take_up_listed(self, listing: Listing) -> list[str]:
-        """Take up a version that the list names; return messages for the log."""
+        """Load a listed version; return messages for the log."""
         inventory = self._inventory
         place = inventory.data_dir.place(listing.number)
         try:
@@ -97,7 +97,7 @@ class Loader:
         return []
 
     def _take_up_unlisted(self, number: int) -> list[str]:
-        """Take up a version's folder that the list does not name, or remove it.
+        """Load a version's folder missing from the list, or remove it.
 
         Returns:
             Messages for the log.
@@ -118,7 +118,7 @@ class Loader:
         return [f"left alone {place.folder}, which is not listed and holds other files"]
 
     def _resume(self, number: int) -> str:
-        """Go on with a version that was open; return a message for the log.
+        """Go on with a version open at the node's end; return a message for the log.
 
         Raises:
             ManifestError: its manifest is none.
@@ -146,10 +146,10 @@ class Loader:
         return True
 
     def _settle_line(self, listings: tuple[Listing, ...], *, first: bool) -> list[str]:
-        """Make the record of the line agree with the versions here; return messages for the log.
+        """Make the record of the line agree with the local versions; return messages for the log.
 
-        They differ in a directory without a record (``first``), in one that an older shardcast wrote to
-        since, and where an origin takes a middle's.
+        They differ in a directory without a record (``first``), after an older shardcast wrote to it, and
+        where an origin takes a middle's.
         """
         messages: list[str] = []
         inventory, data_dir = self._inventory, self._inventory.data_dir

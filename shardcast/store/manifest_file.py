@@ -1,4 +1,4 @@
-"""The manifest of an open version on the disk, which grows by the lines of its live manifest."""
+"""The manifest of an open version on the disk; grows by the lines of its live manifest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ManifestFile:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Write the lines that are known already.
+        """Write the known lines.
 
         Raises:
             LocalDiskError: they can't be written.

@@ -1,4 +1,4 @@
-"""The open versions of other lines, which are received beside the current line."""
+"""The open versions of other lines, received beside the current line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OpenBeside:
         return self._versions.values()
 
     def get(self, place: VersionPlace) -> OpenVersion | None:
-        """Return the version that is received into a place."""
+        """Return the version in reception in a place."""
         return self._versions.get(place)
 
     def begin(self, place: VersionPlace, opened: OpenVersion) -> None:
@@ -39,7 +39,7 @@ class OpenBeside:
         self.note_progress(place)
 
     def note_progress(self, place: VersionPlace) -> None:
-        """Note that something of a version comes now."""
+        """Record the arrival of some bytes of a version."""
         self._touched[place] = self._clock()
 
     def touched(self, place: VersionPlace) -> float:
@@ -47,11 +47,11 @@ class OpenBeside:
         return self._touched.get(place, self._clock())
 
     def end(self, place: VersionPlace) -> OpenVersion | None:
-        """Count a version as received no more, and return it."""
+        """End the reception of a version, and return it."""
         self._touched.pop(place, None)
         return self._versions.pop(place, None)
 
     def idle_for(self, seconds: float) -> list[VersionPlace]:
-        """Return the places of versions of which nothing came for so many seconds."""
+        """Return the places of versions without a new byte for so many seconds."""
         now = self._clock()
         return [place for place, last in self._touched.items() if now - last >= seconds]

@@ -1,4 +1,4 @@
-"""The bytes of an open version that are here, counted as its shards come."""
+"""The local bytes of an open version, counted as its shards come."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from shardcast.store.live_manifest import LiveManifest
 
 
 class OpenSpace:
-    """Running totals of the shards that an open version has and that are arriving.
+    """Running totals of an open version's local and arriving shards.
 
     A total costs the same with any number of shards. Threads that name shards call ``add_verified`` and
-    ``link``; the event loop opens landings (``arrive``) and gives room to threads that write (``extend``).
-    Every change, and every read of more than one value, holds one lock, never while the disk is used.
+    ``link``; the event loop opens landings (``arrive``) and gives room to writing threads (``extend``). Every
+    change, and every read of more than one value, holds one lock, never during disk access.
 
     Attributes:
-        verified_shards: numbers of the shards that are whole. Threads add to the set and none iterates over
-            it; a look-up needs no lock.
+        verified_shards: numbers of the whole shards. Threads add to the set and none iterates over it; a
+            look-up needs no lock.
         reserves_verified_only: whether room is taken for verified bytes only, not for whole shards; the event
             loop's.
         measured: whether the way of taking room was decided; the event loop's.
-        linked_all: whether all shards that other versions have were linked; the event loop's.
-        shard_size: bytes of the shards that a payload is cut into; 0 where none is cut.
-        refused: the error where there was no room; None while there was.
+        linked_all: whether all shards of other versions were linked; the event loop's.
+        shard_size: bytes of the shards of a payload to be cut; 0 where none is cut.
+        refused: the error for lack of room; None with enough room.
     """
 
     def __init__(self, live: LiveManifest, landings: Mapping[int, Landing]) -> None:
@@ -35,7 +35,7 @@ class OpenSpace:
 
         Args:
             live: the version's manifest.
-            landings: its shards that are arriving, by number; the event loop's.
+            landings: its arriving shards, by number; the event loop's.
         """
         self.verified_shards: set[int] = set()
         self.reserves_verified_only = False
@@ -68,55 +68,55 @@ class OpenSpace:
             return True
 
     def link(self, shard: int, size: int) -> None:
-        """Count a shard of ``size`` bytes that lies here as a link, and needs no room."""
+        """Count a shard of ``size`` bytes present as a link, without need of room."""
         with self._lock:
             if shard not in self.verified_shards:
                 self._linked_space += space_of(size) - self._linked.get(shard, 0)
                 self._linked[shard] = space_of(size)
 
     def unlink(self, shard: int) -> bool:
-        """Count a shard that is a link no more; return whether it was."""
+        """Stop counting a shard as a link; return whether it was one."""
         with self._lock:
             was = shard in self._linked
             self._linked_space -= self._linked.pop(shard, 0)
             return was
 
     def is_linked(self, shard: int) -> bool:
-        """Return whether a shard lies here as a link that was not verified yet."""
+        """Return whether a shard is present as an unverified link."""
         return shard in self._linked
 
     def arrive(self, shard: int, space: int) -> None:
-        """Count ``space`` bytes on the disk for a shard that is not whole."""
+        """Count ``space`` bytes on the disk for an incomplete shard."""
         with self._lock:
             if shard not in self.verified_shards:
                 self._arriving_space += space - self._arriving.get(shard, 0)
                 self._arriving[shard] = space
 
     def extend(self, shard: int, size: int) -> None:
-        """Count ``size`` more bytes on the disk for a shard that is not whole."""
+        """Count ``size`` more bytes on the disk for an incomplete shard."""
         with self._lock:
             if shard not in self.verified_shards:
                 self._arriving_space += size
                 self._arriving[shard] = self._arriving.get(shard, 0) + size
 
     def arriving_of(self, shard: int) -> int:
-        """Return the bytes on the disk of a shard that is not whole."""
+        """Return the bytes on the disk of an incomplete shard."""
         return self._arriving.get(shard, 0)
 
     @property
     def arriving(self) -> int:
-        """Bytes on the disk of shards that are not whole."""
+        """Bytes on the disk of incomplete shards."""
         return self._arriving_space
 
     @property
     def accounted_space(self) -> int:
-        """Bytes on the disk of all shards that are whole, arriving or linked."""
+        """Bytes on the disk of all whole, arriving or linked shards."""
         with self._lock:
             return self._had_space + self._arriving_space + self._linked_space
 
     @property
     def verified_bytes(self) -> int:
-        """Bytes of the payload that are verified; for the event loop."""
+        """Verified bytes of the payload; for the event loop."""
         landed = {number: landing.verified_bytes for number, landing in self._landings.items()}
         with self._lock:
             return self._had_bytes + sum(
@@ -132,7 +132,7 @@ class OpenSpace:
 
     @property
     def missing_space(self) -> int:
-        """Bytes on the disk that the version still takes, as far as is known; for the event loop."""
+        """Bytes on the disk still to be taken by the version, as far as known; for the event loop."""
         shards = self._live.shards
         if len(shards) < self._counted:
             self._counted = self._all_space = 0
@@ -144,7 +144,7 @@ class OpenSpace:
 
     @property
     def is_filled(self) -> bool:
-        """Whether all room that was reserved for its shards holds verified bytes."""
+        """Whether all room reserved for its shards holds verified bytes."""
         landings = self._landings.items()
         return all(
             landing.whole or landing.extend is not None
@@ -153,7 +153,7 @@ class OpenSpace:
         )
 
     def space_of_next(self, shard: Shard) -> int:
-        """Return the bytes on the disk that a shard is about to take; 0 where it is here, or arriving."""
+        """Return the bytes on the disk about to be taken by a shard; 0 for a local or arriving one."""
         if (
             shard.number in self.verified_shards
             or shard.number in self._landings

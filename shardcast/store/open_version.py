@@ -33,28 +33,28 @@ T = TypeVar("T")
 
 
 class OpenVersion:
-    """The folder of a version that is being published or received (a ``ShardSink``).
+    """The folder of a version being published or received (a ``ShardSink``).
 
     Threads give shards their names (``files``) while the event loop serves them. A thread only ever adds to
-    ``verified_shards``, one number in one step, after the file has its name; the loop asks whether a number
-    is in it, and iterates over the manifest instead. ``adopted.present`` is set before the first line of the
+    ``verified_shards``, one number in one step, after the file has its name; the loop looks a number up in
+    the set, and iterates over the manifest instead. ``adopted.present`` is set before the first line of the
     manifest is there, ``finished`` once, at the end. The loop alone changes and iterates ``landings``.
 
     Attributes:
-        number: the version's.
-        live: its manifest, as it grows.
+        number: number of the version.
+        live: its growing manifest.
         files: its shards' files.
-        adopted: the payload that its shards are parts of, where it is published without a copy.
-        landings: its shards that are arriving, by their numbers.
+        adopted: the payload around its shards, where published without a copy.
+        landings: its arriving shards, by their numbers.
         notifier: notified when a shard is verified, or begins to arrive.
-        place: where it lies on the disk.
-        listed: the algorithm of the digest that the distribution list will show.
+        place: its place on the disk.
+        listed: the algorithm of the digest for the distribution list.
         finished: whether all of it is here, right and durable.
-        confirm: awaited before it is finished; raises where it must not.
-        still_published: whether it is fetched while it is made, so that it may be whole before it is listed.
+        confirm: awaited before it is finished; raises to refuse.
+        still_published: whether it is fetched while it is made, and so may be whole before it is listed.
         may_evict: whether listed versions may be retired for it before its digest is known.
-        space: how much of it is here, counted as it comes.
-        loop: of the thread that serves, which sets it before others write and ask for room by way of it.
+        space: its local bytes, counted as they come.
+        loop: loop of the serving thread, set before other threads write and ask for room through it.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class OpenVersion:
         live: LiveManifest | None = None,
         listed: str = "sha256",
     ) -> None:
-        """Open a version, or go on with one that was open when its node ended.
+        """Open a version, or go on with one open at its node's end.
 
         Args:
-            number: the version's.
-            place: where it lies on the disk.
-            hooks: what the directory around it offers.
-            live: its manifest, where it is received.
-            listed: the algorithm of the digest that the distribution list will show.
+            number: number of the version.
+            place: its place on the disk.
+            hooks: the calls to its directory.
+            live: manifest of a version to receive.
+            listed: the algorithm of the digest for the distribution list.
 
         Raises:
             LocalDiskError: its folder can't be made.
@@ -110,20 +110,20 @@ class OpenVersion:
                 self._manifest_file.begin()
                 self.files.resume()
 
-    # What is here
+    # Local shards
 
     @property
     def verified_shards(self) -> set[int]:
-        """Numbers of the shards that are whole, verified and under their names."""
+        """Numbers of the shards present whole, verified and under their names."""
         return self.space.verified_shards
 
     @property
     def verified_bytes(self) -> int:
-        """Bytes of the payload that are verified."""
+        """Verified bytes of the payload."""
         return self.live.size if self.adopted.present else self.space.verified_bytes
 
     def shard(self, number: int) -> Span | None:
-        """Return where a shard lies that is whole and verified; None where it isn't yet."""
+        """Return the place of a whole and verified shard; None for others."""
         if not self._is_known(number):
             return None
         shard = self.live.shards[number - 1]
@@ -151,7 +151,7 @@ class OpenVersion:
         """Return whether a shard is verified, or arriving."""
         return number in self.verified_shards or number in self.landings
 
-    # What arrives
+    # Arrivals
 
     def adopt(self, payload: Path) -> bool:
         """Adopt a payload without a copy (``AdoptedPayload``); return False where that can't be.
@@ -163,7 +163,7 @@ class OpenVersion:
             return self.adopted.adopt(payload)
 
     def append_manifest(self, lines: bytes) -> None:
-        """Append lines that came from elsewhere to the manifest; blocks on the disk.
+        """Append lines from elsewhere to the manifest; blocks on the disk.
 
         Raises:
             ManifestError: they are wrong.
@@ -173,7 +173,7 @@ class OpenVersion:
             self._manifest_file.append(lines)
 
     def link_known(self) -> None:
-        """Link the shards that other versions here have, so that they stay when those go; blocks on the disk.
+        """Link the shards of other local versions, to keep them when those go; blocks on the disk.
 
         Raises:
             LocalDiskError: the disk failed.
@@ -183,10 +183,10 @@ class OpenVersion:
                 self.files.link_shard(shard)
 
     async def landing(self, shard: Shard) -> Landing:
-        """Open the place where a shard arrives, with the pieces of it that are here already.
+        """Open the place for an arriving shard, with its local pieces.
 
         Raises:
-            LocalDiskError: there is no room for it, or the disk failed.
+            LocalDiskError: there is no room for the shard, or the disk failed.
         """
         self.loop = asyncio.get_running_loop()
         while True:
@@ -221,11 +221,11 @@ class OpenVersion:
         return landing
 
     def make_room(self, size: int, error: OSError) -> bool:
-        """Have room made on a full disk, and wait for it; called in a thread that writes.
+        """Have room made on a full disk, and wait for it; called in a writing thread.
 
         Args:
             size: bytes that did not fit.
-            error: what the system said.
+            error: the error of the system.
 
         Returns:
             Whether to write them again.
@@ -243,26 +243,27 @@ class OpenVersion:
         self._run_on_loop(self._hooks.extend(self, size, take))
 
     def _run_on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop that serves, and wait for it in this thread."""
+        """Run a coroutine on the serving loop, and wait for the result in this thread."""
         assert self.loop
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     async def commit_shard(self, landing: Landing) -> None:
-        """Commit a shard all of whose pieces are here.
+        """Commit a shard with all its pieces.
 
         A shard without piece digests can't be verified by itself: it keeps its temporary name until the whole
         payload is right.
         """
         shard = landing.shard
         if shard.number not in self.verified_shards and (shard.pieces or not shard.size):
-            # What came was verified just now, and is as good as any that lies here; so it is not linked.
+            # The received bytes were verified just now, and are as good as any other copy; so the shard is
+            # not linked.
             await in_thread(self.files.commit_shard, shard.number, shard.sha256, False)
         self.landings.pop(shard.number, None)
 
-    # How it ends
+    # Ends
 
     async def complete(self, manifest: Manifest) -> None:
-        """Make a version whose payload is right durable, and have its directory list it."""
+        """Make a version with a right payload durable, and have its directory list it."""
         if self.confirm:
             await self.confirm(manifest)
         await in_thread(self.finish, manifest)
@@ -272,7 +273,7 @@ class OpenVersion:
         """Make the whole version durable, manifest last; blocks on the disk.
 
         Raises:
-            PayloadChanged: the adopted payload was written to since it was hashed.
+            PayloadChanged: the adopted payload was written to since its hashing.
             LocalDiskError: the disk failed.
         """
         with self._touching("could not complete", self.place.folder):
@@ -289,11 +290,11 @@ class OpenVersion:
         self.finished = True
 
     def stop(self, error: ShardcastError) -> None:
-        """Let no thread touch a file any more, and wait for those that do; the files stay."""
+        """Let no thread touch a file any more, and wait for those inside; the files stay."""
         self._gate.close(error)
 
     def discard(self) -> None:
-        """Remove what there is of the version, which was stopped; blocks on the disk.
+        """Remove the files of the version after ``stop``; blocks on the disk.
 
         Raises:
             LocalDiskError: the directory at the path is another one.
@@ -318,7 +319,7 @@ class OpenVersion:
 
 
 async def _recall(landing: Landing) -> None:
-    """Verify the pieces that a landing's file has, and close the landing if that fails."""
+    """Verify the pieces in a landing's file, and close the landing on a failure."""
     try:
         await landing.recover_pieces()
     except BaseException:

@@ -1,4 +1,4 @@
-"""The pieces of an arriving shard that are verified and written, and the wait for more of them."""
+"""The verified and written pieces of an arriving shard, and the wait for more of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from shardcast.concurrency import Notifier
 
 _DIGITS = bytes.maketrans(b"\0\1", b"01")
-"""What the bytes of the map are as binary digits."""
+"""The bytes of the map as binary digits."""
 
 
 class PieceMap:
@@ -45,12 +45,12 @@ class PieceMap:
 
     @property
     def prefix(self) -> int:
-        """Bytes from the shard's start that are all here."""
+        """Bytes from the shard's start without a gap."""
         return min(self._prefix * self._piece_size, self._size)
 
     @property
     def byte_count(self) -> int:
-        """Bytes of the pieces that are here."""
+        """Bytes of the local pieces."""
         landed = bytes(self._landed)
         if not landed:
             return 0
@@ -59,11 +59,11 @@ class PieceMap:
 
     @property
     def mask(self) -> int:
-        """The pieces that are here, as an integer whose bit ``n`` stands for piece ``n``."""
+        """The local pieces, as an integer whose bit ``n`` stands for piece ``n``."""
         return int(self._landed[::-1].translate(_DIGITS) or b"0", 2)
 
     def missing(self) -> list[tuple[int, int]]:
-        """Return the ranges that are not here, each as the offsets of its first byte and after its last."""
+        """Return the missing ranges, each as the offsets of its first byte and after its last."""
         landed, ranges = bytes(self._landed), list[tuple[int, int]]()
         start = landed.find(0)
         while start >= 0:
@@ -74,13 +74,13 @@ class PieceMap:
         return ranges
 
     def reach(self, position: int) -> int:
-        """Return the end of the bytes that are here from ``position`` on; ``position`` itself if none is."""
+        """Return the end of the local bytes from ``position`` on; ``position`` itself without any."""
         missing = self._landed.find(0, position // self._piece_size)
         end = self._size if missing < 0 else missing * self._piece_size
         return max(position, min(end, self._size))
 
     def mark(self, first: int, count: int) -> None:
-        """Count pieces as here, and wake all readers that wait."""
+        """Count pieces as here, and wake all waiting readers."""
         with self._advanced:
             self._landed[first : first + count] = b"\1" * count
             following = self._landed.find(0, self._prefix)
@@ -90,7 +90,7 @@ class PieceMap:
         self._notifier.notify()
 
     def close(self) -> None:
-        """Wake all readers that wait: no more pieces come."""
+        """Wake all waiting readers: no more pieces come."""
         with self._advanced:
             self._closed = True
             self._advanced.notify_all()
@@ -102,12 +102,12 @@ class PieceMap:
         return self.reach(position)
 
     def wait_for_prefix(self, position: int, least: int = 1) -> int:
-        """Wait in a thread until the prefix is longer than ``position``, or none come; return it.
+        """Wait in a thread until the prefix is longer than ``position``, or no more pieces come; return it.
 
         Args:
-            position: bytes that the caller has.
-            least: bytes beyond them to wait for, unless the shard ends before: to wake a thread for each
-                piece costs as much as to hash the piece.
+            position: bytes at the caller.
+            least: bytes beyond them to wait for, unless the shard ends before: a wake-up of a thread for each
+                piece costs as much as hashing the piece.
         """
         end = min(position + least, self._size)
         with self._advanced:

@@ -1,4 +1,4 @@
-"""The pins of a data directory: files that keep a version until it is unpinned. All of it blocks."""
+"""The pins of a data directory: files to keep a version until unpinned. All of this blocks."""
 
 from __future__ import annotations
 
