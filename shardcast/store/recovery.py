@@ -1,4 +1,4 @@
-"""The checks by which a start tells what a data directory holds: its list, whole versions, open manifests."""
+"""The checks of a data directory's contents at a start: its list, whole versions, open manifests."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def read_list(data_dir: DataDir) -> tuple[Listing, ...]:
         found = parse(data_dir.distribution.read_bytes() if data_dir.distribution.exists() else b"")
     except ValueError as error:
         raise LocalDiskError(f"{data_dir.distribution} is {error}") from None
-    # Nobody else writes it now, so a last line without newline is all that will come.
+    # Nobody else writes the file now, so no more will come of a last line without newline.
     return found.settle(found).listings
 
 
 def check_version(place: VersionPlace, listing: Listing) -> Manifest | None:
-    """Check that all shards of a listed version are here; blocks on the disk.
+    """Check for all shards of a listed version; blocks on the disk.
 
-    A file that has another identity than when it was verified is hashed; if its bytes are right, the new
-    identity is remembered.
+    A file with another identity than the verified one is hashed; if its bytes are right, the new identity is
+    remembered.
 
     Returns:
-        The manifest; None where the version has none.
+        The manifest; None for a version without one.
 
     Raises:
         LocalDiskError: a shard is missing or was changed.
@@ -82,15 +82,15 @@ def check_version(place: VersionPlace, listing: Listing) -> Manifest | None:
 def recall_payload(
     place: VersionPlace, manifest: Manifest, stop: Callable[[], bool] = lambda: False
 ) -> FileIdentity | None:
-    """Hash a payload that was published without a copy and has another identity now; blocks on the disk.
+    """Hash a payload published without a copy whose identity has changed; blocks on the disk.
 
     Args:
-        place: where its version lies.
-        manifest: the version's.
+        place: place of its version.
+        manifest: manifest of the version.
         stop: returns whether to end early.
 
     Returns:
-        The new identity, which is remembered, if the bytes are right; else None.
+        The new identity, remembered, if the bytes are right; else None.
 
     Raises:
         OSError: the payload can't be read.
@@ -108,7 +108,7 @@ def recall_payload(
 
 
 def read_open_manifest(place: VersionPlace, version: str) -> LiveManifest:
-    """Return the manifest of a version that was open, up to its last whole line; blocks on the disk.
+    """Return the manifest of a formerly open version, up to its last whole line; blocks on the disk.
 
     Raises:
         ManifestError: the lines are no manifest's, or not even the first one is whole.

@@ -1,4 +1,4 @@
-"""The removal of folders and records of versions that are off the list."""
+"""The removal of folders and records of unlisted versions."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class Remover:
     """Removes folders and records in two steps.
 
-    ``remove`` renames a folder into a grave; it is quick, and done under the lock of the list, so that the
-    place is free before another version can get it. ``empty`` removes the files, and takes its time.
+    ``remove`` renames a folder into a grave; it is quick, and done under the lock of the list, so the place
+    is free before another version can get it. ``empty`` removes the files, and takes its time.
     """
 
     def __init__(self, data_dir: DataDir, usage: DiskUsage) -> None:
@@ -34,7 +34,7 @@ class Remover:
         self._graves: list[Path] = []
 
     async def remove(self, place: VersionPlace) -> None:
-        """Remove a version from its place. What can't be removed now is left for ``again``."""
+        """Remove a version from its place. A failure is left for ``again``."""
         grave = _grave(place, self._data_dir.retired)
         try:
             await in_thread(self._bury, place, grave)
@@ -47,13 +47,13 @@ class Remover:
             self._graves.append(grave)  # also when only a record couldn't be removed
 
     async def again(self, used: Collection[VersionPlace]) -> None:
-        """Remove once more what couldn't be, except at places that are ``used`` again."""
+        """Repeat failed removals, except at places ``used`` again."""
         self._left -= set(used)
         for place in list(self._left):
             await self.remove(place)
 
     async def empty(self) -> None:
-        """Remove the files in graves; what can't be removed is left for the next time."""
+        """Remove the files in graves; failures are left for the next time."""
         graves, self._graves = self._graves, []
         left = await asyncio.to_thread(_empty, graves)
         self._graves += left  # `+= await` would add to the list as it was before the pause
@@ -74,7 +74,7 @@ class Remover:
 def bury(place: VersionPlace, graves: Path) -> list[Path]:
     """Remove a version's folder in one rename, then its records; blocks on the disk.
 
-    A kill in between leaves records without a folder, which the next start removes; never a folder without
+    A kill in between leaves records without a folder, to be removed by the next start; never a folder without
     its pin.
 
     Returns:
@@ -96,7 +96,7 @@ def _grave(place: VersionPlace, graves: Path) -> Path:
 
 
 def _move(place: VersionPlace, grave: Path) -> bool:
-    """Move a version's folder to its grave; return False where it was removed in its place instead.
+    """Move a version's folder to its grave; return False after a removal in its place instead.
 
     An overlay file system can't rename a folder of an image below it (EXDEV).
     """
@@ -116,9 +116,9 @@ def _remove_records(place: VersionPlace) -> None:
 
 
 def _remove_in_place(place: VersionPlace) -> None:
-    """Remove a version's folder that can't be renamed, which needs no room, as a copy would.
+    """Remove a version's folder in its place, without the room needed by a copy.
 
-    The manifest goes first: without it, what a kill leaves of the folder is no version.
+    The manifest goes first: without it, the remains after a kill are no version.
 
     Raises:
         OSError: something in the folder can't be removed.
@@ -129,5 +129,5 @@ def _remove_in_place(place: VersionPlace) -> None:
 
 
 def _empty(graves: Sequence[Path]) -> list[Path]:
-    """Remove graves, and return those of which something is left."""
+    """Remove graves, and return those with something left."""
     return [grave for grave in graves if not remove_tree(grave)]

@@ -1,4 +1,4 @@
-"""The ways in which a version goes: retired, dropped, discarded."""
+"""The ways for a version to go: retired, dropped, discarded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Retirement:
     """Takes versions off the list and off the disk.
 
-    Answers that are running end well: they have the files open.
+    Running answers end well: they have the files open.
     """
 
     def __init__(self, inventory: Inventory, writer: DirectoryWriter, ledger: SpaceLedger) -> None:
@@ -36,7 +36,7 @@ class Retirement:
     async def retire(self, number: int, *, even_pinned: bool = False, even_leased: bool = True) -> None:
         """Take a version off the list, then remove its files.
 
-        A version that was pinned or leased a moment ago stays, unless ``even_pinned`` or ``even_leased``.
+        A version with a pin or a lease from a moment ago stays, unless ``even_pinned`` or ``even_leased``.
 
         Raises:
             LocalDiskError: the list could not be written.
@@ -57,7 +57,7 @@ class Retirement:
         await self.empty()
 
     async def drop_unlisted(self, number: int) -> None:
-        """Remove the files of a version that is here and not listed.
+        """Remove the files of an unlisted local version.
 
         Raises:
             LocalDiskError: the directory at the path is another one, or an open version can't be removed.
@@ -73,10 +73,10 @@ class Retirement:
         await self.empty()
 
     async def drop_aside(self, version: AsideVersion, why: str) -> None:
-        """Remove a version of another line, if it is still aside.
+        """Remove a version of another line, if still aside.
 
         Raises:
-            OSError: it can't be removed.
+            OSError: the version can't be removed.
         """
         async with self._writer.exclusive():
             if self._inventory.aside.get(version.place) is version:
@@ -85,16 +85,16 @@ class Retirement:
     async def discard(self, number: int, withdrawal: Withdrawal | None = None) -> None:
         """Abort an open version, because of a ``withdrawal`` where there is one, and remove its files.
 
-        A transfer that still fills it fails with its next shard.
+        A running transfer fails with its next shard.
 
         Raises:
-            LocalDiskError: its files can't be removed.
+            LocalDiskError: the files can't be removed.
         """
         async with self._writer.lock:
             await self.discard_locked(number, withdrawal)
 
     async def discard_locked(self, number: int, withdrawal: Withdrawal | None = None) -> None:
-        """Do what ``discard`` does, under the lock: another version may get its place next."""
+        """Discard as ``discard`` does, under the lock: another version may get the place next."""
         opened, version = self._inventory.open.pop(number, None), version_name(number)
         if opened is None:
             return
@@ -118,24 +118,24 @@ class Retirement:
         except LocalDiskError:
             if self._inventory.data_dir.held:
                 raise
-            # The next start on that directory gives it up.
+            # The next start on the directory removes it.
         self._forget(number)
 
     async def remove(self, number: int, place: VersionPlace) -> None:
-        """Remove a version that is off the list, in one rename; under the lock. ``empty`` frees its bytes."""
+        """Remove an unlisted version, in one rename; under the lock. ``empty`` frees its bytes."""
         await self._remover.remove(place)
         self._forget(number)
 
     async def remove_again(self, used: Collection[VersionPlace]) -> None:
-        """Remove once more what couldn't be, except at places that are ``used`` again; under the lock."""
+        """Repeat failed removals, except at places ``used`` again; under the lock."""
         await self._remover.again(used)
 
     async def empty(self) -> None:
-        """Free the bytes of what was removed."""
+        """Free the bytes of removed versions."""
         await self._remover.empty()
 
     def _forget(self, number: int) -> None:
-        """Drop claims and holds of a number of which nothing is here any more."""
+        """Drop claims and holds of a number without anything left here."""
         if not self._inventory.has(number):
             self._ledger.drop(number)
             self._inventory.holds.forget(number)

@@ -23,8 +23,8 @@ from shardcast.store.payload_checks import PayloadChecks
 class ServedVersions:
     """A Shelf over an inventory.
 
-    Nothing of it changes a version; a payload that looks changed when a shard is asked for is handed to the
-    payload checks.
+    Nothing here changes a version; a payload found changed at a request for a shard is handed to the payload
+    checks.
     """
 
     def __init__(self, inventory: Inventory, payload_checks: PayloadChecks) -> None:
@@ -33,12 +33,12 @@ class ServedVersions:
 
     @property
     def events(self) -> Events:
-        """What happens to the versions."""
+        """The events of the versions."""
         return self._inventory.events
 
     @property
     def held(self) -> bool:
-        """Whether the directory at the path is the one that is held; nothing is served otherwise."""
+        """Whether the directory at the path is the held one; nothing is served otherwise."""
         return self._inventory.held
 
     # The versions
@@ -55,7 +55,7 @@ class ServedVersions:
 
     @property
     def open_numbers(self) -> set[int]:
-        """The versions that are being published or received, without those that are hidden."""
+        """The versions being published or received, without hidden ones."""
         return self._inventory.open.keys() - self._inventory.hidden
 
     @property
@@ -64,11 +64,11 @@ class ServedVersions:
         return [listing for listing in reversed(self.listings) if self.manifest_of(listing.version) is None]
 
     def distribution(self) -> bytes:
-        """Return the distribution list, as it goes out."""
+        """Return the bytes of the distribution list."""
         return self._inventory.complete.distribution if self.held else b""
 
     def versions_now(self) -> list[Event]:
-        """Return an event for every version that is here, known or withdrawn."""
+        """Return an event for every local, known or withdrawn version."""
         if not self.held:
             return []
         inventory, seq = self._inventory, self.events.seq
@@ -93,13 +93,13 @@ class ServedVersions:
         return (complete.listing.shards or 0, complete.size) if complete else (0, 0)
 
     def in_doubt(self, version: str) -> bool:
-        """Return whether a complete version is not served until its bytes have been looked into."""
+        """Return whether a complete version is not served until its bytes have been checked."""
         return self._payload_checks.in_doubt(version)
 
     # Manifests
 
     def live(self, version: str) -> LiveManifest | None:
-        """Return the manifest of a version that is open and whose single shards can be verified."""
+        """Return the manifest of an open version with verifiable single shards."""
         opened = self._opened(version)
         return opened.live if opened and (opened.live.raw or not opened.live.has_header) else None
 
@@ -116,7 +116,7 @@ class ServedVersions:
     # Shards
 
     def shard(self, version: str, number: int) -> Span | None:
-        """Return where a shard lies that is whole and verified; None where there is none (yet)."""
+        """Return the place of a whole and verified shard; None where there is none (yet)."""
         if not self.held:
             return None
         opened = self._opened(version)
@@ -131,7 +131,7 @@ class ServedVersions:
         return span
 
     def shard_of_another_line(self, version: str, number: int, if_match: str) -> Span | None:
-        """Return where the shard lies that an ``If-Match`` names, of a version of another line."""
+        """Return the place of the shard named by an ``If-Match``, of a version of another line."""
         return self._inventory.aside.shard(version, number, if_match) if self.held else None
 
     def spans(self, listing: Listing) -> list[Span]:
@@ -139,16 +139,16 @@ class ServedVersions:
         return unsurveyed_spans(self._inventory.data_dir.place(listing.number), listing)
 
     def landing(self, version: str, number: int) -> Landing | None:
-        """Return a shard that is arriving; None for others."""
+        """Return an arriving shard; None for others."""
         return self.landings(version).get(number)
 
     def landings(self, version: str) -> Mapping[int, Landing]:
-        """Return the shards of an open version that are arriving, by their numbers."""
+        """Return the arriving shards of an open version, by their numbers."""
         opened = self._opened(version)
         return opened.landings if opened else {}
 
     async def wait_for_shard(self, version: str, number: int) -> None:
-        """Wait until a shard of an open version is there, or begins to arrive; it goes before others."""
+        """Wait until a shard of an open version is there, or begins to arrive, ahead of others."""
         opened = self._opened(version)
         if opened:
             await opened.wait_for_shard(number)
@@ -156,10 +156,10 @@ class ServedVersions:
     def _opened(self, version: str) -> OpenVersion | None:
         return self._inventory.open.get(version_number(version) or 0)
 
-    # Who reads
+    # Readers
 
     def reading(self, version: str, client: str) -> contextlib.AbstractContextManager[Reader]:
-        """Enter a read of a version, which then stays; the reader counts the bytes that it got."""
+        """Enter a read of a version, and so keep the version; the reader counts its bytes."""
         number = self._inventory.number_of(version)
         if number is None:
             return contextlib.nullcontext(Reader(READ, client))
@@ -167,7 +167,7 @@ class ServedVersions:
 
     @contextlib.contextmanager
     def leased(self, version: str, client: str) -> Iterator[bool]:
-        """Enter a lease on a version, which then stays; False where the version isn't here."""
+        """Enter a lease on a version, and so keep the version; False for a missing one."""
         number = self._inventory.number_of(version)
         if number is None:
             yield False

@@ -24,7 +24,7 @@ from shardcast.store.version_place import VersionPlace
 from shardcast.temporary_files import PART
 
 Touching = Callable[[str, Path], AbstractContextManager[None]]
-"""Entered around every use of a version's files, with what is done and to which file.
+"""Entered around every use of a version's files, with the action and the file.
 
 Raises ``ShardcastError`` where the version was stopped, and words errors of the disk.
 """
@@ -33,8 +33,8 @@ Raises ``ShardcastError`` where the version was stopped, and words errors of the
 class ShardFiles:
     """The shard files of an open version, each under its temporary or its final name.
 
-    Threads call every method that touches the disk. A shard counts as verified (``OpenSpace.had``) only after
-    its file has its name, in one step.
+    Threads call every method with disk access. A shard counts as verified (``OpenSpace.had``) only after its
+    file has its name, in one step.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class ShardFiles:
         """Open no file yet.
 
         Args:
-            place: where the version lies.
-            live: its manifest, as it grows.
-            space: counts what is here of it.
-            hooks: what the directory around it offers.
+            place: place of the version.
+            live: its growing manifest.
+            space: counts its local bytes.
+            hooks: the calls to its directory.
             touching: entered around every use of a file.
             on_verified: called after a shard got its name.
         """
@@ -74,7 +74,7 @@ class ShardFiles:
         return self._place.folder / shard_name(shard)
 
     def resume(self) -> None:
-        """Count what an earlier run left: shards unchanged since they were verified, and temporary files."""
+        """Count the shards of an earlier run: those unchanged since their verification, and temporary files."""
         known = self._record.read()
         for shard in self._live.shards:
             if known.get(shard.number) == (shard.sha256, recorded_identity(self.final(shard.number))):
@@ -87,10 +87,10 @@ class ShardFiles:
     # Names
 
     def publish_shard(self, shard: int, sha256: str) -> None:
-        """Give a shard that was cut here its name, so that readers can ask for it; ``fsync_shard`` follows.
+        """Give a shard cut here its name, so readers can ask for it; ``fsync_shard`` follows.
 
-        A shard that another version here has is linked instead. Should the node end before the fsync, the
-        version goes with it, so that nothing depends on bytes that were never synced. Blocks on the disk.
+        A shard of another local version is linked instead. Should the node end before the fsync, the version
+        goes with it, so nothing depends on unsynced bytes. Blocks on the disk.
 
         Raises:
             LocalDiskError: the disk failed.
@@ -101,7 +101,7 @@ class ShardFiles:
         self._on_verified()
 
     def publish_known(self, shard: Shard) -> bool:
-        """Link a shard of another version here, as if it had been cut; return False where none has it.
+        """Link a shard of another local version, as if cut here; return False where none has it.
 
         ``fsync_shard`` follows. Blocks on the disk.
 
@@ -130,9 +130,9 @@ class ShardFiles:
         """Make a shard's temporary file durable and give it its name; blocks on the disk.
 
         Args:
-            shard: the shard's number.
-            sha256: its digest; None where none is known.
-            link: whether a shard of this digest that another version here has is linked instead.
+            shard: number of the shard.
+            sha256: digest of the shard; None for unknown.
+            link: whether to link a shard with this digest of another local version instead.
 
         Raises:
             LocalDiskError: the disk failed.
@@ -151,7 +151,7 @@ class ShardFiles:
             self._mark_verified(shard.number, shard.sha256)
 
     def link_shard(self, shard: Shard) -> bool:
-        """Link a shard that another version here has; return False where none has it. Blocks on the disk.
+        """Link a shard of another local version; return False where none has it. Blocks on the disk.
 
         The link needs no room, and stays when the other version goes. Its bytes are verified when the shard
         is opened.
@@ -168,7 +168,7 @@ class ShardFiles:
             return True
 
     def keep_only(self, count: int) -> None:
-        """Remove shards beyond ``count``, of a longer payload that had this number before.
+        """Remove shards beyond ``count``, of an earlier, longer payload with this number.
 
         Raises:
             OSError: a file can't be removed.
@@ -203,13 +203,13 @@ class ShardFiles:
         return True
 
     def _mark_verified(self, shard: int, sha256: str | None) -> None:
-        """Record and count a shard that is under its name and right."""
+        """Record and count a right shard under its name."""
         self._record.add(shard, sha256, self.final(shard))
         self._count(shard)
         self._on_verified()
 
     def _count(self, shard: int) -> None:
-        """Count a shard that has its final name as here."""
+        """Count a shard under its final name as local."""
         found = self.final(shard).stat()
         if self._space.add_verified(shard, found.st_size):
             self._hooks.usage.add(self._place.folder, found)
@@ -217,7 +217,7 @@ class ShardFiles:
     # Landings
 
     def open_final(self, shard: Shard) -> Landing:
-        """Open a shard that has its final name, to be read; blocks on the disk.
+        """Open a shard under its final name, to be read; blocks on the disk.
 
         Raises:
             LocalDiskError: the file can't be opened.
@@ -230,7 +230,7 @@ class ShardFiles:
         """Open the temporary file of a shard, to be written; blocks on the disk.
 
         Args:
-            shard: the shard that arrives.
+            shard: the arriving shard.
             reserved: whether room for the whole shard is taken now.
 
         Raises:

@@ -18,8 +18,8 @@ from shardcast.temporary_files import NOT_OURS, create_private
 def open_shard_part(path: Path) -> int:
     """Open a shard's temporary file for reading and writing, with the bytes of an earlier process if any.
 
-    A file that other users could have open for writing by now is copied, so that none writes to it later; a
-    file that can't be opened, a link or a device is removed.
+    A file possibly open for writing by other users is copied, so none writes to it later; a file that can't
+    be opened, a link or a device is removed.
 
     Args:
         path: its name, in a folder of this user.

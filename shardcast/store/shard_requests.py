@@ -1,4 +1,4 @@
-"""Requests of readers for shards of an open version that have not begun to arrive."""
+"""Requests of readers for shards of an open version before their arrival."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from shardcast.concurrency import Notifier
 
 
 class ShardRequests:
-    """The shards that readers wait for, in the order of their first requests; for the event loop alone."""
+    """The shards awaited by readers, in the order of their first requests; for the event loop alone."""
 
     def __init__(self, is_here: Callable[[int], bool], notifier: Notifier) -> None:
         """Have no requests yet.
 
         Args:
-            is_here: tells whether a shard is verified, or arriving.
-            notifier: notified whenever that changes.
+            is_here: returns whether a shard is verified, or arriving.
+            notifier: notified at each change.
         """
         self._is_here = is_here
         self._notifier = notifier
@@ -26,8 +26,8 @@ class ShardRequests:
         """Wait until a shard is here or begins to arrive.
 
         Args:
-            shard: the shard's number.
-            known: whether the manifest has its line, so that it can be fetched next.
+            shard: number of the shard.
+            known: whether the manifest has its line, so it can be fetched next.
         """
         if known and not self._is_here(shard) and shard not in self._wanted:
             self._wanted.append(shard)
@@ -35,6 +35,6 @@ class ShardRequests:
         await self._notifier.wait_for(lambda: self._is_here(shard))
 
     async def next(self) -> int:
-        """Wait for the next shard that a reader has requested, and return its number."""
+        """Wait for the next shard requested by a reader, and return its number."""
         await self._notifier.wait_for(lambda: len(self._wanted) > 0)
         return self._wanted.popleft()

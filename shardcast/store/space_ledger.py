@@ -1,4 +1,4 @@
-"""What the versions of a data directory take on the disk, and what they may yet take."""
+"""The bytes of a data directory's versions on the disk, and those they may yet take."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from shardcast.store.open_version import OpenVersion
 
 
 class SpaceLedger:
-    """Bytes on the disk that are taken, claimed and fetched.
+    """Taken, claimed and fetched bytes on the disk.
 
-    Only the event loop uses it. What threads count is in ``usage`` and in each open version's ``space``, as
-    running totals with locks of their own.
+    Only the event loop uses it. The counts of threads are in ``usage`` and in each open version's ``space``,
+    as running totals with locks of their own.
     """
 
     def __init__(self, inventory: Inventory) -> None:
@@ -23,59 +23,58 @@ class SpaceLedger:
 
     @property
     def used(self) -> int:
-        """Bytes on the disk that the versions take or may take: open ones claim theirs before they come.
+        """Bytes on the disk taken, or claimed by open versions before they come.
 
-        At a middle older versions, and those aside, go as bytes come, so that this can exceed the bound
-        meanwhile.
+        At a middle older versions, and those aside, go as bytes come, so this can exceed the bound meanwhile.
         """
         return self.taken + sum(self.to_come(number) for number in self._inventory.open)
 
     @property
     def taken(self) -> int:
-        """Bytes that are on the disk, or reserved there for shards that are arriving."""
+        """Bytes on the disk, or reserved there for arriving shards."""
         opened = (*self._inventory.open.values(), *self._inventory.aside.beside.values())
         return self._inventory.usage.total + sum(version.space.arriving for version in opened)
 
     def to_come(self, number: int) -> int:
-        """Return the bytes that an open version may take beside those that it has."""
+        """Return the bytes an open version may take beside its present ones."""
         space = self._inventory.open[number].space
         if number in self._fetched and space.is_size_known:
             return space.missing_space
         return max(0, self._claimed.get(number, 0) - space.accounted_space)
 
     def promised(self, opened: OpenVersion | None) -> int:
-        """Return the bytes that open versions except ``opened`` may take beside those that they have."""
+        """Return the bytes open versions except ``opened`` may take beside their present ones."""
         versions = self._inventory.open.items()
         return sum(self.to_come(number) for number, version in versions if version is not opened)
 
     def foreign(self, space: DiskSpace) -> int:
-        """Return the bytes of a disk that others take."""
+        """Return the bytes of a disk taken by others."""
         return space.used - self.taken
 
-    # Claims of versions that are published
+    # Claims of published versions
 
     def claimed(self, number: int) -> int:
-        """Return the bytes on the disk that a version has claimed."""
+        """Return the bytes on the disk claimed by a version."""
         return self._claimed.get(number, 0)
 
     def claim(self, number: int, size: int) -> None:
         """Count ``size`` bytes on the disk as claimed by a version, instead of its claim before."""
         self._claimed[number] = size
 
-    # Versions that are fetched
+    # Fetched versions
 
     async def begin_fetch(self, number: int) -> None:
-        """Remember what other users of the disk have as a version begins to be fetched."""
+        """Remember the bytes of other users of the disk at the beginning of a version's fetch."""
         self._fetched[number] = self.foreign(
             await asyncio.to_thread(disk_space, self._inventory.data_dir.root)
         )
 
     def end_fetch(self, number: int) -> None:
-        """Count a version as fetched no more; it claims nothing."""
+        """End the count of a version as fetched, and its claim."""
         self._fetched.pop(number, None)
 
     def grown(self, number: int, space: DiskSpace | None) -> int:
-        """Return the bytes by which other users of the disk grew since a version began to be fetched."""
+        """Return the growth, in bytes, of other users of the disk since the beginning of a version's fetch."""
         return self.foreign(space) - self._fetched[number] if space and number in self._fetched else 0
 
     def keep_held(self, size: int) -> None:
@@ -87,6 +86,6 @@ class SpaceLedger:
             self._fetched[number] += size
 
     def drop(self, number: int) -> None:
-        """Forget the claim of a version that is not open any more."""
+        """Forget the claim of a version no longer open."""
         self._claimed.pop(number, None)
         self._fetched.pop(number, None)

@@ -8,11 +8,11 @@ from hashlib import sha256
 from shardcast.errors import IntegrityError
 
 _CHUNK = 1 << 20
-"""Bytes that are read at a time."""
+"""Bytes read at a time."""
 
 
 def has_digest(descriptor: int, offset: int, size: int, digest: str) -> bool:
-    """Return whether bytes of an open file have a SHA-256; a file that ends before them has not.
+    """Return whether bytes of an open file have a SHA-256; False for a file that ends before them.
 
     Args:
         descriptor: the file.
@@ -35,7 +35,7 @@ def has_digest(descriptor: int, offset: int, size: int, digest: str) -> bool:
 
 
 def wrong_shard(version: str, number: int) -> IntegrityError:
-    """Return the error for a shard with right pieces and another SHA-256 than its manifest says."""
+    """Return the error for a shard with right pieces and another SHA-256 than in its manifest."""
     return IntegrityError(
         f"{version} shard {number}: its bytes have another SHA-256 than its manifest says; nothing was kept "
         "under a final name; name other servers, or broadcast it again"

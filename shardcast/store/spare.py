@@ -1,4 +1,4 @@
-"""A few spare blocks, so that the node's own small files can be written where the disk is full."""
+"""A few spare blocks, for the node's own small files on a full disk."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SIZE = 128 * 1024
 class Spare:
     """A file that exists only to be removed, used by one task at a time.
 
-    Without it a full disk would keep a node from taking a version off its list, which makes room.
+    Without it a full disk would keep a node from taking a version off its list, and so from making room.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def keep(self) -> None:
-        """Make the file where it is missing and the disk has room; blocks on the disk."""
+        """Make a missing file where the disk has room; blocks on the disk."""
         with contextlib.suppress(OSError):
             if self._file.exists() and self._file.stat().st_blocks:
                 return
@@ -44,7 +44,7 @@ class Spare:
                 close(descriptor)
 
     def give(self) -> bool:
-        """Remove the file, and return whether it was there; blocks on the disk."""
+        """Remove the file, and return whether there was one; blocks on the disk."""
         try:
             self._file.unlink()
         except OSError:
@@ -52,7 +52,7 @@ class Spare:
         return True
 
     async def lent_to(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Await ``work``, which writes small files; on a full disk once more, with the file's blocks.
+        """Await ``work`` on small files; on a full disk once more, with the file's blocks.
 
         Raises:
             LocalDiskError: the files could not be written.

@@ -1,9 +1,9 @@
-"""The Unix socket and the named pipes of a data directory, which some file systems can't have.
+"""The Unix socket and the named pipes of a data directory, impossible on some file systems.
 
 ::
 
-    .shardcast/socket       the socket
-    .shardcast/socket-at    where it is instead: in a folder of this machine that only its user may enter
+    .shardcast/socket       the socket .shardcast/socket-at    its place otherwise: in a folder of this
+    machine, closed to other users
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def socket_path(root: Path) -> Path:
 
 @contextlib.contextmanager
 def short_socket_path(path: Path) -> Iterator[str]:
-    """Make a path of a socket short enough to bind and connect, by way of a link in ``/tmp`` if need be.
+    """Make a path of a socket short enough to bind and connect, through a link in ``/tmp`` if need be.
 
     Yields:
-        The short path, which is gone after the block.
+        The short path, removed after the block.
 
     Raises:
         LocalDiskError: no path is short enough.
@@ -54,14 +54,14 @@ def short_socket_path(path: Path) -> Iterator[str]:
 
 
 def make_local_folder(folder: Path, error: OSError) -> tempfile.TemporaryDirectory[str]:
-    """Make a folder of this machine, which only this user may enter, for a socket or a pipe.
+    """Make a folder of this machine, closed to other users, for a socket or a pipe.
 
     Args:
-        folder: where the socket or pipe could not be made.
-        error: the error of making it there.
+        folder: the impossible place of the socket or pipe.
+        error: the error there.
 
     Returns:
-        The folder, which is removed when it is cleaned up.
+        The folder, removed at its clean-up.
 
     Raises:
         OSError: the ``error``, unless it says that the file system has no such files.
@@ -74,7 +74,7 @@ def make_local_folder(folder: Path, error: OSError) -> tempfile.TemporaryDirecto
 
 @contextlib.contextmanager
 def record_socket_path(root: Path, socket: Path) -> Iterator[None]:
-    """Record the path of a socket that is not in its data directory, while the block runs.
+    """Record the path of a socket outside its data directory, while the block runs.
 
     Raises:
         LocalDiskError: the record can't be written.
@@ -90,7 +90,7 @@ def record_socket_path(root: Path, socket: Path) -> Iterator[None]:
 
 
 def clear_sockets(root: Path) -> None:
-    """Remove the socket that an ended node left, also elsewhere.
+    """Remove the socket of an ended node, also elsewhere.
 
     Raises:
         OSError: the socket can't be removed.
@@ -106,12 +106,12 @@ def clear_sockets(root: Path) -> None:
 
 
 def _record(own: Path) -> Path:
-    """Return the file that holds the path of a socket elsewhere."""
+    """Return the file with the path of a socket elsewhere."""
     return own / "socket-at"
 
 
 def _elsewhere(own: Path) -> Path | None:
-    """Return the path of a socket that is not in the data directory; None where the record can't be trusted.
+    """Return the path of a socket outside the data directory; None for a record not to be trusted.
 
     The socket's folder must belong to this user or to the directory's owner and be closed to all others: a
     third user could have put any other folder in its place.

@@ -1,9 +1,9 @@
-"""The folder of one upload: the bytes that have come, and a record of what they are and what became of them.
+"""The folder of one upload: the received bytes, and a record of their announcement and their version.
 
 ::
 
     .shardcast/uploads/<id>/record     JSON: the announcement, the durable bytes, the version
-    .shardcast/uploads/<id>/payload    the bytes; none of a live upload, which go into its version at once
+    .shardcast/uploads/<id>/payload    the bytes; none of a live upload, written into its version at once
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ log = logging.getLogger(__name__)
 
 _RECORD, _PAYLOAD = "record", "payload"
 _READ = 1 << 20
-"""Bytes that are hashed at a time."""
+"""Bytes hashed at a time."""
 
 
 @dataclass(frozen=True)
 class UploadRecord:
-    """What a node remembers of an upload over a restart.
+    """A node's memory of an upload over a restart.
 
     Attributes:
-        request: its announcement.
-        durable: bytes of the payload that a power cut leaves.
-        version: the version that it becomes, written down before that is complete; empty before.
-        complete: whether that version is complete.
+        request: the announcement.
+        durable: bytes of the payload safe from a power cut.
+        version: its version, written down before the version is complete; empty before.
+        complete: whether this version is complete.
     """
 
     request: UploadRequest
@@ -87,9 +87,9 @@ class UploadFolder:
     One thread at a time writes.
 
     Attributes:
-        folder: its path, named by the upload's id.
-        record: as it is on the disk.
-        offset: bytes of the payload that were written.
+        folder: path, named by the upload's id.
+        record: the record on the disk.
+        offset: written bytes of the payload.
     """
 
     def __init__(self, folder: Path, record: UploadRecord) -> None:
