@@ -74,7 +74,7 @@ class ShardFiles:
         return self._place.folder / shard_name(shard)
 
     def resume(self) -> None:
-        """Count the shards of an earlier run: those unchanged since their verification, and temporary files."""
+        """Count the shards of an earlier run: those unchanged since verified, and temporary files."""
         known = self._record.read()
         for shard in self._live.shards:
             if known.get(shard.number) == (shard.sha256, recorded_identity(self.final(shard.number))):

@@ -74,7 +74,7 @@ class SpaceLedger:
         self._fetched.pop(number, None)
 
     def grown(self, number: int, space: DiskSpace | None) -> int:
-        """Return the growth, in bytes, of other users of the disk since the beginning of a version's fetch."""
+        """Return the growth in bytes of other users of the disk since a version's fetch began."""
         return self.foreign(space) - self._fetched[number] if space and number in self._fetched else 0
 
     def keep_held(self, size: int) -> None:
