@@ -59,8 +59,9 @@ def status(url: str) -> Any:
 
 
 def held(url: str) -> dict[str, list[str]]:
-    """The kinds of holds of each version, as a node tells."""
-    return {one["version"]: [hold["kind"] for hold in one["held"]] for one in status(url)["versions"]}
+    """The kinds of holds of each complete version, as a node tells."""
+    complete = [one for one in status(url)["versions"] if one["state"] == "complete"]
+    return {one["version"]: [hold["kind"] for hold in one["held"]] for one in complete}
 
 
 @contextlib.contextmanager
