@@ -1,1 +1,1 @@
-"""The swarm: nodes that pass on to each other what they have of a version, while they still receive it."""
+"""The swarm: nodes that pass pieces of a version on to each other, while they still receive it."""

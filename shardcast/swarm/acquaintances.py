@@ -1,4 +1,4 @@
-"""The neighbours of a node for one version: whom it connects to, whom it lets in, whom it leaves.
+"""The neighbours of a node for one version: connections to make, to accept, and to leave.
 
 A member's name is its public key: no other can take that.
 """
@@ -33,16 +33,16 @@ from shardcast.swarm.links import Link
 log = logging.getLogger(__name__)
 
 Dial = Callable[[NamedMember], Awaitable[object]]
-"""Opens a link to a member, and adds it to the exchange; raises ``ShardcastError`` or ``OSError``."""
+"""Opens a link to a member, and adds the link to the exchange; raises ``ShardcastError`` or ``OSError``."""
 
 _ROUND_SECONDS = 0.5
 """Seconds between two looks at whom to connect to, and whom to leave."""
 _DIALS_AT_ONCE = 4
-"""Links that are being opened at once."""
+"""Maximum links being opened at once."""
 _OTHERS_FIRST = 1.0
-"""Seconds for which the one of two members with the lower key lets the other connect."""
+"""Seconds for the member with the lower key to let the other one connect."""
 _AGAIN = Backoff(2.0, 60.0)
-"""Seconds until a member that could not be reached is tried again."""
+"""Seconds until an unreachable member is tried again."""
 
 
 @dataclass
@@ -50,13 +50,13 @@ class _Known:
     """A neighbour.
 
     Attributes:
-        link: the stream to it.
-        member: as the rules see it.
-        since: when it became a neighbour.
-        opened: whether this node connected to it.
-        received: bytes that had come from it at the last look.
-        given: bytes that had gone to it at the last look.
-        active_at: when anything went either way last.
+        link: its stream.
+        member: the neighbour in the view of the rules.
+        since: beginning of the neighbourhood.
+        opened: whether this node connected to the other.
+        received: bytes received from there by the last look.
+        given: bytes given by the last look.
+        active_at: time of the last byte either way.
     """
 
     link: Link
@@ -69,10 +69,10 @@ class _Known:
 
 
 class Acquaintances:
-    """The neighbours that a node has, wants and had no luck with.
+    """The present, wanted and unreachable neighbours of a node.
 
     Attributes:
-        me: this node, as the rules see it.
+        me: this node, in the view of the rules.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Acquaintances:
             me: this node.
             exchange: gets each new link.
             dial: opens links.
-            random: to choose by.
+            random: source of choices.
             clock: gives seconds.
         """
         self.me = me
@@ -112,7 +112,7 @@ class Acquaintances:
         return len(self._known)
 
     def name(self, members: Iterable[NamedMember]) -> None:
-        """Take the members that the servers name now, instead of those named before."""
+        """Replace the named members by those the servers name now."""
         now = self._clock()
         self._named = {member.key: member for member in members if member.key != self.me.key}
         if self._named and self._first_named_at is None:
@@ -122,7 +122,7 @@ class Acquaintances:
         self._news.set()
 
     def accepts(self, member: Member) -> bool:
-        """Return whether to take a member that connected to this node as a neighbour."""
+        """Return whether to accept a connecting member as a neighbour."""
         if member.key in self._exchange.banned:
             return False
         accepted = accepts(self.me, member, [known.member for known in self._known.values()])
@@ -130,9 +130,9 @@ class Acquaintances:
         return accepted
 
     def site_of(self, key: Hashable, told: str | None = None) -> str | None:
-        """Return the site of a member, as its ticket tells it or a server named it.
+        """Return the site of a member, as in its ticket or as named by a server.
 
-        That is this node's own where nothing is known: servers that know no borders told of the member.
+        This is the node's own where nothing is known: servers without borders told of the member.
         """
         named = self._named.get(key)
         return told or (named.site if named else self.me.site)
@@ -165,7 +165,7 @@ class Acquaintances:
             await cancel(self._dialling.values())
 
     def _connect(self) -> None:
-        """Begin to connect to members that the node wants as neighbours."""
+        """Begin to connect to wanted members."""
         if self._exchange.is_whole:
             return  # others connect to a node that has everything
         now = self._clock()
@@ -189,9 +189,9 @@ class Acquaintances:
             self._dialling[member.key] = dialling
 
     def _is_first(self, member: NamedMember, now: float) -> bool:
-        """Return whether it is this node that connects to a member, and not the other way round.
+        """Return whether this node connects to a member, and not the other way round.
 
-        Two that connect to each other in the same moment would each refuse the other's second stream.
+        Two connecting to each other in the same moment would each refuse the other's second stream.
         """
         return member.key < cast(bytes, self.me.key) or now - self._named_at[member.key] >= _OTHERS_FIRST
 
@@ -208,12 +208,12 @@ class Acquaintances:
             self._news.set()
 
     def _left(self, link: Link) -> None:
-        """Note that a link has ended."""
+        """Record the end of a link."""
         self._known.pop(link.key, None)
         self._news.set()
 
     def _leave(self) -> None:
-        """Leave the neighbour that gives and takes nothing, for another one."""
+        """Leave an inactive neighbour for another one."""
         now, exchange = self._clock(), self._exchange
         for key, known in self._known.items():
             received = exchange.receipts.by_neighbour.get(key, 0)

@@ -1,4 +1,4 @@
-"""What of a version has arrived at a node, by pieces or by ranges: told from the landings of its download."""
+"""The arrivals of a version's pieces at a node, alone or in ranges: read from the landings of its download."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.links import PieceSink
 
 _OPENING_SECONDS = 0.25
-"""Seconds for which a piece that came waits for its shard to be opened here."""
+"""Seconds for which a received piece waits for its shard to be opened here."""
 
 
 class Arrivals:
-    """The pieces of a version whose shards were opened, and those of them that are here.
+    """The pieces of a version's opened shards, and the local ones among them.
 
     Attributes:
-        numbers: of the version's pieces, which grow while it is being made.
-        sink: the landings that are looked at; None for none.
+        numbers: numbers of the version's pieces; an open version's grow.
+        sink: the watched landings; None for none.
     """
 
     def __init__(self, live: LiveManifest) -> None:
@@ -31,9 +31,9 @@ class Arrivals:
         self._closed = 0  # the shards up to this number are whole, and have no landing any more
 
     def take(self) -> tuple[int, int]:
-        """Return the pieces of shards that were opened since the last call, and all found here now, as masks.
+        """Return the pieces of newly opened shards, and all newly found local pieces, as masks.
 
-        A shard may be opened, filled by ranges and closed between two calls: it counts as well.
+        A shard opened, filled by ranges and closed between two calls counts as well.
         """
         self.numbers.extend(self._live.shards)
         if self.sink is None:
@@ -56,12 +56,12 @@ class Arrivals:
         return opened, here
 
     def landing(self, shard: int) -> Landing | None:
-        """Return the landing of a shard that is open."""
+        """Return the landing of an open shard."""
         landings = self.sink.open_landings if self.sink else []
         return next((landing for landing in landings if landing.shard.number == shard), None)
 
     async def wait_landing(self, shard: int) -> Landing | None:
-        """Return the landing of a shard that may be about to be opened; None where it is not, or was closed.
+        """Return the landing of a shard about to be opened; None where it is not, or was closed.
 
         A server may hand out a piece of a growing version before its shard is open here.
         """
@@ -74,11 +74,11 @@ class Arrivals:
         return landing
 
     def overdue(self) -> int:
-        """Return the pieces of the shard that soon keeps others from being opened."""
+        """Return the pieces of the shard about to keep others from being opened."""
         shard = self.sink.overdue_shard if self.sink else None
         return self.numbers.in_shard(shard) if shard else 0
 
     def everything(self) -> int:
-        """Return the pieces that the version has by now."""
+        """Return the pieces of the version by now."""
         self.numbers.extend(self._live.shards)
         return self.numbers.everything

@@ -1,6 +1,7 @@
-"""The exchange of one version's pieces: what this node asks for, verifies, offers and gives.
+"""The exchange of one version's pieces: requests, verification, offers and gifts of this node.
 
-``policy.swarm`` decides; this carries it out, on the event loop. Only what changes a file runs in threads.
+``policy.swarm`` decides; this carries decisions out, on the event loop. Only changes of a file run in
+threads.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from shardcast.swarm.receipts import Receipts
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.25
-"""Seconds between two looks at requests that bring nothing."""
+"""Seconds between two looks at requests without progress."""
 _TURN_SECONDS = 5.0
-"""Seconds for which a request waits for its turn at a neighbour that sends other pieces. On a slow link each
+"""Seconds for a request to wait for its turn at a neighbour with other pieces to send. On a slow link each
 takes most of a second while a node gives eight at once, and those to one neighbour go in turn."""
 
 
@@ -39,14 +40,14 @@ class Exchange:
     """One version at one node of a swarm.
 
     Attributes:
-        arrivals: what of the version is here.
+        arrivals: the local pieces of the version.
         chooser: the decisions of this node.
         links: the neighbours, by key.
-        receipts: what came, and from whom.
-        gifts: the pieces that go to neighbours now.
-        banned: the keys of neighbours that sent wrong pieces.
-        when_met: called with each link that has begun.
-        when_left: called with each link that has ended.
+        receipts: the received pieces, by source.
+        gifts: the pieces on their way to neighbours.
+        banned: the keys of neighbours with wrong pieces.
+        when_met: called with each new link.
+        when_left: called with each ended link.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class Exchange:
         """Begin with no neighbour and no server.
 
         Args:
-            live: the version's manifest, which grows while the version is being made.
-            files: where verified pieces lie.
-            chooser: decides what to ask for.
-            slots: of the answers that this node gives at once, for all its versions together.
+            live: the version's manifest; an open version's grows.
+            files: place of verified pieces.
+            chooser: decides on requests.
+            slots: slots of this node's simultaneous answers, for all its versions together.
             writer: verifies and writes the pieces, of all its versions together.
             clock: gives seconds; a test's in tests.
         """
@@ -88,11 +89,11 @@ class Exchange:
         self._asked: dict[tuple[Hashable, int], SwarmRequest] = {}
         self._tasks = ExchangeTasks(live.version, self._work.set)
 
-    # Who takes part
+    # Members
 
     @property
     def numbers(self) -> PieceNumbers:
-        """The numbers of the version's pieces, which grow while it is being made."""
+        """The numbers of the version's pieces; an open version's grow."""
         return self.arrivals.numbers
 
     @property
@@ -107,11 +108,11 @@ class Exchange:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the version is here, once it is known what that is."""
+        """Whether all of the version is here, once its end is known."""
         return self._live.manifest is not None and self.chooser.held == self.numbers.everything
 
     def attach(self, sink: PieceSink) -> None:
-        """Offer what lands in a sink from now on, whoever it comes from."""
+        """Offer pieces landing in a sink from now on, whatever their source."""
         self.arrivals.sink = sink
 
     def detach(self) -> None:
@@ -125,11 +126,11 @@ class Exchange:
         self._work.set()
 
     def rest(self) -> None:
-        """Ask for no more pieces until ``begin``; what is under way still counts."""
+        """Ask for no more pieces until ``begin``; those under way still count."""
         self._asks = False
 
     def hold_all(self) -> None:
-        """Note that all of the version is here."""
+        """Record the whole version as local."""
         mask = self.arrivals.everything()
         self.chooser.extend(mask)
         self.chooser.hold(mask)
@@ -138,7 +139,7 @@ class Exchange:
         self._work.set()
 
     def add_server(self, server: PieceServer, *, first_at: float = 0.0) -> None:
-        """Ask a server, too, for what it hands out; not before ``first_at``, by the clock."""
+        """Ask a server, too, for its next ranges; not before ``first_at``, by the clock."""
         if server.url not in self._servers:
             self._servers[server.url] = server
             self.chooser.add_server(server.url, first_at=first_at)
@@ -153,7 +154,7 @@ class Exchange:
         self._work.set()
 
     def remove_link(self, link: Link) -> None:
-        """Note that the stream to a neighbour has ended."""
+        """Record the end of the stream to a neighbour."""
         if self.links.get(link.key) is not link:
             return
         del self.links[link.key]
@@ -164,7 +165,7 @@ class Exchange:
         self._work.set()
 
     def is_done(self, key: Hashable) -> bool:
-        """Return whether a neighbour offers all of the version, once it is known what that is."""
+        """Return whether a neighbour offers all of the version, once its end is known."""
         return (
             self._live.manifest is not None
             and not self.numbers.everything & ~self.chooser.neighbours[key].offered
@@ -209,7 +210,7 @@ class Exchange:
         self.links[request.neighbour.key].want(request.number)
 
     async def _ask_server(self, request: SwarmRequest, server: PieceServer) -> None:
-        """Ask a server for its next piece, and land it."""
+        """Ask a server for its next piece, and land the piece."""
         assert request.asked is not None
         try:
             handed = await server.next_piece(request.asked)
@@ -260,7 +261,7 @@ class Exchange:
             await self.arrivals.sink.commit_if_whole(place.shard)
 
     def _drop(self, request: SwarmRequest) -> None:
-        """Leave a piece whose shard came whole by another way, or is fetched no more: it is not wrong."""
+        """Leave a piece of a shard that came whole by another way, or is no longer fetched: it is not wrong."""
         self._learn()
         assert request.number is not None
         if self.chooser.held >> request.number & 1:
@@ -270,7 +271,7 @@ class Exchange:
             self._work.set()
 
     def _landed(self, request: SwarmRequest) -> None:
-        """Note that the piece of a request is here."""
+        """Record the arrival of a request's piece."""
         if self._is_out(request):
             for loser in self.chooser.received(request, self._clock()):
                 self._withdraw(loser)
@@ -285,7 +286,7 @@ class Exchange:
         return request in self.chooser.under_way
 
     def _withdraw(self, request: SwarmRequest) -> None:
-        """Cancel a request that is over already for the chooser."""
+        """Cancel a request already over for the chooser."""
         self._forget(request)
         if request.neighbour is not None and request.number is not None:
             link = self.links.get(request.neighbour.key)
@@ -298,7 +299,7 @@ class Exchange:
             self._asked.pop((request.neighbour.key, request.number), None)
 
     async def _look(self) -> None:
-        """Take requests that bring nothing elsewhere."""
+        """Take requests without progress elsewhere."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._clock()
@@ -309,10 +310,10 @@ class Exchange:
                 self._withdraw(request)
                 self._work.set()
 
-    # What neighbours say
+    # Messages of neighbours
 
     def offered(self, link: Link, gained: int, lost: int) -> None:
-        """Take a neighbour's word for what it has."""
+        """Take a neighbour's word for its pieces."""
         neighbours = self.chooser.neighbours
         if link.key in neighbours:
             neighbours.offers(link.key, gained)  # also of shards whose lines have yet to come here
@@ -328,38 +329,38 @@ class Exchange:
         self._work.set()
 
     def progressed(self, link: Link, number: int) -> None:
-        """Note that bytes of a piece came. Other pieces of that neighbour wait for their turn meanwhile."""
+        """Record new bytes of a piece. Other pieces of this neighbour wait for their turn meanwhile."""
         now = self._clock()
         for (key, asked), request in self._asked.items():
             if key == link.key and (asked == number or now - request.since < _TURN_SECONDS):
                 request.progress_at = now
 
     def expects(self, link: Link, number: int) -> int | None:
-        """Return the bytes of a piece that was asked for; None where it was not, or no more."""
+        """Return the bytes of a requested piece; None for one never requested, or no longer."""
         return self.numbers.run(number).length if (link.key, number) in self._asked else None
 
     async def came(self, link: Link, number: int, data: memoryview) -> None:
-        """Take a piece that was asked for."""
+        """Take a requested piece."""
         request = self._asked.pop((link.key, number), None)
         if request is not None and self.failure is None:
             with self._tasks.keeping_failure():
                 await self._take(request, data, link.key)
 
     def wanted(self, link: Link, number: int) -> None:
-        """Give a neighbour a piece, or refuse it."""
+        """Give a neighbour a piece, or refuse."""
         place = self.numbers.run(number) if self.chooser.held >> number & 1 else None
         piece = self._files.find(place.shard, place.offset, place.length) if place else None
         if piece is None or not self.gifts.give(link, number, piece):
             link.refuse(number, absent=piece is None)
 
     def unwanted(self, link: Link, number: int) -> None:
-        """Give a neighbour a piece no more, unless its first bytes are on their way."""
+        """Stop giving a neighbour a piece, unless its first bytes are on their way."""
         self.gifts.cancel(link, number)
 
     # Offering
 
     async def _offer(self) -> None:
-        """Tell the neighbours what became servable, as soon as the rules say."""
+        """Tell the neighbours of newly servable pieces, as soon as the rules say."""
         while True:
             self._learn()
             if gained := self._offers.take(self.chooser.held):
@@ -368,7 +369,7 @@ class Exchange:
             await self._offers.wait()
 
     def _learn(self) -> None:
-        """Note the shards that were opened, and what arrived of them by another way."""
+        """Record newly opened shards, and their arrivals by another way."""
         opened, here = self.arrivals.take()
         self.chooser.urgent = self.arrivals.overdue()
         new = here & ~self.chooser.held
@@ -379,12 +380,12 @@ class Exchange:
             self._work.set()
 
     def _note_servable(self, mask: int) -> None:
-        """Have the neighbours told of pieces that can be had here now."""
+        """Have the neighbours told of servable pieces."""
         offered = self.chooser.neighbours.near.counted
         self._offers.add(mask, offered=offered, answers=self.gifts.under_way)
 
     def withdraw_all(self) -> None:
-        """Tell the neighbours that nothing can be had here any more: the file was changed or removed."""
+        """Tell the neighbours that no piece is servable any more: the file was changed or removed."""
         told, self.chooser.held = self._offers.withdraw(), 0
         for link in list(self.links.values()):
             link.tell(0, told)

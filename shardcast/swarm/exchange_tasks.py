@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class ExchangeTasks:
-    """Tasks that take pieces: after a failure none is taken any more.
+    """Tasks that take pieces, until the first failure.
 
     Attributes:
         failure: the first one; None while there is none.
@@ -41,7 +41,7 @@ class ExchangeTasks:
 
     @contextmanager
     def keeping_failure(self) -> Iterator[None]:
-        """Keep the failure of the block, which is raised on."""
+        """Keep the failure of the block, and raise it on."""
         try:
             yield
         except Exception as error:
@@ -49,7 +49,7 @@ class ExchangeTasks:
             raise
 
     def _fail(self, error: BaseException) -> None:
-        """Note a failure: what came could not be written, or this program has a fault."""
+        """Record a failure: a piece could not be written, or this program has a fault."""
         if self.failure is not None:
             return
         self.failure = error
@@ -62,7 +62,7 @@ class ExchangeTasks:
         await cancel(list(self._tasks))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Forget a task that has ended, but not its failure."""
+        """Forget an ended task, but not its failure."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             self._fail(error)

@@ -1,4 +1,4 @@
-"""The pieces that a node sends to its neighbours now, and the slots that they take."""
+"""The pieces on their way from a node to its neighbours, and their slots."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from shardcast.swarm.links import GivenPiece, Link
 
 
 class Gifts:
-    """The answers of one version's exchange that are under way.
+    """The unfinished answers of one version's exchange.
 
     Attributes:
-        given: bytes that went to each neighbour, by key.
+        given: bytes given to each neighbour, by key.
     """
 
     def __init__(self, slots: AnswerSlots) -> None:
@@ -25,7 +25,7 @@ class Gifts:
 
     @property
     def under_way(self) -> int:
-        """The answers of all versions together that are being sent."""
+        """The unfinished answers of all versions together."""
         return self._slots.under_way
 
     def give(self, link: Link, number: int, piece: GivenPiece) -> bool:
@@ -35,7 +35,7 @@ class Gifts:
             return False
         self._tasks[key] = task = asyncio.ensure_future(self._send(link, number, piece))
 
-        # Not in the task itself: one that is cancelled in the same moment never runs.
+        # Not in the task itself: one cancelled in the same moment never runs.
         def end(_: asyncio.Task[None]) -> None:
             self._slots.end(link.key)
             del self._tasks[key]
@@ -44,12 +44,12 @@ class Gifts:
         return True
 
     def cancel(self, link: Link, number: int) -> None:
-        """Send a piece no more, unless its first bytes are on their way."""
+        """Stop sending a piece, unless its first bytes are on their way."""
         if task := self._tasks.get((link.key, number)):
             task.cancel()
 
     def cancel_all(self, link: Link) -> None:
-        """Send nothing more to a neighbour that has left."""
+        """Send nothing more to a departed neighbour."""
         for key, task in self._tasks.items():
             if key[0] == link.key:
                 task.cancel()

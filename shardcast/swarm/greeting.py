@@ -1,6 +1,6 @@
-"""The first frames of a stream: each end shows its ticket, and proves that it has the ticket's key.
+"""The first frames of a stream: each end shows its ticket, and proves to have the ticket's key.
 
-The end that connected speaks first; the other one shows nothing of itself before it has checked that ticket.
+The connecting end speaks first; the other one shows nothing of itself before it has checked the first ticket.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ GREETING_SECONDS = 5.0
 
 
 class StreamRefused(ConnectionError):
-    """A stream that did not come to be: the other end refused it, or is not who it should be."""
+    """A stream refused by the other end, or with the wrong node there."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwarmPass:
-    """What a node shows to its neighbours in the swarm of one version.
+    """The credentials of a node towards its neighbours in the swarm of one version.
 
     Attributes:
         version: the version.
         node: the node's generation id.
         ticket: returns the node's current ticket for a neighbour, by the neighbour's key and the id of the
-            key that signed the neighbour's own ticket; None while that is not known.
-        key: the key of that ticket.
-        vouchers: the servers whose tickets count.
-        certificate: returns the SHA-256 of the certificate with which this node's server accepts TLS now;
-            empty without TLS.
+            key behind the neighbour's own ticket; None while unknown.
+        key: the key of this ticket.
+        vouchers: the servers with valid tickets.
+        certificate: returns the SHA-256 of the present TLS certificate of this node's server; empty without
+            TLS.
     """
 
     version: TicketVersion
@@ -52,7 +52,7 @@ class SwarmPass:
         return HelloFrame(version.number, version.origin, version.digest, self.node, ticket, challenge)
 
     def check(self, ticket: str) -> Ticket:
-        """Return what another member's ticket says.
+        """Return the facts in another member's ticket.
 
         Raises:
             TicketRefused: it lets nobody in.

@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Mapping
 
 _SECONDS = 2.0
-"""Seconds over which a rate is taken: a piece that is handed out counts once it is whole."""
+"""Seconds of measuring a rate: a handed-out piece counts once whole."""
 
 
 class ArrivalRates:
     """The rates of the sources of one transfer, for people: ranges and single pieces count alike.
 
-    A ranking of servers has its own rates, of the seconds in which a server answers, so that an idle one
-    keeps its own.
+    A ranking of servers has its own rates, over the seconds of a server's answers, so an idle server keeps
+    its own.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class ArrivalRates:
             self._looks.popleft()
 
     def of(self, source: str) -> float:
-        """Return the bytes a second that come from a source."""
+        """Return the bytes a second from a source."""
         if len(self._looks) < 2:
             return 0.0
         (since, before), (until, after) = self._looks[0], self._looks[-1]

@@ -1,4 +1,4 @@
-"""The shards that a transfer has open: ranges for the workers, landings for the digest, and their ends."""
+"""The open shards of a transfer: ranges for the workers, landings for the digest, and their ends."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from shardcast.store.landing import Landing, close_landings
 from shardcast.transfer.ranges import RangeTask, ShardDownload
 
 _MAX_LAG = 3
-"""Whole shards that the digest has yet to read, at which no others are asked for."""
+"""Whole shards still to be read by the digest, at which no others are asked for."""
 
 
 class OpenShards:
-    """The open shards of one transfer; a shard that is committed and hashed is released.
+    """The open shards of one transfer; a committed and hashed shard is released.
 
     Attributes:
         opened_all: whether every shard of the version has been opened.
@@ -43,7 +43,7 @@ class OpenShards:
 
     @property
     def bytes_done(self) -> int:
-        """Bytes that are verified and here."""
+        """Local, verified bytes."""
         return self._released_bytes + sum(
             download.landing.verified_bytes for download in self._downloads.values()
         )
@@ -65,19 +65,19 @@ class OpenShards:
 
     @property
     def reach(self) -> int:
-        """The number of the last shard that the whole digest can read from memory."""
+        """The number of the last shard still in memory for the whole digest."""
         return self._hashed + self._look_ahead
 
     @property
     def digest_lags(self) -> bool:
         """Whether the whole digest lags so far behind that it needs the processor more than new shards do."""
-        # Shards that readers wait for are opened before their turn, so that one between may not be open.
+        # Shards with waiting readers are opened before their turn, so one between may not be open.
         following = map(self._downloads.get, range(self._hashed + 1, self._hashed + _MAX_LAG + 1))
         return all(download is not None and download.landing.whole for download in following)
 
     @property
     def overdue(self) -> int | None:
-        """The shard that the whole digest waits for, once half of the look-ahead is open behind it."""
+        """The shard awaited by the whole digest, once half of the look-ahead is open behind it."""
         number = self._hashed + 1
         if 2 * (max(self._downloads, default=0) - number) < self._look_ahead:
             return None
@@ -95,16 +95,16 @@ class OpenShards:
         return self._downloads.get(number)
 
     def is_released(self, number: int) -> bool:
-        """Return whether a shard was committed and hashed, so that it is open no more."""
+        """Return whether a shard was committed and hashed, and so is no longer open."""
         return number <= self._hashed and number not in self._downloads
 
     @property
     def ranges_ready(self) -> int:
-        """Ranges that wait for a worker."""
+        """Number of ranges without a worker."""
         return len(self._todo)
 
     def add(self, download: ShardDownload, *, first: bool) -> None:
-        """Offer what is missing of a shard to the workers, before all others or after them."""
+        """Offer the missing ranges of a shard to the workers, before all others or after them."""
         self._downloads[download.landing.shard.number] = download
         tasks = [] if self.paused else _missing_of(download)
         if first:
@@ -120,14 +120,14 @@ class OpenShards:
         self._notifier.notify()
 
     def resume(self) -> None:
-        """Offer the workers all that is missing of the open shards, in order."""
+        """Offer the workers all missing ranges of the open shards, in order."""
         self.paused = False
         for _, download in sorted(self._downloads.items()):
             self._todo.extend(_missing_of(download))
         self._notifier.notify()
 
     def next_range(self) -> RangeTask | None:
-        """Take the next range that no worker has; None when none is ready."""
+        """Take the next range without a worker; None when none is ready."""
         if not self._todo:
             return None
         self._notifier.notify()  # another shard may be opened
@@ -136,12 +136,12 @@ class OpenShards:
     def may_lose(self, download: ShardDownload) -> bool:
         """Return whether to split a shard's ranges.
 
-        As long as shards wait for the look-ahead, only the shard that keeps it from moving on matters.
+        As long as shards wait for the look-ahead, only the shard in its way matters.
         """
         return self.opened_all or download.landing.shard.number == self._hashed + 1
 
     async def landing(self, number: int) -> Landing:
-        """Return the landing of a shard, once it is open."""
+        """Return the landing of a shard, once open."""
         while number not in self._downloads:
             await self._notifier.change()
         return self._downloads[number].landing
@@ -149,7 +149,7 @@ class OpenShards:
     # Ends
 
     def mark_hashed(self, number: int) -> None:
-        """Note that the whole digest has read a shard, and all before it."""
+        """Record that the whole digest has read a shard, and all before."""
         self._hashed = number
         self._downloads[number].hashed = True
         self._release(number)
@@ -164,7 +164,7 @@ class OpenShards:
         self._release(download.landing.shard.number)
 
     def _release(self, number: int) -> None:
-        """Close the landing of a shard that is committed and hashed."""
+        """Close the landing of a committed and hashed shard."""
         download = self._downloads[number]
         if download.committed and download.hashed:
             download.landing.close()
@@ -179,5 +179,5 @@ class OpenShards:
 
 
 def _missing_of(download: ShardDownload) -> list[RangeTask]:
-    """Return what is missing of a shard, as tasks."""
+    """Return the missing ranges of a shard, as tasks."""
     return [RangeTask(download, start, end) for start, end in download.landing.missing()]

@@ -18,17 +18,17 @@ async def hash_payload(
 ) -> None:
     """Feed the shards' bytes to a hasher in their order.
 
-    A thread of its own follows each landing, so that between two pieces nothing goes by way of the event
-    loop: late by as little as a switch of threads, it would be half a payload behind at the end.
+    A thread of its own follows each landing, so nothing between two pieces goes through the event loop: late
+    by as little as a switch of threads, the digest would be half a payload behind at the end.
 
     Args:
-        shards: the shards, as the manifest names them.
-        landing_of: returns the landing of a shard once it is open.
-        on_hashed: called with the number of each shard that has been read.
+        shards: the shards, in the order of the manifest.
+        landing_of: returns the landing of a shard once open.
+        on_hashed: called with the number of each hashed shard.
         hasher: takes the bytes.
 
     Raises:
-        LocalDiskError: what landed can't be read.
+        LocalDiskError: landed bytes can't be read.
     """
     buffer = memoryview(bytearray(CHUNK_SIZE))
     thread = ThreadPool(1, "shardcast-whole")
@@ -43,7 +43,7 @@ async def hash_payload(
 
 
 def _follow(landing: Landing, buffer: memoryview, hasher: PayloadHasher) -> None:
-    """Hash a landing as it grows, until it is whole or closed; in a thread."""
+    """Hash a growing landing, until whole or closed; in a thread."""
     position = 0
     while position < landing.shard.size:
         end = landing.wait_for_prefix(position, len(buffer))

@@ -1,4 +1,4 @@
-"""Shards under way, the ranges of them that workers fetch, and the requests for these ranges."""
+"""Shards under way, their ranges at the workers, and the requests for these ranges."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class ShardDownload:
     """A shard under way.
 
     Attributes:
-        landing: where its pieces go.
+        landing: place of its pieces.
         failures: failed answers, by the URL of the server.
-        attempts: failed answers that count against ``Limits.attempts``.
+        attempts: failed answers counted against ``Limits.attempts``.
         wrong: the last answer with wrong bytes.
         committing: whether a worker is committing the whole shard, or has.
         committed: whether the sink has it.
@@ -37,12 +37,12 @@ class ShardDownload:
 
 @dataclass(eq=False)
 class RangeTask:
-    """A range of a shard that one worker fetches.
+    """A range of a shard at one worker.
 
     Attributes:
         download: the shard.
         start: the first byte in the shard.
-        end: the byte after the last; it falls when another worker takes over the second half.
+        end: the byte after the last; falls when another worker takes over the second half.
     """
 
     download: ShardDownload
@@ -64,12 +64,12 @@ class ActiveRequest:
     Attributes:
         task: the range.
         peer: the server.
-        request: the bytes asked for, and how many of them have come.
+        request: the requested bytes, and the number received.
         answer: ends when the answer does.
         started_at: time of the request.
-        progress: what the stall monitor saw last.
-        stalled: why the stall monitor cancelled the answer.
-        taken_over: whether another worker took over all that was left, and cancelled the answer.
+        progress: the progress at the stall monitor's last look.
+        stalled: the stall monitor's reason for cancelling the answer.
+        taken_over: whether another worker took over the whole rest, and cancelled the answer.
     """
 
     task: RangeTask

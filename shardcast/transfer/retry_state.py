@@ -1,4 +1,4 @@
-"""What the failed answers of a transfer have come to: attempts, the outage, pauses and the final error."""
+"""The consequences of a transfer's failed answers: attempts, the outage, pauses and the final error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from shardcast.transfer.servers import Servers
 log = logging.getLogger(__name__)
 
 _BUSY_PAUSE = 0.2
-"""Seconds until a server is asked again for a shard that had not begun to arrive there."""
+"""Seconds until a server is asked again for a shard whose arrival there had not begun."""
 _BACKOFF = Backoff(first=0.5, longest=8.0)
 """Pauses between two attempts at a shard."""
 
@@ -41,7 +41,7 @@ class RetryState:
 
     Attributes:
         started: whether a byte has come. From then on an outage may last longer.
-        progress_at: when the last bytes came; at first, when the transfer was made.
+        progress_at: time of the last bytes; at first, of the transfer's beginning.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class RetryState:
         return self._last_failure if self._unreachable_since is not None else None
 
     def answered(self) -> None:
-        """Note that a server was reached: bytes came, or a whole answer, perhaps an empty one."""
+        """Record the contact with a server: bytes came, or a whole answer, perhaps an empty one."""
         self._unreachable_since, self.started = None, True
 
     def failed(self, download: ShardDownload, url: str, error: PeerError, *, useful: bool) -> None:
-        """Count a failed answer, lower the score of its server, and note the outage that it shows.
+        """Count a failed answer, lower the score of its server, and record the outage behind it.
 
         Args:
             download: the shard.
-            url: of the server.
-            error: how the answer failed.
-            useful: whether it brought a verified piece before.
+            url: URL of the server.
+            error: the failure.
+            useful: whether the answer brought a verified piece before.
         """
         now = self._clock()
         self._last_failure = error
@@ -112,7 +112,7 @@ class RetryState:
     def _is_too_early(self, error: PeerError, now: float) -> bool:
         """Return whether a server may get the shard yet, while other answers still bring bytes.
 
-        Of an open version the manifest tells whether its publisher aborted it: a missing shard says nothing.
+        The manifest of an open version tells of its abortion by the publisher: a missing shard says nothing.
         """
         is_open = self._manifest.manifest is None and isinstance(error, ServerLacks)
         may_come = is_open or isinstance(error, ServerBusy)
@@ -130,16 +130,16 @@ class RetryState:
         return download.attempts >= self._limits.attempts
 
     def pause(self, download: ShardDownload, error: BaseException | None, failures: int) -> float:
-        """Return the seconds to pause after an error that followed so many earlier ``failures``.
+        """Return the seconds to pause after an error that followed ``failures`` earlier ones.
 
-        There is no pause before a server is asked that has not failed at this shard.
+        There is no pause before a request to a server without a failure at this shard.
         """
         if isinstance(error, ServerBusy):
             return _BUSY_PAUSE  # the server waited for the shard itself
         return 0.0 if self._servers.has_untried(download) else _BACKOFF.spread(failures, self._random)
 
     def final_error(self, download: ShardDownload, error: PeerError) -> ShardcastError:
-        """Return the error with which the transfer ends: shard, last server, and what to do."""
+        """Return the final error of the transfer: shard, last server, and advice."""
         shard = download.landing.shard
         where = f"{self._manifest.version} shard {shard.number} of {len(self._manifest.shards)}"
         if isinstance(error, CannotAsk):
@@ -161,7 +161,7 @@ class RetryState:
         )
 
     def _refusal(self, download: ShardDownload, error: PeerError) -> AccessDenied | None:
-        """Return the refusal that a transfer ends with; None where it is not for want of access."""
+        """Return the final refusal of a transfer; None where the failure is not for want of access."""
         if denied := self._servers.all_denied:
             return denied
         if isinstance(error, AccessDenied):

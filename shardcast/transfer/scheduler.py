@@ -23,7 +23,7 @@ from shardcast.waits import Wait
 log = logging.getLogger(__name__)
 
 _SETTLED = 0.2
-"""Seconds after which an answer's rate says something."""
+"""Seconds after which an answer's rate is meaningful."""
 
 
 class Scheduler:
@@ -59,7 +59,7 @@ class Scheduler:
 
     @property
     def wait(self) -> Wait | None:
-        """What is waited for while ranges are asked for and no byte comes."""
+        """The current wait, while ranges are asked for and no byte comes."""
         running = self._servers.running.values()
         if not self._tasks or any(active.request.writing for active in running):
             return None
@@ -73,8 +73,7 @@ class Scheduler:
         """Ask for a range until all of it has landed, or another worker has taken it over.
 
         Raises:
-            NoServerReachable, TransferFailed, IntegrityError, AccessDenied: as ``RetryState.final_error``
-                says.
+            NoServerReachable, TransferFailed, IntegrityError, AccessDenied: as in ``RetryState.final_error``.
             LocalLimit: this machine can't make even one request.
             LocalDiskError: this machine's disk failed.
         """
@@ -121,7 +120,7 @@ class Scheduler:
         """Ask the best server for bytes ``start`` to ``end`` of a shard, and score the answer.
 
         Raises:
-            PeerError: the answer failed; what landed before is kept.
+            PeerError: the answer failed; pieces landed before are kept.
         """
         peer, servers = await self._free_peer(task.download), self._servers
         now, request = self._clock(), RangeRequest(start, end)
@@ -139,8 +138,8 @@ class Scheduler:
             raise
         finally:
             del servers.running[task]
-            # Bytes since the last look of the stall monitor. The sum may fall: what was received before the
-            # answer was handed over to aiohttp comes again.
+            # Bytes since the last look of the stall monitor. The sum may fall: bytes received before the
+            # answer was handed over to aiohttp come again.
             new = request.received - active.progress.received
             if new > 0:
                 self._retries.progress_at = self._clock()
@@ -191,7 +190,7 @@ class Scheduler:
     def steal(self, may_lose: Callable[[ShardDownload], bool]) -> RangeTask | None:
         """Take over a part of the slowest range under way, as a task of its own; None when none is worth it.
 
-        ``may_lose`` tells whether a shard's ranges may be split.
+        ``may_lose`` returns whether a shard's ranges may be split.
         """
         servers = self._servers
         slowest = self._slowest(may_lose)
@@ -222,7 +221,7 @@ class Scheduler:
         return RangeTask(victim.task.download, start, end)
 
     def cut_short(self, piece_size: int) -> None:
-        """Let each answer under way end with the piece that it is at, and leave the rest of its range."""
+        """Let each answer under way end with its present piece, and leave the rest of its range."""
         for active in self._servers.running.values():
             request = active.request
             begun = (request.start + request.received) // piece_size + 1
@@ -230,12 +229,12 @@ class Scheduler:
             active.task.end = request.end = end
 
     def _slowest(self, may_lose: Callable[[ShardDownload], bool]) -> tuple[ActiveRequest, Range] | None:
-        """Return the request that would take longest to end, and the range that is left of it."""
+        """Return the request with the latest expected end, and the rest of its range."""
         now = self._clock()
         candidates = []
         for active in self._servers.running.values():
             request, age = active.request, now - active.started_at
-            # An answer that has not begun says nothing of its server: it may wait its turn there.
+            # An answer before its first byte says nothing of its server: it may wait its turn there.
             if request.received and age >= _SETTLED and may_lose(active.task.download):
                 position = request.start + request.received
                 end = min(active.task.end, request.end)

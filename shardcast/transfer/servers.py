@@ -1,4 +1,4 @@
-"""The servers of one transfer: what each is sending, how good it is, and which takes the next request."""
+"""The servers of one transfer: their answers under way, their scores, and the choice for the next request."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from shardcast.transfer.ranges import ActiveRequest, RangeTask, ShardDownload
 
 
 class Servers:
-    """The servers of one transfer and the requests that they are answering.
+    """The servers of one transfer and their unfinished requests.
 
     Attributes:
         peers: the servers, by URL.
         ranking: their scores.
-        width: how many answers may be under way now.
-        received: bytes that each has sent, by URL.
-        rates: how fast they come, also of what comes by another way than answers to requests for ranges.
-        running: the requests under way.
-        denied: the servers that refuse this node's token, by URL, and how; they are asked no more.
+        width: present maximum of simultaneous answers.
+        received: bytes received from each, by URL.
+        rates: their rates, also of bytes by another way than answers to requests for ranges.
+        running: the unfinished requests.
+        denied: the servers that refuse this node's token, by URL, with the refusal; they are asked no more.
     """
 
     def __init__(
         self, peers: Sequence[Peer], max_width: int, clock: Callable[[], float], random: Random
     ) -> None:
-        """Begin with servers of which nothing is known; ``max_width``: answers at once, at the most."""
+        """Begin with unknown servers; ``max_width``: maximum of simultaneous answers."""
         self.peers = {peer.url: peer for peer in peers}
         self.ranking = Ranking(self.peers)
         self.width = ConcurrencyLimit(len(peers), max_width)
@@ -48,17 +48,17 @@ class Servers:
 
     @property
     def usable(self) -> list[str]:
-        """The URLs of the servers that don't refuse this node."""
+        """The URLs of the servers without a refusal."""
         return [url for url in self.peers if url not in self.denied]
 
     @property
     def all_denied(self) -> AccessDenied | None:
-        """The refusals of all servers in one error; None while there is a server that doesn't refuse."""
+        """The refusals of all servers in one error; None while there is a server without one."""
         return None if self.usable else AccessDenied.among(self.denied.values())
 
     @property
     def progress(self) -> dict[str, ServerProgress]:
-        """What each server does now, by URL."""
+        """The present activity of each server, by URL."""
         under_way = self.under_way()
         return {
             url: ServerProgress(self.rates.of(url), under_way.get(url, 0), self.received[url], score.failures)
@@ -66,7 +66,7 @@ class Servers:
         }
 
     def join(self, peer: Peer) -> bool:
-        """Ask another server from now on; return False for one that is asked already."""
+        """Ask another server from now on; return False for a known one."""
         if peer.url in self.peers:
             return False
         self.peers[peer.url] = peer
@@ -83,9 +83,9 @@ class Servers:
         return busy
 
     def choose(self, download: ShardDownload, excluded: Collection[str] = ()) -> str | None:
-        """Return the best server for a request of a shard now, but for those ``excluded``.
+        """Return the best server for a request of a shard now, except those ``excluded``.
 
-        None when each has as many requests as it can take.
+        None when each has its maximum of requests.
         """
         under_way, now = self.under_way(), self._clock()
         return choose_server(
@@ -105,7 +105,7 @@ class Servers:
         )
 
     def _limit(self, url: str) -> int:
-        """Return how many requests a server may have at once.
+        """Return a server's maximum of simultaneous requests.
 
         After a failure it is on probation, where there are others.
         """
@@ -113,7 +113,7 @@ class Servers:
         return self.ranking.limit(url, limit) if len(self.usable) > 1 else limit
 
     def has_alternative(self, active: ActiveRequest) -> bool:
-        """Return whether a server that failed no more often at the shard could take a request over."""
+        """Return whether another server with no more failures at the shard could take a request over."""
         failures, now = active.task.download.failures, self._clock()
         own_failures = failures.get(active.peer.url, 0)
         return any(
@@ -123,12 +123,12 @@ class Servers:
         )
 
     def has_untried(self, download: ShardDownload) -> bool:
-        """Return whether a server that is not backing off has yet to fail at a shard."""
+        """Return whether a server neither backing off nor with a failure at a shard is left."""
         now = self._clock()
         return any(
             url not in download.failures and not self.ranking.backing_off(url, now) for url in self.usable
         )
 
     def asked_all(self, download: ShardDownload) -> bool:
-        """Return whether every server that doesn't refuse this node has failed at a shard."""
+        """Return whether every server without a refusal has failed at a shard."""
         return all(url in download.failures for url in self.usable)

@@ -12,9 +12,9 @@ from shardcast.transfer.open_shards import OpenShards
 from shardcast.transfer.ranges import ShardDownload
 
 _READY = 2
-"""Ranges that wait for a worker, so that none waits for a shard to be opened."""
+"""Ranges kept ready, so no worker waits for a shard to be opened."""
 _MAX_WANTED = 4
-"""Shards that local readers wait for, and that are asked for beyond the look-ahead."""
+"""Maximum shards with waiting local readers asked for beyond the look-ahead."""
 
 
 class ShardOpener:
@@ -44,7 +44,7 @@ class ShardOpener:
         self._check_all()
 
     async def open_wanted(self) -> None:
-        """Open the shards that local readers wait for before the others; for ever."""
+        """Open the shards with waiting local readers before the others; for ever."""
         shards = self._shards
         while True:
             shard = await self._sink.next_wanted()
@@ -56,7 +56,7 @@ class ShardOpener:
     async def _open(self, shard: Shard, *, first: bool) -> None:
         """Open a shard's landing, and have it fetched before all others or after them.
 
-        A shard that is whole already, from an earlier run or another version, is committed at once.
+        A whole shard, from an earlier run or another version, is committed at once.
         """
         self._started.add(shard.number)
         self._opening += 1
@@ -68,13 +68,13 @@ class ShardOpener:
             await self._shards.commit(download)
 
     def _check_all(self) -> None:
-        """Note, once every shard is open, that no other will be."""
+        """Record, once every shard is open, that no other will be."""
         if self._started_all and not self._opening:
             self._shards.opened_all = True
             self._notifier.notify()
 
     async def _open_landing(self, shard: Shard) -> Landing:
-        """Open a landing; where this machine has no descriptors for it, once another one is closed.
+        """Open a landing; without descriptors for it on this machine, after another one was closed.
 
         Raises:
             LocalLimit: only later shards are open, and none of them closes before this one has been hashed.

@@ -1,4 +1,4 @@
-"""The one watch of a transfer: measure the servers ten times a second, and cancel answers that stall."""
+"""The one watch of a transfer: measure the servers ten times a second, and cancel stalled answers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shardcast.transfer.retry_state import RetryState
 from shardcast.transfer.servers import Servers
 
 _TICK = 0.1
-"""Seconds between two looks at what the servers do."""
+"""Seconds between two looks at the servers."""
 
 
 class StallMonitor:
-    """Measures the servers of one transfer, and cancels the answers that bring too little."""
+    """Measures the servers of one transfer, and cancels answers with too little progress."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class StallMonitor:
             self._notifier.notify()
 
     def _look_at(self, active: ActiveRequest, now: float) -> None:
-        """Count the new bytes of an answer, and cancel it when it has stalled."""
+        """Count the new bytes of an answer, and cancel a stalled one."""
         request = active.request
         new = active.progress.observed(
             now, request.received, self._manifest.header.piece_size, writing=request.writing

@@ -35,13 +35,12 @@ _NEIGHBOURS = ""
 class Transfer:
     """One version on its way here.
 
-    Every shard is asked for whole, from the server that is best for it; what is missing after a failure is
-    asked from another; when nothing is left to start, idle connections take over the second half of the
-    slowest range.
+    Every shard is asked for whole, from the best server for it; missing ranges after a failure are asked from
+    another; when nothing is left to start, idle connections take over the second half of the slowest range.
 
     Attributes:
         manifest: the version; an open one's grows while the transfer runs.
-        neighbours: returns what the neighbours in a swarm do for it.
+        neighbours: returns the progress of the neighbours in a swarm.
     """
 
     def __init__(
@@ -63,8 +62,8 @@ class Transfer:
         Args:
             manifest: the version.
             peers: its servers; ``join`` adds others.
-            sink: where shards go.
-            digits: of the numbers in the shards' names; five at 0.3.x.
+            sink: takes the shards.
+            digits: digits of the numbers in the shards' names; five at 0.3.x.
             make_manifest: whether to make the manifest of what arrives, where old nodes have none.
             hash_whole: whether the payload's digest is computed and must be right. Else the sink checks the
                 digest of each shard.
@@ -120,7 +119,7 @@ class Transfer:
 
     @property
     def received(self) -> int:
-        """Bytes that the servers' answers brought, verified or not."""
+        """Bytes of the servers' answers, verified or not."""
         running = sum(
             active.request.received - active.progress.received for active in self._servers.running.values()
         )
@@ -128,7 +127,7 @@ class Transfer:
 
     @property
     def wait(self) -> Wait | None:
-        """What is waited for while no byte comes, now."""
+        """The present wait, while no byte comes."""
         return self._scheduler.wait
 
     def join(self, peer: Peer) -> None:
@@ -136,11 +135,11 @@ class Transfer:
         if self._servers.join(peer):
             self._notifier.notify()
 
-    # Pieces that come by another way: from the neighbours in a swarm
+    # Pieces by another way: from the neighbours in a swarm
 
     @property
     def open_landings(self) -> list[Landing]:
-        """The landings of the shards that are open now, by the shards' numbers."""
+        """The landings of the open shards, by the shards' numbers."""
         return self._shards.landings
 
     def is_closed(self, number: int) -> bool:
@@ -149,7 +148,7 @@ class Transfer:
 
     @property
     def overdue_shard(self) -> int | None:
-        """The number of a shard that soon keeps others from being opened; None while there is time."""
+        """The number of a shard about to keep others from being opened; None while there is time."""
         return self._shards.overdue
 
     async def wait_open(self, number: int) -> None:
@@ -168,17 +167,17 @@ class Transfer:
         self._scheduler.cut_short(self.manifest.header.piece_size)
 
     def resume(self) -> None:
-        """Ask the servers again for all that is missing."""
+        """Ask the servers again for all missing ranges."""
         if self.paused:
             self._shards.resume()
 
     def count(self, server: str, size: int) -> None:
-        """Note that a server sent ``size`` bytes by another way."""
+        """Record ``size`` bytes from a server by another way."""
         if server in self._servers.received:
             self._servers.received[server] += size
 
     async def commit_if_whole(self, number: int) -> None:
-        """Hand a shard over to the sink once pieces that came by another way have made it whole.
+        """Hand a shard over to the sink once pieces by another way have made it whole.
 
         A failure is the transfer's: ``run`` raises it.
         """
@@ -204,14 +203,14 @@ class Transfer:
     async def run(self) -> Manifest:
         """Fetch, verify and complete the version, and return its manifest.
 
-        Shards are fetched as the manifest names them: an open version's still grows.
+        Shards are fetched in the order of the manifest: an open version's still grows.
 
         Raises:
-            VersionAborted: the publisher gave it up.
+            VersionAborted: the publisher aborted it.
             NoServerReachable: none could be reached for too long.
             TransferFailed: the servers answered, but not with a shard.
             AccessDenied: they refuse this node.
-            IntegrityError: what they sent is not what its digest says, as often as it was worth asking.
+            IntegrityError: bytes with a wrong digest, in as many attempts as allowed.
             LocalDiskError: this machine's disk failed.
         """
         if not self._hash_whole:
@@ -240,8 +239,8 @@ class Transfer:
     def _algorithms(self) -> set[str]:
         """Return the algorithms of the whole digest.
 
-        They are those of the manifest, or SHA-256 alone where that is among them. A surveyed manifest needs
-        SHA-256 in any case.
+        They are those of the manifest, or SHA-256 alone if among them. A surveyed manifest needs SHA-256 in
+        any case.
         """
         known = set(self.manifest.manifest.digests) if self.manifest.manifest else {"sha256"}
         if self._survey:
@@ -281,7 +280,7 @@ class Transfer:
                 await self._shards.commit(task.download)
 
     def _next_task(self) -> RangeTask | None:
-        """Return what an idle worker does next; None while it should wait."""
+        """Return an idle worker's next task; None while it should wait."""
         if self._shards.paused or self._scheduler.full or self._shards.digest_lags:
             return None
         return self._shards.next_range() or self._scheduler.steal(self._shards.may_lose)
@@ -298,8 +297,8 @@ async def _run_together(
 
     The first error cancels the others and is raised.
 
-    A ``TaskGroup`` would cancel each task once. Before Python 3.12 ``asyncio.wait_for`` may swallow that, so
-    ``cancel`` repeats it; and an error is raised as it is here, in no group.
+    A ``TaskGroup`` would cancel each task once. Before Python 3.12 ``asyncio.wait_for`` may swallow a
+    cancellation, so ``cancel`` repeats it; and an error is raised unchanged here, in no group.
     """
     pending = {asyncio.ensure_future(part) for part in parts}
     tasks = {*map(asyncio.ensure_future, background), *pending}

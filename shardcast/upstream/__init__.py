@@ -1,1 +1,1 @@
-"""What a node knows of the servers above it: lists, feeds, manifests, leases, reports."""
+"""A node's knowledge of the servers above: lists, feeds, manifests, leases, reports."""

@@ -1,4 +1,4 @@
-"""Abandon the fetching of a version: it makes no progress, or its publisher withdrew it."""
+"""Abandon the fetching of a version without progress, or one withdrawn by its publisher."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def run_unless(
 
 
 def if_withdrawn(following: Following, number: int, digest: str | None) -> Stop:
-    """Return a ``Stop`` for a version that its publisher may withdraw; ``digest`` is None for an open one."""
+    """Return a ``Stop`` for a version at its withdrawal; ``digest`` is None for an open one."""
 
     def stop() -> ShardcastError | None:
         standing = following.standing()

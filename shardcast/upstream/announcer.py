@@ -1,4 +1,4 @@
-"""The announcements of a node: it stays a member of a version's swarm at all of its servers."""
+"""The announcements of a node: its membership of a version's swarm at all of its servers."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ log = logging.getLogger(__name__)
 _LOST = Backoff(0.2, 10.0)
 """Pauses after failures of a server."""
 _ABSENT = Backoff(0.5, 10.0)
-"""Pauses after answers that the version, or the route, is not there: a middle may get the version soon."""
+"""Pauses after answers without the version, or the route: a middle may get the version soon."""
 _NOT_ASKED = 0.5
 """Seconds between two looks whether a server is to be asked."""
 _DENIED = 60.0
-"""Seconds until a server that refused is asked again."""
+"""Seconds until a refusing server is asked again."""
 _NAMES_COUNT = 30.0
-"""Seconds for which the members that a server named count after its last answer."""
+"""Seconds of validity of a server's named members after its last answer."""
 _LEAVING = 1.0
-"""Seconds that a node takes to leave all servers."""
+"""Maximum seconds for leaving all servers."""
 _LOOK = 0.25
-"""Seconds between two looks whether a server has news for its upstreams."""
+"""Seconds between two checks for a server's news for its upstreams."""
 
 
 @dataclass(frozen=True)
 class MemberIdentity:
-    """What a node is in all its swarms: made once in each run.
+    """The identity of a node in all its swarms: made once in each run.
 
     Attributes:
-        node: its generation id; nobody else can take the one that the key makes, its ``id``.
-        key: its key.
-        nonces: of its announcements, from which its check at ``/swarm/check`` answers.
-        port: where it listens; None for a node that does not.
-        advertise: the address by which others reach it, where servers see another one.
-        site: its site; None to have the servers guess it.
+        node: generation id; nobody else can take the one made from the key, its ``id``.
+        key: key of the node.
+        nonces: nonces of its announcements, for the answers to checks at ``/swarm/check``.
+        port: listening port; None for a node without a listener.
+        advertise: the address for others, where it differs from the one seen by servers.
+        site: site; None to have the servers guess one.
         certificate: returns the SHA-256 of its certificate in hex; None for plain HTTP.
-        rate: returns the bytes a second that it can give; 0 while unknown.
-        sharing: whether others are sent to it, to open streams there.
+        rate: returns its possible upload rate in bytes a second; 0 while unknown.
+        sharing: whether others are sent here, to open streams.
 
     Raises:
         UsageError: the site's name is malformed.
@@ -76,7 +76,7 @@ class MemberIdentity:
     sharing: bool = True
 
     def __post_init__(self) -> None:
-        """Check the site, which servers would refuse with each announcement."""
+        """Check the site, since servers would refuse a wrong one with each announcement."""
         try:
             optional(read_site, self.site)
         except SwarmError:
@@ -95,7 +95,7 @@ class MemberIdentity:
         nonces: Nonces | None = None,
         sharing: bool = True,
     ) -> Self:
-        """Return the identity of a run that starts now; the attributes are those of the class.
+        """Return the identity of a new run; the attributes are those of the class.
 
         Raises:
             UsageError: the library for keys is missing.
@@ -114,19 +114,19 @@ class MemberIdentity:
 
 
 class RelaysMembers(Protocol):
-    """A server's own swarm, of which its upstreams learn, and which learns of theirs."""
+    """A server's own swarm, for the exchange of members with its upstreams."""
 
     @property
     def changes(self) -> int:
-        """Count of what an upstream would have to learn."""
+        """Count of changes of interest to an upstream."""
 
     def relay_for(self, version: TicketVersion, upstream: str, *, on_loopback: bool) -> Relay:
-        """Return what to tell an upstream."""
+        """Return the news for an upstream."""
 
     def hear_from_above(
         self, version: TicketVersion, upstream: str, answer: AnnouncementAnswer, *, on_loopback: bool
     ) -> None:
-        """Take what an upstream answered."""
+        """Take the answer of an upstream."""
 
 
 @dataclass
@@ -135,9 +135,9 @@ class _AtServer:
 
     Attributes:
         answer: the last answer; None while there is none.
-        heard_at: when that came.
-        failure: why the last announcement failed; None where it did not.
-        keys_id: the name of the keys that the server told last.
+        heard_at: time of the last answer.
+        failure: failure of the last announcement; None after a success.
+        keys_id: the name of the keys told last by the server.
     """
 
     answer: AnnouncementAnswer | None = None
@@ -154,8 +154,8 @@ class Membership:
     Attributes:
         version: the version.
         me: this node.
-        keys: the keys by which neighbours' tickets are checked.
-        asking_proof: shows the servers, in requests for ranges, that these are this node's.
+        keys: the keys behind neighbours' tickets.
+        asking_proof: proof of the identity of this node in requests for ranges.
         changed: notified after each answer.
     """
 
@@ -176,9 +176,9 @@ class Membership:
         Args:
             version: the version.
             me: this node.
-            servers: where it announces itself.
-            relay: its own swarm, where it is a server.
-            is_asked: tells whether it announces itself now at the server of a URL.
+            servers: the servers for the announcements.
+            relay: own swarm of a server.
+            is_asked: returns whether to announce this node now at the server of a URL.
             clock: gives seconds.
             random: spreads pauses.
             sleep: pauses.
@@ -216,11 +216,11 @@ class Membership:
         except TimeoutError:
             log.debug("%s: not all servers were told that this node leaves", self._name)
 
-    # What is known
+    # Knowledge
 
     @property
     def neighbours(self) -> list[NamedMember]:
-        """The members that servers name, each once, the first server's first; not this node."""
+        """The members named by servers, each once, the first server's first; not this node."""
         found: dict[bytes, NamedMember] = {}
         for answer in self._answers(_NAMES_COUNT):
             for member in answer.neighbours:
@@ -230,18 +230,18 @@ class Membership:
 
     @property
     def tickets(self) -> list[str]:
-        """The tickets of this node, of each server that signed one lately."""
+        """The tickets of this node, one from each server with a recent signature."""
         return [answer.ticket for answer in self._answers(0.9 * TICKET_SECONDS)]
 
     def ticket_for(self, neighbour: bytes, signer: str | None = None) -> str | None:
         """Return the ticket to show to a neighbour; None while there is none.
 
-        The neighbour knows the server that signed its own ticket, and soon those that name it. Servers of one
-        line need not know each other: two origins of the same data, or middles below an older origin.
+        The neighbour knows the server behind its own ticket, and soon those that name it. Servers of one line
+        need not know each other: two origins of the same data, or middles below an older origin.
 
         Args:
-            neighbour: its key.
-            signer: the id of the key that signed its ticket; None while it has shown none.
+            neighbour: key of the neighbour.
+            signer: id of the key behind its ticket; None while it has shown none.
         """
         answers = list(self._answers(0.9 * TICKET_SECONDS))
         signed = (one for one in answers if signer and signer_of(one.ticket) == signer)
@@ -251,7 +251,7 @@ class Membership:
 
     @property
     def members(self) -> int:
-        """The members of the version that a server knows, at most."""
+        """Maximum number of members of the version known to a server."""
         return max((answer.members for answer in self._answers(_NAMES_COUNT)), default=0)
 
     @property
@@ -262,7 +262,7 @@ class Membership:
 
     @property
     def site(self) -> str | None:
-        """The site of this node, as its first server sees it; None while none does."""
+        """The site of this node, in the view of its first server; None while unknown."""
         sites = (answer.site for answer in self._answers(TICKET_SECONDS) if answer.site)
         return self.me.site or next(sites, None)
 
@@ -272,7 +272,7 @@ class Membership:
         return {url: at.failure for url, at in self._at.items() if at.failure}
 
     def know_digest(self, digest: str) -> None:
-        """Announce from now on, and at once, that the payload has this digest."""
+        """Announce the payload's digest from now on, and at once."""
         self.version = TicketVersion(self.version.number, self.version.origin, digest)
         self.poke()
 
@@ -342,7 +342,7 @@ class Membership:
         return answer.announce_again * self._random.uniform(0.8, 1.0)
 
     async def _leave(self, server: SwarmClient) -> None:
-        """Tell a server that this node leaves; a failure is only logged, since its silence tells it too."""
+        """Tell a server of this node's departure; a failure is only logged, since silence tells it too."""
         try:
             await server.leave(self._name, self._announcement(leaving=True))
         except PeerError as error:

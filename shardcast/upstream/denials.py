@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 class DenialLog:
-    """The log of a node that goes on asking servers that refuse it."""
+    """The log of a node with repeated requests to refusing servers."""
 
     def __init__(self) -> None:
         self._logged: dict[str, str] = {}
 
     def note(self, followers: Iterable[Follower]) -> None:
-        """Log each server that began to refuse, or refuses for another reason, or ceased to."""
+        """Log each server with a new refusal, another reason, or an end of its refusals."""
         for follower in followers:
             url, failure = follower.peer.url, follower.failure
             if isinstance(failure, AccessDenied):

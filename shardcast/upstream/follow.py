@@ -1,4 +1,4 @@
-"""The servers of a node, followed together: what they offer, and what this node believes of that."""
+"""The servers of a node, followed together: their offers, and this node's beliefs about them."""
 
 from __future__ import annotations
 
@@ -36,15 +36,14 @@ from shardcast.waits import Wait
 log = logging.getLogger(__name__)
 
 _MAX_NOTES = 1000
-"""Distinct warnings about servers that are logged, each once; bounded, since servers choose their text."""
+"""Maximum distinct warnings about servers, each logged once; bounded, since servers choose their text."""
 
 
 class Following:
     """All servers of a node, followed for as long as the context is entered.
 
     Attributes:
-        changes: a counter that rises with each change of what the servers offer; ``wait_for_change`` waits
-            for that.
+        changes: a counter of changes of the servers' offers; ``wait_for_change`` waits for the next.
     """
 
     def __init__(
@@ -64,16 +63,16 @@ class Following:
         """Prepare to follow ``peers``, in the order of their authority.
 
         Args:
-            peers: the servers, as they were named.
+            peers: the servers, in the order of their naming.
             interval: seconds between two requests to a server without a feed.
             clock: gives seconds; a test's or a simulator's, as are ``random`` and ``sleep``.
             random: spreads pauses.
             sleep: pauses.
-            node_id: of this node, where it serves.
-            memory: what this node remembers of its line.
+            node_id: own id of a serving node.
+            memory: this node's memory of its line.
             accepted: the only origin id to follow; None for any.
-            patience: how long other lines and silent authorities are waited for.
-            first_line: seconds without a line of a feed after which the list is asked for instead.
+            patience: times to wait for other lines and silent authorities.
+            first_line: seconds without a line of a feed until the list is asked for instead.
         """
         self.changes = 0
         random = random or Random()
@@ -123,7 +122,7 @@ class Following:
 
     @property
     def followers(self) -> tuple[Follower, ...]:
-        """The followers, in the order in which their servers were named."""
+        """The followers, in the order of their servers' naming."""
         return tuple(self._followers.values())
 
     @property
@@ -143,12 +142,12 @@ class Following:
         """Ask the servers without a feed for their lists now."""
         await asyncio.gather(*(follower.refresh() for follower in self.followers))
 
-    # What to believe
+    # Beliefs
 
     def standing(self) -> Standing:
-        """Return what to believe now, also while no server tells anything.
+        """Return the present beliefs, also while no server tells anything.
 
-        The answer is kept until a server tells something, or until time alone changes it.
+        They are kept until a server tells something, or until time alone changes them.
         """
         self._check_followers()
         now = self._clock()
@@ -165,13 +164,13 @@ class Following:
         return self._standing
 
     def _check_followers(self) -> None:
-        """Raise the error of a follower that ended: a bug, since none ends otherwise."""
+        """Raise the error of an ended follower: a bug, since none ends otherwise."""
         for task in self._tasks.values():
             if task.done():
                 task.result()
 
     def standing_or_error(self) -> Standing:
-        """Return what to believe now.
+        """Return the present beliefs.
 
         Raises:
             NoServerReachable, TransferFailed, AccessDenied: no server tells anything.
@@ -187,12 +186,12 @@ class Following:
         return self.standing()
 
     def change_line(self, old_line: str | None) -> None:
-        """Begin with the line that the node's memory names now, after the node left the line ``old_line``."""
+        """Begin with the line now in the node's memory, after the node left the line ``old_line``."""
         self._tracker.change_line(self._clock(), old_line)
         self.notify()
 
     async def _keep_time(self) -> None:
-        """Notify when time alone changes what to believe; for ever."""
+        """Notify when time alone changes the beliefs; for ever."""
         while True:
             seen = self.changes
             self.standing()
@@ -208,8 +207,7 @@ class Following:
     async def confirm(self, manifest: Manifest, patience: float = HTTP_TIMEOUT) -> None:
         """Wait until this node's line lists the version with this manifest.
 
-        An open version has no digest yet, so that until then any server of the line may have made its bytes
-        up.
+        An open version has no digest yet, so until then any server of the line may have invented its bytes.
 
         Raises:
             IntegrityError: the line lists other bytes under this number.
@@ -238,7 +236,7 @@ class Following:
                 ) from None
 
     async def wait_until_settled(self) -> None:
-        """Wait until each server has told what it offers or failed to; 2 s at most once one has told."""
+        """Wait for each server's offers or failure; at most 2 s after the first one."""
         loop = asyncio.get_running_loop()
         deadline: float | None = None
         while not all(follower.answered for follower in self._followers.values()):
@@ -253,7 +251,7 @@ class Following:
 
     @property
     def wait(self) -> Wait | None:
-        """What is waited for while no server tells anything."""
+        """The present wait, while no server tells anything."""
         if self._silent_since is None:
             return None
         silent = ", ".join(
@@ -263,11 +261,11 @@ class Following:
         return Wait(self._clock() - self._silent_since, f"an answer of {silent or 'a server'}")
 
     async def wait_for_change(self, since: int) -> None:
-        """Wait until ``changes`` differs from ``since``, an earlier value of it."""
+        """Wait until ``changes`` differs from ``since``, an earlier value."""
         await self._notifier.wait_for(lambda: self.changes != since)
 
     def notify(self) -> None:
-        """Count a change and wake all that wait for one."""
+        """Count a change and wake all waiting tasks."""
         self.changes += 1
         self._standing = None
         if self.has_news:
@@ -278,7 +276,7 @@ class Following:
 
 
 def no_news_error(failures: Mapping[str, PeerError]) -> ShardcastError:
-    """Return the error that says why no server tells anything; ``failures`` by URL."""
+    """Return the error for servers without any news; ``failures`` by URL."""
     if not failures:
         return NoServerReachable("no server is left to ask")
     for failure in failures.values():

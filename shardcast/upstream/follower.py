@@ -1,4 +1,4 @@
-"""One server, followed: by its feed, or by its list at intervals where it has no feed."""
+"""One followed server: by its feed, or by its list at intervals where there is no feed."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _LONGEST_AFTER = 10
 """Failures in a row after which the pause is the longest."""
 _PACE, _PACE_EACH = 0.01, 1e-5
-"""Seconds between two readings of a feed, and more for each version of it: each reading compares all
+"""Seconds between two readings of a feed, and more for each version there: each reading compares all
 versions, and a flood is read no faster."""
 _MAX_VERSIONS = 10_000
-"""Versions of one server that are kept in memory."""
+"""Maximum versions of one server in memory."""
 
 
 @dataclass
 class _Versions:
-    """The versions of a server, by number, as its feed or its list has them.
+    """The versions of a server, by number, from its feed or its list.
 
     Attributes:
-        complete: those that the server has whole.
-        known: those that its authority lists and the server does not have yet.
-        opened: those that are being made.
-        withdrawn: those that their publisher withdrew.
+        complete: whole versions there.
+        known: versions listed by its authority and not yet there.
+        opened: open versions.
+        withdrawn: versions withdrawn by their publisher.
     """
 
     complete: dict[int, Listing] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class _Versions:
             (self.complete if event.kind == COMPLETE else self.known)[number] = event.listing
 
     def copy(self) -> _Versions:
-        """Return a copy that further events leave as it is."""
+        """Return a copy, untouched by further events."""
         return _Versions(dict(self.complete), dict(self.known), set(self.opened), dict(self.withdrawn))
 
 
@@ -83,9 +83,10 @@ class Follower:
     Attributes:
         peer: the server.
         versions_known: whether its versions are known now.
-        hello: the last hello of its feed, also after the feed was lost; None where it has no feed.
-        failure: why its versions are not known.
-        last_news_at: when the server told its versions last; lines that never come to an end are no news.
+        hello: the last hello of its feed, also after the loss of the feed; None without a feed.
+        failure: reason for not knowing its versions.
+        last_news_at: time of the server's last news of its versions; an endless feed without a whole line is
+            no news.
     """
 
     def __init__(
@@ -103,12 +104,12 @@ class Follower:
 
         Args:
             peer: the server.
-            interval: seconds between two requests for its list, where it has no feed.
+            interval: seconds between two requests for its list, where there is no feed.
             notify: called after each change.
             clock: gives seconds.
             random: spreads pauses.
             sleep: pauses.
-            first_line: seconds without a line of the feed after which the list is asked for instead.
+            first_line: seconds without a line of the feed until the list is asked for instead.
         """
         self.peer = peer
         self.versions_known = False
@@ -137,7 +138,7 @@ class Follower:
 
     @property
     def listings(self) -> tuple[Listing, ...] | None:
-        """The complete versions that the server offers, oldest first; None while they are not known."""
+        """The complete versions on offer at the server, oldest first; None while unknown."""
         return (
             tuple(listing for _, listing in sorted(self._versions.complete.items()))
             if self.versions_known
@@ -146,12 +147,12 @@ class Follower:
 
     @property
     def open_numbers(self) -> frozenset[int]:
-        """The numbers of the versions that are open at the server."""
+        """The numbers of the open versions at the server."""
         return frozenset(self._versions.opened) if self.versions_known else frozenset()
 
     @property
     def view(self) -> ServerView:
-        """The server as policy sees it now."""
+        """The server in the present view of policy."""
         versions = self._versions if self.versions_known else _Versions()
         return ServerView(
             url=self.peer.url,
@@ -223,7 +224,7 @@ class Follower:
         """Read the feed to its end, and return whether ``reconnect`` ended it.
 
         Raises:
-            ServerLacks: there is no feed, or no line of it in time.
+            ServerLacks: there is no feed, or no line of one in time.
             PeerError: the feed broke off, or is wrong.
         """
         self._again, self._spoke, self._counted = asyncio.get_running_loop().create_future(), False, False
@@ -245,10 +246,10 @@ class Follower:
                 reading.exception()  # raised above, or of no more interest
 
     async def _read_feed(self) -> None:
-        """Read the feed, and take its hello and versions in one step each time that they are up to date.
+        """Read the feed, and take its hello and versions in one step whenever they are up to date.
 
         Raises:
-            ServerLacks: there is no feed, or not one line of it came.
+            ServerLacks: there is no feed, or not one line of one came.
             PeerError: the feed broke off, or is wrong.
         """
         versions, hello = self._versions.copy(), self.hello
@@ -289,7 +290,7 @@ class Follower:
             self._tell()
 
     def _lost(self, error: PeerError) -> None:
-        """Note that the versions are not known any more.
+        """Record the loss of the versions' news.
 
         Readers are woken by the first failure, and when the server begins or ceases to refuse.
         """

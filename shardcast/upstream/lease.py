@@ -36,14 +36,14 @@ _PACE = 0.01
 
 
 class Lease:
-    """A version that stays at its servers while the context is entered.
+    """A version kept at its servers while the context is entered.
 
     A lost connection is made again. A server lets remote readers keep a version at most ten minutes beyond
-    its time, so that ``servers`` may become empty.
+    its time, so ``servers`` may become empty.
 
     Attributes:
-        version: its name.
-        servers: the URLs of the servers that hold it now.
+        version: name of the version.
+        servers: the URLs of the present holders.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Lease:
         """Prepare to hold ``version`` at ``peers``.
 
         Args:
-            version: its name.
+            version: name of the version.
             peers: the servers.
-            holder: the reader's name, which the servers show to their operators.
+            holder: the reader's name, for the servers' operators.
             random: spreads pauses.
             sleep: pauses.
         """
@@ -113,7 +113,7 @@ class Lease:
         return len(self.servers | self._failures.keys()) == len(self._peers)
 
     async def _keep(self, peer: Peer) -> None:
-        """Hold the version at one server, until that has it no more."""
+        """Hold the version at one server, until the version is gone there."""
         failures, denied, loop = 0, "", asyncio.get_running_loop()
         while True:
             started = loop.time()
@@ -169,7 +169,7 @@ class Lease:
                 await self._sleep(_PACE)
 
     def _lost(self, peer: Peer, error: PeerError) -> None:
-        """Note that a server does not hold the version now."""
+        """Record the end of a server's hold."""
         self._failures[peer.url] = error
         self.servers.discard(peer.url)
         self._notifier.notify()

@@ -1,4 +1,4 @@
-"""The first news of a node's servers, and the version that a reader means by a name."""
+"""The first news of a node's servers, and the version behind a reader's name for it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LATEST = "latest"
 
 @dataclass(frozen=True, slots=True)
 class FoundVersion:
-    """A version that a reader asked for.
+    """A requested version.
 
     Attributes:
         listing: the version.
-        servers: the URLs of the servers that have it complete.
+        servers: the URLs of the servers with the complete version.
         origin: the origin id of its line; None where its servers name none.
     """
 
@@ -35,9 +35,9 @@ class FoundVersion:
 
 
 async def wait_for_news(following: Following, patience: float = UNREACHABLE_AT_START) -> Standing:
-    """Return what to believe as soon as all servers answered, or one did and the others had 2 s more.
+    """Return the beliefs as soon as all servers answered, or 2 s after the first answer.
 
-    While no server can be reached, or those that can say "not now", wait for ``patience`` seconds.
+    While no server can be reached, or the reachable ones say "not now", wait for ``patience`` seconds.
 
     Raises:
         NoServerReachable: no server answered.
@@ -66,9 +66,9 @@ async def wait_for_news(following: Following, patience: float = UNREACHABLE_AT_S
 
 
 def find_version(standing: Standing, version: str) -> FoundVersion:
-    """Return the version with this name, or the newest (``LATEST``), and the servers that have it.
+    """Return the version with this name, or the newest (``LATEST``), and its servers.
 
-    A version that only servers of another line have is taken, with a warning: the reader named it.
+    A version only at servers of another line is taken, with a warning: the reader named it.
 
     Raises:
         VersionWithdrawn: its publisher took it back.

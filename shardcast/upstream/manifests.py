@@ -1,4 +1,4 @@
-"""Manifests from the servers: whole ones, open ones as they grow, and what the answers of old nodes tell."""
+"""Manifests from the servers: whole ones, growing ones, and descriptions from the answers of old nodes."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ from shardcast.store.live_manifest import LiveManifest
 _OLD_DIGITS, _DIGITS = 5, 3
 """Digits of the shards' numbers at 0.3.x, and else."""
 _BACKOFF = Backoff(first=0.1, longest=5.0)
-"""Pauses until all servers are asked again for a manifest that broke off."""
+"""Pauses before all servers are asked again for a broken-off manifest."""
 _LONGEST_PATIENCE = 16.0
-"""Seconds of silence beyond which a server is not left for another; doubled up to here, all of these waits
+"""Maximum seconds of silence before a server is left for another; doubled up to here, all of these waits
 together are short beside ``ORIGIN_SILENT``."""
 _MIN_ANSWER = 1.0
-"""Seconds that an answer without news must last to be a sign of life."""
+"""Minimum seconds of an answer without news to count as a sign of life."""
 _AT_ONCE = 4
 """Shard sizes asked for at once; old servers answer one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionDescription:
-    """A manifest and how to ask for its shards.
+    """A manifest, and how to ask for its shards.
 
     Attributes:
-        manifest: what the version is.
-        digits: of the numbers in the shards' names: three; five at 0.3.x.
+        manifest: the manifest of the version.
+        digits: digits of the numbers in the shards' names: three; five at 0.3.x.
         peers: the servers to ask.
     """
 
@@ -72,17 +72,17 @@ async def descriptions_of(
 ) -> AsyncIterator[VersionDescription]:
     """Yield the descriptions of a version, to be tried one after the other.
 
-    They are the servers' manifests, each once; where no server has a manifest, what the answers of old nodes
-    tell. A server that does not answer soon is passed over, and may answer later.
+    They are the servers' manifests, each once; where no server has a manifest, the description from the
+    answers of old nodes. A slow server is passed over, and may answer later.
 
-    Old nodes' shards can't be verified one by one. When a whole payload was wrong, the only thing left is to
-    take it from each server alone.
+    Old nodes' shards can't be verified one by one. After a wrong whole payload, the only way left is to take
+    the payload from each server alone.
 
     Args:
         listing: the version.
         peers: its servers.
-        origin: the origin id of its line; None where that is unknown.
-        patience: seconds for which servers that can't be reached, or say "not now", are asked again while no
+        origin: the origin id of its line; None for unknown.
+        patience: seconds of repeated requests to servers that can't be reached, or say "not now", while no
             other server describes the version.
         sleep: pauses.
 
@@ -90,7 +90,7 @@ async def descriptions_of(
         NoServerReachable: none could be reached.
         LocalLimit: this machine can't ask.
         AccessDenied: a server refused to, and no other does.
-        TransferFailed: no server describes it.
+        TransferFailed: no server describes the version.
     """
     loop, rounds = asyncio.get_running_loop(), 0
     deadline = loop.time() + patience
@@ -168,12 +168,12 @@ async def read_live(
 ) -> None:
     """Read the manifest of an open version to its end, from one server after the other.
 
-    A silent server is soon left for another. Perhaps there are no new lines, so that the patience doubles
-    each time, up to a bound.
+    A silent server is soon left for another. Perhaps there are no new lines, so the patience doubles each
+    time, up to a bound.
 
     Args:
-        live: the manifest; a failure for good is told to it, and ends the reading.
-        peers: the servers, to which others may be added meanwhile.
+        live: the manifest; takes a final failure, which ends the reading.
+        peers: the servers; others may be added meanwhile.
         on_lines: adds lines to ``live``.
         clock: gives seconds.
         sleep: pauses.
@@ -216,7 +216,7 @@ async def _is_silent(
 ) -> bool:
     """Read a manifest to its end; return whether silence ended the reading before.
 
-    It does when no line came for ``patience`` seconds, and there are several ``peers``.
+    Silence means no line for ``patience`` seconds, with several ``peers``.
 
     Raises:
         PeerError, LocalDiskError: of the reading.
@@ -234,7 +234,7 @@ async def _is_silent(
 
 
 def check_manifest(listing: Listing, manifest: Manifest, peer: Peer, origin: str | None) -> None:
-    """Check that a server's manifest is that of a listed version of the line ``origin`` (None: of any line).
+    """Check that a server's manifest is of a listed version of the line ``origin`` (None: of any line).
 
     Raises:
         BadAnswer: it is not.
@@ -272,7 +272,7 @@ async def _find_out(listing: Listing, peers: Sequence[Peer]) -> VersionDescripti
                     if asking:
                         return asking.result()
                 except PeerError as error:
-                    # A server without the shard says less than a server that could not be asked.
+                    # A server without the shard says less than a server out of reach.
                     failure = error if failure is None or isinstance(failure, ServerLacks) else failure
         assert failure
         raise failure

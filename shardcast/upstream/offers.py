@@ -1,4 +1,4 @@
-"""Which servers of this node's line have which versions, complete or open."""
+"""The versions on offer at the servers of this node's line, complete or open."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from shardcast.policy.standing import Standing
 from shardcast.upstream.follow import Following
 
 Offered = Mapping[int, Sequence[str]]
-"""Versions by number, and the URLs of the servers that have them."""
+"""Versions by number, with the URLs of their servers."""
 
 
 def offered_versions(following: Following) -> tuple[Standing, Offered, Offered]:
-    """Return what to believe, the listed versions that servers have complete, and the open versions.
+    """Return the beliefs, the complete listed versions on offer, and the open versions.
 
     Raises:
         NoServerReachable, TransferFailed, AccessDenied: no server tells anything.
@@ -25,10 +25,10 @@ def offered_versions(following: Following) -> tuple[Standing, Offered, Offered]:
 
 
 def open_versions(following: Following, nearer_than: int | None = None) -> dict[int, list[Peer]]:
-    """Return the open versions by number, as the authority tells, and the servers that have a part of them.
+    """Return the open versions by number, as told by the authority, with the servers of a part of them.
 
-    A node that serves takes only servers ``nearer_than`` so many hops to the origin, so that no two nodes
-    wait for each other.
+    A serving node takes only servers ``nearer_than`` so many hops to the origin, so no two nodes wait for
+    each other.
     """
     standing = following.standing()
     found: dict[int, list[Peer]] = {}
@@ -52,12 +52,12 @@ async def join_servers(
     *,
     nearer_than: int | None = None,
 ) -> None:
-    """Hand each further server of this node's line that has a version to ``join``, for ever.
+    """Hand each further server of this node's line with a version to ``join``, for ever.
 
     Args:
         following: the servers.
         number: the version, open or complete.
-        peers: the servers that are known to have it; those that join are added.
+        peers: the known servers of the version; those that join are added.
         join: called once a server.
         nearer_than: as for ``open_versions``.
     """

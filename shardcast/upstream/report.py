@@ -1,4 +1,4 @@
-"""Reports to the upstreams: what this node has, and what the nodes below it have."""
+"""Reports to the upstreams: the versions of this node, and of the nodes below."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from shardcast.upstream.follow import Following
 log = logging.getLogger(__name__)
 
 _LOOK = 1.0
-"""Longest pause, in seconds, between two checks for news: the delay that each hop adds to news."""
+"""Longest pause, in seconds, between two checks for news: the delay of news at each hop."""
 _PROGRESS = 5.0
-"""Seconds between two reports that differ only in bytes under way or in the ages of nodes below."""
+"""Seconds between two reports with no difference but bytes under way or ages of nodes below."""
 _DENIED = 60.0
-"""Seconds until a report is sent again to an upstream that refused one."""
+"""Seconds until the next report to an upstream after its refusal."""
 _STILL_HERE = 15.0
-"""Seconds between two reports that say the same."""
+"""Seconds between two equal reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class _Reported:
 
     Attributes:
         upstream: node id of the upstream; a restarted one has another id and knows nothing.
-        me: this node, as it was reported.
+        me: this node, as reported.
         changes: ``Downstream.changes`` at the time.
         reports: ``Downstream.reports`` at the time.
         at: the time.
@@ -48,7 +48,7 @@ class _Reported:
     at: float
 
     def is_old(self, now: _Reported) -> bool:
-        """Return whether ``now``, the report that could be sent, is due."""
+        """Return whether ``now``, the next possible report, is due."""
         if self.upstream != now.upstream or self.changes != now.changes:
             return True
         if (self.me.has, self.me.origin) != (now.me.has, now.me.origin):
@@ -66,16 +66,16 @@ async def send_reports(
     random: Random | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Report for ever to each upstream that has a feed.
+    """Report for ever to each upstream with a feed.
 
     A report goes out within a second after this node or a node below got or lost a version, else rarely. The
-    pauses are random, so that the reports of many nodes spread. An upstream that refuses is logged once, and
-    rarely asked again.
+    pauses are random, to spread the reports of many nodes. A refusing upstream is logged once, and rarely
+    asked again.
 
     Args:
         following: the upstreams.
         me: describes this node now.
-        downstream: the nodes below, where this node serves.
+        downstream: the nodes below a serving node.
         clock: gives seconds; a test's, as are ``random`` and ``sleep``.
         random: spreads the pauses.
         sleep: pauses.
@@ -118,7 +118,7 @@ def _forget(sending: dict[str, asyncio.Task[None]], url: str, _: asyncio.Task[No
 
 
 class _Denials:
-    """The upstreams that refused a report: why, and when."""
+    """The refusals of reports by upstreams: reasons and times."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -129,13 +129,13 @@ class _Denials:
         return url in self._refused and self._clock() - self._refused[url][1] < _DENIED
 
     def refused(self, url: str, why: AccessDenied) -> None:
-        """Note that an upstream refused a report, and log why, unless that was logged last."""
+        """Record an upstream's refusal of a report, and log a new reason."""
         if url not in self._refused or self._refused[url][0] != str(why):
             log.warning("not reported, which changes nothing else: %s", why)
         self._refused[url] = str(why), self._clock()
 
     def took(self, url: str) -> None:
-        """Note that an upstream took a report."""
+        """Record a report taken by an upstream."""
         self._refused.pop(url, None)
 
 
