@@ -1,4 +1,4 @@
-"""The arrivals of a version's pieces at a node, alone or in ranges: read from the landings of its download."""
+"""The arrivals of a version's pieces at a node, alone or in ranges: read from its download's landings."""
 
 from __future__ import annotations
 

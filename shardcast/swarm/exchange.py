@@ -261,7 +261,7 @@ class Exchange:
             await self.arrivals.sink.commit_if_whole(place.shard)
 
     def _drop(self, request: SwarmRequest) -> None:
-        """Leave a piece of a shard that came whole by another way, or is no longer fetched: it is not wrong."""
+        """Leave a piece of a shard that came whole otherwise, or is no longer fetched: it is not wrong."""
         self._learn()
         assert request.number is not None
         if self.chooser.held >> request.number & 1:
