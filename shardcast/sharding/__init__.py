@@ -1,1 +1,1 @@
-"""Payload ─▶ shards: cut, hash and store in one pass; and shards that are here already ─▶ their manifest."""
+"""Payload ─▶ shards: cut, hash and store in one pass; and shards already here ─▶ their manifest."""

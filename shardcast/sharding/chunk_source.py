@@ -1,4 +1,4 @@
-"""Where the bytes of a payload come from, and where its shards end; files and streams."""
+"""The bytes of a payload and the ends of its shards, from files and streams."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shardcast.protocol.manifest import Shard
 from shardcast.sharding.publication import PublishProgress
 
 _POLL_INTERVAL = 0.2
-"""Seconds that a paused writer delays a cancellation at most."""
+"""Maximum delay of a cancellation by a paused writer, in seconds."""
 
 
 class ChunkSource(Protocol):
-    """A payload that is read once, in order, by one thread."""
+    """A payload to be read once, in order, by one thread."""
 
     def shard_size(self, offset: int) -> int:
-        """Return the bytes that the shard beginning at ``offset`` has at most; 0 at the payload's end.
+        """Return the maximum bytes of the shard beginning at ``offset``; 0 at the payload's end.
 
         Called once for each shard, in order.
         """
@@ -33,10 +33,10 @@ class ChunkSource(Protocol):
         """Return a shard whose bytes are known to be those of an earlier version; None for others."""
 
     def known_digests(self) -> Mapping[str, str] | None:
-        """Return the digests of the payload where all of it is known; None where not."""
+        """Return the digests of a wholly known payload; None for others."""
 
     def hashing(self, chunk: memoryview) -> Callable[[], None] | None:
-        """Return further work on the chunk that was filled last, for a thread of its own; None for none."""
+        """Return further work on the chunk filled last, for a thread of its own; None for none."""
 
     def first_lines(self) -> Iterable[bytes]:
         """Return the lines of the manifest between its header and the first shard's."""
@@ -63,14 +63,14 @@ class ByteSource:
         self._progress = progress
 
     def shard_size(self, offset: int) -> int:
-        """Return the bytes of a whole shard, or those that are left."""
+        """Return the bytes of a whole shard, or the rest."""
         return min(self._shard_size, self._size - offset)
 
     def fill(self, chunk: memoryview, position: int) -> int:
         """Read the next bytes.
 
         A payload ends at ``progress.size``: a pipe has no end of its own while any process has it open for
-        writing, such as a child that its writer forked.
+        writing, such as a child forked by its writer.
         """
         filled, poll = 0, select.poll()
         poll.register(self._payload, select.POLLIN)

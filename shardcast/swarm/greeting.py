@@ -93,20 +93,20 @@ class Greeting:
         self._context: ProofContext | None = None
 
     def begin(self, stream: SwarmStream) -> None:
-        """Wait for the opener's hello on a stream that is attached."""
+        """Wait for the opener's hello on an attached stream."""
         self._stream = stream
 
     def open(self, stream: SwarmStream, version: TicketVersion, neighbour: bytes, certificate: bytes) -> None:
-        """Say hello on a stream that is attached.
+        """Say hello on an attached stream.
 
         Args:
             stream: the stream.
-            version: the one to ask for.
-            neighbour: the key of the member that was connected to.
-            certificate: SHA-256 of the certificate that it has shown; empty without TLS.
+            version: the version to ask for.
+            neighbour: the key of the member at the other end.
+            certificate: SHA-256 of the certificate shown by the other end; empty without TLS.
 
         Raises:
-            StreamRefused: this node is no member for that version.
+            StreamRefused: this node is no member for this version.
         """
         self._stream = stream
         self._pass, self._certificate = self._find(version), certificate
@@ -120,7 +120,7 @@ class Greeting:
         """Take a hello or a proof.
 
         Raises:
-            FrameError: it is something else, or not right.
+            FrameError: the frame is something else, or not right.
         """
         if self.met.done():
             raise FrameError("frames after a greeting that failed")
@@ -169,7 +169,7 @@ class Greeting:
         """Check the other end's proof, and show this end's.
 
         Raises:
-            StreamRefused: it is wrong.
+            StreamRefused: the proof is wrong.
         """
         assert self._context and self._ticket and self._pass and self._stream
         other = End.ACCEPTOR if self._end is End.OPENER else End.OPENER
@@ -195,7 +195,7 @@ class Greeting:
         self._fail(reason)
 
     def _fail(self, reason: str) -> None:
-        """Note that the two ends do not meet."""
+        """Record that the two ends do not meet."""
         if not self.met.done():
             self.met.set_exception(StreamRefused(reason))
             self.met.exception()  # retrieved: there may be nobody who waits any more

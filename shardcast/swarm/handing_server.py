@@ -1,4 +1,4 @@
-"""A server that hands out pieces, as the exchange of a version asks it."""
+"""A server with pieces to hand out, in the view of a version's exchange."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.swarm.links import HandedOut
 
 _WAITS = 8
-"""Times that a request asks again, at the pace that the server names, while the version grows."""
+"""Maximum repetitions of a request, at the server's pace, while the version grows."""
 _LINE_SECONDS = 0.5
-"""Seconds for which a piece that came waits for the manifest's line of its shard. While a version is being
-made, a shard's first pieces may be handed out before that line is here; one that is declined comes again."""
+"""Seconds for which a received piece waits for the manifest's line of its shard. While a version is being
+made, a shard's first pieces may be handed out before this line is here; a declined one comes again."""
 _KEPT_SECONDS = 1.0
-"""Seconds for which a server may keep a request until it has a new piece."""
+"""Maximum seconds for a server to keep a request until there is a new piece."""
 _MIN_KEPT_SECONDS = 0.05
-"""Seconds after which a server may have the node ask again at once: others would be asked without end."""
+"""Minimum seconds of a kept request before the node repeats it at once: without a minimum, a server could be
+asked without end."""
 
 
 class HandingServer:
     """One server (a ``PieceServer``).
 
     Attributes:
-        url: its URL.
+        url: URL.
     """
 
     def __init__(
@@ -47,10 +48,10 @@ class HandingServer:
         """Ask a server for the ranges of one version.
 
         Args:
-            url: its URL.
-            ranges: asks it.
-            numbers: of the version's pieces; they may grow.
-            get_held: returns the pieces that are here.
+            url: URL of the server.
+            ranges: asks the server.
+            numbers: numbers of the version's pieces; they may grow.
+            get_held: returns the local pieces.
             live: the version's manifest.
             sleep: waits for so many seconds.
             clock: gives seconds.
@@ -66,9 +67,9 @@ class HandingServer:
     async def next_piece(self, asked: Asked) -> HandedOut:
         """Ask for the next piece, and receive its bytes.
 
-        A server keeps a request for a version that grows, so that new pieces go out at once. One that does
-        not is asked again for a moment, and no pause of the node doubles meanwhile. A piece that comes before
-        its shard's line waits for that line.
+        A server keeps a request for a growing version, so new pieces go out at once. One without this ability
+        is asked again for a moment, and no pause of the node doubles meanwhile. A piece received before its
+        shard's line waits for the line.
 
         Raises:
             ServerLacks: the server has another version under the name of this one.
@@ -118,11 +119,11 @@ class HandingServer:
             await self._sleep(found.seconds)
 
     def report_wrong(self, number: int) -> None:
-        """Tell the server, by the next request, that a piece came wrong, or found no place here."""
+        """Tell the server, by the next request, of a piece that came wrong, or found no place here."""
         self._ranges.report_lost(1 << number)
 
     async def _wait_for_number(self, head: RangeHead) -> int | None:
-        """Return the number of a piece that came, once its shard is known; None where that takes too long.
+        """Return the number of a received piece, once its shard is known; None after too long a wait.
 
         Raises:
             ServerLacks: the server has another version under the name of this one.
@@ -135,7 +136,7 @@ class HandingServer:
         return self._number_of(head)
 
     def _number_of(self, head: RangeHead) -> int | None:
-        """Return the number of the single piece that an answer has; None where its shard is not known yet.
+        """Return the number of the single piece in an answer; None while its shard is unknown.
 
         Raises:
             ServerLacks: the server has another version under the name of this one.

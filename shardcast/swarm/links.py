@@ -1,4 +1,4 @@
-"""The contract between the exchange of a version's pieces and what carries them.
+"""The contract between the exchange of a version's pieces and their carriers.
 
 Pieces have the numbers of ``protocol.pieces``: they count through all shards of a version.
 """
@@ -18,10 +18,10 @@ class GivenPiece:
     """A verified piece in an open file.
 
     Attributes:
-        file: the file, which stays open while the piece is sent.
-        offset: of the piece in the file.
-        length: its bytes.
-        is_unchanged: tells whether the file has still the bytes that were verified.
+        file: the file, open while the piece is sent.
+        offset: offset of the piece in the file.
+        length: bytes of the piece.
+        is_unchanged: returns whether the file still has the verified bytes.
     """
 
     file: BinaryIO
@@ -31,18 +31,18 @@ class GivenPiece:
 
 
 class Link(Protocol):
-    """A stream to one neighbour, of which it is known who it is.
+    """A stream to one known neighbour.
 
     Attributes:
         key: the neighbour's name.
-        near: whether it is in the same site.
+        near: whether the neighbour is in the same site.
     """
 
     key: Hashable
     near: bool
 
     def tell(self, gained: int, lost: int) -> None:
-        """Tell which pieces can be had here now, and which no more, as masks."""
+        """Tell the pieces newly servable here, and those no longer servable, as masks."""
 
     def want(self, number: int) -> None:
         """Ask for a piece."""
@@ -51,10 +51,10 @@ class Link(Protocol):
         """Take back the request for a piece."""
 
     def refuse(self, number: int, *, absent: bool) -> None:
-        """Refuse a piece that the neighbour asked for; ``absent``: it can't be had here (any more)."""
+        """Refuse a piece requested by the neighbour; ``absent``: not servable here (any more)."""
 
     async def give(self, number: int, piece: GivenPiece) -> None:
-        """Send a piece that the neighbour asked for.
+        """Send a piece requested by the neighbour.
 
         A cancelled call sends nothing, or all of a piece whose first bytes were sent.
 
@@ -71,12 +71,12 @@ class HandedOut:
     """The answer of a server to a request for the next piece.
 
     Attributes:
-        number: of the piece that came; None where none did.
-        data: its bytes, not verified yet.
-        claims: mask of pieces that may be asked from neighbours in other sites.
-        exhausted: whether the server has handed out all that it has.
-        supported: whether it hands out anything at all.
-        waited: whether the server kept the request for as long as it was asked to, and had nothing new.
+        number: number of the received piece; None for none.
+        data: the bytes, not verified yet.
+        claims: mask of pieces to ask from neighbours in other sites.
+        exhausted: whether the server has handed out everything.
+        supported: whether the server hands out anything at all.
+        waited: whether the server kept the request for its whole time, and had nothing new.
     """
 
     number: int | None = None
@@ -88,7 +88,7 @@ class HandedOut:
 
     @property
     def handout(self) -> Handout:
-        """The answer as the rules have it."""
+        """The answer in the view of the rules."""
         if self.number is not None:
             return Handout(HandoutKind.BODY, 1 << self.number)
         if self.claims:
@@ -99,7 +99,7 @@ class HandedOut:
 
 
 class PieceServer(Protocol):
-    """A server that hands out pieces."""
+    """A server with pieces to hand out."""
 
     url: str
 
@@ -111,19 +111,19 @@ class PieceServer(Protocol):
         """
 
     def report_wrong(self, number: int) -> None:
-        """Tell the server, by the next request, that a piece came wrong, or found no place here."""
+        """Tell the server, by the next request, of a piece that came wrong, or found no place here."""
 
 
 class PieceSink(Protocol):
-    """The landings that the pieces go to."""
+    """The landings of the pieces."""
 
     @property
     def open_landings(self) -> list[Landing]:
-        """The landings of the shards that are open now."""
+        """The landings of the open shards."""
 
     @property
     def overdue_shard(self) -> int | None:
-        """The number of a shard that soon keeps others from being opened; None while there is time."""
+        """The number of a shard about to keep others from being opened; None while there is time."""
 
     def is_closed(self, number: int) -> bool:
         """Return whether a shard is whole and its landing was closed."""
@@ -136,7 +136,7 @@ class PieceSink(Protocol):
 
 
 class PieceFiles(Protocol):
-    """The files that verified pieces lie in."""
+    """The files of verified pieces."""
 
     def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
         """Return a verified piece of a shard; None where its file was changed or removed since."""

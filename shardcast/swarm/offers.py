@@ -1,4 +1,4 @@
-"""The offers of a node: pieces that its neighbours were told of, and pieces still to tell."""
+"""The offers of a node: pieces told to its neighbours, and pieces still to tell."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from shardcast.policy.swarm.telling import Telling
 
 
 class Offers:
-    """The offers of one version at one node; ``policy.swarm.telling`` says when to tell them.
+    """The offers of one version at one node; ``policy.swarm.telling`` decides when to tell them.
 
     Attributes:
-        told: the pieces that the neighbours were told of.
+        told: the pieces told to the neighbours.
     """
 
     def __init__(self, rules: SwarmRules, clock: Callable[[], float]) -> None:
@@ -30,8 +30,8 @@ class Offers:
 
         Args:
             mask: the pieces.
-            offered: the pieces that neighbours offer.
-            answers: answers that the node gives now.
+            offered: the pieces on offer at neighbours.
+            answers: present number of the node's answers.
         """
         new = mask & ~self.told
         if new:
@@ -40,7 +40,7 @@ class Offers:
                 self._sooner.set()
 
     def take(self, held: int) -> int:
-        """Return the pieces to tell of now, of those that are held; none before their time."""
+        """Return the held pieces to tell now; none before their time."""
         now = self._clock()
         if self._telling.due > now:
             return 0
@@ -49,7 +49,7 @@ class Offers:
         return gained
 
     def withdraw(self) -> int:
-        """Offer nothing any more, and return the pieces that the neighbours were told of."""
+        """Offer nothing any more, and return the pieces told to the neighbours."""
         told, self.told = self.told, 0
         self._telling = Telling(self._rules)
         return told

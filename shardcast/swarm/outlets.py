@@ -1,8 +1,8 @@
-"""The sending half of a connection between neighbours: what can go now, and word when more can.
+"""The sending half of a connection between neighbours: the bytes that can go now, and word when more can.
 
 On plain TCP bytes go straight to the socket, and those of files by sendfile, through a second descriptor of
-it: the event loop minds writers on its own transports' descriptors, and its own ``sendfile`` stops reading
-meanwhile, which would block two ends that both send. Over TLS the transport encrypts.
+the socket: the event loop minds writers on its own transports' descriptors, and its own ``sendfile`` stops
+reading meanwhile, which would block two ends both sending. Over TLS the transport encrypts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 _UNSENT = 128 << 10
-"""Bytes that may wait in the socket, and go before a later small frame. Half as many cost a fifth more CPU
-for each piece, since the sender is woken for less."""
+"""Maximum bytes waiting in the socket ahead of a later small frame. Half as many cost a fifth more CPU for
+each piece, since the sender is woken for less."""
 
 
 class Outlet(Protocol):
@@ -52,7 +52,7 @@ class Outlet(Protocol):
         """Call a function whenever there is room; None: call none any more."""
 
     def close(self) -> None:
-        """Release what only this half uses."""
+        """Release the resources of this half alone."""
 
 
 class SocketOutlet:
@@ -100,7 +100,7 @@ class SocketOutlet:
         self._writable = writable
 
     def waiting(self) -> int:
-        """Return the bytes that came and were not read yet."""
+        """Return the number of received, unread bytes."""
         return int.from_bytes(fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def wake_at(self, count: int) -> None:
@@ -144,7 +144,7 @@ class TransportOutlet:
         self._writable = writable
 
     def set_full(self, is_full: bool) -> None:
-        """Note that the transport's buffer is full, or has room again."""
+        """Record that the transport's buffer is full, or has room again."""
         self._is_full = is_full
         if not is_full and self._writable:
             self._writable()
@@ -155,4 +155,4 @@ class TransportOutlet:
 
 
 class FileCut(OSError):
-    """A file that is shorter than it was."""
+    """A file shorter than before."""

@@ -1,4 +1,4 @@
-"""The writer of the pieces that a node exchanges, of all its versions together."""
+"""The writer of the pieces exchanged by a node, of all its versions together."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class PieceWriter:
         """Verify and write a piece.
 
         Raises:
-            WrongPiece: it is wrong.
-            LocalDiskError: it could not be written, or the landing is closed.
+            WrongPiece: the piece is wrong.
+            LocalDiskError: the piece could not be written, or the landing is closed.
         """
         began = self._clock()
         if self._place.is_loop(began):

@@ -1,4 +1,4 @@
-"""The pieces of a version that came to a node: bytes by neighbour and by server, and what was handed out."""
+"""The received pieces of a version at a node: bytes by neighbour and by server, and the handed-out pieces."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from shardcast.policy.swarm.requests import SwarmRequest
 
 
 class Receipts:
-    """What came by an exchange.
+    """The receipts of an exchange.
 
     Attributes:
-        by_neighbour: bytes that came from each neighbour, by key.
-        by_server: bytes that came from each server, by URL.
-        across: bytes that came from neighbours in other sites.
-        handed: mask of the pieces that servers handed out to this node.
+        by_neighbour: bytes received from each neighbour, by key.
+        by_server: bytes received from each server, by URL.
+        across: bytes received from neighbours in other sites.
+        handed: mask of the pieces handed out to this node by servers.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,11 @@ class Receipts:
 
     @property
     def from_neighbours(self) -> int:
-        """Bytes that came from neighbours."""
+        """Bytes received from neighbours."""
         return sum(self.by_neighbour.values())
 
     def count(self, request: SwarmRequest, size: int) -> None:
-        """Count the piece of a request, which came with so many bytes."""
+        """Count the received piece of a request, with its bytes."""
         key, neighbour = request.source.key, request.neighbour
         if neighbour is None:
             self.by_server[str(key)] = self.by_server.get(str(key), 0) + size

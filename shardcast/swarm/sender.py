@@ -1,4 +1,4 @@
-"""The frames that one end of a stream sends: small ones at once, bytes of pieces in portions between them."""
+"""The outgoing frames of one end of a stream: small ones at once, between portions of pieces."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from shardcast.swarm.links import GivenPiece
 from shardcast.swarm.outlets import Outlet
 
 PORTION = 64 << 10
-"""Bytes of a request in one frame, for which a small frame may have to wait."""
+"""Bytes of a request in one frame, the maximum wait of a small frame."""
 MAX_UNSENT = 4 << 20
-"""Bytes of small frames that wait; an end that takes no more is left. A set of all pieces that a version can
-have, as bits, takes an eighth of it."""
+"""Maximum bytes of waiting small frames; an end that takes no more is left. A set of all possible pieces of a
+version, as bits, takes an eighth of it."""
 
 
 class TooSlow(ConnectionError):
-    """The other end does not take what it is told."""
+    """Another end too slow to take the small frames."""
 
 
 class FileChanged(OSError):
-    """A file that was changed since its bytes were verified."""
+    """A file changed since its bytes were verified."""
 
 
 @dataclass(eq=False)
 class _Part:
-    """Bytes of a file that answer a request, or a part of these.
+    """Bytes of a file for a request, or a part of these.
 
     Attributes:
         request: the request.
-        file: a descriptor that is closed at the part's end; -1 where ``chunk`` has the bytes.
-        offset: of the next byte in the file.
-        left: bytes for which no frame was begun.
+        file: a descriptor, closed at the part's end; -1 where ``chunk`` has the bytes.
+        offset: offset of the next byte in the file.
+        left: bytes without a frame yet.
         done: ends when all bytes were handed over.
         chunk: the bytes, where they come from memory.
         ends: the piece, where these bytes are its last.
@@ -55,10 +55,10 @@ class _Part:
 
 
 class FrameSender:
-    """The frames that one end of a stream sends.
+    """The outgoing frames of one end of a stream.
 
     Attributes:
-        progress: bytes that the connection took so far.
+        progress: bytes taken by the connection so far.
     """
 
     def __init__(self, outlet: Outlet, failed: Callable[[OSError], None], share: Share | None = None) -> None:
@@ -67,7 +67,7 @@ class FrameSender:
         Args:
             outlet: takes the bytes.
             failed: called with the error that ended the connection.
-            share: of the upload limit; None without one.
+            share: share of the upload limit; None without one.
         """
         self._outlet = outlet
         self._failed = failed
@@ -86,7 +86,7 @@ class FrameSender:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything waits for the connection to take it."""
+        """Whether anything waits for the connection."""
         return bool(self._control or self._part or self._head)
 
     def send(self, data: bytes) -> None:
@@ -102,11 +102,11 @@ class FrameSender:
     async def give(self, request: int, piece: GivenPiece) -> None:
         """Answer a request with bytes of a file.
 
-        A call that is cancelled begins no further frame. The other end is told, unless it gets all bytes.
+        A cancelled call begins no further frame. The other end is told, unless it gets all bytes.
 
         Raises:
-            OSError: the connection ended, or the file can't be read or was changed. The connection is of no
-                more use then.
+            OSError: the connection ended, or the file can't be read or was changed. The connection is
+                unusable then.
         """
         offset, left = piece.offset, piece.length
         part: _Part | None = None
@@ -129,13 +129,13 @@ class FrameSender:
     async def _part_of(
         self, request: int, file: BinaryIO, offset: int, size: int, *, ends: GivenPiece | None
     ) -> _Part:
-        """Return a part of the answer to a request, at most ``size`` bytes of it.
+        """Return a part of the answer to a request, at most ``size`` bytes.
 
         Args:
             request: the request.
             file: has the bytes.
-            offset: of the first one.
-            size: how many may go now.
+            offset: offset of the first one.
+            size: maximum bytes to go now.
             ends: the piece, where these are its last bytes.
 
         Raises:
@@ -154,10 +154,10 @@ class FrameSender:
         return _Part(request, -1, offset, len(chunk), done, bytes(chunk))
 
     def _check_open(self) -> None:
-        """Check that the connection is there.
+        """Check for the connection.
 
         Raises:
-            ConnectionResetError: it has ended.
+            ConnectionResetError: the connection has ended.
         """
         if self._closed:
             raise ConnectionResetError("the stream has ended")
@@ -173,7 +173,7 @@ class FrameSender:
         await part.done
 
     def _finishes(self, part: _Part) -> bool:
-        """Return whether all bytes of a part go; else no further frame of it begins."""
+        """Return whether all bytes of a part go; otherwise none of its further frames begins."""
         if not part.left:
             return True
         if part is self._next:
@@ -186,7 +186,7 @@ class FrameSender:
         return False
 
     def _end_part(self) -> None:
-        """Go on to the next part: the last byte of this one has gone, or it was dropped."""
+        """Go on to the next part: the last byte of this one has gone, or the part was dropped."""
         part, self._part, self._next = self._part, self._next, None
         if part:
             _close(part)
@@ -252,7 +252,7 @@ class FrameSender:
             self._failed(error)
 
     def close(self, error: OSError | None = None) -> None:
-        """Send no more; who waits gets the error."""
+        """Send no more; waiting callers get the error."""
         self._closed = True
         self._waits = False
         self._control.clear()
@@ -267,12 +267,12 @@ class FrameSender:
 
 
 def _check_unchanged(piece: GivenPiece) -> None:
-    """Check that a file has the bytes that were verified, before the last ones of a piece go.
+    """Check a file for its verified bytes, before the last ones of a piece go.
 
-    So a piece whose file was changed amid it does not come whole, and costs its sender no trust.
+    So a piece whose file changes in the middle does not come whole, and costs its sender no trust.
 
     Raises:
-        FileChanged: it has others.
+        FileChanged: the file has other bytes.
     """
     if not piece.is_unchanged():
         raise FileChanged("the file of a piece was changed while the piece was being sent")

@@ -1,8 +1,8 @@
 """A stream of frames between two neighbours: bytes in and out, and the deadlines of both.
 
-Frames are taken on the event loop as they come. A piece that its user still works on (``came``) holds the
-frames behind it back, so that a slow disk slows the sender down. Where bytes come slowly the loop is woken
-once the piece under way is whole, not for each segment: that halves what a receiver pays on a slow link.
+Frames are taken on the event loop as they come. A piece still in the hands of the stream's user (``came``)
+holds the frames behind it back, so a slow disk slows the sender down. Where bytes come slowly the loop is
+woken for the whole piece under way, not for each segment: this halves the cost of receiving on a slow link.
 """
 
 from __future__ import annotations
@@ -26,50 +26,51 @@ log = logging.getLogger(__name__)
 PING_SECONDS = 1.0
 """Seconds without a frame to the other end until it gets a ping."""
 SILENCE_SECONDS = 5.0
-"""Seconds without a byte from the other end, or in which it takes none of those that wait, until the stream
+"""Seconds without a byte from the other end, or without progress of waiting bytes there, until the stream
 ends."""
 FRAME_SECONDS = 30.0
-"""Seconds that a frame or a piece may take from its first byte to its last."""
+"""Maximum seconds of a frame or a piece from its first byte to its last."""
 MAX_FRAMES = 4000
 """Small frames within ``LOOK_SECONDS``. Others send some hundred a second; parsing a flood would hold up the
 loop."""
 LOOK_SECONDS = 0.5
-"""Seconds between two looks at a stream, and for which the bytes of a piece under way may wait unseen."""
+"""Seconds between two looks at a stream, and maximum seconds for bytes of a piece under way to wait unseen.
+"""
 _MIN_WAIT_BYTES = 16 << 10
-"""Bytes that a piece must lack for the loop to be woken late."""
+"""Minimum missing bytes of a piece for a late wake-up of the loop."""
 _CLOSE_SECONDS = 1.0
-"""Seconds in which the last frames must leave once a stream is closed."""
+"""Seconds for the last frames to leave after the close of a stream."""
 
 
 class StreamUser(Protocol):
-    """What happens with the frames of a stream."""
+    """The handler of a stream's frames."""
 
     def took(self, frame: Control) -> None:
         """Take a small frame.
 
         Raises:
-            FrameError: it must not come now. The stream ends.
+            FrameError: the frame must not come now. The stream ends.
         """
 
     def length_of(self, request: int) -> int:
         """Return the bytes of the next piece of a request; 0 where none may come."""
 
     def progressed(self, request: int) -> None:
-        """Note that bytes of a request came."""
+        """Record new bytes of a request."""
 
     async def came(self, request: int, data: memoryview) -> None:
         """Take a piece, whose bytes are there until this returns."""
 
     def ended(self, reason: str) -> None:
-        """Note that the stream has ended; called once."""
+        """Record the end of the stream; called once."""
 
 
 class SwarmStream(asyncio.BufferedProtocol):
     """One end of a stream.
 
     Attributes:
-        reader: of the frames that come; it takes no pieces until told of how many bytes.
-        user: what happens with the frames.
+        reader: reader of the incoming frames; takes no pieces before it knows their size.
+        user: handler of the frames.
         is_open: whether the stream has not ended.
     """
 
@@ -112,11 +113,11 @@ class SwarmStream(asyncio.BufferedProtocol):
         self._lingering: asyncio.TimerHandle | None = None
 
     def attach(self, transport: asyncio.BaseTransport, early: bytes = b"") -> None:
-        """Begin on a connection, whose protocol from now on is this.
+        """Begin on a connection, with this as its protocol from now on.
 
         Args:
-            transport: connected, with nothing that waits to be sent.
-            early: bytes that came already.
+            transport: connected, with nothing waiting to be sent.
+            early: bytes received already.
 
         Raises:
             OSError: there are too many open files.
@@ -164,7 +165,7 @@ class SwarmStream(asyncio.BufferedProtocol):
         """Answer a request with bytes of a file; see ``FrameSender.give``.
 
         Raises:
-            OSError: the stream ended, or the file can't be read, which ends it.
+            OSError: the stream ended, or the file can't be read, which ends the stream.
         """
         try:
             await self._sender.give(request, piece)
@@ -215,7 +216,7 @@ class SwarmStream(asyncio.BufferedProtocol):
     # Frames
 
     def _take_early(self, early: bytes) -> None:
-        """Take bytes that came before this was the transport's protocol."""
+        """Take bytes received before this was the transport's protocol."""
         while early and self.is_open:
             buffer = self.get_buffer(len(early))
             size = min(len(buffer), len(early))
@@ -223,7 +224,7 @@ class SwarmStream(asyncio.BufferedProtocol):
             self.buffer_updated(size)
 
     def _take_frames(self) -> None:
-        """Take the frames that are whole, up to a piece."""
+        """Take the whole frames, up to a piece."""
         try:
             while self.is_open and (frame := self.reader.next_frame()) is not None:
                 self._begun_at = self._heard_at
@@ -242,11 +243,11 @@ class SwarmStream(asyncio.BufferedProtocol):
             self.close(f"the neighbour sent what makes no sense: {error}")
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run what is done with a piece; frames behind it wait."""
+        """Run the work on a piece; frames behind the piece wait."""
         self._taking = asyncio.ensure_future(work)
 
     async def _take_piece(self, piece: Piece) -> None:
-        """Have a piece taken, and go on with what came meanwhile."""
+        """Have a piece taken, and go on with bytes received meanwhile."""
         try:
             if self._downloads:
                 await self._downloads.take_all(len(piece.data))
@@ -281,7 +282,7 @@ class SwarmStream(asyncio.BufferedProtocol):
     # Deadlines and the end
 
     def _look(self) -> None:
-        """Look after the deadlines, and have what waits in the socket read."""
+        """Look after the deadlines, and have bytes waiting in the socket read."""
         if not self.is_open:
             return
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
@@ -310,7 +311,7 @@ class SwarmStream(asyncio.BufferedProtocol):
             self.send(PingFrame())
 
     def _note_waiting(self) -> None:
-        """Count bytes that wait in the socket as progress: the loop is woken once the piece is whole."""
+        """Count bytes waiting in the socket as progress: the loop is woken for the whole piece."""
         request = self.reader.request
         if request is None or self._wake_at == 1 or not isinstance(self._outlet, SocketOutlet):
             return
@@ -342,7 +343,7 @@ class SwarmStream(asyncio.BufferedProtocol):
         self.user.ended(reason)
 
     def drop(self) -> None:
-        """Drop the connection of a stream that has ended, whose last frames still had time to leave."""
+        """Drop the connection of an ended stream, after the time for its last frames."""
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
@@ -365,7 +366,7 @@ class SwarmStream(asyncio.BufferedProtocol):
                 share.close()
 
     async def wait_ended(self) -> None:
-        """Wait until the stream has ended; a caller that is cancelled ends it."""
+        """Wait for the end of the stream; a cancelled caller ends the stream."""
         try:
             await self._ended.wait()
         finally:

@@ -1,4 +1,4 @@
-"""A link over a stream: what an exchange says as frames, and what comes as calls of the exchange."""
+"""A link over a stream: calls of an exchange to frames, and frames to calls of the exchange."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from shardcast.swarm.links import GivenPiece, Link
 from shardcast.swarm.stream import SwarmStream
 
 MAX_REQUESTS = 64
-"""Requests of one end that are not over."""
+"""Maximum unfinished requests of one end."""
 _TICKET_LOOK = 15.0
 """Seconds between two looks at the tickets of both ends."""
 _MAX_REQUEST = 1 << 32
 
 
 class PieceExchange(Protocol):
-    """What happens with a neighbour's words and pieces."""
+    """The handler of a neighbour's messages and pieces."""
 
     def add_link(self, link: Link) -> None:
         """Exchange pieces with one more neighbour."""
 
     def remove_link(self, link: Link) -> None:
-        """Note that a link has ended."""
+        """Record the end of a link."""
 
     def offered(self, link: Link, gained: int, lost: int) -> None:
-        """Take a neighbour's word for what it has."""
+        """Take a neighbour's word for its pieces."""
 
     def wanted(self, link: Link, number: int) -> None:
-        """Give a neighbour a piece, or refuse it."""
+        """Give a neighbour a piece, or refuse."""
 
     def unwanted(self, link: Link, number: int) -> None:
         """Give a neighbour a piece no more."""
@@ -53,13 +53,13 @@ class PieceExchange(Protocol):
         """Take a neighbour's refusal."""
 
     def progressed(self, link: Link, number: int) -> None:
-        """Note that bytes of a piece came."""
+        """Record new bytes of a piece."""
 
     def expects(self, link: Link, number: int) -> int | None:
-        """Return the bytes of a piece that was asked for."""
+        """Return the bytes of a requested piece."""
 
     async def came(self, link: Link, number: int, data: memoryview) -> None:
-        """Take a piece that was asked for."""
+        """Take a requested piece."""
 
 
 @dataclass(slots=True)
@@ -67,9 +67,9 @@ class _Asked:
     """A request of this end.
 
     Attributes:
-        number: of the piece.
-        length: its bytes.
-        cancelled: whether it is wanted no more.
+        number: number of the piece.
+        length: bytes of the piece.
+        cancelled: whether the request was cancelled.
     """
 
     number: int
@@ -82,9 +82,9 @@ class _Wanted:
     """A request of the neighbour.
 
     Attributes:
-        request: its id.
+        request: request id.
         is_given: whether the piece is being sent.
-        is_cancelled: whether the neighbour wants it no more.
+        is_cancelled: whether the neighbour cancelled the request.
     """
 
     request: int
@@ -93,12 +93,12 @@ class _Wanted:
 
 
 class StreamLink:
-    """A link to one neighbour over a stream, whose user it is.
+    """A link to one neighbour over a stream; the link is the stream's user.
 
     Attributes:
-        key: the neighbour's public key, which no other can take.
+        key: the neighbour's public key; no other can take this name.
         near: whether the neighbour is in the same site.
-        ticket: what the neighbour's last ticket says.
+        ticket: the facts in the neighbour's last ticket.
     """
 
     def __init__(
@@ -137,14 +137,14 @@ class StreamLink:
     # The link
 
     def tell(self, gained: int, lost: int) -> None:
-        """Tell which pieces can be had here now, and which no more, as masks."""
+        """Tell the pieces newly servable here, and those no longer servable, as masks."""
         if lost:
             self._stream.send(LostFrame(lost))
         if gained:
             self._stream.send(HaveFrame(gained))
 
     def want(self, number: int) -> None:
-        """Ask for a piece that the exchange expects."""
+        """Ask for a piece expected by the exchange."""
         length = self._exchange.expects(self, number)
         if length is None or number in self._asking:
             return
@@ -154,21 +154,21 @@ class StreamLink:
         self._stream.send(WantFrame(request, number))
 
     def cancel(self, number: int) -> None:
-        """Take back the request for a piece; it ends with a refusal, or with bytes that are dropped."""
+        """Take back the request for a piece; it ends with a refusal, or with dropped bytes."""
         request = self._asking.pop(number, None)
         if request is not None:
             self._asked[request].cancelled = True
             self._stream.send(CancelFrame(request))
 
     def refuse(self, number: int, *, absent: bool) -> None:
-        """Refuse a piece that the neighbour asked for."""
+        """Refuse a piece requested by the neighbour."""
         wanted = self._wanted.pop(number, None)
         if wanted is not None:
             reason = RefuseReason.LACKS if absent else RefuseReason.BUSY
             self._stream.send(RefuseFrame(wanted.request, reason))
 
     async def give(self, number: int, piece: GivenPiece) -> None:
-        """Send a piece that the neighbour asked for, unless it has taken that back.
+        """Send a piece requested by the neighbour, unless cancelled meanwhile.
 
         Raises:
             OSError: the stream ended, or the file can't be read.
@@ -193,7 +193,7 @@ class StreamLink:
         """Take a small frame.
 
         Raises:
-            FrameError: it must not come now.
+            FrameError: the frame must not come now.
         """
         match frame:
             case HaveFrame(pieces):
@@ -228,7 +228,7 @@ class StreamLink:
         self._exchange.wanted(self, number)
 
     def _take_cancel(self, request: int) -> None:
-        """End a request of the neighbour, unless it is over: the frame crossed the last bytes."""
+        """End a request of the neighbour, unless over: the frame crossed the last bytes."""
         found = [(number, wanted) for number, wanted in self._wanted.items() if wanted.request == request]
         for number, wanted in found:
             wanted.is_cancelled = True
@@ -253,20 +253,20 @@ class StreamLink:
         return asked.length if asked else 0
 
     def progressed(self, request: int) -> None:
-        """Note that bytes of a request came."""
+        """Record new bytes of a request."""
         asked = self._asked.get(request)
         if asked and not asked.cancelled:
             self._exchange.progressed(self, asked.number)
 
     async def came(self, request: int, data: memoryview) -> None:
-        """Take a piece; one that was cancelled is dropped."""
+        """Take a piece; drop a cancelled one."""
         asked = self._asked.pop(request, None)
         if asked and not asked.cancelled:
             self._asking.pop(asked.number, None)
             await self._exchange.came(self, asked.number, data)
 
     def ended(self, reason: str) -> None:
-        """Tell the exchange that the neighbour has gone."""
+        """Tell the exchange of the neighbour's departure."""
         self._timer.cancel()
         self._exchange.remove_link(self)
 
@@ -276,7 +276,7 @@ class StreamLink:
         """Take a newer ticket of the neighbour.
 
         Raises:
-            FrameError: it is none, or another member's.
+            FrameError: the text is no ticket, or another member's.
         """
         try:
             ticket = self._pass.check(text)

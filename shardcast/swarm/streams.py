@@ -1,4 +1,4 @@
-"""The streams of a node to its neighbours: those that it opens, and those that it accepts."""
+"""The streams of a node to its neighbours: opened and accepted ones."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Participation:
     """A node's part in the swarm of one version.
 
     Attributes:
-        swarm_pass: what the node shows to its neighbours.
-        exchange: of the version's pieces.
+        swarm_pass: the node's credentials towards its neighbours.
+        exchange: exchange of the version's pieces.
         piece_size: bytes of a piece.
-        max_pieces: the pieces of the version, or as many as it may get while it is being made.
-        admits: whether a member may become a neighbour: the node has not enough, it is no neighbour yet, nor
-            banned.
+        max_pieces: number of pieces of the version, or the maximum for an open one.
+        admits: whether a member may become a neighbour: the node has not enough, and the member is neither a
+            neighbour yet nor banned.
         is_near: whether a member is in the same site.
     """
 
@@ -42,7 +42,7 @@ class Participation:
 
 
 class SwarmStreams:
-    """The streams of a node, for all versions that it shares."""
+    """The streams of a node, for all its shared versions."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class SwarmStreams:
         """Have no stream yet.
 
         Args:
-            find: returns the node's part in the swarm of a version; None where it has none.
-            uploads: limit of the bytes of pieces that are sent; None without one.
-            downloads: the same of those that are received.
+            find: returns the node's part in the swarm of a version; None for none.
+            uploads: limit of sent bytes of pieces; None without one.
+            downloads: the same of received ones.
             silence: seconds without a byte until a stream ends.
         """
         self._find = find
@@ -93,7 +93,7 @@ class SwarmStreams:
         return links[0]
 
     async def accept(self, transport: asyncio.Transport) -> None:
-        """Take a connection that a neighbour has opened, and return when its stream has ended.
+        """Take a connection opened by a neighbour, and return at the end of its stream.
 
         Raises:
             OSError: there are too many open files.
@@ -124,7 +124,7 @@ class SwarmStreams:
             stream.close(reason)
 
     def end(self) -> None:
-        """Drop what is left of streams that were closed, before this node's loop ends."""
+        """Drop the rest of closed streams, before the end of this node's loop."""
         for stream in list(self._ended):
             stream.drop()
 
