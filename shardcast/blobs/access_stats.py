@@ -1,6 +1,6 @@
-"""When an archive's blobs were put, and how often each was asked for.
+"""The put times of an archive's blobs, and the number of requests for each.
 
-SQLite keeps it: a million rows are counted up in place and listed by their counts. Nothing depends on it:
+SQLite keeps them: a million rows are counted up in place and listed by their counts. Nothing depends on them:
 without the file the counts begin anew, and the times are those of the blobs' files (see ``sqlite_file``).
 """
 
@@ -27,7 +27,7 @@ _WRITE_INTERVAL = 2.0
 _MAX_PENDING = 20_000
 """Keys whose counts may wait to be written."""
 _BATCH = 1000
-"""Keys that are looked up in one step."""
+"""Keys looked up in one step."""
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -42,7 +42,7 @@ CREATE INDEX IF NOT EXISTS access_pulls ON access (pulls, last);
 
 
 def archive_folder(root: Path) -> Path:
-    """Return the folder that an archive keeps for itself in a directory of blobs."""
+    """Return an archive's own folder in a directory of blobs."""
     return root / OWN_FOLDER / "archive"
 
 
@@ -67,9 +67,9 @@ class AccessStats:
         """Open the file, and wait for it.
 
         Args:
-            file: the file; made where it lacks.
+            file: the file; made if missing.
             clock: the time, in seconds since the epoch.
-            max_keys: keys that are counted. Any client may ask for any key, so of more keys the least
+            max_keys: maximum counted keys. Any client may ask for any key, so of more keys the least
                 requested are forgotten.
         """
         self._clock = clock
@@ -100,7 +100,7 @@ class AccessStats:
         task.add_done_callback(self._writes.discard)
 
     async def _write(self) -> None:
-        """Write the pending counts down; counts that can't be written are lost."""
+        """Write the pending counts down; a failure loses them."""
         counts, self._pending = self._pending, {}
         try:
             await self._database.run(partial(_add_counts, counts, self._max_keys))
@@ -112,10 +112,10 @@ class AccessStats:
         return self._clock()
 
     async def record_put(self, keys: Iterable[str], when: float) -> None:
-        """Record that these keys were put at a time; known keys keep theirs.
+        """Record the put time of keys; known keys keep theirs.
 
         Raises:
-            LocalDiskError: it can't be written.
+            LocalDiskError: the file can't be written.
         """
         rows = [(bytes.fromhex(key), when) for key in keys]
 
@@ -126,28 +126,28 @@ class AccessStats:
         await self._database.run(insert)
 
     async def put_time(self, key: str) -> float | None:
-        """Return when a blob was put, in seconds since the epoch, or None without a record.
+        """Return the put time of a blob, in seconds since the epoch, or None without a record.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file can't be read.
         """
         rows = await self._select("SELECT created FROM content WHERE key = ?", bytes.fromhex(key))
         return rows[0][0] if rows else None
 
     async def newest(self, count: int) -> list[tuple[str, float]]:
-        """Return the keys that were put last, and when; the newest first.
+        """Return the keys put last, with their times; the newest first.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file can't be read.
         """
         rows = await self._select("SELECT key, created FROM content ORDER BY created DESC LIMIT ?", count)
         return [(key.hex(), created) for key, created in rows]
 
     async def most_pulled(self, count: int) -> list[Access]:
-        """Return the keys that were requested most; among equals, the last requested first.
+        """Return the most requested keys; among equals, the last requested first.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file can't be read.
         """
         await self._write()
         query = "SELECT key, pulls, last FROM access ORDER BY pulls DESC, last DESC LIMIT ?"
@@ -159,13 +159,13 @@ class AccessStats:
         return await self._database.run(lambda database: database.execute(query, (parameter,)).fetchall())
 
     async def forget_missing(self, present: Callable[[Sequence[str]], Sequence[bool]]) -> int:
-        """Forget the keys whose blobs are gone, with their counts, and return how many were forgotten.
+        """Forget the keys whose blobs are gone, with their counts, and return their number.
 
         Args:
-            present: tells which of some blobs are here; called in a thread.
+            present: returns which of some blobs are here; called in a thread.
 
         Raises:
-            LocalDiskError: it can't be read or written.
+            LocalDiskError: the file can't be read or written.
         """
         await self._write()
         tables = ("content", "access")

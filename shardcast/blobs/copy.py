@@ -37,18 +37,18 @@ from shardcast.peer.session import open_session
 log = logging.getLogger(__name__)
 
 LANES = 8
-"""Blobs that are copied at once, each in a lane."""
+"""Blobs copied at once, each in a lane."""
 _BATCH = 512
-"""Blobs that are looked up before the missing ones among them are copied."""
+"""Blobs looked up before the missing ones among them are copied."""
 _SMALL = 32 << 10
-"""Bytes of the largest blob that is sent to an archive together with others, from memory."""
+"""Bytes of the largest blob sent to an archive together with others, from memory."""
 _CHUNK = 1 << 20
 _CHEAP = 1 << 20
-"""Bytes of the largest local blob that is read and verified before it counts as present."""
+"""Bytes of the largest local blob to read and verify before it counts as present."""
 _FOR_ALL_BLOBS = (ServerUnreachable, TlsFailure, ServerStalled, AccessDenied)
-"""Errors of a server that every other blob would meet too."""
+"""Errors of a server, the same for every other blob."""
 _MOST_FAILED = 100
-"""Blobs that may fail one by one; with more, the cause isn't theirs, and the copy ends."""
+"""Maximum blobs that may fail one by one; with more, the cause isn't theirs, and the copy ends."""
 
 
 @dataclass
@@ -56,11 +56,11 @@ class CopyProgress:
     """The progress of a copy.
 
     Attributes:
-        copied: blobs that were copied.
-        bytes: bytes that were copied so far.
-        there: blobs that the target had already.
-        missing: digests that the source doesn't have.
-        failed: the errors of blobs that couldn't be copied, by digest.
+        copied: number of copied blobs.
+        bytes: copied bytes so far.
+        there: number of blobs already at the target.
+        missing: digests missing at the source.
+        failed: the errors of failed blobs, by digest.
     """
 
     copied: int = 0
@@ -71,15 +71,15 @@ class CopyProgress:
 
     @property
     def seen(self) -> int:
-        """The number of blobs that are finished."""
+        """The number of finished blobs."""
         return self.copied + self.present + len(self.missing) + len(self.failed)
 
 
 async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], state: CopyProgress) -> None:
-    """Copy the blobs that the ``target`` lacks, several at a time, and count them in ``state``.
+    """Copy the blobs missing at the ``target``, several at a time, and count them in ``state``.
 
-    An archive is sent small blobs together. A blob whose bytes have another digest is not copied, and does
-    not stop the others.
+    An archive is sent small blobs together. A blob with another digest is not copied, and does not stop the
+    others.
 
     Raises:
         ServerUnreachable, TlsFailure, ServerStalled, AccessDenied: a server is gone, or refuses.
@@ -98,7 +98,7 @@ async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], sta
 async def _lacking(
     source: BlobStore, target: BlobStore, digests: Sequence[str], state: CopyProgress
 ) -> list[str]:
-    """Return the blobs that the target lacks, and count the others."""
+    """Return the blobs missing at the target, and count the others."""
     lacking: list[str] = []
 
     async def look(digest: str) -> None:
@@ -134,7 +134,7 @@ async def _is_there(source: BlobStore, target: BlobStore, digest: str) -> bool:
 
 
 async def _renewed(target: BlobStore, digest: str) -> bool:
-    """Have gc treat an existing blob as put now, and return whether that was possible."""
+    """Have gc treat an existing blob as put now, and return whether this was possible."""
     return not isinstance(target, BlobDirectory) or await asyncio.to_thread(unmark, target.folder, digest)
 
 
@@ -152,9 +152,9 @@ async def _is_right(store: BlobStore, digest: str) -> bool:
 async def _send_small(
     source: BlobStore, target: RemoteStore, digests: Sequence[str], state: CopyProgress
 ) -> list[str]:
-    """Send small blobs in one request, and return the blobs that have to be copied one by one.
+    """Send small blobs in one request, and return the blobs to copy one by one.
 
-    Those are the larger ones, the missing and wrong ones, and all of them where the archive refused.
+    Those are the larger ones, the missing and wrong ones, and all of them after a refusal of the archive.
     """
     small = await source.read_small(digests, _SMALL)
     try:
@@ -193,10 +193,11 @@ async def _copy_one(source: BlobStore, target: BlobStore, digest: str, state: Co
 
 @contextmanager
 def _counted(digest: str, state: CopyProgress) -> Iterator[None]:
-    """Count a blob that fails by itself in ``state``, and let other errors through.
+    """Count a blob with a fault of its own in ``state``, and let other errors through.
 
     Raises:
-        ServerUnreachable, TlsFailure, ServerStalled, AccessDenied: it is gone for all blobs, or refuses.
+        ServerUnreachable, TlsFailure, ServerStalled, AccessDenied: the server is gone for all blobs, or
+            refuses.
         PeerError, IntegrityError: ``_MOST_FAILED`` blobs have failed.
     """
     try:
@@ -233,12 +234,12 @@ async def remote_store(
     """Yield a server as a store, once it answers.
 
     Args:
-        url: of the server.
+        url: URL of the server.
         algorithm: the digest of its blobs.
-        token: that pushes bear.
-        access: to the server.
-        downloads: limit of the bytes that are received; None for no limit.
-        uploads: limit of the bytes that are sent; None for no limit.
+        token: token for pushes.
+        access: access to the server.
+        downloads: limit of received bytes; None for no limit.
+        uploads: limit of sent bytes; None for no limit.
 
     Raises:
         UsageError: the URL is no address of a server.
@@ -257,15 +258,15 @@ async def open_repair(
     target: Callable[[], BlobStore],
     access: ClientAccess | None = None,
 ) -> AsyncIterator[Repair | None]:
-    """Yield a function that repairs a store's blobs from servers, or None where no server is named.
+    """Yield a function to repair a store's blobs from servers, or None where no server is named.
 
     The servers are asked in turn; the next one also when no bytes come for a while.
 
     Args:
         urls: the servers.
         algorithm: the digest of the store.
-        target: opens the store that the right bytes are put into.
-        access: to the servers.
+        target: opens the store for the right bytes.
+        access: access to the servers.
 
     Raises:
         UsageError: a URL is no address of a server.
@@ -280,7 +281,7 @@ async def open_repair(
         async def repair(digest: str) -> str | None:
             """Fetch a blob into the target, and return the URL of its server, or None.
 
-            A server that refuses is logged once, and asked no more.
+            A refusing server is logged once, and asked no more.
             """
             copied = CopyProgress()
 

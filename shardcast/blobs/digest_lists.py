@@ -23,7 +23,7 @@ OPEN_ARGUMENTS: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescap
 _MAX_LINE = 64 << 10
 """Characters of the longest line."""
 _TAGS = {"SHA256": "sha256", "SHA2-256": "sha256", "SHA3-256": "sha3-256"}
-"""The words before a name in parentheses, and the algorithms that they name."""
+"""The words before a name in parentheses, and their algorithms."""
 
 
 def parse_digest(text: str) -> str:
@@ -39,7 +39,7 @@ def parse_digest(text: str) -> str:
 
 
 def bounded_lines(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
-    """Yield the lines of a file that errors call ``name``.
+    """Yield the lines of a file, called ``name`` in errors.
 
     Raises:
         UsageError: a line is too long.

@@ -25,11 +25,11 @@ MAX_LENGTH = (1 << 64) - 1
 
 
 class FramingError(ValueError):
-    """Bytes that are not those of a pull or a push."""
+    """Bytes other than those of a pull or a push."""
 
 
 class TooLong(FramingError):
-    """A blob that is longer than is accepted here.
+    """A blob longer than accepted here.
 
     Attributes:
         length: the announced bytes of the blob.
@@ -44,7 +44,7 @@ class WrongContent(FramingError):
     """A blob whose SHA-256 is not its key.
 
     Attributes:
-        key: the SHA-256 that the blob should have, in hex.
+        key: the expected SHA-256, in hex.
     """
 
     def __init__(self, key: str) -> None:
@@ -57,9 +57,9 @@ class Part:
     """A part of a blob's bytes.
 
     Attributes:
-        key: the blob's SHA-256, in hex; empty in a push, which carries no keys.
+        key: the blob's SHA-256, in hex; empty in a push, without keys.
         length: bytes of the whole blob.
-        data: the bytes of this part; valid until the chunk that was fed is reused.
+        data: the bytes of this part; valid until the input chunk is reused.
         last: whether the blob ends here. Only the last part of a blob with a key vouches for the blob.
     """
 
@@ -97,7 +97,7 @@ def write_length(length: int) -> bytes:
 class _BlobStream:
     """Splitter of a byte stream into blobs, each behind a head of fixed size.
 
-    ``parse_head`` turns a head into the key and the length of the blob that follows, or raises FramingError.
+    ``parse_head`` turns a head into the key and the length of the following blob, or raises FramingError.
     """
 
     def __init__(self, head_size: int, parse_head: Callable[[bytes], tuple[str, int]]) -> None:
@@ -144,7 +144,7 @@ class PullReader:
     """Incremental reader of the answer to a pull: only requested blobs pass, each checked by its SHA-256.
 
     Attributes:
-        missing: the lengths of the requested blobs that have not begun to arrive, by key.
+        missing: the lengths of the requested blobs not yet begun, by key.
     """
 
     def __init__(self, wanted: Mapping[str, int]) -> None:
@@ -157,7 +157,7 @@ class PullReader:
 
         Raises:
             FramingError: a key was not requested, or occurs twice.
-            WrongContent: a blob does not have the digest that its key names; its last part is withheld.
+            WrongContent: a blob has another digest than its key; its last part is withheld.
         """
         for part in self._stream.feed(chunk):
             self._hasher.update(part.data)

@@ -1,4 +1,4 @@
-"""The interface of stores that keep bytes under their digest.
+"""The interface of stores of bytes under their digest.
 
 A blob is immutable, and named by the digest of its bytes. A store returns verified bytes only: bytes with
 another digest than their name are repaired by the next put, or set aside, and never served.
@@ -17,7 +17,7 @@ ALGORITHMS = ("sha256", "sha3-256")
 
 
 class BlobWriter(Protocol):
-    """A blob that is being put; no reader sees it before ``commit``."""
+    """A blob being put; no reader sees it before ``commit``."""
 
     async def write(self, data: bytes | memoryview, /) -> None:
         """Append bytes to the blob.
@@ -27,10 +27,10 @@ class BlobWriter(Protocol):
         """
 
     async def commit(self) -> str:
-        """Store the blob durably, and return its digest; wrong bytes under that digest are replaced.
+        """Store the blob durably, and return its digest; wrong bytes under this digest are replaced.
 
         Raises:
-            IntegrityError: the digest is not the one that was named; nothing was kept.
+            IntegrityError: the digest is not the named one; nothing was kept.
             LocalDiskError: the blob can't be kept.
         """
 
@@ -45,25 +45,25 @@ class BlobStore(Protocol):
     algorithm: str
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob, unverified, or None where it isn't here."""
+        """Return the bytes of a blob, unverified, or None for a missing one."""
 
     def open(self, digest: str) -> AbstractAsyncContextManager[BlobReader]:
         """Open a verified blob for reading.
 
         Raises:
-            BlobMissing: it isn't here.
+            BlobMissing: the blob isn't here.
             BlobCorrupt: the bytes here have another digest.
-            LocalDiskError: it can't be read.
+            LocalDiskError: the blob can't be read.
         """
 
     async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
-        """Return the bytes of these blobs by digest, without those that are missing, wrong or too long.
+        """Return the bytes of these blobs by digest, without missing, wrong or too long ones.
 
-        All are read in one step, since a step for each costs more than reading it.
+        All are read in one step, since a step for each costs more than the reading.
 
         Args:
             digests: the blobs; the caller ensures that they fit into memory together.
-            max_size: bytes of the longest blob that is returned.
+            max_size: maximum bytes of a returned blob.
 
         Raises:
             LocalDiskError: they can't be read.
@@ -72,8 +72,8 @@ class BlobStore(Protocol):
     def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:
         """Put a blob with a known ``digest``, or with the digest of the written bytes.
 
-        The context keeps nothing when it is left without ``commit``. Concurrent puts of the same blob run
-        side by side, and one of them is kept.
+        The context keeps nothing without ``commit``. Concurrent puts of the same blob run side by side, and
+        one of them is kept.
 
         Raises:
             ReadOnlyStore: nothing can be put here.
@@ -89,5 +89,5 @@ class BlobStore(Protocol):
     def digests(self) -> AsyncIterator[str]:
         """Yield the digests of the blobs here, in no order.
 
-        A blob that is put or removed meanwhile may be yielded or not.
+        A blob put or removed meanwhile may be yielded or not.
         """

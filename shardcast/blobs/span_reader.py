@@ -14,7 +14,7 @@ from shardcast.store.file_errors import file_errors
 from shardcast.store.interfaces import Span
 
 _CHUNK = 1 << 20
-"""Bytes that are read at a time for hashing."""
+"""Bytes read at a time for hashing."""
 
 
 class SpanReader:
@@ -22,13 +22,13 @@ class SpanReader:
 
     Attributes:
         size: bytes of the span.
-        span: where its bytes are.
+        span: place of its bytes.
         path: the file of the span.
-        identity: the state of the file when it was opened.
+        identity: the state of the file at its opening.
     """
 
     def __init__(self, span: Span, file: FileIO | None = None) -> None:
-        """Open the span's file, or take an open ``file``, which is then closed with this reader.
+        """Open the span's file, or take an open ``file``, closed together with this reader.
 
         Raises:
             OSError: the file can't be read.
@@ -63,7 +63,7 @@ class SpanReader:
         self._file.close()
 
     def duplicate(self) -> SpanReader:
-        """Return a reader with a descriptor of its own, which the caller closes.
+        """Return a reader with a descriptor of its own, to be closed by the caller.
 
         Only for ``hash_into``, which reads by position: both descriptors share one offset.
 

@@ -1,7 +1,7 @@
-"""A SQLite database in one file and one thread, for data that may be lost: a damaged file is recreated.
+"""A SQLite database in one file and one thread, for expendable data: a damaged file is recreated.
 
 A kill at any moment leaves the last whole transaction, and several processes can share the file. A damaged
-file is moved aside and a new one begun; where no file can be had, the database is in memory.
+file is moved aside and a new one begun; without any possible file, the database is in memory.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BUSY = 10.0
-"""Seconds to wait for another process that writes."""
+"""Seconds to wait for another writing process."""
 _DAMAGED = ".damaged"
-"""The end of the name of a file that can't be read."""
+"""Suffix of an unreadable file."""
 _TRANSIENT = ("is locked", "is full")
-"""Words of the errors that say nothing of the file itself."""
+"""Words of the errors without meaning for the file itself."""
 
 
 class SqliteFile:
-    """A database whose every statement runs in a thread of its own, one after the other."""
+    """A database with all statements in a thread of its own, one after the other."""
 
     def __init__(self, file: Path, schema: str) -> None:
-        """Open the database, and wait for it; ``schema`` is a script that makes tables where they lack."""
+        """Open the database, and wait for it; ``schema`` is a script to make missing tables."""
         self._file, self._schema = file, schema
         self._thread = ThreadPool(1, "shardcast-ledger")
         try:
@@ -46,9 +46,9 @@ class SqliteFile:
             raise
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return the result of ``work``, which is called with the database in the thread.
+        """Return the result of ``work``, called with the database in the thread.
 
-        ``work`` is called a second time, with a database that was opened anew, where the first call fails.
+        After a failure ``work`` is called a second time, with a newly opened database.
 
         Raises:
             LocalDiskError: the database can't be read or written.
@@ -64,7 +64,7 @@ class SqliteFile:
         """Close the database, and end its thread.
 
         Raises:
-            LocalDiskError: it can't be closed.
+            LocalDiskError: the database can't be closed.
         """
         await self.run(sqlite3.Connection.close)
         self._thread.shutdown()
@@ -101,7 +101,7 @@ class SqliteFile:
         """Rename a damaged file, and remove its log, which would be applied to the next one.
 
         Raises:
-            OSError: it can't be renamed.
+            OSError: the file can't be renamed.
         """
         for end in ("-wal", "-shm"):
             self._file.with_name(self._file.name + end).unlink(missing_ok=True)
@@ -115,7 +115,8 @@ class SqliteFile:
         """
         if isinstance(file, Path):
             with contextlib.suppress(OSError):  # SQLite reports the reason, if it can't use the file
-                # With the mode of a lock file: whoever can open the database can lock it, and make us wait.
+                # With the mode of a lock file: everybody able to open the database can lock it, and make us
+                # wait.
                 os.close(open_lock_file(file))
         database = sqlite3.connect(file, timeout=_BUSY, isolation_level=None)
         try:
@@ -127,7 +128,7 @@ class SqliteFile:
 
 
 class transaction:
-    """A context whose statements take effect together, or not at all where it is left by an error."""
+    """A context whose statements take effect together, or not at all after an error."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database

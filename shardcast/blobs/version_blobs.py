@@ -1,7 +1,7 @@
 """A read-only store of the shards of version folders.
 
-Shards are verified piece by piece when they arrive, by another digest than the one that names them here; so
-each is hashed whole once, when it is first requested by name, and again when its file has changed.
+Shards are verified piece by piece on arrival, by another digest than their name here; so each is hashed whole
+once, at the first request by name, and again after a change of its file.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class _ShardIndex:
     """The index of a version's shards.
 
     Attributes:
-        shards: the shards of its manifest; the very list that was indexed, compared by identity.
+        shards: the shards of its manifest; the very indexed list, compared by identity.
         numbers: the number of each shard, by its SHA-256.
-        counted: how many shards are indexed; an open version gets more.
-        verified: the path and state of a shard's file when it was verified, by SHA-256.
+        counted: number of indexed shards; an open version gets more.
+        verified: the path and state of a shard's file at its verification, by SHA-256.
     """
 
     shards: Sequence[Shard]
@@ -55,7 +55,7 @@ class _Source:
     Attributes:
         key: the number, or the place.
         shards: the shards of its manifest.
-        span: returns where a shard's bytes lie, or None where it isn't here whole.
+        span: returns the place of a shard's bytes, or None for one not here whole.
         reading: a context, for a reason, in which the version is not retired.
     """
 
@@ -66,7 +66,7 @@ class _Source:
 
 
 class VersionBlobs:
-    """The shards that are here, whole, by their SHA-256: of complete and open versions, and of other lines.
+    """The whole local shards, by their SHA-256: of complete and open versions, and of other lines.
 
     A ``BlobStore``; of the event loop alone.
 
@@ -100,7 +100,7 @@ class VersionBlobs:
                 if reader is None:
                     continue
                 try:
-                    # Verify the open file that is read, since another file may get its name at any time.
+                    # Verify the open file, since another file may get its name at any time.
                     if await self._is_right(index, digest, reader, search):
                         yield reader
                         return
@@ -171,14 +171,14 @@ class VersionBlobs:
                     yield digest
 
     def _places(self, digest: str) -> list[tuple[_ShardIndex, _Source, int]]:
-        """Return the indexes, versions and numbers of the shards that should have this digest."""
+        """Return the indexes, versions and numbers of the shards with this digest in their manifest."""
         indexed = [(self._indexes[source.key], source) for source in self._refresh()]
         return [
             (index, source, index.numbers[digest]) for index, source in indexed if digest in index.numbers
         ]
 
     def _refresh(self) -> list[_Source]:
-        """Index the shards that are new, drop versions that are gone, and return the versions here."""
+        """Index new shards, drop removed versions, and return the present versions."""
         sources = self._sources()
         for key in self._indexes.keys() - {source.key for source in sources}:
             del self._indexes[key]
@@ -218,7 +218,7 @@ class VersionBlobs:
 
 
 def _try_open(span: Span, search: BlobSearch) -> SpanReader | None:
-    """Open a shard's file; where that fails, record the error in ``search`` and return None."""
+    """Open a shard's file; on a failure, record the error in ``search`` and return None."""
     try:
         with file_errors("could not open", span.path):
             return SpanReader(span)

@@ -1,7 +1,7 @@
 """An archive as typed calls: pull many blobs in one request, push many.
 
-Nothing that an archive sends is trusted: no more is read than was asked for, and each blob is verified before
-it counts.
+Nothing from an archive is trusted: no more is read than requested, and each blob is verified before it
+counts.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from shardcast.peer.session import Session, answer
 from shardcast.protocol.wire import BYTES, DENIED_STATUSES, NODE_ID_HEADER, PULL_PATH, PUSH_PATH, VIA_HEADER
 
 Blob = bytes | bytearray | memoryview | Path | BufferedRandom
-"""What can be pushed: bytes, or a file, by its path or open."""
+"""A blob to push: bytes, or a file, by its path or open."""
 
 _NO_ARCHIVE = frozenset({404, 405, 501})
-"""Statuses of servers that are no archive."""
+"""Statuses of servers other than archives."""
 _KEPT_BLOBS, _KEPT_BYTES = 50, 5_000_000
-"""Blobs and bytes that a busy archive writes in a second; it answers a push when all are on its disk."""
+"""Blobs and bytes written in a second by a busy archive; a push is answered once all are on its disk."""
 _CHUNK = 1 << 20
 
 
@@ -63,8 +63,8 @@ class ArchiveClient:
     """An archive: Casa, or a shardcast archive.
 
     Attributes:
-        url: its base URL.
-        node_id: what a shardcast archive calls itself; None for others, or before it answered.
+        url: base URL.
+        node_id: id of a shardcast archive; None for others, or before the first answer.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class ArchiveClient:
         """Name an archive; no request is sent.
 
         Args:
-            url: its base URL.
-            session: for all requests.
+            url: base URL.
+            session: session for all requests.
             token: allows pushes at any port; None for the session's.
             keys_per_request: keys of one pull, 1 to 1280.
             timeout: seconds without progress.
@@ -100,17 +100,17 @@ class ArchiveClient:
         self._timeout = timeout
 
     async def pull(self, wanted: Mapping[str, int]) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Yield the blobs that the archive has, in any order, each with its key; the others are left out.
+        """Yield the archive's blobs, in any order, each with its key; missing ones are left out.
 
-        Many keys make several requests, one after the other. Of the blobs, no more than one, and what comes
-        in one go, are in memory.
+        Many keys make several requests, one after the other. Only one of the blobs, and those received in one
+        go, are in memory.
 
         Args:
             wanted: the length of each blob by its key (64 hex digits).
 
         Raises:
-            UsageError: ``wanted`` has what is no key, or no length.
-            WrongBytes: the bytes of a blob are not what its key says.
+            UsageError: ``wanted`` has something else than a key, or than a length.
+            WrongBytes: the bytes of a blob do not have its key.
             PeerError: the archive can't be asked, or its answer is wrong.
         """
         async with aclosing(self.pull_batches(wanted)) as batches:
@@ -119,7 +119,7 @@ class ArchiveClient:
                     yield blob
 
     async def pull_batches(self, wanted: Mapping[str, int]) -> AsyncGenerator[list[tuple[str, bytes]], None]:
-        """Yield the blobs of ``pull`` in lists, each of the blobs that came in one go."""
+        """Yield the blobs of ``pull`` in lists of those received in one go."""
         pairs = iter(_checked(wanted).items())
         while request := dict(islice(pairs, self._keys)):
             parts: list[bytes] = []
@@ -141,11 +141,11 @@ class ArchiveClient:
 
         Args:
             wanted: the length of each blob by its key; 1280 blobs at most.
-            via: ids of the nodes that asked already.
+            via: ids of the nodes on the request's way so far.
 
         Raises:
             ServerLacks: the server is no archive.
-            WrongBytes: the bytes of a blob are not what its key says.
+            WrongBytes: the bytes of a blob do not have its key.
             PeerError: the archive can't be asked, or its answer is wrong.
         """
         what, reader = f"POST {PULL_PATH}", PullReader(wanted)
@@ -184,7 +184,7 @@ class ArchiveClient:
     async def push(self, blobs: Iterable[Blob] | AsyncIterable[Blob]) -> list[str]:
         """Push blobs, bytes or files, in one request, all of them or none, and return their keys in order.
 
-        Files are read as they are sent.
+        Files are read while sent.
 
         Raises:
             PayloadMissing, LocalDiskError: a file can't be read.
@@ -233,8 +233,8 @@ class _Sending:
     """The body of a push.
 
     Attributes:
-        keys: of the blobs that were sent.
-        failure: why the body ended early.
+        keys: keys of the sent blobs.
+        failure: reason for an early end of the body.
     """
 
     def __init__(self, blobs: Iterable[Blob] | AsyncIterable[Blob]) -> None:
@@ -244,11 +244,11 @@ class _Sending:
         self._size: int | None = None  # bytes of the body, once all were sent
 
     def keeping(self) -> float:
-        """Return the seconds that the archive may take to keep the blobs that were sent."""
+        """Return the seconds allowed to the archive for keeping the sent blobs."""
         return 0.0 if self._size is None else len(self.keys) / _KEPT_BLOBS + self._size / _KEPT_BYTES
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body in portions, and keep the error that ends it early."""
+        """Yield the body in portions, and keep the error behind an early end."""
         gathered, size = bytearray(), 0
         try:
             async with aclosing(self._frames()) as frames:
@@ -349,7 +349,7 @@ def _checked(wanted: Mapping[str, int]) -> dict[str, int]:
     """Return the wanted keys in lower case.
 
     Raises:
-        UsageError: ``wanted`` has what is no key, or no length.
+        UsageError: ``wanted`` has something else than a key, or than a length.
     """
     checked = {str(key).lower(): length for key, length in wanted.items()}
     for key, length in checked.items():

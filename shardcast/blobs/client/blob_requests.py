@@ -1,4 +1,4 @@
-"""``GET /<digest>`` and ``HEAD /<digest>``, which archives, hash servers and nodes all answer."""
+"""``GET /<digest>`` and ``HEAD /<digest>``, answered alike by archives, hash servers and nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BlobRequests:
     """Requests to a server for one blob each."""
 
     def __init__(self, endpoint: Endpoint, algorithm: str, max_size: int) -> None:
-        """Ask a server; ``max_size``: bytes that are taken of a blob of unknown length."""
+        """Ask a server; ``max_size``: maximum bytes taken of a blob of unknown length."""
         self._endpoint = endpoint
         self._algorithm = algorithm
         self._max_size = max_size
@@ -32,13 +32,13 @@ class BlobRequests:
         """Yield the parts of a blob as they come; the blob is verified before its last part.
 
         Args:
-            digest: of the blob.
-            length: its bytes; None where they aren't known.
-            via: ids of the nodes that asked already.
+            digest: digest of the blob.
+            length: bytes of the blob; None for unknown.
+            via: ids of the nodes on the request's way so far.
 
         Raises:
             ServerLacks: the server doesn't have the blob, or not with this length.
-            WrongBytes: the bytes are not what the digest says.
+            WrongBytes: the bytes have another digest.
             PeerError: the server can't be asked, or its answer is wrong.
         """
         url, what, hasher = self._endpoint.url, f"GET /{digest}", new_hasher(self._algorithm)
@@ -72,7 +72,7 @@ class BlobRequests:
         yield Part(digest, size, memoryview(last if size else b""), last=True)
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob; None where the server doesn't have it.
+        """Return the bytes of a blob; None for one missing at the server.
 
         Raises:
             PeerError: the server can't be asked, or its answer is wrong.
@@ -84,7 +84,7 @@ class BlobRequests:
                 return None
 
     def _length(self, response: aiohttp.ClientResponse, what: str) -> int:
-        """Return the Content-Length of an answer that has the blob.
+        """Return the Content-Length of an answer with the blob.
 
         Raises:
             ServerLacks: the server doesn't have the blob.

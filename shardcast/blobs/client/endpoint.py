@@ -15,18 +15,18 @@ from shardcast.protocol.wire import NODE_ID_HEADER
 
 
 class Unavailable(BadAnswer):
-    """An answer of status 500 and above: it says nothing about the blob."""
+    """An answer of status 500 and above, without meaning for the blob."""
 
 
 @dataclass
 class Endpoint:
-    """A server, as all requests of one remote store reach it.
+    """A server, in the view of all requests of one remote store.
 
     Attributes:
-        url: its base URL.
+        url: base URL.
         session: sends the requests.
         timeout: seconds without progress.
-        node_id: what a shardcast node calls itself; None for others, or before it answered.
+        node_id: id of a shardcast node; None for others, or before the first answer.
     """
 
     url: str
@@ -53,7 +53,7 @@ class Endpoint:
         )
 
     def record(self, response: aiohttp.ClientResponse) -> None:
-        """Keep the node id that an answer names."""
+        """Keep the node id in an answer."""
         self.node_id = response.headers.get(NODE_ID_HEADER)
 
     def unavailable(self, what: str, response: aiohttp.ClientResponse) -> PeerError:

@@ -1,4 +1,4 @@
-"""A hash server (hashserver's or ours) as typed calls: which blobs it has, their lengths, and uploads."""
+"""A hash server (hashserver's or ours) as typed calls: its blobs, their lengths, and uploads."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from shardcast.policy.backoff import Backoff
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
 
 OTHER_UPLOAD = 600.0
-"""Seconds for which another's upload of the same blob is waited for."""
+"""Maximum seconds to wait for another's upload of the same blob."""
 _PRESENT, _OTHER_UPLOAD_RUNS = 201, 202
-"""Statuses of an upload: the blob is there already; another upload of it is under way."""
+"""Statuses of an upload: the blob is there already; another upload of the blob is under way."""
 _MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
 _BACKOFF = Backoff(_MIN_PAUSE, _MAX_PAUSE)
-"""Seconds between two uploads of a blob when another upload of it failed, or began anew."""
+"""Seconds between two uploads of a blob after another upload failed, or began anew."""
 _PROBE = hashlib.sha256(b"").hexdigest()
 """Asked for to learn whether a server is a hash server; stores of every digest answer."""
 _CHUNK = 1 << 20
@@ -38,15 +38,15 @@ _MAX_ANSWER = 1 << 20
 
 
 class HashServerClient:
-    """The calls that only a hash server answers."""
+    """The calls for a hash server alone."""
 
     def __init__(self, endpoint: Endpoint, empty: str, patience: float = OTHER_UPLOAD) -> None:
         """Talk to a server.
 
         Args:
             endpoint: the server.
-            empty: the digest of the empty blob, whose length 0 a hash server also gives for a missing one.
-            patience: seconds for which another's upload of the same blob is waited for.
+            empty: the digest of the empty blob; a hash server gives its length 0 for a missing blob, too.
+            patience: maximum seconds to wait for another's upload of the same blob.
         """
         self._endpoint = endpoint
         self._empty = empty
@@ -66,9 +66,9 @@ class HashServerClient:
             return False
 
     async def present(self, digests: Sequence[str]) -> list[str]:
-        """Return those of the blobs that the server has now.
+        """Return the blobs present at the server now.
 
-        A GET of a blob that is only promised would wait for it, so that this is asked before.
+        A GET of a blob only promised would wait, so this is asked before.
 
         Raises:
             PeerError: the server can't be asked, or its answer is wrong.
@@ -79,14 +79,14 @@ class HashServerClient:
         return [digest for digest, flag in zip(digests, flags, strict=True) if flag is True]
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob; None where the server doesn't have it.
+        """Return the bytes of a blob; None for one missing at the server.
 
         Raises:
             PeerError: the server can't be asked, or its answer is wrong.
         """
         if not await self.present([digest]):
             return None
-        # The answer waits for an upload that is under way, and is 0 when that fails, as for a missing blob.
+        # The answer waits for an upload under way, and is 0 after its failure, as for a missing blob.
         lengths = await self._ask(LENGTH_PATH, [digest], self._patience)
         if not isinstance(lengths, list) or len(lengths) != 1:
             raise BadAnswer(self._endpoint.url, f"GET {LENGTH_PATH}: that is no length")
@@ -100,9 +100,8 @@ class HashServerClient:
         """Put the bytes of an open file, and return when the server keeps them.
 
         A hash server refuses an upload beside another of the same blob (202), and the other one may fail: its
-        end is waited for, and the blob is put again where it is missing then. It refuses a blob that it has
-        (201): hashserver 1.0.2 says so of any file with that name, also of a cut one, so that the length is
-        compared.
+        end is waited for, and a blob still missing then is put again. It refuses a blob already there (201):
+        hashserver 1.0.2 says so of any file with this name, also of a cut one, so the length is compared.
 
         Raises:
             LocalDiskError: the file can't be read.
@@ -120,7 +119,7 @@ class HashServerClient:
             if status == _PRESENT and (size is not None or was_missing):
                 why = f"it has {size or 0} bytes there, not {length}; repair it there"
                 raise BadAnswer(self._endpoint.url, f"PUT /{digest}: it is not kept: {why}")
-            # A blob that was removed between the PUT and the size is taken by the next PUT.
+            # A blob removed between the PUT and the size is taken by the next PUT.
             was_missing = status == _PRESENT
             if loop.time() >= deadline:
                 raise BadAnswer(

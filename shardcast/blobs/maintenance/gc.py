@@ -1,13 +1,12 @@
-"""Garbage collection of a directory of blobs, beside processes that put and read blobs there.
+"""Garbage collection of a directory of blobs, beside processes with puts and reads there.
 
 Unreferenced blobs are marked first, and removed by a later run; see ``gc_policy`` and ``marks``.
 
 ::
 
     DIRECTORY/.shardcast-store/gc/
-      roots.json                the roots of the last run, which the next run must name again
-      marks, put/               see ``marks``
-      trash/                    a file that is being removed; see ``quarantine``
+      roots.json                the roots of the last run, which the next run must name again marks, put/
+      see ``marks`` trash/                    a file in removal; see ``quarantine``
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from shardcast.temporary_files import PART, clear_leftovers, is_temporary_of
 _MARKED = 0o445
 """The mode of a marked file."""
 _STALE = 86400.0
-"""Seconds without a change after which a temporary file counts as left by a kill."""
+"""Seconds without a change until a temporary file counts as the leftover of a kill."""
 _MOST_FAILURES = 20
-"""Failures that are reported one by one."""
+"""Failures reported one by one."""
 
 
 @dataclass
@@ -63,13 +62,13 @@ class GcResult:
 
     Attributes:
         all: the blobs of the directory.
-        referenced: the blobs that a root refers to.
+        referenced: the blobs with a reference from a root.
         unreferenced: the other blobs.
-        marked: the blobs that were marked now, to be removed after the grace time.
-        waiting: the blobs that were marked before, and whose grace time isn't over.
-        unmarked: the blobs that were marked, and stay now.
-        removed: the blobs that were removed.
-        failed: the number of blobs that couldn't be marked or removed.
+        marked: the newly marked blobs, to be removed after the grace time.
+        waiting: the blobs marked before, still within their grace time.
+        unmarked: the blobs marked before, kept now.
+        removed: the removed blobs.
+        failed: the number of failed marks and removals.
         failures: the errors of some of them.
     """
 
@@ -98,9 +97,9 @@ class GarbageCollection:
 
         Args:
             folder: the directory.
-            referenced: the digests that the roots name, as bytes.
+            referenced: the digests named by the roots, as bytes.
             rules: the ages at which blobs may go.
-            now: when the roots began to be read, in seconds since 1970.
+            now: beginning of the reading of the roots, in seconds since 1970.
             delete: whether to mark and remove; else nothing is changed.
 
         Raises:
@@ -115,7 +114,7 @@ class GarbageCollection:
     def run(self) -> Iterator[None]:
         """Go through all blobs, and yield after each batch; blocks on the disk.
 
-        The caller may close the generator at any moment; the marks that were made are recorded then, too.
+        The caller may close the generator at any moment; the marks so far are recorded then, too.
 
         Raises:
             DataDirInUse: another run is under way here.
@@ -144,7 +143,7 @@ class GarbageCollection:
                 forget_puts(self._folder, self._now - max(rules.grace, rules.older_than or 0.0))
 
     def _process(self, digest: str) -> None:
-        """Decide about a blob and act on it; an error with one blob does not end the run."""
+        """Decide on a blob and act; an error with one blob does not end the run."""
         try:
             forms = forms_of(self._folder, digest)
             if forms:
@@ -157,7 +156,7 @@ class GarbageCollection:
                 self.result.failures.append(f"{digest}: {error.strerror or error}")
 
     def _act(self, digest: str, forms: Sequence[Form]) -> None:
-        """Decide about a blob, act on it where the run may change anything, and count it."""
+        """Decide on a blob, act where the run may change anything, and count the blob."""
         result, size = self.result, sum(form.stat_result.st_size for form in forms)
         referenced = bytes.fromhex(digest) in self._referenced
         since = self._marks.since(digest, forms)
@@ -186,10 +185,10 @@ class GarbageCollection:
             tallies[decision].add(size)
 
     def _correct_times(self, forms: Sequence[Form]) -> bool:
-        """Set file times that lie ahead to now, and return whether there were any.
+        """Set file times in the future to now, and return whether there were any.
 
-        Else the blob would not age until the clock has passed them. The times of another user's file can't be
-        set.
+        Otherwise the blob would not age until the clock has passed them. The times of another user's file
+        can't be set.
         """
         ahead = [
             form
@@ -209,9 +208,9 @@ class GarbageCollection:
         return Blob(written, touched, since is not None)
 
     def _remove(self, digest: str, forms: Sequence[Form], since: float) -> bool:
-        """Remove a blob that was marked ``since`` a time, and return whether all its files are gone.
+        """Remove a blob marked ``since`` a time, and return whether all its files are gone.
 
-        A file that was put in this very moment goes back to its place.
+        A file put in this very moment goes back to its place.
         """
 
         def is_meant(looks: os.stat_result) -> bool:
@@ -230,7 +229,7 @@ class GarbageCollection:
         return gone
 
     def _clear_copies(self) -> None:
-        """Remove copies from other disks that kills left unfinished; one in progress changes within a day."""
+        """Remove copies from other disks left unfinished by kills; one in progress changes within a day."""
         home = os.stat(self._trash).st_dev  # noqa: PTH116
         for parent in self._folder.parents():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -242,7 +241,7 @@ class GarbageCollection:
                         part.unlink()
 
     def _try_marks(self) -> None:
-        """Check that a mark can be set and read back here.
+        """Check for marks that can be set and read back here.
 
         Raises:
             LocalDiskError: the file system keeps no permissions.
@@ -306,7 +305,7 @@ def remember_roots(folder: Folder, names: Some[str]) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
-    """Hold the lock that admits one gc at a time.
+    """Hold the lock for one gc at a time.
 
     Raises:
         DataDirInUse: another gc is under way.

@@ -1,8 +1,8 @@
-"""The decision which blobs of a store are removed, and when.
+"""The decision on the removal of a store's blobs, and its time.
 
-A blob is removed in two phases, by two runs that are a grace time apart: the first marks it; the second
-removes it, unless it was put again or is referenced by then. So a program that was about to refer to it has
-the grace time to do so.
+A blob is removed in two phases, by two runs a grace time apart: the first marks the blob; the second removes
+it, unless put again or referenced by then. So a program about to refer to the blob has the grace time to do
+so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Decision(Enum):
     KEEP = "keep"
     MARK = "mark"
     WAIT = "wait"
-    """Leave it marked: the grace time isn't over."""
+    """Leave the mark: the grace time isn't over."""
     UNMARK = "unmark"
     REMOVE = "remove"
 
@@ -27,8 +27,8 @@ class Blob:
     """The ages of a blob; times are in seconds since 1970.
 
     Attributes:
-        written: when its bytes were written.
-        touched: when it was last written, put again or marked.
+        written: time of the last write of its bytes.
+        touched: time of the last write, repeated put or mark.
         marked: whether it is marked, and was not put again since.
     """
 
@@ -39,11 +39,11 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The times that a run applies, in seconds.
+    """The times of a run, in seconds.
 
     Attributes:
-        older_than: the age from which an unreferenced blob is removed; None when none is.
-        grace: the time between the two phases, and the time for which a blob that was put is left alone.
+        older_than: the age from which an unreferenced blob is removed; None for no removal.
+        grace: the time between the two phases, and the time after a put during which a blob is left alone.
     """
 
     older_than: float | None

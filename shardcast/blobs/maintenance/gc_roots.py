@@ -1,7 +1,6 @@
 """Roots of garbage collection: named sources of the digests of blobs in use.
 
-A source that can't be read to its end, or understood, is an error: the blobs that it would have named would
-count as unreferenced.
+A source not read to its end, or not understood, is an error: its blobs would count as unreferenced.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Root:
     """A source of digests.
 
     Attributes:
-        name: its kind and place.
+        name: kind and place.
         algorithm: the algorithm of its digests; None where it may name digests of any.
         read: returns its digests; raises LocalDiskError.
     """
@@ -42,7 +41,7 @@ class Root:
 
 
 def pins(folder: Folder) -> Root:
-    """Return the root of the blobs that are pinned in their directory."""
+    """Return the root of the blobs pinned in their directory."""
     return Root("pins", None, lambda: _pinned(folder))
 
 
@@ -85,7 +84,7 @@ def read_all(roots: Iterable[Root], algorithm: str) -> set[bytes]:
 
 
 def pin(folder: Folder, digest: str) -> None:
-    """Pin a blob durably, so that gc keeps it until it is unpinned; the blob need not be here yet.
+    """Pin a blob durably, to keep it from gc until unpinned; the blob need not be here yet.
 
     Raises:
         LocalDiskError: the pin can't be written.
@@ -183,7 +182,7 @@ def _of_other_lines(root: Path) -> Iterator[str]:
 def _names_in(folder: Path) -> list[Path]:
     """Return the paths in a folder; none where there is no folder.
 
-    ``glob`` would pass over a folder that can't be read.
+    ``glob`` would pass over an unreadable folder.
 
     Raises:
         OSError: the folder can't be read.

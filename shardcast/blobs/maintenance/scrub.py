@@ -22,39 +22,39 @@ from shardcast.store.file_errors import UnreadableFile
 
 
 class Outcome(StrEnum):
-    """The fate of a file that is not right."""
+    """The fate of a wrong file."""
 
     REPAIRED = "repaired"
     """The right bytes took its place, or lie beside it."""
     SET_ASIDE = "set aside"
-    """It is in quarantine."""
+    """Moved to quarantine."""
     LEFT = "left"
-    """It is where it was."""
+    """Left in its place."""
     UNREADABLE = "unreadable"
-    """It couldn't be looked at."""
+    """Not readable at all."""
 
 
 Repair = Callable[[str], Awaitable[str | None]]
 """Puts a blob's right bytes into the store, and returns their source, or None where no server has them."""
 
 _PORTION = 8 << 20
-"""Bytes that are hashed in one job; a cancelled scrub ends after its job."""
+"""Bytes hashed in one job; a cancelled scrub ends after its job."""
 _TRIES = 5
-"""Attempts at a file that other processes change meanwhile."""
+"""Attempts at a file changed by other processes meanwhile."""
 _MOST_CREDIT = 1.0
-"""Seconds of unused rate that may be made up for."""
+"""Maximum seconds of unused rate available later."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubFinding:
-    """A file whose bytes have another digest than its name, or that can't be read.
+    """An unreadable file, or one whose bytes have another digest than its name.
 
     Attributes:
-        digest: the blob that it should be.
+        digest: the blob of its name.
         path: the file.
         reason: the error, or the actual digest.
         outcome: its fate.
-        detail: the source of the right bytes, the file in quarantine, or why the file stayed.
+        detail: the source of the right bytes, the file in quarantine, or the reason for leaving the file.
     """
 
     digest: str
@@ -65,7 +65,7 @@ class ScrubFinding:
 
 
 class RateLimiter:
-    """A limiter of the rate at which bytes are read."""
+    """A limiter of the rate of reading, in bytes."""
 
     def __init__(
         self,
@@ -73,12 +73,12 @@ class RateLimiter:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Hold ``rate`` bytes a second, or any rate where it is None; ``clock`` is monotonic."""
+        """Hold ``rate`` bytes a second, or any rate where None; ``clock`` is monotonic."""
         self._schedule = None if rate is None else Schedule(rate, clock(), _MOST_CREDIT)
         self._clock, self._sleep = clock, sleep
 
     async def account(self, count: int) -> None:
-        """Account for ``count`` bytes that were read, and wait until more may be read."""
+        """Account for ``count`` read bytes, and wait until more may be read."""
         if self._schedule is None:
             return
         now = self._clock()
@@ -88,13 +88,13 @@ class RateLimiter:
 
 
 class Scrub:
-    """A run that reads and hashes every blob of a directory, beside the processes that use it.
+    """A run that reads and hashes every blob of a directory, beside the directory's users.
 
     Attributes:
         folder: the directory.
-        blobs: files that were read so far.
-        bytes: bytes that were read so far.
-        unknown: files of a coding that can't be decoded here.
+        blobs: number of read files so far.
+        bytes: read bytes so far.
+        unknown: files of a coding unknown here.
     """
 
     def __init__(
@@ -106,12 +106,12 @@ class Scrub:
         repair: Repair | None = None,
         pace: RateLimiter | None = None,
     ) -> None:
-        """Verify the blobs of ``folder``, which are of ``algorithm``.
+        """Verify the blobs of ``folder``, by ``algorithm``.
 
         Args:
             folder: the directory.
             algorithm: the digest of its blobs.
-            quarantine: takes the wrong files that can't be repaired; without it they are left.
+            quarantine: takes wrong files without a repair; without it they are left.
             repair: fetches the right bytes; without it nothing is repaired.
             pace: the limiter of the rate; by default none.
         """
@@ -121,7 +121,7 @@ class Scrub:
         self._pace = pace or RateLimiter(None)
 
     async def run(self) -> AsyncGenerator[ScrubFinding, None]:
-        """Yield each file that is not right, once it was dealt with.
+        """Yield each wrong file, after dealing with it.
 
         Raises:
             LocalDiskError: the directory or the quarantine can't be read.
@@ -137,7 +137,7 @@ class Scrub:
                         yield found
 
     async def _retry_quarantined(self) -> AsyncIterator[ScrubFinding]:
-        """Try to repair the blobs that were set aside before and are still absent, and yield each."""
+        """Try to repair the blobs set aside before and still absent, and yield each."""
         if self._quarantine is None:
             return
         await asyncio.to_thread(self._quarantine.finish_interrupted)
@@ -159,7 +159,7 @@ class Scrub:
             )
 
     async def _verify(self, digest: str, coding: str | None) -> ScrubFinding | None:
-        """Verify one file of a blob, deal with it, and return it where it isn't right."""
+        """Verify one file of a blob, deal with it, and return a wrong one."""
         path = self.folder.path(digest, coding)
         if coding not in FORMS:
             self.unknown += Path(path).exists()
@@ -197,14 +197,14 @@ class Scrub:
         return ScrubFinding(digest, path, "it changes all the time", Outcome.UNREADABLE)
 
     async def _try_repair(self, digest: str) -> str | None:
-        """Repair a blob, and return the source, or None where that is not possible."""
+        """Repair a blob, and return the source, or None on a failure."""
         try:
             return await self._repair(digest) if self._repair else None
         except LocalDiskError:
             return None
 
     async def _find_fault(self, digest: str, file: BlobFile) -> str | None:
-        """Hash a file, and return why it isn't this blob, or None where it is.
+        """Hash a file, and return its difference from this blob in words, or None without one.
 
         Raises:
             LocalDiskError: the file can't be read.
@@ -230,7 +230,7 @@ class Scrub:
         return None if actual == digest else f"its digest is {actual}, of {check.length} bytes"
 
     async def _repair_or_set_aside(self, digest: str, file: BlobFile, reason: str) -> ScrubFinding | None:
-        """Repair a file or set it aside, and return it, or None where it is another file by now."""
+        """Repair a file or set it aside, and return it, or None for another file by now."""
         detail = "nothing was to be done about it"
         if self._repair:
             try:

@@ -1,1 +1,1 @@
-"""A store that fetches missing blobs from other servers."""
+"""A store with missing blobs fetched from other servers."""

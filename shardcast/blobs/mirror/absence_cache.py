@@ -1,4 +1,4 @@
-"""Which blobs no server had a moment ago, so that they aren't asked for again at once."""
+"""The blobs recently found at no server, not to be asked for again at once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from shardcast.blobs.mirror.pending_fetch import Via, Wanted
 
 _MAX_ENTRIES = 100_000
-"""Absent blobs that are remembered; the oldest entries go first."""
+"""Maximum absent blobs to remember; the oldest entries go first."""
 
 
 class AbsenceCache:
-    """The requests that found no server with the blob, each remembered for ``seconds``."""
+    """The requests without any server of their blob, each remembered for ``seconds``."""
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self._seconds, self._clock = seconds, clock
@@ -22,7 +22,7 @@ class AbsenceCache:
         return len(self._until)
 
     def add(self, wanted: Wanted, via: Via) -> None:
-        """Remember that no server has a blob that was requested through the nodes ``via``."""
+        """Remember the absence of a blob, requested through the nodes ``via``, at all servers."""
         self._until[wanted, via] = self._clock() + self._seconds
         self._until.move_to_end((wanted, via))
         while len(self._until) > _MAX_ENTRIES:

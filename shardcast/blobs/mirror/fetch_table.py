@@ -1,4 +1,4 @@
-"""The fetches of a mirror that are under way, so that requests for the same blob share one."""
+"""The unfinished fetches of a mirror, one for all requests for the same blob."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shardcast.errors import ServerUnreachable, ShardcastError
 from shardcast.protocol.wire import MAX_VIA
 
 _START_WAIT = 1.0
-"""Seconds that a forwarded request waits for another request's fetch to start: mirrors of each other may wait
-for each other."""
+"""Seconds for a forwarded request to wait for another request's fetch to start: mirrors of each other may
+wait for each other."""
 
 
 class FetchTable:
@@ -47,11 +47,11 @@ class FetchTable:
         return len(self._shared)
 
     async def close(self) -> None:
-        """Cancel the fetches that are under way."""
+        """Cancel the unfinished fetches."""
         await cancel(list(self._tasks))
 
     def join_or_start(self, wanted: Iterable[Wanted], via: Sequence[str]) -> dict[Wanted, PendingFetch]:
-        """Return a fetch for each blob that a server may have: one under way, or a new one."""
+        """Return a fetch for each blob possibly at a server: an unfinished one, or a new one."""
         if self._node_id in via or len(via) >= MAX_VIA:
             return {}
         own, fetches = frozenset(via), dict[Wanted, PendingFetch]()
@@ -71,7 +71,7 @@ class FetchTable:
         return fetches
 
     def start(self, wanted: Sequence[Wanted], via: Sequence[str], shared: bool) -> dict[Wanted, PendingFetch]:
-        """Start one fetch for a batch of blobs; other requests join it only when it is ``shared``."""
+        """Start one fetch for a batch of blobs; other requests join only a ``shared`` one."""
         own = frozenset(via)
         fetches = {item: PendingFetch(own) for item in wanted}
         if shared:
@@ -82,10 +82,10 @@ class FetchTable:
         return fetches
 
     async def wait(self, wanted: Wanted, fetch: PendingFetch, via: Sequence[str]) -> bool:
-        """Return whether a blob arrived, once its fetch has ended; another request may have started it.
+        """Return whether a blob arrived, after the end of its fetch; another request may have started it.
 
         Raises:
-            ShardcastError: a server that may have the blob couldn't be asked, or the blob couldn't be kept.
+            ShardcastError: a server possibly with the blob couldn't be asked, or the blob couldn't be kept.
         """
         if via and not fetch.started.is_set():
             try:
@@ -111,5 +111,5 @@ class FetchTable:
 
 
 def batches(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
-    """Yield the blobs in slices that fit into one pull each."""
+    """Yield the blobs in slices for one pull each."""
     return (wanted[start : start + MAX_KEYS] for start in range(0, len(wanted), MAX_KEYS))

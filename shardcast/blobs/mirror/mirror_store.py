@@ -1,4 +1,4 @@
-"""A mirror: a store that fetches a blob from other servers as soon as it is asked for."""
+"""A mirror: a store that fetches a requested blob from other servers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, Shardcast
 from shardcast.store.interfaces import BlobReader
 
 ABSENCE_SECONDS = 30.0
-"""Seconds for which it is remembered that no server has a blob."""
+"""Seconds of remembering the absence of a blob at all servers."""
 
 
 class MirrorStore:
-    """A store that fetches a requested blob from other servers where it lacks it, and keeps it.
+    """A store that fetches a requested, missing blob from other servers, and keeps it.
 
     Blobs are put into the local store alone, and deleted from there alone.
 
@@ -47,14 +47,14 @@ class MirrorStore:
         """Mirror ``servers`` into ``local``.
 
         Args:
-            local: the store that blobs are kept in.
-            servers: the servers, in the order in which they are asked.
-            node_id: the name of this mirror to the servers, so that a request which comes back to it is not
-                forwarded again.
+            local: the store to keep blobs in.
+            servers: the servers, in the order of asking.
+            node_id: the name of this mirror to the servers, so a request that comes back is not forwarded
+                again.
             clock: a monotonic clock, in seconds.
-            absence_seconds: seconds for which it is remembered that no server has a blob.
-            max_length: bytes of the largest blob that is fetched; the requester names the length.
-            patience: seconds without progress after which the next server is asked as well.
+            absence_seconds: seconds of remembering the absence of a blob at all servers.
+            max_length: maximum bytes of a fetched blob; the requester names the length.
+            patience: seconds without progress until the next server is asked as well.
         """
         self.algorithm = local.algorithm
         self.counts = MirrorCounts()
@@ -68,17 +68,17 @@ class MirrorStore:
         )
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob, or None where it is not here yet; no server is asked."""
+        """Return the bytes of a blob, or None for one not here yet; no server is asked."""
         return await self._local.size(digest)
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[BlobReader]:
-        """Read a blob, fetched first where it is absent or damaged here.
+        """Read a blob, fetched first if absent or damaged here.
 
         Raises:
-            BlobMissing: no server has it.
+            BlobMissing: no server has the blob.
             BlobCorrupt: the local bytes are wrong, and no server has the blob.
-            PeerError: it isn't here, and a server that may have it couldn't be asked.
+            PeerError: the blob isn't here, and a server possibly with the blob couldn't be asked.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -90,7 +90,7 @@ class MirrorStore:
             yield reader
 
     async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
-        """See ``BlobStore``; of the blobs that are here by now."""
+        """See ``BlobStore``; of the blobs here by now."""
         return await self._local.read_small(digests, max_size)
 
     def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:
@@ -102,19 +102,19 @@ class MirrorStore:
         return await self._local.delete(digest)
 
     def digests(self) -> AsyncIterator[str]:
-        """See ``BlobStore``; the blobs that are here by now."""
+        """See ``BlobStore``; the blobs here by now."""
         return self._local.digests()
 
     async def close(self) -> None:
-        """Cancel the fetches that are under way."""
+        """Cancel the unfinished fetches."""
         await self._pending.close()
 
     async def fetch_one(self, key: str, via: Sequence[str] = ()) -> bool:
-        """Fetch one blob for a request that came through the nodes ``via``, and return whether it arrived.
+        """Fetch one blob for a request through the nodes ``via``, and return whether it arrived.
 
         Raises:
-            PeerError: no server had it, and one couldn't be asked.
-            LocalDiskError: it can't be kept.
+            PeerError: no server had the blob, and one couldn't be asked.
+            LocalDiskError: the blob can't be kept.
         """
         wanted, own = (key, None), frozenset(via)
         fetch = self._pending.join_or_start([wanted], via).get(wanted)
@@ -124,14 +124,14 @@ class MirrorStore:
             with contextlib.suppress(ShardcastError):
                 if await self._pending.wait(wanted, fetch, via):
                     return True
-            # That fetch spared other nodes than this request would, so that its failure says nothing here.
+            # The joined fetch spared other nodes than this request would, so its failure says nothing here.
             fetch = self._pending.start([wanted], via, shared=False)[wanted]
         return await self._pending.wait(wanted, fetch, via)
 
     async def fetch(self, wanted: Mapping[str, int], via: Sequence[str] = ()) -> AsyncGenerator[str, None]:
-        """Fetch blobs of these lengths, and yield the key of each as soon as it arrived.
+        """Fetch blobs of these lengths, and yield the key of each on its arrival.
 
-        Blobs that no server has, or that couldn't be fetched, are left out.
+        Missing and failed blobs are left out.
 
         Raises:
             LocalDiskError: a blob can't be kept; raised when all others have arrived.
@@ -152,7 +152,7 @@ class MirrorStore:
     async def _arrivals(
         self, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> AsyncGenerator[str, None]:
-        """Yield the key of each blob as soon as it arrived; see ``fetch`` for the errors."""
+        """Yield the key of each blob on its arrival; see ``fetch`` for the errors."""
         keys = {
             asyncio.ensure_future(self._pending.wait(wanted, fetch, via)): wanted[0]
             for wanted, fetch in fetches.items()

@@ -1,4 +1,4 @@
-"""A blob that a mirror is fetching, and the types of a requested blob and of a request's route."""
+"""A blob on its way to a mirror, and the types of a requested blob and of a request's route."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from dataclasses import dataclass, field
 from shardcast.errors import ShardcastError
 
 Wanted = tuple[str, int | None]
-"""A digest, and the length of its blob where that is known."""
+"""A digest, and the length of its blob if known."""
 Via = frozenset[str]
-"""The ids of the nodes that passed a request on."""
+"""The ids of the nodes on a request's way."""
 DIRECT: Via = frozenset()
-"""Of a request that no other node passed on."""
+"""The route of a request from no other node."""
 
 
 @dataclass(eq=False)
 class PendingFetch:
-    """One blob that is being fetched.
+    """One blob on its way.
 
     Attributes:
-        via: the nodes that passed the request on. Neither they nor the nodes that our servers would ask are
-            asked again. So a failure says nothing to a requester that came another way, and any requester can
-            name any node.
-        started: set when the first bytes arrive, or the fetch ends.
-        received: bytes that arrived, from all servers together.
-        outcome: whether the blob arrived; fails when a server that may have it couldn't be asked.
+        via: the nodes on the request's way. Neither they nor the nodes asked by our servers are asked again.
+            So a failure says nothing to a requester on another way, and any requester can name any node.
+        started: set with the first bytes, or at the end of the fetch.
+        received: received bytes, from all servers together.
+        outcome: whether the blob arrived; fails when a server possibly with the blob couldn't be asked.
     """
 
     via: Via
@@ -34,7 +33,7 @@ class PendingFetch:
     outcome: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def end(self, arrived: bool, failure: ShardcastError | None = None) -> None:
-        """Settle the outcome, unless it is settled: with ``failure`` where the blob did not arrive."""
+        """Settle the outcome, unless settled: with ``failure`` where the blob did not arrive."""
         self.started.set()
         if self.outcome.done():
             return

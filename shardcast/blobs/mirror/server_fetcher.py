@@ -32,17 +32,17 @@ from shardcast.errors import (
 log = logging.getLogger(__name__)
 
 _BACK_OFF = 10.0
-"""Seconds for which a server that did not answer is not asked."""
+"""Seconds until a server is asked again after no answer."""
 _PROGRESS = 64 << 10
-"""Bytes that must arrive, or a blob become whole, else the next server is asked as well."""
+"""Bytes, or a whole blob, expected within the patience, else the next server is asked as well."""
 _MAX_WRONG = 4
 """Wrong blobs in the answers to one request after which a server is not asked for the rest."""
 _LANES = 8
-"""Requests at once to a server that takes no pulls."""
+"""Requests at once to a server without pulls."""
 
 
 class BlobServer(Protocol):
-    """A server that blobs come from (a ``RemoteStore``)."""
+    """A source of blobs (a ``RemoteStore``)."""
 
     url: str
     node_id: str | None
@@ -55,19 +55,19 @@ class BlobServer(Protocol):
         """
 
     def fetch(self, wanted: Mapping[str, int | None], via: Sequence[str]) -> AsyncGenerator[list[Part], None]:
-        """Yield the parts of these blobs as they arrive; ``via`` names the nodes that passed it on."""
+        """Yield the parts of these blobs as they arrive; ``via`` names the nodes on the request's way."""
 
 
 @dataclass
 class MirrorCounts:
-    """The counters of a mirror, as its status shows them.
+    """The counters of a mirror, shown in its status.
 
     Attributes:
-        fetched: blobs that came from servers.
+        fetched: number of blobs from servers.
         fetched_bytes: bytes of those blobs.
-        lacking: requests for blobs that no server has.
-        joined: requests that a fetch under way answered.
-        failures: requests to servers that failed.
+        lacking: number of requests for blobs at no server.
+        joined: number of requests answered by an unfinished fetch.
+        failures: number of failed requests to servers.
     """
 
     fetched: int = 0
@@ -80,8 +80,8 @@ class MirrorCounts:
 class ServerFetcher:
     """Fetcher of blobs from several servers into a store.
 
-    The servers are asked in their order; the next one also when no progress is made for ``patience`` seconds.
-    A server that did not answer, refused, or that others overtook, is skipped for a while.
+    The servers are asked in their order; the next one also after ``patience`` seconds without progress. A
+    server without an answer, with a refusal, or overtaken by others, is skipped for a while.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ServerFetcher:
         """Ask the servers until every fetch has ended, and return the error that leaves the others uncertain.
 
         Returns:
-            None where every server was asked: then no server has the blobs that did not arrive.
+            None where every server was asked: then no server has the blobs without an arrival.
         """
         failure: ShardcastError | None = None
         under_way = set[str]()
@@ -119,7 +119,7 @@ class ServerFetcher:
             return {wanted: fetch for wanted, fetch in fetches.items() if not fetch.outcome.done()}
 
         async def ask(server: BlobServer) -> ShardcastError | None:
-            """Ask one server for the remaining blobs, unless it is to be skipped."""
+            """Ask one server for the remaining blobs, unless to be skipped."""
             if not remaining():
                 return None
             if server.node_id in via:
@@ -142,7 +142,7 @@ class ServerFetcher:
                 failure = (asking.result() if asking else None) or failure
                 if not remaining():
                     break
-        # A server that is still under way kept all requesters waiting, and those behind it had everything.
+        # An unfinished server kept all requesters waiting, and those behind it had everything.
         self._skipped_until |= dict.fromkeys(under_way, self._clock() + _BACK_OFF)
         return failure
 
@@ -184,7 +184,7 @@ class ServerFetcher:
     async def _receive_once(
         self, server: BlobServer, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> ShardcastError | None:
-        """Send one request for a group of blobs, put those that arrive, and return the error."""
+        """Send one request for a group of blobs, put the arriving ones, and return the error."""
         lengths, by_key = dict(fetches.keys()), {key: fetch for (key, _), fetch in fetches.items()}
         answer = aclosing(server.fetch(lengths, (*via, self._node_id)))
 
@@ -209,7 +209,7 @@ class ServerFetcher:
         return None
 
     def _failed(self, server: BlobServer, error: PeerError) -> PeerError:
-        """Count a failed request, skip the server for a while where it is gone or refuses; return the error.
+        """Count a failed request, skip an absent or refusing server for a while; return the error.
 
         A refusal is logged when it begins.
         """

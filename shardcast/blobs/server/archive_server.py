@@ -40,16 +40,16 @@ from shardcast.server.routes.health import add_health_routes
 log = logging.getLogger(__name__)
 
 MAX_BLOB = 1 << 32
-"""Bytes of the largest blob that is taken, by default."""
+"""Default maximum bytes of a blob."""
 
 
 class ArchiveNode:
     """A running archive.
 
     Attributes:
-        url: where it listens.
-        push_url: where pushes need no token; None where they need one everywhere.
-        mirror: fetches missing blobs; None for an archive that is no mirror.
+        url: address of the listener.
+        push_url: address for pushes without a token; None where they need one everywhere.
+        mirror: fetches missing blobs; None for an archive without a mirror.
     """
 
     def __init__(self, url: str, push_url: str | None, mirror: MirrorStore | None) -> None:
@@ -60,9 +60,9 @@ class ArchiveNode:
     @classmethod
     @asynccontextmanager
     async def on_directory(cls, directory: Path, **settings: Any) -> AsyncIterator[Self]:
-        """Serve a directory of blobs, which is made where it doesn't exist; ``settings`` as of ``running``.
+        """Serve a directory of blobs, made if missing; ``settings`` as of ``running``.
 
-        A directory on a read-only mount is served as it is, and takes no pushes.
+        A directory on a read-only mount is served unchanged, and takes no pushes.
 
         Raises:
             WrongStore: the directory's blobs are kept under another digest.
@@ -112,24 +112,23 @@ class ArchiveNode:
 
         Args:
             store: the blobs.
-            stage: opens a place in which a push into the store waits to be whole; None for a store that is
-                only read.
+            stage: opens a place for a push into the store to become whole; None for a read-only store.
             own: the folder of the access statistics.
             host: the address to listen on.
             port: for everybody; 0 for a free one.
-            authorized_port: where pushes need no token; None for nowhere.
-            authorized_host: the address of that port.
+            authorized_port: port for pushes without a token; None for nowhere.
+            authorized_host: the address of this port.
             token: allows its bearer to push at any port; None for no token.
-            mirror: base URLs of servers from which a missing blob is fetched when it is requested.
-            max_blob: bytes of the largest blob that is taken.
-            bounds: of the listeners.
+            mirror: base URLs of servers to fetch a missing, requested blob from.
+            max_blob: maximum bytes of a blob.
+            bounds: bounds of the listeners.
             access: rules of the listeners; None where all may send requests.
-            mirror_access: its access to the servers of ``mirror``.
-            downloads: limit of the bytes that it fetches from them; None for no limit.
+            mirror_access: access to the servers of ``mirror``.
+            downloads: limit of bytes fetched from them; None for no limit.
 
         Raises:
-            UsageError: the store is of another digest, or ``mirror`` has what is no address, or not https
-                where TLS is required.
+            UsageError: the store is of another digest, or ``mirror`` has something else than an address, or
+                than https where TLS is required.
             NodeFailed: an address can't be bound.
         """
         if store.algorithm != "sha256":

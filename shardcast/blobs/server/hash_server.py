@@ -43,13 +43,13 @@ ENVIRONMENT = ("SHARDCAST_STORE_", "HASHSERVER_")
 ALGORITHMS = {"sha-256": "sha256", "sha3-256": "sha3-256"}
 """The digests of stores, by hashserver's names."""
 DYNAMIC_PORTS = (49152, 65535)
-"""The dynamic ports (RFC 6335), from which a free one is chosen by default."""
+"""The dynamic ports (RFC 6335), with a free one chosen by default."""
 _ANOTHER_PORT = (errno.EADDRINUSE, errno.EACCES)
-"""Errors that concern one port: another may be free."""
+"""Errors of one port: another may be free."""
 _POLL = 1.0
 """Seconds between two looks at the time without requests."""
 _TOKENS_VARIABLES = ("SHARDCAST_STORE_TOKENS", "SHARDCAST_TOKENS")
-"""Variables that name the file of tokens; the first takes precedence."""
+"""Variables with the name of the token file; the first takes precedence."""
 _TRUE, _FALSE = ("true", "1"), ("false", "0", "")
 
 
@@ -60,10 +60,10 @@ class StoreSettings:
     Attributes:
         directory: its blobs; must exist.
         algorithm: the digest of the store, by our name.
-        layout: the layout that the directory must have; None for the one that it has, or else the prefix one.
-        extra: directories that are only read.
+        layout: the required layout of the directory; None for its present one, or else the prefix one.
+        extra: read-only directories.
         writable: whether blobs can be put.
-        lock_seconds: seconds after its last touch for which a lock file holds.
+        lock_seconds: seconds of a lock file's validity after its last touch.
     """
 
     directory: Path
@@ -75,7 +75,7 @@ class StoreSettings:
     lock_seconds: float = LOCK_SECONDS
 
     def check(self) -> None:
-        """Refuse settings that can't be right.
+        """Refuse impossible settings.
 
         Raises:
             UsageError: the layout is unknown, or the lock time-out isn't positive.
@@ -111,10 +111,10 @@ def parse_directories(text: str) -> tuple[str, ...]:
 
 
 def read_settings(environ: Mapping[str, str]) -> StoreSettings:
-    """Return the settings that environment variables hold.
+    """Return the settings in environment variables.
 
     Raises:
-        UsageError: no directory is named, or a value can't be right.
+        UsageError: no directory is named, or a value is impossible.
     """
 
     def setting(name: str, default: str = "") -> str:
@@ -146,7 +146,7 @@ def read_settings(environ: Mapping[str, str]) -> StoreSettings:
 
 
 def read_access(environ: Mapping[str, str]) -> ServerAccess:
-    """Return the access rules that environment variables hold.
+    """Return the access rules in environment variables.
 
     Raises:
         UsageError: the file of tokens is broken, or a variable is set, and empty.
@@ -161,7 +161,7 @@ def read_access(environ: Mapping[str, str]) -> ServerAccess:
 
 
 def app() -> web.Application:
-    """Return the application for a server that others run, as gunicorn does, from the environment.
+    """Return the application for a server run by others, such as gunicorn, from the environment.
 
     Raises:
         ShardcastError: as in ``read_settings``, ``read_access`` and ``StoreSettings.open``.
@@ -182,9 +182,9 @@ class StoreServer:
     """A running hash server.
 
     Attributes:
-        url: where it listens.
+        url: address of the listener.
         state: its blobs, uploads and requests.
-        timeout: seconds without a request after which it ends; None for never.
+        timeout: seconds without a request until it ends; None for never.
     """
 
     url: str
@@ -212,16 +212,16 @@ class StoreServer:
         """Run a hash server.
 
         Args:
-            settings: what it serves.
+            settings: its settings.
             host: the address to listen on.
             ports: the first and the last of the ports to choose from.
-            status_file: where the parent program reads the port; None without one.
-            timeout: seconds without a request after which ``wait_until_idle`` returns; None for never.
-            bounds: of its listener.
+            status_file: file for the parent program to read the port from; None without one.
+            timeout: seconds without a request until ``wait_until_idle`` returns; None for never.
+            bounds: bounds of its listener.
             access: rules of its listener; None where all may send requests.
 
         Raises:
-            UsageError: a setting can't be right, or there is no such directory.
+            UsageError: a setting is impossible, or there is no such directory.
             WrongStore: the directory's blobs are of another digest.
             LocalDiskError: the directory can't be used.
             AddressTaken: the only port can't be bound.

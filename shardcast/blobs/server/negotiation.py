@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 
 def accepted_forms(header: str | None, codings: Sequence[str]) -> tuple[tuple[str | None, ...], bool]:
-    """Return the forms of a blob that an ``Accept-Encoding`` takes, and whether it takes the blob decoded.
+    """Return the acceptable forms of a blob by an ``Accept-Encoding``, and whether the decoded blob is one.
 
     Args:
         header: the header's value; None where there is none.
-        codings: content codings that are known here.
+        codings: content codings known here.
 
     Returns:
-        The forms, the best first (None is the blob as it is), and whether ``identity`` is acceptable.
+        The forms, the best first (None for the unchanged blob), and whether ``identity`` is acceptable.
     """
     if header is None:
         return (None,), True

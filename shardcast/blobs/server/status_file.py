@@ -1,4 +1,4 @@
-"""The status file: a JSON file in which a parent program reads the port of the server that it started."""
+"""The status file: a JSON file with the port of a server, for the parent program that started the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shardcast.temporary_files import clear_leftovers
 log = logging.getLogger(__name__)
 
 _PATIENCE = 20.0
-"""Seconds for which the file is waited for."""
+"""Maximum seconds to wait for the file."""
 _POLL = 0.1
 """Seconds between two looks."""
 _MAX_SIZE = 1 << 20
@@ -29,7 +29,7 @@ _MAX_SIZE = 1 << 20
 
 
 class StatusFile:
-    """A JSON object that the parent writes first, and the server completes; other keys are kept."""
+    """A JSON object written first by the parent, and completed by the server; other keys are kept."""
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
         self._path, self._content = path, content
@@ -38,11 +38,11 @@ class StatusFile:
     async def wait_for_file(cls, path: Path, patience: float = _PATIENCE) -> Self:
         """Wait until the file is there and whole, and return it.
 
-        It is empty, or half an object, while the parent writes it.
+        While the parent writes, the file is empty, or half an object.
 
         Raises:
             NodeFailed: the file doesn't come within ``patience`` seconds, stays unfinished, or is no JSON
-                object; it is left as it is.
+                object; it is left unchanged.
         """
         deadline = time.monotonic() + patience
         while not (text := _read(path)) or (text.startswith(b"{") and not text.endswith(b"}")):

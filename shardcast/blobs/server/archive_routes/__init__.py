@@ -1,1 +1,1 @@
-"""The routes of an archive, which answers as Casa does."""
+"""The routes of an archive, with Casa's answers."""

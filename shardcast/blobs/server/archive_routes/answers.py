@@ -1,4 +1,4 @@
-"""Requests to an archive, parsed, and its answers that are no blob: as Casa's."""
+"""Parsed requests to an archive, and its answers other than blobs: like Casa's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def key_of(request: web.Request) -> str:
 
 
 def compressed(request: web.Request, response: T) -> T:
-    """Return the response, to be sent as gzip to a client that takes it, as all of Casa's are."""
+    """Return the response, to be sent as gzip to an accepting client, like all of Casa's."""
     response.headers["Vary"] = "Accept-Encoding"
     forms, _ = accepted_forms(request.headers.get("Accept-Encoding"), ("gzip",))
     if "gzip" in forms:
@@ -76,7 +76,7 @@ def too_large(length: int, limit: int) -> web.Response:
 def refuse_coded(request: web.Request) -> web.Response | None:
     """Return the refusal of a body with a content coding; None for a body without one.
 
-    Nothing bounds the bytes that it would decode to.
+    Nothing bounds the bytes of its decoded form.
     """
     coding = request.headers.get("Content-Encoding", "").strip().lower()
     if coding in ("", "identity"):
