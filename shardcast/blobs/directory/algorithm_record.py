@@ -1,4 +1,4 @@
-"""The record of the digest that a directory's blobs are kept under: ``.shardcast-store/digest``."""
+"""The record of a directory's digest algorithm: ``.shardcast-store/digest``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shardcast.temporary_files import create_private, temporary_name
 def settle_algorithm(root: Path, requested: str | None, writable: bool) -> str:
     """Return the algorithm of a directory's blobs, and record it where blobs are to be put.
 
-    The record binds. Without one, the first process that opens the directory as ``writable`` records
-    ``requested``, or SHA-256 when nothing is requested.
+    The record binds. Without one, the first process with the directory ``writable`` records ``requested``, or
+    SHA-256 when nothing is requested.
 
     Raises:
         WrongStore: the record names another algorithm than ``requested``, or an unknown one.

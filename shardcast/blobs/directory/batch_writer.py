@@ -1,4 +1,4 @@
-"""Blobs that arrive in parts ─▶ a store: small ones several at a time, since each waits for the disk."""
+"""Blobs arriving in parts ─▶ a store: small ones several at a time, since each waits for the disk."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from shardcast.blobs.interface import BlobStore, BlobWriter
 from shardcast.concurrency import cancel
 
 _SMALL = 1 << 20
-"""Bytes of the largest blob that is held in memory until it is whole."""
+"""Bytes of the largest blob held in memory until whole."""
 _AT_ONCE = 8
-"""Small blobs that are put at the same time."""
+"""Small blobs put at the same time."""
 
 
 class BatchWriter:
-    """A context that puts blobs as their parts arrive.
+    """A context to put blobs as their parts arrive.
 
-    When the context is left, every whole blob is stored, and a blob that isn't whole is discarded. An error
-    of ``BlobWriter`` is raised when a later part is taken, or when the context is left.
+    At the end of the context, every whole blob is stored, and an incomplete one is discarded. An error of
+    ``BlobWriter`` is raised when a later part is taken, or at the end of the context.
     """
 
     def __init__(self, store: BlobStore, kept: Callable[[str, int], None]) -> None:

@@ -1,4 +1,4 @@
-"""A directory of blobs as hashserver keeps one, with directories beside it that are only read."""
+"""A directory of blobs in hashserver's layout, with read-only directories beside it."""
 
 from __future__ import annotations
 

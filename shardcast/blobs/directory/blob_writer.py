@@ -1,4 +1,4 @@
-"""A blob that is being put into a directory: digested and written as it arrives, named when it is right."""
+"""A blob being put into a directory: digested and written as it arrives, named when right."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from shardcast.filesystem import give_name
 from shardcast.open_files import close
 
 _PIECE = 1 << 20
-"""Bytes that are hashed and written at a time."""
+"""Bytes hashed and written at a time."""
 
 
 class FileWriter:
-    """A blob that is being put into a folder (a ``BlobWriter``).
+    """A blob being put into a folder (a ``BlobWriter``).
 
     A thread digests and writes one piece while the event loop gathers the next; the next thread starts only
-    when that one has ended. A small blob is written when it is whole.
+    after its end. A small blob is written when whole.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FileWriter:
         """See ``BlobWriter``; ``data`` is kept until its piece is written.
 
         Raises:
-            LocalDiskError: bytes that came before can't be kept.
+            LocalDiskError: earlier bytes can't be kept.
             MalformedBlob: they are not of the coding.
         """
         self._buffer.append(data)
@@ -96,7 +96,7 @@ class FileWriter:
                 os.unlink(self._part)  # noqa: PTH108
 
     async def _await_job(self) -> None:
-        """Wait for the thread that is at work.
+        """Wait for the working thread.
 
         Raises:
             LocalDiskError: the bytes so far can't be kept.
@@ -163,9 +163,9 @@ class FileWriter:
 
 
 class MalformedBlob(IntegrityError):
-    """Bytes that were put are not of their coding."""
+    """Put bytes not of their coding."""
 
 
 def _malformed(error: MalformedCoding) -> MalformedBlob:
-    """Return the error for bytes that are not of their coding."""
+    """Return the error for bytes not of their coding."""
     return MalformedBlob(f"{error}; nothing was kept")

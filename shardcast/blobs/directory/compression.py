@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 HAS_ZSTD = importlib.util.find_spec("zstandard") is not None
 """Whether zstd can be decoded here: it comes with ``shardcast[store]``."""
 CODINGS: tuple[str, ...] = ("zstd", "gzip") if HAS_ZSTD else ("gzip",)
-"""The codings that can be decoded here, by their names in HTTP."""
+"""The codings with a decoder here, by their names in HTTP."""
 
 SEAL = "blake3"
-"""The digest by which a verified file is recognised: several times as fast as SHA-256, and as sure."""
+"""The digest for recognising a verified file: several times as fast as SHA-256, and as sure."""
 _OUTPUT = 1 << 20
-"""Bytes that gzip returns at a time."""
+"""Bytes returned by gzip at a time."""
 _ZSTD_INPUT = 1 << 10
 """Bytes fed to zstd at a time; they expand to 32 MiB at most, since a block of 128 KiB takes 4 bytes."""
 _ZSTD_WINDOW = 8 << 20
-"""The largest window of zstd in HTTP (RFC 9659); the sender decides how much of it is allocated."""
+"""The largest window of zstd in HTTP (RFC 9659); the sender decides on its allocation."""
 
 
 class MalformedCoding(ValueError):
-    """Bytes that are not of their coding, or not whole."""
+    """Bytes not of their coding, or not whole."""
 
 
 class Decoder(Protocol):
@@ -44,7 +44,7 @@ class Decoder(Protocol):
         """
 
     def finish(self) -> None:
-        """Check that the stream is whole.
+        """Check for a whole stream.
 
         Raises:
             Malformed: its end is missing.
@@ -52,14 +52,14 @@ class Decoder(Protocol):
 
 
 def decoder(coding: str | None) -> Decoder:
-    """Return a decoder; without a coding, one that yields its input."""
+    """Return a decoder; without a coding, one to yield its input."""
     if coding is None:
         return _AsItIs()
     return _Zstd() if coding == "zstd" else _Gzip()
 
 
 class _AsItIs:
-    """A decoder of bytes that are not coded."""
+    """A decoder of uncoded bytes."""
 
     def decode(self, data: Buffer) -> Iterator[bytes]:
         """Yield the bytes."""
@@ -166,7 +166,7 @@ class DigestCheck:
             self.length += len(part)
 
     def read(self, descriptor: int, position: int, end: int, ahead: bool = False) -> int:
-        """Take a file's bytes from ``position`` to ``end``, and return the position that was reached.
+        """Take a file's bytes from ``position`` to ``end``, and return the position reached.
 
         Returns:
             ``end``, or less where the file is shorter.
@@ -206,5 +206,5 @@ class DigestCheck:
 
     @property
     def seal(self) -> str | None:
-        """The digest by ``SEAL`` of a file's own bytes, not decoded; None unless it was to be computed."""
+        """The digest by ``SEAL`` of a file's own bytes, not decoded; None unless computed."""
         return self._seal.hexdigest() if self._seal else None

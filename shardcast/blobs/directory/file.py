@@ -21,21 +21,21 @@ from shardcast.store.file_errors import UnreadableFile, file_errors, is_absent
 from shardcast.store.interfaces import Span
 
 PORTION = 16 << 20
-"""Bytes that are hashed in one job; a cancelled hash ends after its job."""
+"""Bytes hashed in one job; a cancelled hash ends after its job."""
 _CHUNK = 1 << 20
 
 
 class BlobFile:
-    """An open file; its content is not verified. A context that closes the file.
+    """An open file; its content is not verified. A context to close the file.
 
     Attributes:
-        path: its path.
-        coding: its coding; None where it holds a blob's bytes as they are.
-        descriptor: its descriptor.
-        size: its bytes when it was opened.
-        stat_result: its stat result when it was opened.
-        length: bytes of the blob, decoded; None where that isn't known.
-        seal: see ``VerifiedFile``; None where that isn't known.
+        path: path.
+        coding: coding; None for a file with a blob's bytes unchanged.
+        descriptor: descriptor.
+        size: bytes at the opening.
+        stat_result: stat result at the opening.
+        length: bytes of the blob, decoded; None for unknown.
+        seal: see ``VerifiedFile``; None for unknown.
     """
 
     def __init__(self, path: str, coding: str | None, descriptor: int) -> None:
@@ -51,7 +51,7 @@ class BlobFile:
 
         Raises:
             UnreadableFile: the file can't be opened, for a reason of its own.
-            LocalDiskError: it can't be opened.
+            LocalDiskError: the file can't be opened.
         """
         try:
             # O_NONBLOCK: else opening a pipe waits for its writer.
@@ -75,11 +75,11 @@ class BlobFile:
 
     @property
     def is_changed(self) -> bool:
-        """Whether it has changed since it was opened."""
+        """Whether it has changed since its opening."""
         return FileIdentity.from_stat(self.stat_result) != FileIdentity.from_stat(os.fstat(self.descriptor))
 
     def read_all(self) -> bytes:
-        """Return all its bytes, and one more where it has grown, so that it can't verify.
+        """Return all bytes, and one more of a grown file, to fail its verification.
 
         Raises:
             LocalDiskError: they can't be read.
@@ -108,10 +108,10 @@ class BlobFile:
         return bytes(data)
 
     def read(self, check: DigestCheck, position: int, end: int, ahead: bool = False) -> int:
-        """Have ``check`` take its bytes from ``position`` to ``end``; see ``Check.read``.
+        """Have ``check`` take the bytes from ``position`` to ``end``; see ``Check.read``.
 
         Raises:
-            Malformed: the bytes are not of its coding.
+            Malformed: the bytes are not of the file's coding.
             LocalDiskError: the file can't be read.
         """
         with file_errors("could not read", self.path):
@@ -122,7 +122,7 @@ class BlobFile:
 
         Raises:
             Malformed: the file is not of its coding, or not whole.
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file can't be read.
         """
         decoding, position = decoder(self.coding), 0
         while True:
@@ -139,7 +139,7 @@ class BlobFile:
 
         Raises:
             BlobCorrupt: the file can't be decoded, or can't be read for a reason of its own.
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file can't be read.
         """
         if self.length is None:
             try:
@@ -149,11 +149,11 @@ class BlobFile:
         return self.length
 
     def reader(self, digest: str) -> FileReader:
-        """Return a reader of the blob that the file was verified to hold."""
+        """Return a reader of the verified blob in the file."""
         return FileReader(self, digest)
 
     def duplicate(self) -> BlobFile:
-        """Return the same file with a descriptor of its own, which the caller closes.
+        """Return the same file with a descriptor of its own, to be closed by the caller.
 
         Raises:
             LocalDiskError: there are no descriptors left.
@@ -215,14 +215,13 @@ class FileReader:
 
 
 async def verify(verified: VerifyCache, algorithm: str, digest: str, file: BlobFile) -> bool:
-    """Return whether a file holds this blob: as was verified before, or by hashing all of it now.
+    """Return whether a file holds this blob: by an earlier verification, or by hashing all of it now.
 
-    Concurrent callers share the hashing of a large file. Where the file is right, its ``length`` and ``seal``
-    are set.
+    Concurrent callers share the hashing of a large file. The ``length`` and ``seal`` of a right file are set.
 
     Raises:
         UnreadableFile: the file can't be read, for a reason of its own.
-        LocalDiskError: it can't be read.
+        LocalDiskError: the file can't be read.
     """
     if not file.is_regular:
         return False
@@ -259,7 +258,7 @@ def _begin_hashing(
 async def _look_into(
     algorithm: str, digest: str, file: BlobFile, hashing: HashingPool
 ) -> VerifiedFile | None:
-    """Hash a file, and return its record, or None where it holds another blob or changed meanwhile."""
+    """Hash a file, and return its record, or None for another blob or a change meanwhile."""
     check, position = DigestCheck(algorithm, file.coding), 0
     try:
         while position < file.size:

@@ -1,8 +1,4 @@
-"""Hashing of files in threads of its own, once for all requests that want the same file at a time.
-
-Any client may ask for any blob. So hashing never occupies the default threads, which broadcasts and lists
-need, and it stops when the last request that waits for it has gone.
-"""
+"""Hashing of files in threads of its own, once for all simultaneous requests for the same file."""
 
 from __future__ import annotations
 
@@ -56,7 +52,7 @@ class HashingPool:
 
 @dataclass(slots=True)
 class _SharedWork:
-    """Work under way, and the number of callers that wait for it."""
+    """Work under way, and its number of waiting callers."""
 
     work: asyncio.Future[Any]
     waiting: int = 0

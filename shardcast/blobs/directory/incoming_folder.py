@@ -1,4 +1,4 @@
-"""A process's folder for the temporary files of arriving blobs, which goes when the process ends."""
+"""A process's folder for the temporary files of arriving blobs, removed at the end of the process."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_INLINE_SIZE = 64 << 10
-"""Bytes of the largest blob that is handled in the event loop: handing it to a thread would take longer."""
+"""Bytes of the largest blob handled in the event loop: handing it to a thread would take longer."""
 _SLOW = 0.002
 """Seconds: when storing a small blob takes longer, the next ones are stored in threads, several at a time."""
 _LOCK = "lock"
 _STALE = 86400.0
-"""Seconds without a change after which a folder counts as a dead process's where no lock tells."""
+"""Seconds without a change until a folder counts as a dead process's where no lock tells."""
 
 
 class IncomingFolder:
     """A process's own folder for temporary files in a directory of blobs.
 
-    A lock in the folder, which dies with the process, shows that the folder is in use. A new process removes
-    the folders that are not locked. A folder whose name or lock was removed is made again.
+    A lock in the folder, gone with the process, shows the folder to be in use. A new process removes the
+    folders without a lock. A folder whose name or lock was removed is made again.
     """
 
     def __init__(self, root: str, prepare: Callable[[], object] = lambda: None) -> None:
-        """Make the folder; ``prepare`` is called before, now and each time that it is made again.
+        """Make the folder; ``prepare`` is called before, now and each time.
 
         Raises:
-            LocalDiskError: it can't be made.
+            LocalDiskError: the folder can't be made.
         """
         self._root, self._prepare = Path(root), prepare
         self._numbers = itertools.count(1)
@@ -59,17 +59,17 @@ class IncomingFolder:
             self._make()
 
     def _make(self) -> None:
-        """Make the folder with its lock, and remove the folders of processes that have ended.
+        """Make the folder with its lock, and remove the folders of ended processes.
 
         Raises:
-            OSError, LocalDiskError: it can't be made.
+            OSError, LocalDiskError: the folder can't be made.
         """
         self._prepare()
         place = self._root / OWN_FOLDER / "incoming"
         place.mkdir(parents=True, exist_ok=True)
         share_with_group(str(place.parent))
         share_with_group(str(place))
-        # One process at a time: none finds another's new folder before that folder is locked.
+        # One process at a time: none finds another's new folder before its lock.
         with locked(place / _LOCK, LOCK_WAIT):
             dead = _dead(place)
             folder = place / secrets.token_hex(8)
@@ -81,7 +81,7 @@ class IncomingFolder:
             close(dead_lock)
 
     def _make_again(self) -> None:
-        """Make the folder again where its name, or the lock that shows others its use, was removed."""
+        """Make the folder again after the removal of its name, or of the lock that shows its use."""
         with self._making:
             if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):
                 return
@@ -95,15 +95,15 @@ class IncomingFolder:
         """Make a temporary file, and return its name and its descriptor.
 
         Raises:
-            OSError, LocalDiskError: it can't be made.
+            OSError, LocalDiskError: the file can't be made.
         """
         return self._with_new_name(create_private)
 
     def create_folder(self) -> Path:
-        """Make a temporary folder, which the caller removes with ``remove_folder``.
+        """Make a temporary folder, to be removed by the caller with ``remove_folder``.
 
         Raises:
-            OSError, LocalDiskError: it can't be made.
+            OSError, LocalDiskError: the folder can't be made.
         """
         name, _ = self._with_new_name(os.mkdir)
         return Path(name)
@@ -120,17 +120,17 @@ class IncomingFolder:
             return name, make(name)
 
     def _new_name(self) -> str:
-        """Return a name that was not used before."""
+        """Return a name never used before."""
         return f"{self._folder}/{next(self._numbers)}{PART}"
 
     def make_parent(self, folder: Folder, digest: str) -> None:
         """Make the folder of a blob's file, durably.
 
-        Its name is synced once in this process, also where another thread or process made it: that one may
-        not have synced it yet.
+        Its name is synced once in this process, also where another thread or process made the folder, perhaps
+        without a sync yet.
 
         Raises:
-            OSError: it can't be made.
+            OSError: the folder can't be made.
         """
         parent = folder.parent(digest)
         if folder.make_parent(digest) or parent not in self._synced_parents:
@@ -157,20 +157,20 @@ class IncomingFolder:
         return size <= MAX_INLINE_SIZE and not self._slow
 
     def record_duration(self, size: int, seconds: float) -> None:
-        """Learn from a blob of so many bytes that took so many seconds to store."""
+        """Learn from a blob of so many bytes, stored in so many seconds."""
         if size <= MAX_INLINE_SIZE:
             self._slow = seconds > _SLOW
 
     def remove_folder(self, place: Path) -> None:
-        """Remove a folder that ``create_folder`` made; blocks on the disk.
+        """Remove a folder made by ``create_folder``; blocks on the disk.
 
-        A folder that can't be removed now is tried again with the next one.
+        A failed removal is repeated with the next one.
         """
         left, self._to_remove = [*self._to_remove, place], []
         self._to_remove += [folder for folder in left if not remove_tree(folder)]
 
     def close(self) -> None:
-        """Remove the folder and all that is arriving there, then release its lock."""
+        """Remove the folder with all arrivals, then release its lock."""
         for folder in (*self._to_remove, self._folder):
             remove_tree(folder)  # the next process that starts removes the rest
         if self._lock >= 0:
@@ -189,10 +189,10 @@ def _try_lock(folder: Path) -> tuple[Lock, int]:
 
 
 def _dead(place: Path) -> list[tuple[Path, int]]:
-    """Return the folders that belong to no living process, with the descriptors that lock them.
+    """Return the folders of no living process, with the descriptors of their locks.
 
-    Where a lock doesn't tell, on file systems without locks and over a network, a folder counts as dead when
-    nothing in it has changed for a day.
+    Where a lock doesn't tell, on file systems without locks and over a network, a folder counts as dead after
+    a day without a change inside.
     """
     found: list[tuple[Path, int]] = []
     for folder in place.iterdir():
@@ -214,7 +214,7 @@ def _dead(place: Path) -> list[tuple[Path, int]]:
 
 
 def _is_stale(folder: Path) -> bool:
-    """Return whether neither a folder nor a file in it, but for the lock, has changed for a day."""
+    """Return whether neither a folder nor a file inside, but for the lock, has changed for a day."""
     try:
         return (
             min(age_of(file, file.stat()) for file in (folder, *folder.iterdir()) if file.name != _LOCK)

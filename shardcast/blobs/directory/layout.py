@@ -31,7 +31,7 @@ MARKER = ".HASHSERVER_PREFIX"
 OWN_FOLDER = ".shardcast-store"
 LENGTH_SUFFIX = ".BUFFERLENGTH"
 SUFFIXES = {"zstd": ".zst", "gzip": ".gz"}
-"""The end of a coded blob's name, by the name of its coding in HTTP."""
+"""The suffix of a coded blob's name, by the name of its coding in HTTP."""
 
 _SHARED = 0o3775
 """The mode of a shared folder: its group may write, new files are the group's (setgid), and only the owner of
@@ -47,7 +47,7 @@ class Folder:
     """A directory of blobs in one layout.
 
     Attributes:
-        root: its path, as it was given.
+        root: path, as given.
         layout: one of ``LAYOUTS``.
     """
 
@@ -55,7 +55,7 @@ class Folder:
     layout: str
 
     def path(self, digest: str, coding: str | None = None) -> str:
-        """Return the path of a blob's file, coded or as it is."""
+        """Return the path of a blob's file, coded or not."""
         return os.path.join(self.parent(digest), digest + SUFFIXES[coding] if coding else digest)  # noqa: PTH118
 
     def parent(self, digest: str) -> str:
@@ -63,14 +63,14 @@ class Folder:
         return os.path.join(self.root, digest[:2]) if self.layout == PREFIX else self.root  # noqa: PTH118
 
     def parents(self) -> list[str]:
-        """Return the folders that blobs' files can be in."""
+        """Return the possible folders of blobs' files."""
         return [self.parent(f"{first:02x}") for first in range(256)] if self.layout == PREFIX else [self.root]
 
     def make_parent(self, digest: str) -> bool:
         """Make the folder of a blob's file, and return whether it was missing.
 
         Raises:
-            OSError: it can't be made.
+            OSError: the folder can't be made.
         """
         if self.layout == FLAT:
             return False
@@ -100,7 +100,8 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class LayoutEvidence:
-    """The evidence of a directory's layout: where blobs lie, and its marker. Other files count for nothing.
+    """The evidence of a directory's layout: the places of blobs, and its marker. Other files count for
+    nothing.
 
     Attributes:
         flat: the name of some blob in the directory itself, or None.
@@ -117,9 +118,9 @@ class LayoutEvidence:
 
     @property
     def layout(self) -> str | None:
-        """The layout in which its blobs lie, or None where nothing shows it.
+        """The layout of its blobs, or None without evidence.
 
-        Where blobs lie in both layouts, or in none, the marker decides.
+        With blobs in both layouts, or in none, the marker decides.
         """
         if bool(self.flat) != bool(self.prefix):
             return FLAT if self.flat else PREFIX
@@ -150,7 +151,7 @@ def check_layout(root: str, requested: str | None = None) -> LayoutEvidence:
 
     Raises:
         UsageError: the directory has another layout.
-        LocalDiskError: it can't be read.
+        LocalDiskError: the directory can't be read.
     """
     found = inspect_layout(root)
     if requested not in (None, found.layout or requested):
@@ -164,7 +165,7 @@ def check_layout(root: str, requested: str | None = None) -> LayoutEvidence:
 
 
 class Layouts:
-    """The layouts of directories that other processes write into, cached until the mtime changes."""
+    """The layouts of directories with other writers, cached until the mtime changes."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, str]] = {}
@@ -205,7 +206,7 @@ def prepare(folder: Folder) -> None:
 
 
 def _is_there(path: str) -> bool:
-    """Return whether a path exists; errors but that it doesn't are raised."""
+    """Return whether a path exists; errors other than its absence are raised."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -214,7 +215,7 @@ def _is_there(path: str) -> bool:
 
 
 def _first_blob(folder: str, prefix: str = "") -> str | None:
-    """Return the name of some blob in a folder that begins with ``prefix``, or None.
+    """Return the name of some blob in a folder with this ``prefix``, or None.
 
     Raises:
         OSError: the folder can't be read.
@@ -253,7 +254,7 @@ def gc_folder(folder: Folder) -> Path:
 
 
 def make_read_only(path_or_descriptor: str | int) -> None:
-    """Make a blob's file read-only, which also takes a mark of gc away.
+    """Make a blob's file read-only, and so remove a mark of gc, too.
 
     Raises:
         OSError: the file is another user's.
@@ -262,7 +263,7 @@ def make_read_only(path_or_descriptor: str | int) -> None:
 
 
 _BATCH = 1000
-"""Digests that are listed at a time."""
+"""Digests listed at a time."""
 _FORMS = ("", *SUFFIXES.values())
 
 
@@ -298,6 +299,6 @@ def _is_blob(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_first(folder: str, digest: str, form: str) -> bool:
-    """Return whether a blob has no file of a form that comes before this one."""
+    """Return whether a blob has no file of an earlier form."""
     before = _FORMS[: _FORMS.index(form)]
     return not any(os.path.exists(os.path.join(folder, digest + end)) for end in before)  # noqa: PTH110, PTH118

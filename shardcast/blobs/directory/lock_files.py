@@ -1,4 +1,4 @@
-"""Lock files, by which programs that write into a directory of blobs ask its readers to wait."""
+"""Lock files, by which other writers to a directory of blobs ask its readers to wait."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _POLL = 1.0
 
 
 def lock_files(folder: Folder, digest: str) -> tuple[str, str]:
-    """Return the paths of the locks that hold for a blob: its folder's, and its own."""
+    """Return the paths of a blob's locks: its folder's, and its own."""
     return os.path.join(folder.parent(digest), LOCK), folder.path(digest) + LOCK  # noqa: PTH118
 
 
 class ExternalLocks:
-    """The locks of other programs, which hold for a bounded time after they were last touched."""
+    """The locks of other programs, valid for a bounded time after their last touch."""
 
     def __init__(
         self,
@@ -30,9 +30,9 @@ class ExternalLocks:
         steady: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Let a lock hold for ``seconds`` after it was last touched.
+        """Let a lock hold for ``seconds`` after its last touch.
 
-        A lock whose time lies ahead holds for as long after it was first seen so. ``clock`` is in seconds
+        A lock with a time in the future holds for as long after its first sighting. ``clock`` is in seconds
         since 1970, ``steady`` is monotonic.
         """
         self._seconds, self._sleep = seconds, sleep

@@ -1,4 +1,4 @@
-"""Where a blob's files lie: in a directory, and in the directories beside it that are only read."""
+"""The places of a blob's files: in a directory, and in the read-only directories beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shardcast.errors import BlobCorrupt, LocalDiskError
 from shardcast.store.file_errors import BlobSearch, UnreadableFile, file_errors, is_absent
 
 FORMS: tuple[str | None, ...] = (None, *CODINGS)
-"""The forms of a blob, None for its bytes as they are, in the order in which they are looked for."""
+"""The forms of a blob, None for its unchanged bytes, in the order of the search."""
 
 
 class BlobLookup:
@@ -44,7 +44,7 @@ class BlobLookup:
             digest: the blob.
             search: records the files that can't be opened.
             forms: the forms to look for.
-            folders: the result of ``folders``, for a caller that looks for many blobs.
+            folders: the result of ``folders``, for a caller in search of many blobs.
         """
         for folder in folders or self.folders():
             for coding in forms:
@@ -59,7 +59,7 @@ class BlobLookup:
     def find(self, digest: str, folders: Sequence[Folder]) -> tuple[Folder, str | None, int] | None:
         """Return the folder, the form and the size of a blob's first file, or None where there is none.
 
-        A file that can't be looked at for a reason of its own counts as absent.
+        A file unreadable for a reason of its own counts as absent.
 
         Raises:
             LocalDiskError: the disk doesn't tell whether there is a file.
@@ -89,10 +89,10 @@ class BlobLookup:
         return [self.find(digest, folders) is not None for digest in digests]
 
     def length(self, digest: str) -> int | None:
-        """Return the bytes of a blob, decoded, or None where it is absent.
+        """Return the bytes of a blob, decoded, or None for an absent one.
 
         Raises:
-            BlobCorrupt: the blob has only a coded file, which can't be decoded.
+            BlobCorrupt: the blob has only a coded file, impossible to decode.
             LocalDiskError: the file can't be read.
         """
         place = self.find(digest, self.folders())
@@ -116,7 +116,7 @@ class BlobLookup:
 
 
 def _as_disk_error(error: OSError, path: str) -> LocalDiskError:
-    """Return an error of the system as ``file_errors`` translates it."""
+    """Return an error of the system in the translation of ``file_errors``."""
     try:
         with file_errors("could not look at", path):
             raise error

@@ -42,7 +42,7 @@ _EXECUTE = 0o111
 
 
 def is_marked(looks: os.stat_result) -> bool:
-    """Return whether a file has the mode that marks it."""
+    """Return whether a file has the mode of a mark."""
     return looks.st_mode & _EXECUTE == _MARK
 
 
@@ -57,7 +57,7 @@ class Marks:
         """Read the record.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the record can't be read.
         """
         self._folder = folder
         self.file = gc_folder(folder) / "marks"
@@ -70,10 +70,10 @@ class Marks:
                     self._known[bytes.fromhex(digest.decode())] = float(when), bytes.fromhex(looks.decode())
 
     def since(self, digest: str, forms: Sequence[Form]) -> float | None:
-        """Return when a blob with these files was marked, in seconds since 1970.
+        """Return the time at which a blob with these files was marked, in seconds since 1970.
 
         Returns:
-            None where it is not marked, where its files have changed since, or where it was put again.
+            None without a mark, after a change of its files, or after a repeated put.
 
         Raises:
             OSError: the notes of puts can't be looked at.
@@ -95,8 +95,7 @@ class Marks:
     def set(self, digest: str, forms: Sequence[Form]) -> None:
         """Mark a blob.
 
-        A file that has the mode already is left as it is, so that the mark of a copy that shares it by a hard
-        link goes on to count.
+        A file with the mode already is left unchanged, so the mark of a copy by a hard link stays valid.
 
         Raises:
             OSError: its files can't be changed.
@@ -125,7 +124,7 @@ class Marks:
         """Write the record.
 
         Args:
-            whole: whether this run saw the whole directory; then blobs that it did not see are left out.
+            whole: whether this run saw the whole directory; then unseen blobs are left out.
 
         Raises:
             LocalDiskError: the record can't be written.
@@ -137,7 +136,7 @@ class Marks:
 
 
 def _looks(forms: Sequence[Form]) -> bytes:
-    """Return a hash that changes whenever one of a blob's files is touched.
+    """Return a hash with another value after any touch of one of a blob's files.
 
     The change time covers writes, changes of the mode, new hard links, and copies.
     """
