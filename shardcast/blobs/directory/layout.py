@@ -100,8 +100,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class LayoutEvidence:
-    """The evidence of a directory's layout: the places of blobs, and its marker. Other files count for
-    nothing.
+    """The evidence of a directory's layout: the places of blobs, and its marker; no other files count.
 
     Attributes:
         flat: the name of some blob in the directory itself, or None.
@@ -215,7 +214,7 @@ def _is_there(path: str) -> bool:
 
 
 def _first_blob(folder: str, prefix: str = "") -> str | None:
-    """Return the name of some blob in a folder with this ``prefix``, or None.
+    """Return the name of some blob in a folder, begun by ``prefix``, or None.
 
     Raises:
         OSError: the folder can't be read.
