@@ -36,7 +36,7 @@ _MAX_NUMBER = 10**18
 
 
 class TicketRefused(ValueError):
-    """A ticket refused at the door."""
+    """A ticket that does not admit its holder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ async def _in_lanes(digests: Sequence[str], work: Callable[[str], Awaitable[None
 
 
 async def _copy_one(source: BlobStore, target: BlobStore, digest: str, state: CopyProgress) -> None:
-    """Copy a blob, and count it or its error."""
+    """Copy a blob, and count the blob or the error."""
     with _counted(digest, state):
         await _transfer(source, target, digest, state)
         state.copied += 1

@@ -92,7 +92,7 @@ It may raise a ``ShardcastError``.
 
 
 class QuickConnection(asyncio.BufferedProtocol):
-    """One connection, with one request at a time."""
+    """A connection for a single request at a time."""
 
     def __init__(self, server: str, timeout: float) -> None:
         self._server = server

@@ -11,8 +11,7 @@ from enum import Enum
 
 _GIGABYTE = 1_000_000_000
 NOISE = 4 << 20
-"""Bytes of growth by other users of a disk during a fetch below which nobody else counts as filling the disk.
-"""
+"""Growth of other users of a disk during a fetch, in bytes, below which they do not count as filling it."""
 
 FIRST, UNLISTED, COMPLETE = 0, 1, 2
 """Ranks of removable versions: put aside, local and not listed, complete."""

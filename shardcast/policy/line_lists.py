@@ -38,7 +38,7 @@ class LineLists:
 
     @property
     def settles_at(self) -> float | None:
-        """Time at which versions missing from the authority's list are dropped; None while silent."""
+        """Time at which versions missing from the authority's list are dropped; None while it is silent."""
         return None if self._heard_since is None else self._heard_since + UNLISTED_AFTER
 
     def restart(self) -> None:

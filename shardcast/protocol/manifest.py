@@ -113,7 +113,7 @@ class Shard:
 
     @property
     def end(self) -> int:
-        """Byte of the payload after its last one."""
+        """Offset in the payload of the first byte after the shard."""
         return self.offset + self.size
 
 
@@ -253,7 +253,7 @@ def manifest_of_old_node(version: str, sizes: Sequence[int], digests: Mapping[st
 
 
 def build_manifest(header: Header, shards: Sequence[Shard], digests: Mapping[str, str]) -> Manifest:
-    """Return a manifest from its parts, with its bytes."""
+    """Return the manifest of these parts, encoded bytes included."""
     raw = header_line(header) + b"".join(map(shard_line, shards))
     return close_manifest(header, shards, digests, raw)
 

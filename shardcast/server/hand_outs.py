@@ -31,7 +31,8 @@ UNUSED_SECONDS = 60.0
 _RATE_SECONDS = 0.25
 """Seconds of measuring the rate of hand-outs."""
 _WAITING_RATE = 200.0
-"""Repeated requests a second by nodes waiting for a version to grow, two a node: a tenth of a processor."""
+"""Nodes a second that repeat their question while a version grows, in two requests each: a tenth of a
+processor."""
 _ALL_GIVEN_SECONDS = 1.0
 """Seconds until a node asks again where all was handed out."""
 

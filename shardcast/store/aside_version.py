@@ -1,4 +1,4 @@
-"""One version of another line, in its place."""
+"""A version of another line in its folder: reading, serving and finishing the version."""
 
 from __future__ import annotations
 

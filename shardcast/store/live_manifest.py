@@ -1,4 +1,4 @@
-"""A growing manifest, whose readers wait for its next lines."""
+"""A manifest that grows line by line, and the wait for further lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An open version: its shards get their names one by one until it becomes complete, or is discarded."""
+"""An open version, whose shards are named one after another until completion or removal."""
 
 from __future__ import annotations
 

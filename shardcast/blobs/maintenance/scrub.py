@@ -159,7 +159,7 @@ class Scrub:
             )
 
     async def _verify(self, digest: str, coding: str | None) -> ScrubFinding | None:
-        """Verify one file of a blob, deal with it, and return a wrong one."""
+        """Verify a file of a blob; repair or set aside a wrong file, and return the finding."""
         path = self.folder.path(digest, coding)
         if coding not in FORMS:
             self.unknown += Path(path).exists()
