@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from shardcast.cli.backup.group import BACKUP
 from shardcast.cli.blobs.store import SERVE
 from shardcast.cli.exit_codes import DONE, INTERRUPTED, LOCAL_DISK, OTHER_FAILURE, exit_code
 from shardcast.cli.lazy_group import LazyCommand, LazyGroup
@@ -30,6 +31,7 @@ _COMMANDS = (
     LazyCommand("withdraw", "shardcast.cli.withdraw", "Take a published version back."),
     LazyCommand("store", "shardcast.cli.blobs.store", "Keep blobs under their digests, and serve them."),
     LazyCommand("archive", "shardcast.cli.blobs.archive", "Keep blobs as Casa does, many in a request."),
+    BACKUP,
     LazyCommand("token", "shardcast.cli.token", "Make tokens for servers that ask for them."),
     LazyCommand("demo", "shardcast.cli.demo", "See a whole network work on this machine."),
 )
@@ -65,6 +67,11 @@ def client_main() -> NoReturn:
 def store_main() -> NoReturn:
     """Run ``shardcast-store``."""
     _run("shardcast-store", SERVE)
+
+
+def backup_main() -> NoReturn:
+    """Run ``shardcast-backup``."""
+    _run("shardcast-backup", BACKUP)
 
 
 def _run(program: str, subcommand: LazyCommand | None = None) -> NoReturn:

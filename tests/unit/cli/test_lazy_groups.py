@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 import pytest
 
+from shardcast.cli.backup.group import backup
 from shardcast.cli.blobs.store import store
 from shardcast.cli.main import shardcast
 
-GROUPS = [shardcast, store]
+GROUPS = [shardcast, store, backup]
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)

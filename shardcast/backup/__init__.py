@@ -1,0 +1,1 @@
+"""Backups: the directories of many machines in one store, given back to the byte."""

@@ -1,0 +1,161 @@
+"""The protocol of backups: paths, headers and bounds, and the bodies that are not JSON."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+FORMAT = 1
+"""Version of the protocol; a client refuses a server with a higher one."""
+NAME = "shardcast-backup"
+"""The name by which a backup server is told from other servers."""
+ADMIN_KEY_HEADER = "Shardcast-Admin-Key"
+"""The header with the key that deletes where the server is append-only."""
+
+ABOUT_PATH = "/backup"
+REGISTER_PATH = "/backup/register"
+CLIENT_PATH = "/backup/client"
+RUNS_PATH = "/backup/runs"
+SNAPSHOTS_PATH = "/backup/snapshots"
+LOCATE_PATH = "/backup/locate"
+FORGET_PATH = "/backup/forget"
+PACKS_PATH = "/backup/packs"
+
+ID_BYTES = 32
+"""Bytes of a chunk's id."""
+NO_PACK = bytes(32)
+"""The pack of a chunk that is not there."""
+MAX_IDS = 65_536
+"""Ids in one request about chunks."""
+MAX_PACK = 32 << 20
+"""Bytes of a pack."""
+MAX_INDEX = 4 << 20
+"""Bytes of a pack's index."""
+MAX_HEAD = 64 << 10
+"""Bytes of the JSON head of a commit."""
+MAX_RECORD = 1 << 20
+"""Bytes of a snapshot's record."""
+MAX_SNAPSHOT_IDS = 1 << 26
+"""Ids that one snapshot may need: at 1 MiB a chunk some 64 TiB."""
+MAX_TEXT = 4096
+"""Characters of a host, a path or a tag."""
+MAX_TAGS = 64
+"""Tags of a snapshot."""
+MAX_JSON = 1 << 20
+"""Bytes of a JSON body."""
+
+_COUNT = struct.Struct("<I")
+_LOCATION = struct.Struct("<32sQI")
+LOCATION_BYTES = _LOCATION.size
+"""Bytes of a chunk's location."""
+
+
+class ChunkLocation(NamedTuple):
+    """Where a chunk lies.
+
+    Attributes:
+        pack: SHA-256 of its pack; ``NO_PACK`` where the chunk is not there.
+        offset: where the encoded chunk begins in the pack.
+        length: bytes of the encoded chunk.
+    """
+
+    pack: bytes
+    offset: int
+    length: int
+
+
+NOWHERE = ChunkLocation(NO_PACK, 0, 0)
+"""The location of a chunk that is not there."""
+
+
+def run_path(run: str, below: str = "") -> str:
+    """Return the path of a run, or of what is below it: ``missing``, ``snapshots``, ``packs/<SHA-256>``."""
+    return f"{RUNS_PATH}/{run}/{below}" if below else f"{RUNS_PATH}/{run}"
+
+
+def snapshot_path(snapshot: str, below: str = "") -> str:
+    """Return the path of a snapshot's record, or of what is below it: ``damaged``."""
+    return f"{SNAPSHOTS_PATH}/{snapshot}/{below}" if below else f"{SNAPSHOTS_PATH}/{snapshot}"
+
+
+def pack_path(digest: str) -> str:
+    """Return the path of a pack."""
+    return f"{PACKS_PATH}/{digest}"
+
+
+def split_ids(data: bytes | memoryview, max_ids: int = MAX_IDS) -> list[bytes]:
+    """Return the ids that are concatenated in a body.
+
+    Raises:
+        ValueError: the body is no whole number of ids, or holds too many.
+    """
+    if len(data) % ID_BYTES:
+        raise ValueError(f"{len(data)} bytes are no whole number of ids of {ID_BYTES} bytes")
+    if len(data) > max_ids * ID_BYTES:
+        raise ValueError(f"{len(data) // ID_BYTES} ids are more than {max_ids}")
+    data = bytes(data)
+    return [data[start : start + ID_BYTES] for start in range(0, len(data), ID_BYTES)]
+
+
+def encode_bitmap(flags: Sequence[bool]) -> bytes:
+    """Return a bitmap of flags: bit i, the least significant first, is flag i."""
+    bits = bytearray((len(flags) + 7) // 8)
+    for position, flag in enumerate(flags):
+        if flag:
+            bits[position >> 3] |= 1 << (position & 7)
+    return bytes(bits)
+
+
+def decode_bitmap(data: bytes, count: int) -> list[bool]:
+    """Return the flags of a bitmap.
+
+    Raises:
+        ValueError: the bitmap is not one of ``count`` flags.
+    """
+    if len(data) != (count + 7) // 8:
+        raise ValueError(f"{len(data)} bytes are no bitmap of {count} flags")
+    return [bool(data[position >> 3] >> (position & 7) & 1) for position in range(count)]
+
+
+def encode_commit(
+    head: Mapping[str, Any], record: bytes, added: Iterable[bytes], removed: Iterable[bytes] = ()
+) -> Iterable[bytes]:
+    """Yield the parts of the body that commits a snapshot.
+
+    The body is a length and the JSON ``head``, a length and the ``record``, then ids: all that the snapshot
+    needs where the head's ``base`` is null, else a count of ``added`` ones, these, and the ``removed`` ones.
+    """
+    text = json.dumps(head, separators=(",", ":")).encode()
+    yield _COUNT.pack(len(text)) + text + _COUNT.pack(len(record)) + record
+    new = b"".join(added)
+    yield new if head.get("base") is None else _COUNT.pack(len(new) // ID_BYTES) + new + b"".join(removed)
+
+
+def decode_count(data: bytes) -> int:
+    """Return the number in four bytes, as lengths and counts are in bodies.
+
+    Raises:
+        ValueError: these are not four bytes.
+    """
+    if len(data) != _COUNT.size:
+        raise ValueError("the body ends where a length should be")
+    (count,) = _COUNT.unpack(data)
+    return int(count)
+
+
+def encode_locations(locations: Iterable[ChunkLocation]) -> bytes:
+    """Return the body with the locations of chunks."""
+    return b"".join(_LOCATION.pack(*location) for location in locations)
+
+
+def decode_locations(data: bytes, count: int) -> list[ChunkLocation]:
+    """Return the locations in a body.
+
+    Raises:
+        ValueError: the body does not hold ``count`` locations.
+    """
+    if len(data) != count * LOCATION_BYTES:
+        raise ValueError(f"{len(data)} bytes are not the locations of {count} chunks")
+    return [ChunkLocation(*fields) for fields in _LOCATION.iter_unpack(data)]

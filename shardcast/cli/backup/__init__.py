@@ -1,0 +1,1 @@
+"""``shardcast backup``: one module a command."""
