@@ -10,6 +10,8 @@ from shardcast.sizes import format_size
 
 def describe_sources(release: Release) -> str:
     """Return in words where a version came from."""
+    if not release.received:
+        return f"{release.version}: all of it was here"
     total = sum(release.received.values()) or 1
     parts = [
         f"{format_size(size)} ({size / total:.0%}) from "

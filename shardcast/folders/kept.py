@@ -20,6 +20,8 @@ from shardcast.errors import UsageError
 from shardcast.filesystem import replace
 from shardcast.folders.contents import folder_layout
 from shardcast.folders.file_states import FileStates, open_trusted, read_patterns
+from shardcast.folders.layout import FolderLayout
+from shardcast.folders.pieces import FolderPieces
 from shardcast.folders.selection import FolderSelection
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
@@ -80,22 +82,45 @@ def read_kept(folder: Path) -> Manifest | None:
 
 
 def is_unchanged(folder: Path, manifest: Manifest) -> bool:
-    """Return whether a folder is that of a manifest, and nothing in it was touched since it got its name.
+    """Return whether a folder is that of a manifest, and nothing in it was touched since it got its name."""
+    return unchanged_folder(folder, manifest) is not None
+
+
+def unchanged_folder(folder: Path, manifest: Manifest) -> tuple[FolderLayout, FileStates] | None:
+    """Return the entries and the file states of a folder in which nothing was touched since it got its name.
 
     Only the states of the files are compared, no bytes.
+
+    Returns:
+        None where the folder is not that of the manifest, or something in it was touched.
     """
     try:
         layout = folder_layout(manifest)
         if layout is None:
-            return False
+            return None
         table = layout.table
         states = FileStates.load(kept_states(folder), sha256(manifest.raw).hexdigest(), len(table))
         if states is None:
-            return False
+            return None
         with OpenTree.at(folder) as tree:
-            return _looks_unchanged(tree, table, states)
+            return (layout, states) if _looks_unchanged(tree, table, states) else None
     except (OSError, ManifestError):
-        return False
+        return None
+
+
+def unchanged_pieces(folder: Path, manifest: Manifest) -> FolderPieces | None:
+    """Open a folder in which nothing was touched, for neighbours that get pieces of it; None for others."""
+    found = unchanged_folder(folder, manifest)
+    if found is None:
+        return None
+    layout, states = found
+    try:
+        with OpenTree.at(folder) as tree:
+            pieces = FolderPieces(tree.root, layout)
+    except OSError:
+        return None
+    pieces.mark_named(folder, states)
+    return pieces
 
 
 def _looks_unchanged(tree: OpenTree, table: FolderTable, states: FileStates) -> bool:

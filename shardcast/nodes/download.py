@@ -19,7 +19,7 @@ from shardcast.errors import (
     VersionAborted,
     VersionWithdrawn,
 )
-from shardcast.folders.kept import is_unchanged
+from shardcast.folders.kept import is_unchanged, read_kept, unchanged_pieces
 from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
 from shardcast.folders.output import FolderOutput
 from shardcast.nodes.followed_folder import FollowedFolder
@@ -240,14 +240,17 @@ class Downloads:
         here = await asyncio.to_thread(is_unchanged, output, known) if known and trusts else False
         if known and here:
             final = await asyncio.to_thread(output.stat)
-            return await _recorded(Release(live.version, output, known, 0.0, {}), destination, final)
+            shared = await self._share_unchanged(live, known, output, peers) if joins else None
+            progress = shared.progress() if shared else None
+            release = Release(live.version, output, known, 0.0, {}, neighbours=progress)
+            return await _recorded(release, destination, final)
         sink = await asyncio.to_thread(self._open_output, output, live)
         if isinstance(sink, FolderOutput):
             sink.is_authentic = is_authentic
         elif self.folders.verify == SHARDS and live.manifest and is_authentic():
             sink.hashes_whole = not all(shard.sha256 for shard in live.shards)
         sink.confirm = confirm
-        shared: SharedVersion | None = None
+        shared = None
 
         def join(peer: Peer) -> None:
             transfer.join(peer)
@@ -302,6 +305,30 @@ class Downloads:
             neighbours=neighbours,
         )
         return await _recorded(release, destination, sink.final)
+
+    async def share_kept(self, listing: Listing, peers: Sequence[Peer], output: Path) -> None:
+        """Share a folder that an earlier run downloaded, as long as nothing in it was touched."""
+        known = await asyncio.to_thread(read_kept, output) if self.sharing else None
+        if known and listing.manifest in (known.identity, None) and listing.digest in known.digests.values():
+            await self._share_unchanged(LiveManifest.of(known), known, output, peers)
+
+    async def _share_unchanged(
+        self, live: LiveManifest, manifest: Manifest, output: Path, peers: Sequence[Peer]
+    ) -> SharedVersion | None:
+        """Share a folder of which all is here, and return it as shared; None where it can't be."""
+        if self.sharing is None:
+            return None
+        if shared := self.sharing.find_shared(live):
+            return shared
+        pieces = await asyncio.to_thread(unchanged_pieces, output, manifest)
+        if pieces is None:
+            return None
+        from shardcast.nodes.shared_folder_output import shared_pieces  # and all of the swarm
+
+        given = shared_pieces(pieces, live)
+        shared = await self.sharing.begin(live, given, self.peers, [peer.url for peer in peers])
+        shared.complete()
+        return shared
 
 
 async def _recorded(release: Release, destination: Destination, final: os.stat_result | None) -> Release:

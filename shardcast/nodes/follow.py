@@ -168,8 +168,16 @@ class Follow:
         last = await self._folder.enter(origin, listings, standing.firm)
         if last is not None and self._resume:
             self._queue = FetchQueue(last, self._settings.every)
+            await self._share_kept(standing, last)
         self._local |= await self._folder.versions(origin)
         self._entered, self._entered_origin, self._resume = (standing.origin,), (origin,), False
+
+    async def _share_kept(self, standing: Standing, number: int) -> None:
+        """Share the folder at which the last run into this folder ended, if that is still offered."""
+        listing, servers = standing.listed.get(number), standing.group.complete.get(number, ())
+        if listing and servers:
+            peers = [self._downloads.peers[url] for url in servers]
+            await self._downloads.share_kept(listing, peers, self._output(number))
 
     def _forget_replaced(self, standing: Standing) -> None:
         """Fetch versions again that came on a stand-in's word, where the authority has another version."""

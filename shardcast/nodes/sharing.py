@@ -96,7 +96,7 @@ class Sharing:
         pieces: SharedPieces,
         servers: Iterable[str],
         sources: Iterable[str],
-        transfer: Transfer,
+        transfer: Transfer | None = None,
     ) -> SharedVersion:
         """Share a version while a download fills it, and until its ``over`` is set.
 
@@ -105,7 +105,7 @@ class Sharing:
             pieces: where its pieces lie; they are closed at the end.
             servers: the URLs of the servers to announce it at.
             sources: the URLs of those of them that offer it.
-            transfer: the download.
+            transfer: the download; None where all of the version is here.
         """
         begun: asyncio.Future[SharedVersion] = asyncio.get_running_loop().create_future()
         task = asyncio.ensure_future(
@@ -129,6 +129,18 @@ class Sharing:
     def shared(self) -> list[tuple[SharedVersion, Membership]]:
         """The versions that are shared now, the one shared longest first, each with its membership."""
         return [(shared, membership) for shared, (membership, _) in self._parts.items()]
+
+    def find_shared(self, live: LiveManifest) -> SharedVersion | None:
+        """Return a version that is shared now; None for others."""
+        version = version_of(live)
+        return next(
+            (
+                shared
+                for shared, membership in self.shared
+                if membership.version.is_same(version) and not shared.over.is_set()
+            ),
+            None,
+        )
 
     @property
     def given(self) -> int:
@@ -155,7 +167,7 @@ class Sharing:
         pieces: SharedPieces,
         servers: list[str],
         sources: list[str],
-        transfer: Transfer,
+        transfer: Transfer | None,
         *,
         begun: asyncio.Future[SharedVersion],
     ) -> None:
@@ -168,7 +180,10 @@ class Sharing:
             background_task(_tell_digest(live, membership)),
         ):
             await self.first_answer(membership)
-            async with background_task(shared.help(transfer, sources, membership)):
+            async with AsyncExitStack() as stack:
+                if transfer:
+                    helping = shared.help(transfer, sources, membership)
+                    await stack.enter_async_context(background_task(helping))
                 begun.set_result(shared)
                 await shared.over.wait()
 

@@ -6,16 +6,18 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from shardcast.concurrency import background_task
 from shardcast.folders.layout import LEAST_LARGE
 from shardcast.nodes.origin import Origin
 from tests.support.folder_trees import read_tree
 from tests.support.processes import run
-from tests.support.sharing import Sharer, sharer, slow_origin
+from tests.support.sharing import Sharer, sharer, slow_origin, until
 
 LARGE = 2 * LEAST_LARGE
 
@@ -56,6 +58,54 @@ async def test_folder_comes_from_a_neighbour(
         assert read_tree(release.path) == read_tree(model)
         assert other.from_neighbours > LARGE // 2
         assert release.received[origin.url] < LARGE
+
+
+async def test_folder_that_is_here_already_is_given_without_a_download(
+    tmp_path: Path, origin: Origin, model: Path
+) -> None:
+    async with sharer(origin.url, tmp_path / "seeder") as first:
+        await first.download()
+    async with sharer(origin.url, tmp_path / "seeder") as seeder:
+        release = await seeder.download()
+        assert not release.received and not seeder.transfers and release.neighbours
+        await seeder.download()
+        sharing = seeder.client._downloads.sharing
+        assert sharing and len(sharing.shared) == 1
+        async with sharer(origin.url, tmp_path / "other") as other:
+            assert read_tree((await other.download()).path) == read_tree(model)
+            assert other.from_neighbours > LARGE // 2
+
+
+async def test_restarted_follower_gives_the_folder_that_it_has(
+    tmp_path: Path, origin: Origin, model: Path
+) -> None:
+    async with sharer(origin.url, tmp_path / "seeder") as first, aclosing(first.client.follow()) as releases:
+        await anext(releases)
+    async with sharer(origin.url, tmp_path / "seeder") as seeder:
+        sharing = seeder.client._downloads.sharing
+        assert sharing
+        async with background_task(_follow_on(seeder)):
+            await until(lambda: sharing.shared)
+            async with sharer(origin.url, tmp_path / "other") as other:
+                assert read_tree((await other.download()).path) == read_tree(model)
+                assert other.from_neighbours > LARGE // 2
+
+
+async def _follow_on(seeder: Sharer) -> None:
+    """Follow from where the last run ended; no version may come again."""
+    async with aclosing(seeder.client.follow(resume=True)) as releases:
+        raise AssertionError(f"{(await anext(releases)).version} was downloaded again")
+
+
+async def test_seed_for_bounds_how_long_a_folder_that_is_here_is_given(
+    tmp_path: Path, origin: Origin, seeder: Sharer
+) -> None:
+    async with sharer(origin.url, tmp_path / "seeder", seed_for=0.2) as second:
+        await second.download()
+        sharing = second.client._downloads.sharing
+        assert sharing
+        async with asyncio.timeout(20):
+            await sharing.wait_until_over()
 
 
 async def test_files_of_a_neighbour_that_were_changed_are_not_given(
