@@ -26,6 +26,7 @@ _COMMANDS = (
     _MIDDLE,
     _CLIENT,
     LazyCommand("broadcast", "shardcast.cli.broadcast", "Publish a file as the next version."),
+    LazyCommand("status", "shardcast.cli.status", "See what nodes have, and what they wait for."),
     LazyCommand("pin", "shardcast.cli.pin", "Keep a version until it is unpinned."),
     LazyCommand("unpin", "shardcast.cli.pin", "Let a pinned version go."),
     LazyCommand("withdraw", "shardcast.cli.withdraw", "Take a published version back."),

@@ -130,18 +130,22 @@ def parse_in_slices(raw: bytes) -> Iterator[list[Node]]:
         report = parse_json(raw)
     except ValueError:
         raise ReportError("no JSON") from None
-    me = replace(_node(report), hops=1, via=None, age=0.0)
+    me = replace(parse_node(report), hops=1, via=None, age=0.0)
     below = report.get("below", [])
     if not isinstance(below, list) or len(below) > MAX_NODES:
         raise ReportError("below is no list, or too long")
     yield [me]
     for start in range(0, len(below), SLICE_NODES):
-        nodes = map(_node, below[start : start + SLICE_NODES])
+        nodes = map(parse_node, below[start : start + SLICE_NODES])
         yield [replace(node, hops=node.hops + 1, via=node.via or me.node) for node in nodes]
 
 
-def _node(values: object) -> Node:
-    """Return a node, every bound checked."""
+def parse_node(values: object) -> Node:
+    """Return a node of a report or a status, every bound checked.
+
+    Raises:
+        ReportError: the value is no node.
+    """
     if not isinstance(values, dict):
         raise ReportError("a node that is no JSON object")
     role, name, via = values.get("role"), values.get("name", ""), values.get("via")

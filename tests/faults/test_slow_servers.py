@@ -26,6 +26,7 @@ from shardcast.errors import BadAnswer, PeerError, ShardcastError
 from shardcast.peer import server as peer
 from shardcast.peer.announcing import SwarmClient
 from shardcast.peer.next_range import RangeServer
+from shardcast.peer.node_status import StatusClient
 from shardcast.peer.pace import Upload
 from shardcast.peer.requests import RangeRequest
 from shardcast.peer.server import Peer
@@ -80,6 +81,10 @@ class Asked:
     @property
     def peer(self) -> Peer:
         return Peer(self.url, self.session, SECONDS)
+
+    @property
+    def node(self) -> StatusClient:
+        return StatusClient(self.session, self.url, SECONDS)
 
     @property
     def uploads(self) -> UploadClient:
@@ -235,6 +240,18 @@ REQUESTS: dict[str, Request] = {
         "/report",
         Reply(status="204 No Content"),
         lambda asked: asked.peer.report(b"{}"),
+    ),
+    "readiness": Request(
+        ("peer/node_status.py:StatusClient._fetch",),
+        "/ready",
+        Reply(b"OK"),
+        lambda asked: asked.node.missing(),
+    ),
+    "status": Request(
+        ("peer/node_status.py:StatusClient._fetch",),
+        "/status",
+        Reply(b'{"role": "origin", "node": "81ab"}', "application/json"),
+        lambda asked: asked.node.status(),
     ),
     "manifest": Request(
         ("peer/server.py:Peer._read_manifest",),
