@@ -1,0 +1,264 @@
+"""Attributes of files, folders, links and devices: read from the disk, and given to what is restored.
+
+An ACL is one of the extended attributes (``system.posix_acl_access``), as Linux presents it.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterator, Mapping
+from typing import Protocol, TypedDict
+
+MAX_ATTRIBUTES = 256 * 1024
+"""Bytes of all extended attributes of one file: a folder's list of entries stays small."""
+_LACKING = (errno.ENOTSUP, errno.ENOENT, errno.ENODATA, errno.ELOOP)
+"""Errors of a file without extended attributes, or of one that has just gone."""
+_ROOT_ONLY = ("trusted.", "security.")
+"""Extended attributes that only root can set."""
+_INHERITED = ("system.posix_acl_", "user.")
+"""Extended attributes that a new file gets from its folder, or an earlier one has."""
+
+
+class Attributes(TypedDict, total=False):
+    """Attributes of one file, under the names that its entry has for them.
+
+    Attributes:
+        mode: permission bits, ``07777``.
+        uid: number of the owner.
+        gid: number of the group.
+        user: name of the owner; missing where this machine knows none.
+        group: name of the group; missing where this machine knows none.
+        mtime: nanoseconds since 1970.
+        xattrs: extended attributes; missing where there are none.
+        problems: what could not be read; missing where all could.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    user: str
+    group: str
+    mtime: int
+    xattrs: dict[str, bytes]
+    problems: list[str]
+
+
+class Described(Protocol):
+    """An entry with the attributes of one file."""
+
+    @property
+    def mode(self) -> int:
+        """Permission bits."""
+
+    @property
+    def uid(self) -> int:
+        """Number of the owner."""
+
+    @property
+    def gid(self) -> int:
+        """Number of the group."""
+
+    @property
+    def user(self) -> str | None:
+        """Name of the owner."""
+
+    @property
+    def group(self) -> str | None:
+        """Name of the group."""
+
+    @property
+    def mtime(self) -> int:
+        """Nanoseconds since 1970."""
+
+    @property
+    def xattrs(self) -> Mapping[str, bytes]:
+        """Extended attributes."""
+
+
+def read_attributes(
+    dir_fd: int, name: bytes, facts: os.stat_result, *, descriptor: int | None = None
+) -> Attributes:
+    """Return the attributes of an entry of an open folder.
+
+    Args:
+        dir_fd: the folder.
+        name: of the entry; ``b"."`` for the folder itself. A link is not followed.
+        facts: the entry's state.
+        descriptor: of the entry, where it is open.
+    """
+    found = Attributes(
+        mode=stat.S_IMODE(facts.st_mode), uid=facts.st_uid, gid=facts.st_gid, mtime=facts.st_mtime_ns
+    )
+    if user := _user_name(facts.st_uid):
+        found["user"] = user
+    if group := _group_name(facts.st_gid):
+        found["group"] = group
+    problems: list[str] = []
+    target = b"/proc/self/fd/%d/%s" % (dir_fd, name) if descriptor is None else descriptor
+    if xattrs := dict(_read_xattrs(target, problems)):
+        found["xattrs"] = xattrs
+    if problems:
+        found["problems"] = problems
+    return found
+
+
+def _read_xattrs(target: int | bytes, problems: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the extended attributes of a file, and note those that can't be read."""
+    if not hasattr(os, "listxattr"):
+        return
+    follow = isinstance(target, int)
+    try:
+        names = os.listxattr(target, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in _LACKING:
+            problems.append(f"xattrs not readable: {error.strerror}")
+        return
+    room = MAX_ATTRIBUTES
+    for name in sorted(names):
+        try:
+            name.encode()
+            value = os.getxattr(target, name, follow_symlinks=follow)
+        except UnicodeEncodeError:
+            problems.append(f"xattr not readable: the name {name!a} is not UTF-8")
+            continue
+        except OSError as error:
+            if error.errno not in _LACKING:
+                problems.append(f"xattr not readable: {name}: {error.strerror}")
+            continue
+        room -= len(value) + len(name)
+        if room < 0:
+            problems.append(f"xattr not saved: {name}: all together have more than {MAX_ATTRIBUTES} bytes")
+            return
+        yield name, value
+
+
+def apply_attributes(target: int | bytes, entry: Described, *, as_root: bool) -> list[str]:
+    """Give a new file its attributes, and return what could not be set.
+
+    The order matters: changing the owner clears setuid and capabilities, and an ACL sets the group's bits.
+
+    Args:
+        target: a descriptor, or ``name_of`` one that can't be read or written.
+        entry: the attributes.
+        as_root: whether to set owners, and attributes that only root can set.
+    """
+    problems: list[str] = []
+    facts = os.stat(target)
+    if as_root:
+        facts = _set_owner(target, facts, entry, problems)
+    _set_xattrs(target, entry.xattrs, as_root, problems)
+    if not stat.S_ISLNK(facts.st_mode):
+        try:
+            os.chmod(target, _allowed_mode(entry, facts, problems))
+        except OSError as error:
+            problems.append(f"mode not restored: {_reason(error)}")
+    try:
+        os.utime(target, ns=(entry.mtime, entry.mtime))
+    except (OverflowError, OSError) as error:
+        problems.append(f"time not restored: {_reason(error)}")
+    return problems
+
+
+def name_of(descriptor: int) -> bytes:
+    """Return a path to the very file of a descriptor that was opened with ``O_PATH``."""
+    return b"/proc/self/fd/%d" % descriptor
+
+
+def _set_owner(
+    target: int | bytes, facts: os.stat_result, entry: Described, problems: list[str]
+) -> os.stat_result:
+    """Set the owner and the group, and return the new state."""
+    uid, gid = owner_of(entry)
+    if (facts.st_uid, facts.st_gid) == (uid, gid):
+        return facts
+    try:
+        os.chown(target, uid, gid)
+    except (OSError, OverflowError) as error:
+        problems.append(f"owner not restored: {_reason(error)}")
+    return os.stat(target)
+
+
+def owner_of(entry: Described) -> tuple[int, int]:
+    """Return the numbers of an entry's owner and group: those of their names, where this machine has them."""
+    uid = _user_number(entry.user) if entry.user else None
+    gid = _group_number(entry.group) if entry.group else None
+    return entry.uid if uid is None else uid, entry.gid if gid is None else gid
+
+
+def _allowed_mode(entry: Described, facts: os.stat_result, problems: list[str]) -> int:
+    """Return the mode, without setuid and setgid where they would lend another owner's rights."""
+    uid, gid = owner_of(entry)
+    mode = entry.mode
+    if facts.st_uid != uid:
+        mode &= ~stat.S_ISUID
+    if facts.st_gid != gid:
+        mode &= ~stat.S_ISGID
+    if mode != entry.mode:
+        problems.append("setuid or setgid left out: the file has another owner")
+    return mode
+
+
+def _set_xattrs(target: int | bytes, xattrs: Mapping[str, bytes], as_root: bool, problems: list[str]) -> None:
+    """Set the extended attributes, and remove those that the folder of a new file lent it."""
+    if not hasattr(os, "setxattr"):
+        if xattrs:
+            problems.append("xattrs not restored: this system has none")
+        return
+    try:
+        present = os.listxattr(target)
+    except OSError:  # a file system without them; the first one to be set says so
+        present = []
+    for name in (name for name in present if name not in xattrs and name.startswith(_INHERITED)):
+        try:
+            os.removexattr(target, name)
+        except OSError as error:
+            problems.append(f"xattr not removed: {name}: {error.strerror}")
+    for name, value in xattrs.items():
+        if not as_root and name.startswith(_ROOT_ONLY):
+            continue
+        try:
+            os.setxattr(target, name, value)
+        except (OSError, ValueError) as error:
+            problems.append(f"xattr not restored: {name}: {_reason(error)}")
+
+
+def _reason(error: OSError | ValueError | OverflowError) -> str:
+    """Return an error in words, without the file, which the caller names."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+@functools.lru_cache(maxsize=1024)
+def _user_name(number: int) -> str | None:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except (KeyError, OverflowError):
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _group_name(number: int) -> str | None:
+    try:
+        return grp.getgrgid(number).gr_name
+    except (KeyError, OverflowError):
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _user_number(name: str) -> int | None:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError):
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _group_number(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        return None
