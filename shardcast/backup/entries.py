@@ -1,0 +1,263 @@
+"""Entries of a folder in a backup: each a line of JSON in its folder's listing."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from shardcast.backup.ids import ID_SIZE
+from shardcast.digest import is_digest
+from shardcast.errors import IntegrityError
+from shardcast.json_text import parse_json
+
+MAX_LINE = 1 << 20
+"""Bytes of an entry's line."""
+MAX_NAME, MAX_TARGET = 1024, 1 << 16
+"""Bytes of a name and of a link's target: more than any file system has."""
+MODE_BITS = 0o7777
+_MAX_NUMBER, _MAX_ID = (1 << 63) - 1, (1 << 32) - 1
+_NO_NAMES = (b"", b".", b"..")
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
+class SavedKind(StrEnum):
+    """Kinds of entries."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    LINK = "link"
+    FIFO = "fifo"
+    CHAR = "char"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedEntry:
+    """One entry of a folder.
+
+    Attributes:
+        name: its name in the folder.
+        kind: what it is.
+        mode: permission bits, at most 07777.
+        uid: number of its owner.
+        gid: number of its group.
+        user: name of its owner; None where the system knew none.
+        group: name of its group; likewise.
+        mtime: time of its last write, in nanoseconds since 1970.
+        size: bytes of a file.
+        chunks: ids of a file's chunks, in order.
+        chunk_lists: ids of ``listing`` chunks with a file's ids, where these are too many for a line.
+        sparse: whether the file had holes.
+        segments: ids of a folder's listing, in order.
+        target: what a symbolic link leads to.
+        device: major and minor number of a device.
+        hard: what all names of a file that has several share: its device and inode.
+        xattrs: extended attributes, ACLs among them.
+        problems: what could not be saved, in words.
+    """
+
+    name: bytes
+    kind: SavedKind
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    user: str | None = None
+    group: str | None = None
+    mtime: int = 0
+    size: int = 0
+    chunks: tuple[bytes, ...] = ()
+    chunk_lists: tuple[bytes, ...] = ()
+    sparse: bool = False
+    segments: tuple[bytes, ...] = ()
+    target: bytes = b""
+    device: tuple[int, int] | None = None
+    hard: str | None = None
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+def text_or_base64(key: str, value: bytes) -> tuple[str, str]:
+    """Return the key and the text under which bytes stand in JSON: ``key64`` for bytes that are not UTF-8."""
+    try:
+        return key, value.decode()
+    except UnicodeDecodeError:
+        return key + "64", base64.b64encode(value).decode()
+
+
+def bytes_of_text(fields: Mapping[str, Any], key: str) -> bytes:
+    """Return the bytes that ``text_or_base64`` wrote.
+
+    Raises:
+        ValueError: neither key is there, or its value can't be read.
+    """
+    if (encoded := fields.get(key + "64")) is not None:
+        return _base64(encoded)
+    text = fields.get(key)
+    if not isinstance(text, str):
+        raise ValueError(f"no text {key}")
+    return text.encode()
+
+
+def entry_line(entry: SavedEntry) -> bytes:
+    """Return the line of an entry, with its newline."""
+    return encode_json(entry_fields(entry)) + b"\n"
+
+
+def entry_fields(entry: SavedEntry) -> dict[str, Any]:
+    """Return an entry as it stands in JSON."""
+    fields: dict[str, Any] = {
+        "name": entry.name, "kind": entry.kind.value, "mode": entry.mode, "uid": entry.uid, "gid": entry.gid,
+        "user": entry.user, "group": entry.group, "mtime": entry.mtime, "chunks": entry.chunks,
+        "chunk_lists": entry.chunk_lists, "sparse": entry.sparse, "segments": entry.segments,
+        "target": entry.target, "device": entry.device, "hard": entry.hard, "xattrs": entry.xattrs,
+        "problems": entry.problems,
+    }  # fmt: skip
+    if entry.kind is SavedKind.FILE:
+        fields["size"] = entry.size
+    return json_fields(fields)
+
+
+def json_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields of an entry as they stand in JSON; empty ones are left out.
+
+    The way for a million files: no entry is made of each.
+    """
+    written = {key: value for key, value in fields.items() if value or (value == 0 and value is not False)}
+    key, written[key] = text_or_base64("name", written.pop("name"))
+    if "target" in written:
+        key, written[key] = text_or_base64("target", written.pop("target"))
+    for key in ("chunks", "chunk_lists", "segments"):
+        if key in written:
+            written[key] = [chunk.hex() for chunk in written[key]]
+    if "xattrs" in written:
+        written["xattrs"] = {
+            key: base64.b64encode(value).decode() for key, value in written["xattrs"].items()
+        }
+    return written
+
+
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """Return a JSON object with sorted keys and no spaces.
+
+    Names of users and attributes that are not UTF-8 have lone surrogates, which JSON has as escapes.
+    """
+    return _encode(value).encode("utf-8", "backslashreplace")
+
+
+def parse_entry(line: bytes) -> SavedEntry:
+    """Return the entry of a line, which may come from a hostile server; unknown fields are ignored.
+
+    Raises:
+        IntegrityError: it is no entry, or its name could lead out of its folder.
+    """
+    try:
+        if len(line) > MAX_LINE:
+            raise ValueError(f"it has {len(line)} bytes; at most {MAX_LINE} are allowed")
+        fields = parse_json(line)
+        if not isinstance(fields, dict):
+            raise ValueError("it is no object")
+        return entry_of_fields(fields)
+    except (ValueError, binascii.Error) as error:
+        raise IntegrityError(f"a line of a folder's listing is no entry: {error}") from None
+
+
+def entry_of_fields(fields: Mapping[str, Any]) -> SavedEntry:
+    """Return the entry of fields from JSON.
+
+    Raises:
+        ValueError: a field is not what it must be.
+    """
+    kind = SavedKind(_text(fields, "kind"))
+    is_file, is_folder, is_link = (kind is one for one in (SavedKind.FILE, SavedKind.FOLDER, SavedKind.LINK))
+    is_device = kind in (SavedKind.CHAR, SavedKind.BLOCK)
+    return SavedEntry(
+        name=check_name(bytes_of_text(fields, "name")),
+        kind=kind,
+        mode=_number(fields, "mode", 0, MODE_BITS),
+        uid=_number(fields, "uid", 0, _MAX_ID),
+        gid=_number(fields, "gid", 0, _MAX_ID),
+        user=_text(fields, "user") if "user" in fields else None,
+        group=_text(fields, "group") if "group" in fields else None,
+        mtime=_number(fields, "mtime", -_MAX_NUMBER, _MAX_NUMBER),
+        size=_number(fields, "size", 0, _MAX_NUMBER) if is_file else 0,
+        chunks=_ids(fields, "chunks") if is_file else (),
+        chunk_lists=_ids(fields, "chunk_lists") if is_file else (),
+        sparse=is_file and fields.get("sparse") is True,
+        segments=_ids(fields, "segments") if is_folder else (),
+        target=_target(fields) if is_link else b"",
+        device=_device(fields) if is_device else None,
+        hard=_text(fields, "hard") if "hard" in fields else None,
+        xattrs=_xattrs(fields),
+        problems=_problems(fields),
+    )
+
+
+def check_name(name: bytes) -> bytes:
+    """Return a name that stays in its folder.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if name in _NO_NAMES or len(name) > MAX_NAME or b"/" in name or b"\0" in name:
+        raise ValueError(f"{name[:100]!r} is no name of a file")
+    return name
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"no text {key}")
+    return value
+
+
+def _number(fields: Mapping[str, Any], key: str, least: int, most: int) -> int:
+    value = fields.get(key, 0)
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{key} is no number from {least} to {most}")
+    return value
+
+
+def _ids(fields: Mapping[str, Any], key: str) -> tuple[bytes, ...]:
+    values = fields.get(key, [])
+    if not isinstance(values, list) or not all(is_digest(value) for value in values):
+        raise ValueError(f"{key} is no list of ids of {ID_SIZE} bytes in hex")
+    return tuple(map(bytes.fromhex, values))
+
+
+def _target(fields: Mapping[str, Any]) -> bytes:
+    target = bytes_of_text(fields, "target")
+    if not target or len(target) > MAX_TARGET or b"\0" in target:
+        raise ValueError(f"a link to {target[:100]!r}")
+    return target
+
+
+def _device(fields: Mapping[str, Any]) -> tuple[int, int]:
+    match fields.get("device"):
+        case [int(major), int(minor)] if 0 <= major <= _MAX_ID and 0 <= minor <= _MAX_ID:
+            return major, minor
+    raise ValueError("device is no pair of numbers")
+
+
+def _xattrs(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    values = fields.get("xattrs", {})
+    if not isinstance(values, dict) or not all(key and "\0" not in key for key in values):
+        raise ValueError("xattrs are no object of names")
+    return {key: _base64(value) for key, value in values.items()}
+
+
+def _problems(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    values = fields.get("problems", [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("problems are no list of texts")
+    return tuple(values)
+
+
+def _base64(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("no base64")
+    return base64.b64decode(value, validate=True)

@@ -1,0 +1,43 @@
+"""Ids of chunks: keyed digests, so that equal bytes of two clients have different ids."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from blake3 import blake3
+
+from shardcast.digest import Buffer
+
+ID_SIZE = 32
+"""Bytes of an id."""
+KEY_SIZE = 32
+"""Bytes of the key that a client's ids are made with."""
+MAX_CHUNK = 8 << 20
+"""Bytes of a chunk before it is encoded."""
+MAX_ENCODED = MAX_CHUNK + 1
+"""Bytes of an encoded chunk: nothing is compressed that grows by it."""
+
+
+class ChunkKind(Enum):
+    """Kinds of chunks; the value is hashed before the bytes."""
+
+    DATA = b"d"
+    LISTING = b"l"
+
+
+def chunk_id(key: bytes, kind: ChunkKind, data: Buffer) -> bytes:
+    """Return the id of a chunk: BLAKE3, keyed, of the kind's byte and the plain bytes."""
+    hasher = blake3(kind.value, key=key)
+    hasher.update(data)
+    return hasher.digest()
+
+
+def split_ids(joined: bytes) -> list[bytes]:
+    """Return ids that were joined to one string.
+
+    Raises:
+        ValueError: the length is no multiple of an id's.
+    """
+    if len(joined) % ID_SIZE:
+        raise ValueError(f"{len(joined)} bytes are no list of ids of {ID_SIZE} bytes")
+    return [joined[at : at + ID_SIZE] for at in range(0, len(joined), ID_SIZE)]

@@ -1,0 +1,81 @@
+"""Listings: a folder's entries, in order, in segments; and a large file's list of chunks.
+
+Cuts follow the content, so that an entry or a chunk more changes one segment. Readers need no rule of it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from shardcast.backup.entries import MAX_LINE, SavedEntry, parse_entry
+from shardcast.backup.ids import ID_SIZE, split_ids
+from shardcast.errors import IntegrityError
+
+MAX_ENTRIES = 2048
+"""Entries of a segment."""
+MAX_SEGMENT = 1 << 20
+"""Bytes at which a segment ends: one line may go beyond."""
+MAX_LISTED_IDS = 1 << 16
+"""Ids in one chunk of a file's list."""
+INLINE_IDS = 1024
+"""Chunks of a file that stand in its entry; more of them have lists."""
+_CUT_ENTRIES, _CUT_IDS = 512, 1024
+"""One in so many names, or ids, ends a segment."""
+
+
+def cut_lines(lines: Iterable[tuple[bytes, bytes]]) -> Iterator[list[bytes]]:
+    """Yield the lines of each segment.
+
+    Args:
+        lines: each entry's name and line, sorted by name.
+    """
+    segment: list[bytes] = []
+    size = 0
+    for name, line in lines:
+        segment.append(line)
+        size += len(line)
+        if size >= MAX_SEGMENT or len(segment) == MAX_ENTRIES or zlib.crc32(name) % _CUT_ENTRIES == 0:
+            yield segment
+            segment, size = [], 0
+    if segment:
+        yield segment
+
+
+def read_segment(plain: bytes) -> list[SavedEntry]:
+    """Return the entries of a segment.
+
+    Raises:
+        IntegrityError: it is none, or its names are not in order.
+    """
+    if len(plain) > MAX_SEGMENT + MAX_LINE or not plain.endswith(b"\n"):
+        raise IntegrityError("a folder's listing is cut off or too long")
+    entries = [parse_entry(line) for line in plain[:-1].split(b"\n")]
+    names = [entry.name for entry in entries]
+    if len(names) > MAX_ENTRIES or any(first >= second for first, second in pairwise(names)):
+        raise IntegrityError("a folder's listing has names that are not in order, or too many")
+    return entries
+
+
+def cut_chunk_list(ids: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a large file's ids, joined, in pieces."""
+    piece: list[bytes] = []
+    for chunk in ids:
+        piece.append(chunk)
+        if len(piece) == MAX_LISTED_IDS or int.from_bytes(chunk[:2], "little") % _CUT_IDS == 0:
+            yield b"".join(piece)
+            piece = []
+    if piece:
+        yield b"".join(piece)
+
+
+def read_chunk_list(plain: bytes) -> list[bytes]:
+    """Return the ids of a piece of a file's list.
+
+    Raises:
+        IntegrityError: it is none.
+    """
+    if not plain or len(plain) % ID_SIZE or len(plain) > MAX_LISTED_IDS * ID_SIZE:
+        raise IntegrityError(f"a file's list of chunks has {len(plain)} bytes")
+    return split_ids(plain)

@@ -1,0 +1,144 @@
+"""Packs: files of many encoded chunks with an index at the end.
+
+::
+
+    magic | encoded chunks | index: for each a 32-byte id, u32 LE length | u32 LE length of the index | magic
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from shardcast.backup.ids import ID_SIZE, MAX_ENCODED
+from shardcast.digest import Buffer
+from shardcast.errors import IntegrityError
+
+MAGIC = b"SCPACK1\n"
+PACK_SIZE = 16 << 20
+"""Bytes at which a pack is finished."""
+MAX_PACK = 32 << 20
+"""Bytes of a pack that is accepted."""
+FOOTER_SIZE = 4 + len(MAGIC)
+"""Bytes behind the index."""
+_RECORD = struct.Struct(f"<{ID_SIZE}sI")
+_LENGTH = struct.Struct("<I")
+_MAX_CHUNKS = 1 << 18
+"""Chunks of one pack: bounds the memory of its index."""
+
+
+class PackedChunk(NamedTuple):
+    """A chunk of a pack.
+
+    Attributes:
+        id: the chunk's id.
+        offset: of the encoded chunk in the pack.
+        length: bytes of the encoded chunk.
+    """
+
+    id: bytes
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A finished pack.
+
+    Attributes:
+        parts: its bytes, in order; joining them would copy them.
+        size: bytes of all parts.
+        sha256: digest of its bytes, in hex, by which it is stored.
+        chunks: its chunks.
+    """
+
+    parts: list[bytes]
+    size: int
+    sha256: str
+    chunks: list[PackedChunk]
+
+
+class PackWriter:
+    """A pack that is being filled.
+
+    Attributes:
+        size: bytes so far, without the index.
+    """
+
+    def __init__(self) -> None:
+        self.size = len(MAGIC)
+        self._parts = [MAGIC]
+        self._chunks: list[PackedChunk] = []
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the pack has the size at which it is finished."""
+        return self.size + len(self._chunks) * _RECORD.size >= PACK_SIZE or len(self._chunks) >= _MAX_CHUNKS
+
+    def add(self, chunk: bytes, encoded: bytes) -> None:
+        """Add an encoded chunk.
+
+        Args:
+            chunk: its id.
+            encoded: its bytes, as ``encode_chunk`` returns them.
+        """
+        self._chunks.append(PackedChunk(chunk, self.size, len(encoded)))
+        self._parts.append(encoded)
+        self.size += len(encoded)
+
+    def finish(self) -> Pack:
+        """Return the pack with its index."""
+        index = b"".join(_RECORD.pack(chunk.id, chunk.length) for chunk in self._chunks)
+        parts = [*self._parts, index, _LENGTH.pack(len(index)), MAGIC]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        return Pack(parts, self.size + len(index) + FOOTER_SIZE, digest.hexdigest(), self._chunks)
+
+
+def index_length(footer: Buffer, size: int) -> int:
+    """Return the length of a pack's index, which lies right before its footer.
+
+    Args:
+        footer: the last ``FOOTER_SIZE`` bytes of the pack.
+        size: bytes of the pack.
+
+    Raises:
+        IntegrityError: it is no footer of a pack of this size.
+    """
+    if len(footer) != FOOTER_SIZE or bytes(footer[_LENGTH.size :]) != MAGIC or size > MAX_PACK:
+        raise IntegrityError(f"no pack of at most {MAX_PACK} bytes, or it is cut off")
+    (length,) = _LENGTH.unpack(footer[: _LENGTH.size])
+    if length % _RECORD.size or length > min(_MAX_CHUNKS * _RECORD.size, size - len(MAGIC) - FOOTER_SIZE):
+        raise IntegrityError(f"a pack of {size} bytes has an index of {length} bytes")
+    return int(length)
+
+
+def parse_index(head: Buffer, tail: Buffer, size: int) -> list[PackedChunk]:
+    """Return the chunks of a pack.
+
+    Args:
+        head: the first bytes of the pack: at least its magic.
+        tail: the last bytes of the pack: at least its index and footer.
+        size: bytes of the pack.
+
+    Raises:
+        IntegrityError: these are not the ends of a pack of this size.
+    """
+    length = index_length(tail[-FOOTER_SIZE:], size)
+    if bytes(head[: len(MAGIC)]) != MAGIC or len(tail) < length + FOOTER_SIZE:
+        raise IntegrityError("no pack, or its index is cut off")
+    found, offset = [], len(MAGIC)
+    for chunk, count in _RECORD.iter_unpack(tail[len(tail) - FOOTER_SIZE - length : len(tail) - FOOTER_SIZE]):
+        if not 1 <= count <= MAX_ENCODED:
+            raise IntegrityError(f"a pack names a chunk of {count} bytes")
+        found.append(PackedChunk(chunk, offset, count))
+        offset += count
+    if offset + length + FOOTER_SIZE != size:
+        raise IntegrityError(f"a pack of {size} bytes names chunks of {offset - len(MAGIC)} bytes")
+    return found
