@@ -6,6 +6,7 @@ Both ends check alike: a publisher refuses what a reader would.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -16,6 +17,10 @@ MAX_COMPONENT = 255
 PERMISSIONS = 0o777
 """The bits of a mode that are kept."""
 
+MAX_TIME = 1 << 62
+"""Seconds before and after 1970 that no time reaches."""
+
+_NO_NAMES = frozenset((b"", b".", b".."))
 _NO_NAME = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)")
 """A component that is empty, ``.`` or ``..``."""
 
@@ -80,8 +85,30 @@ def check_entry(entry: FolderEntry) -> None:
         raise UnsafeEntry(f"{_quoted(entry.path)}: only files have bytes")
     if entry.mode & ~PERMISSIONS:
         raise UnsafeEntry(f"{_quoted(entry.path)}: a mode of more than the permission bits")
-    if not -(1 << 62) < entry.mtime < 1 << 62 or (is_folder and entry.mtime):
+    if not -MAX_TIME < entry.mtime < MAX_TIME or (is_folder and entry.mtime):
         raise UnsafeEntry(f"{_quoted(entry.path)}: a time of {entry.mtime}")
+
+
+def are_plain_names(above: bytes, names: Sequence[bytes]) -> bool:
+    """Return whether names in a safe folder make paths that ``check_entry`` takes, as all usual ones do."""
+    joined = b"\0".join(names)
+    longest = max(map(len, names), default=0)
+    return (
+        b"/" not in joined
+        and joined.count(b"\0") == len(names) - 1
+        and _NO_NAMES.isdisjoint(names)
+        and longest <= MAX_COMPONENT
+        and len(above) + longest <= MAX_PATH
+    )
+
+
+def are_plain_numbers(sizes: Sequence[int], modes: Sequence[int], mtimes: Sequence[int]) -> bool:
+    """Return whether numbers of files are those that ``check_entry`` takes."""
+    return (
+        min(sizes) >= 0
+        and 0 <= min(modes) <= max(modes) <= PERMISSIONS
+        and -MAX_TIME < min(mtimes) <= max(mtimes) < MAX_TIME
+    )
 
 
 def _check_path(path: bytes) -> None:

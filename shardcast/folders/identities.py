@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Sequence
 
 
 class EntryIdentities:
@@ -34,6 +35,18 @@ class EntryIdentities:
         self._mtimes.append(found.st_mtime_ns)
         self._ctimes.append(found.st_ctime_ns)
 
+    def extend(self, found: Sequence[os.stat_result]) -> None:
+        """Append the identities of the next entries."""
+        for column, values in zip(self.columns, _columns(found), strict=True):
+            column.extend(values)
+
+    def agree_all(self, first: int, found: Sequence[os.stat_result]) -> bool:
+        """Return whether the entries from ``first`` on are the same and were not touched."""
+        return all(
+            column[first : first + len(found)] == values
+            for column, values in zip(self.columns, _columns(found), strict=True)
+        )
+
     def get(self, index: int) -> tuple[int, int, int]:
         """Return the inode, and mtime and ctime in nanoseconds, of an entry."""
         return self._inodes[index], self._mtimes[index], self._ctimes[index]
@@ -49,3 +62,12 @@ class EntryIdentities:
             and self._mtimes[index] == found.st_mtime_ns
             and self._ctimes[index] == found.st_ctime_ns
         )
+
+
+def _columns(found: Sequence[os.stat_result]) -> tuple[array[int], array[int], array[int]]:
+    """Return the identities of several entries in columns."""
+    return (
+        array("Q", [each.st_ino for each in found]),
+        array("q", [each.st_mtime_ns for each in found]),
+        array("q", [each.st_ctime_ns for each in found]),
+    )

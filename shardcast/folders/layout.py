@@ -12,12 +12,12 @@ its place, linked from another version, and left alone where it is not wanted.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from shardcast.folders.table import FolderTable
-from shardcast.folders.tar_headers import END, entry_header, header_size, padding
+from shardcast.folders.tar_headers import BLOCK, END, entry_header, padding, pax_sizes, plain_header
 from shardcast.protocol.wire import MAX_SHARDS
 
 LEAST_LARGE = 1 << 20
@@ -96,16 +96,10 @@ class FolderLayout:
         """
         self.table = table
         self.shard_size = shard_size
-        self._starts = array("Q")  # of each entry's header
-        self._bodies = array("Q")  # of each entry's bytes
-        position = 0
-        for entry in table:
-            self._starts.append(position)
-            position += header_size(entry)
-            self._bodies.append(position)
-            position += entry.size + padding(entry.size)
-        self.entries_end = position
-        self.size = position + len(END)
+        self._pax = pax_sizes(table)
+        self._starts = array("Q", _offsets(table.sizes, self._pax))  # of each entry's headers
+        self.entries_end = self._starts.pop()
+        self.size = self.entries_end + len(END)
         if self.size > MAX_SHARDS * shard_size:  # before anything is counted or listed by shards
             raise TooManyShards(
                 f"{self.size} bytes in shards of {shard_size}; at most {MAX_SHARDS} can be had"
@@ -122,7 +116,25 @@ class FolderLayout:
 
     def body(self, index: int) -> int:
         """Return the offset of an entry's bytes in the payload."""
-        return self._bodies[index]
+        return self._starts[index] + BLOCK + self._pax.get(index, 0)
+
+    def header(self, index: int) -> bytes:
+        """Return the blocks before an entry's bytes."""
+        return next(self.headers(range(index, index + 1)))
+
+    def headers(self, run: range) -> Iterator[bytes]:
+        """Yield the blocks before the bytes of each of some entries."""
+        table, pax, links = self.table, self._pax, self.table.links
+        for index, (path, size, mode, mtime) in zip(run, table.rows(run.start, run.stop), strict=True):
+            if index in pax:
+                yield entry_header(table[index])
+            else:
+                yield plain_header(path, table.kind(index), size, mode, mtime, links.get(index, b""))
+
+    def entries_before(self, offset: int) -> int:
+        """Return the number of entries whose bytes have ended at an offset."""
+        index = bisect_right(self._starts, offset - 1) - 1
+        return index + (index >= 0 and self.body(index) + self.table.size(index) <= offset)
 
     def is_large(self, index: int) -> bool:
         """Return whether a file is shards of its own."""
@@ -130,7 +142,8 @@ class FolderLayout:
 
     def small_files(self) -> Iterator[int]:
         """Yield the indices of the files with bytes that share shards with others."""
-        return (index for index in range(len(self.table)) if 0 < self.table.size(index) < self.large)
+        large = self.large
+        return (index for index, size in enumerate(self.table.sizes) if 0 < size < large)
 
     def segments(self) -> Iterator[Segment]:
         """Yield the parts of the payload that are cut by themselves, in order."""
@@ -144,11 +157,22 @@ class FolderLayout:
                 in_file = 0 if segment.index is None else start
                 yield FolderShard(segment.offset + start, size, segment.index, in_file)
 
+    def entries_between(self, start: int, end: int) -> range:
+        """Return the indices of the entries from ``start`` on that have ended at ``end``, padding and all.
+
+        None where no entry begins at ``start``.
+        """
+        first = bisect_left(self._starts, start)
+        if first == len(self._starts) or self._starts[first] != start:
+            return range(0)
+        is_last = end >= self.entries_end
+        return range(first, len(self._starts) if is_last else bisect_right(self._starts, end) - 1)
+
     def files_between(self, start: int, end: int) -> Iterator[int]:
         """Yield the indices of the files that have bytes from ``start`` to ``end`` of the payload."""
         index = max(0, bisect_right(self._starts, start) - 1)
         while index < len(self._starts) and self._starts[index] < end:
-            body, size = self._bodies[index], self.table.size(index)
+            body, size = self.body(index), self.table.size(index)
             if size and body < end and body + size > start:
                 yield index
             index += 1
@@ -162,10 +186,10 @@ class FolderLayout:
         """
         index = max(0, bisect_right(self._starts, start) - 1)
         while start < end and index < len(self.table):
-            body, size = self._bodies[index], self.table.size(index)
+            body, size = self.body(index), self.table.size(index)
             after = body + size
             if start < body:
-                header = entry_header(self.table[index])
+                header = self.header(index)
                 begin = start - self._starts[index]
                 yield header[begin : min(len(header), begin + end - start)]
                 start = min(body, end)
@@ -182,11 +206,21 @@ class FolderLayout:
             yield bytes(end - start)
 
 
+def _offsets(sizes: Iterable[int], pax: Mapping[int, int]) -> Iterator[int]:
+    """Yield the offset of each entry in the payload, then the offset behind the last one."""
+    position = 0
+    for index, size in enumerate(sizes):
+        yield position
+        position += BLOCK + size + padding(size)
+        if pax and index in pax:
+            position += pax[index]
+    yield position
+
+
 def _segments(layout: FolderLayout, large: int) -> Iterator[Segment]:
     """Yield the segments that a threshold makes."""
     position = 0
-    for index in range(len(layout.table)):
-        size = layout.table.size(index)
+    for index, size in enumerate(layout.table.sizes):
         if size >= large:
             body = layout.body(index)
             yield Segment(position, body - position, None)

@@ -43,10 +43,10 @@ def entry_lines(table: FolderTable) -> Iterator[bytes]:
         return
     batch = max(1, _FILLED // (table.path_bytes // len(table) + _ENTRY))
     for start in range(0, len(table), batch):
-        yield from _entry_lines([_values(entry) for entry in table[start : start + batch]])
+        yield from _entry_lines(_values(table, start, min(start + batch, len(table))))
 
 
-def _entry_lines(batch: list[list[Any]]) -> Iterator[bytes]:
+def _entry_lines(batch: list[tuple[Any, ...]]) -> Iterator[bytes]:
     """Yield one line with a batch of entries, or lines with halves of what is too long for one."""
     line = _encode({ENTRIES_KEY: batch}).encode() + b"\n"
     if len(line) <= MAX_LINE or len(batch) == 1:
@@ -124,13 +124,17 @@ class ListingReader:
         """Take a list of entries."""
         if not isinstance(entries, list):
             raise ManifestError("entries of a folder that are no list")
-        for values in entries:
-            if self.whole:
-                raise ManifestError(f"more than the {self._expected} entries that its header says")
-            try:
-                self.table.append(_entry(values))
-            except UnsafeEntry as error:
-                raise ManifestError(f"an entry of the folder can't be taken: {error}") from None
+        if len(self.table) + len(entries) > self._expected:
+            raise ManifestError(f"more than the {self._expected} entries that its header says")
+        run = _FileRun(self.table)
+        try:
+            for values in entries:
+                if not run.take(values):
+                    run.end()
+                    self.table.append(_entry(values))
+            run.end()
+        except UnsafeEntry as error:
+            raise ManifestError(f"an entry of the folder can't be taken: {error}") from None
 
     def _read_digests(self, values: Mapping[str, Any]) -> None:
         """Take digests of small files."""
@@ -145,11 +149,59 @@ class ListingReader:
             raise ManifestError("more digests of files than entries")
 
 
-def _values(entry: FolderEntry) -> list[Any]:
-    """Return an entry as JSON values."""
-    values: list[Any] = [_text(entry.path), entry.size, entry.mode, entry.mtime]
-    if entry.link:
-        values += [_NAMES[entry.kind], _text(entry.link)]
+class _FileRun:
+    """Files of one folder that follow each other in a list, on their way into a table together."""
+
+    def __init__(self, table: FolderTable) -> None:
+        self._table = table
+        self._above = b""
+        self._names: list[bytes] = []
+        self._numbers: list[tuple[int, int, int]] = []
+
+    def take(self, values: Any) -> bool:
+        """Take the JSON values of an entry, after a run of another folder has ended.
+
+        Returns:
+            Whether they are those of a file with a path in UTF-8; others are not taken.
+
+        Raises:
+            UnsafeEntry: a file before it is unsafe.
+        """
+        if type(values) is not list or len(values) != 4:
+            return False
+        text, size, mode, mtime = values
+        if not (type(text) is str and type(size) is type(mode) is type(mtime) is int):
+            return False
+        path = _bytes(text)
+        at = path.rfind(b"/") + 1
+        if at == len(path):
+            return False
+        if path[:at] != self._above:
+            self.end()
+            self._above = path[:at]
+        self._names.append(path[at:])
+        self._numbers.append((size, mode, mtime))
+        return True
+
+    def end(self) -> None:
+        """Append the files to the table.
+
+        Raises:
+            UnsafeEntry: one of them is unsafe, or out of order.
+        """
+        if self._names:
+            names, numbers = self._names, self._numbers
+            self._names, self._numbers = [], []
+            self._table.append_files(self._above, names, *zip(*numbers, strict=True))
+
+
+def _values(table: FolderTable, start: int, end: int) -> list[tuple[Any, ...]]:
+    """Return entries as JSON values."""
+    values: list[tuple[Any, ...]] = [(_text(path), *numbers) for path, *numbers in table.rows(start, end)]
+    if table.links:
+        for index in range(start, end):
+            if link := table.links.get(index):
+                values[index - start] += (_NAMES[table.kind(index)], _text(link))
     return values
 
 

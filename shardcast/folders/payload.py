@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from shardcast.folders.entries import EntryKind
@@ -12,9 +14,12 @@ from shardcast.folders.last_version import KnownShards
 from shardcast.folders.layout import FileRange, FolderLayout
 from shardcast.folders.listing import digest_lines, entry_lines
 from shardcast.folders.survey import FolderSurvey
+from shardcast.folders.tar_headers import BLOCK, padding
+from shardcast.open_files import close
 from shardcast.protocol.manifest import Shard
 from shardcast.sharding.publication import PublishProgress
 
+_ZEROS = bytes(BLOCK)
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -77,18 +82,49 @@ class FolderPayload:
             LocalDiskError: a file can't be read.
         """
         filled = 0
-        for part in self._layout.parts(position, position + len(chunk)):
+        while filled < len(chunk) and not self._progress.cancelled:
+            count = self._fill_entries(chunk[filled:], position + filled)
+            filled += count or self._fill_part(chunk[filled:], position + filled)
+        return filled
+
+    def _fill_entries(self, chunk: memoryview, position: int) -> int:
+        """Read the next entries that a chunk has all of, up to a large file; return their bytes.
+
+        Raises:
+            PayloadChanged, LocalDiskError: as ``fill`` does.
+        """
+        layout, filled = self._layout, 0
+        run = layout.entries_between(position, position + len(chunk))
+        rows = layout.table.rows(run.start, run.stop)
+        for index, header, (path, size, _, _) in zip(run, layout.headers(run), rows, strict=True):
+            body = filled + len(header)
+            chunk[filled:body] = header
+            filled = body + size
+            if size:
+                data = chunk[body:filled]
+                self._file.read_all(index, path, data)
+                self._digests.note(index, 0, data)
+                end = filled + padding(size)
+                chunk[filled:end] = _ZEROS[: end - filled]
+                filled = end
             if self._progress.cancelled:
                 break
-            if isinstance(part, bytes):
-                chunk[filled : filled + len(part)] = part
-                filled += len(part)
-            else:
-                data = chunk[filled : filled + part.length]
-                self._file.read(part, data)
-                self._digests.note(part, data)
-                filled += part.length
         return filled
+
+    def _fill_part(self, chunk: memoryview, position: int) -> int:
+        """Read a part of one entry, or the end of the tar; return its bytes.
+
+        Raises:
+            PayloadChanged, LocalDiskError: as ``fill`` does.
+        """
+        part = next(self._layout.parts(position, position + len(chunk)))
+        if isinstance(part, bytes):
+            chunk[: len(part)] = part
+            return len(part)
+        data = chunk[: part.length]
+        self._file.read(part, data)
+        self._digests.note(part.index, part.offset, data)
+        return part.length
 
     def hashing(self, chunk: memoryview) -> Callable[[], None] | None:
         """Return the hashing of the small files in a chunk; None where it has none."""
@@ -109,9 +145,10 @@ class FolderPayload:
             PayloadChanged: an entry appeared, vanished or was touched, or a file of no bytes has some.
             LocalDiskError: the folder can't be read.
         """
-        for index, entry in enumerate(self._layout.table):
-            if entry.kind is EntryKind.FILE and not entry.size:  # /proc says so of files that have bytes
-                self._file.read(FileRange(index, 0, 0), memoryview(bytearray()))
+        table, nothing = self._layout.table, memoryview(bytearray())
+        for index, size in enumerate(table.sizes):
+            if not size and table.kind(index) is EntryKind.FILE:  # /proc says so of files that have bytes
+                self._file.read_all(index, table.path(index), nothing)
         self._survey.check_unchanged()
 
 
@@ -128,10 +165,7 @@ class _OpenFile:
         """Close it."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            try:
-                os.close(descriptor)
-            except OSError:
-                pass
+            close(descriptor)
 
     def read(self, part: FileRange, data: memoryview) -> None:
         """Read a part of a file, all of it; the last part with a look behind its end.
@@ -142,29 +176,50 @@ class _OpenFile:
         """
         try:
             if part.index != self._index or self._descriptor < 0:
-                self._open(part.index)
+                self.close()
+                self._descriptor = self._open(part.index, self._survey.table.path(part.index))
+                self._index = part.index
             self._read(part, data)
         except OSError as error:
             with self._survey.reading(self._survey.table.path(part.index)):
                 raise error
 
-    def _open(self, index: int) -> None:
-        """Open a file that is as it was surveyed.
+    def read_all(self, index: int, path: bytes, data: memoryview) -> None:
+        """Read all bytes of a file, with a look behind its end, in as few steps as there can be.
+
+        Raises:
+            PayloadChanged, LocalDiskError: as ``read`` does.
+        """
+        try:
+            descriptor = self._open(index, path)
+            try:
+                count = os.preadv(descriptor, [data, self._spare], 0)
+            finally:
+                close(descriptor)
+        except OSError as error:
+            with self._survey.reading(path):
+                raise error
+        if count != len(data):
+            self.read(FileRange(index, 0, len(data)), data)
+
+    def _open(self, index: int, path: bytes) -> int:
+        """Open a file that is as it was surveyed, and return its descriptor.
 
         Raises:
             PayloadChanged: it is not.
             OSError: it can't be opened.
         """
-        self.close()
-        survey = self._survey
-        path = survey.table.path(index)
-        at = path.rfind(b"/") + 1
-        self._descriptor = os.open(path[at:], _READ, dir_fd=survey.tree.folder(path[: at - 1] if at else b""))
-        self._index = index
-        found = os.fstat(self._descriptor)
-        same = found.st_size == survey.table.size(index) and survey.identities.agree(index, found)
-        if not same or not stat.S_ISREG(found.st_mode):
-            raise survey.changed(path, "was written to or replaced")
+        survey, at = self._survey, path.rfind(b"/") + 1
+        descriptor = os.open(path[at:], _READ, dir_fd=survey.tree.folder(path[:at]))
+        try:
+            found = os.fstat(descriptor)
+            same = found.st_size == survey.table.size(index) and survey.identities.agree(index, found)
+            if not same or not stat.S_ISREG(found.st_mode):
+                raise survey.changed(path, "was written to or replaced")
+        except BaseException:
+            close(descriptor)
+            raise
+        return descriptor
 
     def _read(self, part: FileRange, data: memoryview) -> None:
         """Read a part of the open file, and close it behind its end."""
@@ -197,17 +252,17 @@ class SmallFileDigests:
         """Expect the first small file; yield ``batch`` digests at a time, fewer only at the end."""
         self._layout = layout
         self._batch = batch
-        self._noted: list[tuple[FileRange, memoryview]] = []
+        self._noted: list[tuple[int, int, memoryview]] = []
         self._hasher = hashlib.sha256()
-        self._small = layout.small_files()
-        self._next = next(self._small, None)
+        self._small = array("L", layout.small_files())
         self._ended: list[bytes] = []
         self._told = 0
 
-    def note(self, part: FileRange, data: memoryview) -> None:
-        """Note the bytes of a part of a file."""
-        if not self._layout.is_large(part.index) and self._layout.table.digest(part.index) is None:
-            self._noted.append((part, data))
+    def note(self, index: int, offset: int, data: memoryview) -> None:
+        """Note bytes of a file, from ``offset`` on."""
+        table = self._layout.table
+        if table.size(index) < self._layout.large and table.digest(index) is None:
+            self._noted.append((index, offset, data))
 
     def work(self) -> Callable[[], None] | None:
         """Return the hashing of what was noted since the last call; None where nothing was."""
@@ -218,24 +273,26 @@ class SmallFileDigests:
 
     def lines(self, end: int) -> Iterator[bytes]:
         """Return lines with the digests of files that end before an offset, of which no line had one yet."""
-        layout, table = self._layout, self._layout.table
-        while self._next is not None and layout.body(self._next) + table.size(self._next) <= end:
-            digest = table.digest(self._next)
+        table = self._layout.table
+        stop = bisect_left(self._small, self._layout.entries_before(end), self._told + len(self._ended))
+        for index in self._small[self._told + len(self._ended) : stop]:
+            digest = table.digest(index)
             assert digest  # hashed, or known, before its last shard is announced
             self._ended.append(digest)
-            self._next = next(self._small, None)
         first, count = self._told, len(self._ended)
-        if self._next is not None:
+        if stop < len(self._small):
             count -= count % self._batch
         digests, self._ended = self._ended[:count], self._ended[count:]
         self._told = first + count
         return digest_lines(first, digests)
 
-    def _hash(self, noted: list[tuple[FileRange, memoryview]]) -> None:
+    def _hash(self, noted: list[tuple[int, int, memoryview]]) -> None:
         """Hash parts of files in their order."""
-        for part, data in noted:
-            if not part.offset:
-                self._hasher = hashlib.sha256()
-            self._hasher.update(data)
-            if part.offset + part.length == self._layout.table.size(part.index):
-                self._layout.table.set_digest(part.index, self._hasher.digest())
+        table = self._layout.table
+        for index, offset, data in noted:
+            if offset:
+                self._hasher.update(data)
+            else:
+                self._hasher = hashlib.sha256(data)
+            if offset + len(data) == table.size(index):
+                table.set_digest(index, self._hasher.digest())

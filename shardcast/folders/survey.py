@@ -23,6 +23,8 @@ _MAX_IGNORE_FILE = 1 << 20
 """Bytes of an ignore file."""
 _SECOND = 10**9
 _SLASH = ord("/")
+_RUN = 1000
+"""Names of a folder that are looked at together."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """Errors of a path that vanished, or has a file or a link where a folder was."""
 _OTHERS = {
@@ -31,6 +33,9 @@ _OTHERS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+FirstPaths = dict[tuple[int, int], bytes]
+"""The first path of each file with several names, by device and inode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +83,33 @@ class FolderSurvey:
         self._forbidden = os.stat(rules.forbidden) if rules.forbidden else None
         if self._forbidden and os.path.samestat(self._forbidden, os.fstat(tree.root)):
             raise LocalDiskError(f"can't broadcast {path}: it is the data directory itself")
-        firsts: dict[tuple[int, int], bytes] = {}
-        for above, name in self._walk():
-            entry, found = self._entry(above, name, firsts)
+        firsts = FirstPaths()
+        for above, names in self._walk():
             try:
-                self.table.append(entry)
+                self._take(above, names, firsts)
             except UnsafeEntry as error:
                 raise LocalDiskError(
                     f"can't broadcast {path}: {error}; leave it out with --exclude, or pack the folder"
                 ) from None
-            self.identities.append(found)
+
+    def _take(self, above: bytes, names: list[bytes], firsts: FirstPaths) -> None:
+        """Append the entries of names in a folder to the table, and their identities.
+
+        Raises:
+            UnsafeEntry: no reader would take one.
+            PayloadChanged: one vanished meanwhile, or became something else.
+            LocalDiskError: one is nothing that can be published.
+        """
+        found, has_times = self._look(above, names), self._rules.mtimes
+        if not all(map(_is_plain_file, found)):
+            for name, state in zip(names, found, strict=True):
+                self.table.append(self._entry(above, name, state, firsts))
+        else:
+            sizes = [each.st_size for each in found]
+            modes = [each.st_mode & PERMISSIONS for each in found]
+            mtimes = [each.st_mtime_ns // _SECOND if has_times else 0 for each in found]
+            self.table.append_files(above, names, sizes, modes, mtimes)
+        self.identities.extend(found)
 
     def check_unchanged(self) -> None:
         """Walk through the folder once more, and compare each entry and its identity.
@@ -96,26 +118,51 @@ class FolderSurvey:
             PayloadChanged: something appeared, vanished or was touched.
             LocalDiskError: the folder can't be read.
         """
-        index, count = 0, len(self.table)
-        firsts: dict[tuple[int, int], bytes] = {}
-        for above, name in self._walk():
-            path = above + name
-            expected = self.table.path(index) if index < count else b""
-            if path != expected:
-                raise self._vanished(index) if expected and expected < path else self.changed(path, "is new")
-            # A file of the same inode, mtime and ctime has the same size, mode and names, so only others
-            # need a closer look; the times of a folder change with what is left out of it.
-            found = self._look(above, name)
-            same_size = self.table.size(index) in (found.st_size, 0)  # links have none in the table
-            if name[-1] == _SLASH or not same_size or not self.identities.agree(index, found):
-                entry, found = self._entry(above, name, firsts)
-                if not self.table.is_at(index, entry):
-                    raise self.changed(path, "is something else")
-                if entry.kind is not EntryKind.FOLDER:
-                    raise self.changed(path, "was written to or replaced")
-            index += 1
-        if index < count:
+        index, firsts = 0, FirstPaths()
+        for above, names in self._walk():
+            found, end = self._look(above, names), index + len(names)
+            if not self._is_same_run(index, above, names, found):
+                for name, state in zip(names, found, strict=True):
+                    self._check_same(index, above, name, state, firsts)
+                    index += 1
+            index = end
+        if index < len(self.table):
             raise self._vanished(index)
+
+    def _is_same_run(self, index: int, above: bytes, names: list[bytes], found: list[os.stat_result]) -> bool:
+        """Return whether names in a folder are the entries from an index on, none of them touched.
+
+        A file of the same inode, mtime and ctime has the same size, mode and names. False where a closer look
+        is needed, too: at folders, whose times change with what is left out of them, and at links.
+        """
+        end = index + len(names)
+        return (
+            names[-1][-1] != _SLASH
+            and self.table.paths(index, end) == [above + name for name in names]
+            and list(self.table.sizes[index:end]) == [each.st_size for each in found]
+            and self.identities.agree_all(index, found)
+        )
+
+    def _check_same(
+        self, index: int, above: bytes, name: bytes, found: os.stat_result, firsts: FirstPaths
+    ) -> None:
+        """Check that a name in a folder is the entry at an index, and was not touched.
+
+        Raises:
+            PayloadChanged: it is not, or was.
+            LocalDiskError: it is nothing that can be published.
+        """
+        path, count = above + name, len(self.table)
+        expected = self.table.path(index) if index < count else b""
+        if path != expected:
+            raise self._vanished(index) if expected and expected < path else self.changed(path, "is new")
+        same_size = self.table.size(index) in (found.st_size, 0)  # links have none in the table
+        if name[-1] == _SLASH or not same_size or not self.identities.agree(index, found):
+            entry = self._entry(above, name, found, firsts)
+            if not self.table.is_at(index, entry):
+                raise self.changed(path, "is something else")
+            if entry.kind is not EntryKind.FOLDER:
+                raise self.changed(path, "was written to or replaced")
 
     def changed(self, path: bytes, how: str) -> PayloadChanged:
         """Return the error for a path that changed."""
@@ -143,15 +190,19 @@ class FolderSurvey:
     def _vanished(self, index: int) -> PayloadChanged:
         return self.changed(self.table.path(index), "is not there any more")
 
-    def _walk(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the paths in the order of a table: of the folder, and the name in it."""
-        pending = [(b"", iter(self._names(b"")))]
+    def _walk(self) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Yield runs of names in the order of a table: a folder's path, and names that are next in it.
+
+        Behind a run that ends with a subfolder comes what is in that.
+        """
+        pending = [(b"", _runs(self._names(b"")))]
         while pending:
-            above, names = pending[-1]
-            for name in names:
-                yield above, name
-                if name[-1] == _SLASH:
-                    pending.append((above + name, iter(self._names(above + name))))
+            above, runs = pending[-1]
+            for names in runs:
+                yield above, names
+                if names[-1][-1] == _SLASH:
+                    below = above + names[-1]
+                    pending.append((below, _runs(self._names(below))))
                     break
             else:
                 pending.pop()
@@ -168,52 +219,53 @@ class FolderSurvey:
             return names
         return [name for name in names if not self._patterns.match(path + name)]
 
-    def _look(self, above: bytes, name: bytes) -> os.stat_result:
-        """Return the state of a name in a folder.
+    def _look(self, above: bytes, names: list[bytes]) -> list[os.stat_result]:
+        """Return the states of a run of names in a folder.
 
         Raises:
-            PayloadChanged: it vanished meanwhile.
-            LocalDiskError: it can't be looked at.
+            PayloadChanged: one vanished meanwhile.
+            LocalDiskError: one can't be looked at.
         """
+        with self.reading(above):
+            folder = self.tree.folder(above)
+        plain = [names[0][:-1]] if names[-1][-1] == _SLASH else names
         try:
-            plain = name[:-1] if name[-1] == _SLASH else name
-            return os.stat(plain, dir_fd=self.tree.folder(above), follow_symlinks=False)
+            return [os.stat(name, dir_fd=folder, follow_symlinks=False) for name in plain]
         except OSError as error:
-            with self.reading(above + name):
+            with self.reading(above + (error.filename or b"")):
                 raise error
 
-    def _entry(
-        self, above: bytes, name: bytes, firsts: dict[tuple[int, int], bytes]
-    ) -> tuple[FolderEntry, os.stat_result]:
-        """Return the entry of a name in a folder, and its state.
+    def _entry(self, above: bytes, name: bytes, found: os.stat_result, firsts: FirstPaths) -> FolderEntry:
+        """Return the entry of a name in a folder.
 
         Args:
             above: the folder's path.
             name: the name in it.
-            firsts: the first path of each file with several names, by device and inode; kept up to date.
+            found: its state.
+            firsts: the first path of each file with several names; kept up to date.
 
         Raises:
-            PayloadChanged: it vanished meanwhile, or became something else.
+            PayloadChanged: it became something else.
             LocalDiskError: it is nothing that can be published.
         """
-        path, found, is_folder = above + name, self._look(above, name), name[-1] == _SLASH
+        path, is_folder = above + name, name[-1] == _SLASH
         file_type, mode = stat.S_IFMT(found.st_mode), found.st_mode & PERMISSIONS
         if (file_type == stat.S_IFDIR) != is_folder:
             raise self.changed(path, "became something else")
         if is_folder:
             self._check_forbidden(path, found)
-            return FolderEntry(path, EntryKind.FOLDER, 0, mode), found
+            return FolderEntry(path, EntryKind.FOLDER, 0, mode)
         mtime = found.st_mtime_ns // _SECOND if self._rules.mtimes else 0
         if file_type == stat.S_IFREG:
             if found.st_nlink > 1:
                 first = firsts.setdefault((found.st_dev, found.st_ino), path)
                 if first != path:
-                    return FolderEntry(path, EntryKind.HARD_LINK, 0, mode, mtime, first), found
-            return FolderEntry(path, EntryKind.FILE, found.st_size, mode, mtime), found
+                    return FolderEntry(path, EntryKind.HARD_LINK, 0, mode, mtime, first)
+            return FolderEntry(path, EntryKind.FILE, found.st_size, mode, mtime)
         if file_type == stat.S_IFLNK:
             with self.reading(path):
                 link = os.readlink(name, dir_fd=self.tree.folder(above))
-            return FolderEntry(path, EntryKind.SYMLINK, 0, PERMISSIONS, mtime, link), found
+            return FolderEntry(path, EntryKind.SYMLINK, 0, PERMISSIONS, mtime, link)
         raise LocalDiskError(
             f"can't broadcast {self.path}: {os.fsdecode(path)!r} is {_OTHERS.get(file_type, 'no file')}; "
             "leave it out with --exclude"
@@ -230,6 +282,26 @@ class FolderSurvey:
                 f"can't broadcast {self.path}: {os.fsdecode(path)!r} is the data directory, which grows "
                 f"meanwhile; leave it out with --exclude '/{os.fsdecode(path)}', or let it lie elsewhere"
             )
+
+
+def _runs(names: list[bytes]) -> Iterator[list[bytes]]:
+    """Yield the names in a folder in their order, several at once: files and links, or one subfolder."""
+    start = 0
+    for end, name in enumerate(names):
+        is_folder = name[-1] == _SLASH
+        if start < end and (is_folder or end - start == _RUN):
+            yield names[start:end]
+            start = end
+        if is_folder:
+            yield [name]
+            start = end + 1
+    if start < len(names):
+        yield names[start:]
+
+
+def _is_plain_file(found: os.stat_result) -> bool:
+    """Return whether a state is that of a file with one name."""
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 @contextmanager

@@ -7,7 +7,10 @@ same tree gives the same bytes, whoever publishes it.
 
 from __future__ import annotations
 
+from zlib import adler32
+
 from shardcast.folders.entries import FolderEntry
+from shardcast.folders.table import FolderTable
 
 BLOCK = 512
 """Bytes of a header; a file is padded to a multiple of them."""
@@ -28,27 +31,32 @@ _PAX_NAME = b"PaxHeader"
 def entry_header(entry: FolderEntry) -> bytes:
     """Return the blocks before an entry's bytes: its header, behind a pax header where it needs one."""
     records = _pax_records(entry)
-    fits = 0 <= entry.mtime <= _MAX_OCTAL
-    header = _header(
-        entry.path,
-        f"{entry.kind:d}".encode(),
-        size=entry.size if entry.size <= _MAX_OCTAL else 0,
-        mode=entry.mode,
-        mtime=entry.mtime if fits else 0,
-        link=entry.link,
-    )
+    size = entry.size if entry.size <= _MAX_OCTAL else 0
+    mtime = entry.mtime if 0 <= entry.mtime <= _MAX_OCTAL else 0
+    header = plain_header(entry.path, entry.kind, size, entry.mode, mtime, entry.link)
     if not records:
         return header
-    pax = _header(_PAX_NAME, b"x", size=len(records), mode=0o644, mtime=0)
+    pax = _header(_PAX_NAME, ord("x"), len(records), 0o644, 0)
     return pax + records + bytes(padding(len(records))) + header
 
 
-def header_size(entry: FolderEntry) -> int:
-    """Return the number of bytes of ``entry_header``."""
-    if _fits_ustar(entry):
-        return BLOCK
-    records = len(_pax_records(entry))
-    return 2 * BLOCK + records + padding(records)
+def plain_header(path: bytes, kind: int, size: int, mode: int, mtime: int, link: bytes = b"") -> bytes:
+    """Return the one block before the bytes of an entry that needs no pax header."""
+    return _header(path, ord("0") + kind, size, mode, mtime, link)
+
+
+def pax_sizes(table: FolderTable) -> dict[int, int]:
+    """Return the bytes of the pax headers before the header of each entry that needs one, by its index."""
+    needed = set(table.odd_paths(_NAME_FIELD))
+    needed.update(
+        index for index, link in table.links.items() if len(link) > _NAME_FIELD or not link.isascii()
+    )
+    if max(table.sizes, default=0) > _MAX_OCTAL:
+        needed.update(index for index, size in enumerate(table.sizes) if size > _MAX_OCTAL)
+    if not 0 <= min(table.mtimes, default=0) <= max(table.mtimes, default=0) <= _MAX_OCTAL:
+        needed.update(index for index, time in enumerate(table.mtimes) if not 0 <= time <= _MAX_OCTAL)
+    lengths = {index: len(_pax_records(table[index])) for index in needed}
+    return {index: BLOCK + length + padding(length) for index, length in lengths.items()}
 
 
 def padding(size: int) -> int:
@@ -93,7 +101,7 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (length, key, value)
 
 
-def _header(path: bytes, flag: bytes, *, size: int, mode: int, mtime: int, link: bytes = b"") -> bytes:
+def _header(path: bytes, flag: int, size: int, mode: int, mtime: int, link: bytes = b"") -> bytes:
     """Return one ustar header; a path or link that is too long is cut."""
     before = b"%b%07o\x000000000\x000000000\0%011o\0%011o\0" % (
         path[:_NAME_FIELD].ljust(_NAME_FIELD, b"\0"),
@@ -101,9 +109,17 @@ def _header(path: bytes, flag: bytes, *, size: int, mode: int, mtime: int, link:
         size,
         mtime,
     )
-    link = link[:_NAME_FIELD]
-    checksum = sum(before) + 8 * ord(" ") + ord(flag) + sum(link) + _TAIL_SUM
-    return b"%b%06o\0 %b%b%b" % (before, checksum, flag, link.ljust(_NAME_FIELD, b"\0"), _TAIL)
+    link = link[:_NAME_FIELD].ljust(_NAME_FIELD, b"\0")
+    checksum = _sum(before) + 8 * ord(" ") + flag + _sum(link) + _TAIL_SUM
+    return b"%b%06o\0 %c%b%b" % (before, checksum, flag, link, _TAIL)
+
+
+def _sum(data: bytes) -> int:
+    """Return the sum of at most 256 bytes.
+
+    Adler-32 has it in its low half, modulo 65521, and takes a tenth of the time of ``sum``.
+    """
+    return (adler32(data) & 0xFFFF) - 1
 
 
 def _is_utf8(value: bytes) -> bool:

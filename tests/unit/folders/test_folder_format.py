@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from itertools import groupby
 
 import pytest
 from hypothesis import example, given, settings
@@ -33,6 +34,10 @@ def file(path: str, size: int = 0, mtime: int = 1_763_780_000) -> FolderEntry:
 
 def folder(path: str) -> FolderEntry:
     return FolderEntry(path.encode(), EntryKind.FOLDER, mode=0o755)
+
+
+def folder_of(entry: FolderEntry) -> bytes:
+    return entry.path[: entry.path.rstrip(b"/").rfind(b"/") + 1]
 
 
 def content(part: bytes | FileRange) -> bytes:
@@ -130,6 +135,55 @@ def test_vector_of_the_protocol() -> None:
     )
     digest = hashlib.sha256(payload(FolderLayout(table, 50_000_000))).hexdigest()
     assert digest == "e83d23a83a1ac39765fe5d43ef83854422ef590da70a846ab0abc44441daf1e4"
+
+
+@pytest.mark.parametrize(
+    ("above", "names"),
+    [
+        (b"", [b"a", b""]),
+        (b"", [b"a", b"."]),
+        (b"", [b".."]),
+        (b"", [b"a", b"b/c"]),
+        (b"", [b"a", b"b\0c"]),
+        (b"", [b"a", b"x" * 256]),
+        (b"", [b"b", b"a"]),
+        (b"", [b"a", b"a"]),
+        (b"", [b"0"]),
+        (b"no folder/", [b"a"]),
+    ],
+)
+def test_unsafe_name_among_files_is_refused(above: bytes, names: list[bytes]) -> None:
+    table = table_of(file("0"))
+    with pytest.raises(UnsafeEntry):
+        table.append_files(above, names, [1] * len(names), [0o644] * len(names), [0] * len(names))
+
+
+@pytest.mark.parametrize(
+    "numbers", [(-1, 0o644, 0), (1 << 61, 0o644, 0), (1, 0o4755, 0), (1, 0o644, 1 << 62)]
+)
+def test_unsafe_number_among_files_is_refused(numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(UnsafeEntry):
+        FolderTable().append_files(b"", [b"a", b"b"], *zip((1, 0o644, 0), numbers, strict=True))
+
+
+@given(folder_tables(huge=True))
+def test_files_appended_together_are_those_appended_one_by_one(table: FolderTable) -> None:
+    together = FolderTable()
+    for above, entries in groupby(table, lambda entry: (folder_of(entry), entry.kind is EntryKind.FILE)):
+        if not above[1]:
+            for entry in entries:
+                together.append(entry)
+            continue
+        run = list(entries)
+        together.append_files(
+            above[0],
+            [entry.path[len(above[0]) :] for entry in run],
+            [entry.size for entry in run],
+            [entry.mode for entry in run],
+            [entry.mtime for entry in run],
+        )
+    assert list(together) == list(table)
+    assert together.paths(0, len(table)) == [entry.path for entry in table]
 
 
 @settings(deadline=None)

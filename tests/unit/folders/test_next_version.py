@@ -79,15 +79,14 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def opened_files(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The paths of the files that are opened to be read."""
     found: list[bytes] = []
-    read = payload._OpenFile.read
+    opening = payload._OpenFile._open
 
-    def note(self: payload._OpenFile, part: payload.FileRange, data: memoryview) -> None:
-        path = self._survey.table.path(part.index)
-        if part.length and found[-1:] != [path]:
+    def note(self: payload._OpenFile, index: int, path: bytes) -> int:
+        if self._survey.table.size(index) and found[-1:] != [path]:
             found.append(path)
-        read(self, part, data)
+        return opening(self, index, path)
 
-    monkeypatch.setattr(payload._OpenFile, "read", note)
+    monkeypatch.setattr(payload._OpenFile, "_open", note)
     return found
 
 

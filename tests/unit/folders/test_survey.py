@@ -124,6 +124,21 @@ def test_change_since_the_survey_is_told_by_name(
             survey.check_unchanged()
 
 
+@pytest.mark.parametrize("number", [0, 999, 1000, 1999])
+def test_change_among_many_files_of_a_folder_is_told_by_name(tmp_path: Path, number: int) -> None:
+    for each in range(2000):
+        (tmp_path / f"{each:04}").write_bytes(b"x")
+    with open_survey(tmp_path) as survey:
+        assert [entry.path for entry in survey.table] == [b"%04d" % each for each in range(2000)]
+        survey.check_unchanged()
+        os.utime(tmp_path / f"{number:04}", ns=(0, 0))
+        with pytest.raises(PayloadChanged, match=f"'{number:04}' is something else"):
+            survey.check_unchanged()
+        (tmp_path / f"{number:04}").unlink()
+        with pytest.raises(PayloadChanged, match=f"'{number:04}' is not there any more"):
+            survey.check_unchanged()
+
+
 def test_file_that_became_a_link_of_the_same_name_is_told(folder: Path) -> None:
     with open_survey(folder) as survey:
         (folder / "sub-x").unlink()
