@@ -16,10 +16,12 @@ class Wait:
     Attributes:
         seconds: how long it has lasted.
         what: what is awaited, and from which server: ``an answer of http://10.0.0.1:8000 (no connection)``.
+        is_idle: whether it may last for any time, as that for the next version: then one note is enough.
     """
 
     seconds: float
     what: str
+    is_idle: bool = False
 
 
 WaitSource = Callable[[], Wait | None]

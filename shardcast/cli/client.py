@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +17,19 @@ from shardcast.cli.folder_options import ReceivedFolderOptions, folder_options
 from shardcast.cli.limit_options import DownloadLimitOptions, download_limit_options
 from shardcast.cli.sharing_options import SharingOptions, is_on_command_line, sharing_options
 from shardcast.cli.streams import print_answer
+from shardcast.cli.tables import format_table
 from shardcast.cli.waiting import note_waits
 from shardcast.concurrency import background_task
-from shardcast.plain_text import one_line
 from shardcast.protocol.distribution import is_version
 
 if TYPE_CHECKING:
-    from shardcast.cli.progress import ShowTransfer
+    from shardcast.cli.progress import Display, ShowTransfer
     from shardcast.nodes.client import Client, Offered, Release
     from shardcast.protocol.manifest import Manifest
 
 
-_LONGEST_COLUMN = 255
-"""Maximum characters of a column in the list of versions; names come from servers."""
+_COLUMNS = ("VERSION", "DIGEST", "SHARDS", "SIZE", "NAME")
+"""Columns of ``--list``."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,15 @@ class FollowOptions:
     default="./downloads",
     help="The folder to put it in.",
 )
+@options.option(
+    "--wait",
+    metavar="[SECONDS]",
+    type=options.Duration(),
+    is_flag=False,
+    flag_value=math.inf,
+    help="With --version: wait for a version that isn't there yet, and for a server; 90s, 10m. Without "
+    "SECONDS: for as long as it takes.",
+)
 @options.option("--follow", is_flag=True, help="Stay, and download each new version.")
 @options.grouped(
     "following",
@@ -104,6 +115,7 @@ def client(
     version: str | None,
     output_file: str | None,
     output_dir: Path,
+    wait: float | None,
     follow: bool,
     following: FollowOptions,
     folders: ReceivedFolderOptions,
@@ -143,6 +155,9 @@ def client(
     urls = options.servers_or_ip_addr_list(servers, "--servers")
     if not follow and following != FollowOptions():
         raise click.UsageError("--from, --every, --keep and --exec belong to --follow")
+    if version is None and is_on_command_line("--wait"):
+        raise click.UsageError("--wait goes with --version; --follow waits for each version by itself")
+    from shardcast.cli.progress import note_display
     from shardcast.nodes.client import Client
     from shardcast.nodes.runtime import run
 
@@ -175,7 +190,8 @@ def client(
 
             show_contents(run(_describe(lister, contents), fast_loop=True), as_json)
             return
-        show_offered(run(_list(lister, options.is_quiet()), fast_loop=True), as_json)
+        notes = note_display(options.is_quiet())
+        show_offered(run(_list(lister, notes), fast_loop=True), as_json, notes.note)
         return
     from shardcast.cli.progress import ShowTransfer, progress_display
 
@@ -190,17 +206,23 @@ def client(
             sharing=shared,
             folders=folders.load(verify),
         )
-        work = _download(downloader, version, output_file, shown, as_json=as_json, seed_for=sharing.seed_for)
+        work = _download(
+            downloader,
+            version,
+            output_file,
+            shown,
+            wait=wait or 0.0,
+            as_json=as_json,
+            seed_for=sharing.seed_for,
+        )
         run(work, fast_loop=True)
 
 
-async def _list(shardcast_client: Client, quiet: bool) -> list[Offered]:
-    """Return the versions on offer, and note waits of more than some seconds on stderr."""
-    from shardcast.cli.progress import note_display
-
+async def _list(shardcast_client: Client, notes: Display) -> list[Offered]:
+    """Return the versions on offer, and note waits of more than some seconds."""
     async with (
         shardcast_client,
-        background_task(note_waits(shardcast_client.waits, note_display(quiet).note)),
+        background_task(note_waits(shardcast_client.waits, notes.note)),
     ):
         return await shardcast_client.offered()
 
@@ -217,6 +239,7 @@ async def _download(
     output_file: str | None,
     shown: ShowTransfer,
     *,
+    wait: float,
     as_json: bool,
     seed_for: float | None,
 ) -> None:
@@ -228,7 +251,7 @@ async def _download(
         background_task(shown.run()),
         background_task(note_waits(shardcast_client.waits, shown.note)),
     ):
-        release = await shardcast_client.download(version, output_file, shown.watch)
+        release = await shardcast_client.download(version, output_file, shown.watch, wait=wait)
         shown.pause()
         show_release(release, as_json)
         if release.neighbours is None:
@@ -283,17 +306,28 @@ async def _follow(shardcast_client: Client, folder: Path, following: FollowOptio
                     shown.note(describe_given(shardcast_client.given))
 
 
-def show_offered(versions: list[Offered], as_json: bool) -> None:
-    """Print a line for each version, oldest first: version, digest, shards, size, name; or all as JSON."""
+def show_offered(versions: list[Offered], as_json: bool, note: Callable[[str], None]) -> None:
+    """Print a line for each version, oldest first: version, digest, shards, size, name; or all as JSON.
+
+    The heading is a note, so that stdout has versions only.
+    """
     if as_json:
         print_answer(json.dumps([_offered_as_dict(version) for version in versions], indent=2))
         return
-    for version in versions:
-        values = _offered_as_dict(version)
-        name = f"{values['name']}/" if values["kind"] == "folder" else values["name"]
-        columns = (values["version"], values["digest"], values["shards"], values["size"], name)
-        texts = ("-" if value is None else one_line(str(value), _LONGEST_COLUMN) for value in columns)
-        print_answer("  ".join(texts))
+    if not versions:
+        note("there are no versions yet")
+        return
+    heading, *rows = format_table(_COLUMNS, [_offered_as_row(version) for version in versions])
+    note(heading)
+    print_answer("\n".join(rows))
+
+
+def _offered_as_row(offered: Offered) -> tuple[str, ...]:
+    """Return a version on offer as a row of ``_COLUMNS``."""
+    values = _offered_as_dict(offered)
+    name = f"{values['name']}/" if values["kind"] == "folder" else values["name"]
+    columns = (values["version"], values["digest"], values["shards"], values["size"], name)
+    return tuple("-" if value is None else str(value) for value in columns)
 
 
 def _offered_as_dict(offered: Offered) -> dict[str, Any]:
@@ -303,7 +337,7 @@ def _offered_as_dict(offered: Offered) -> dict[str, Any]:
         "version": offered.listing.version,
         "digest": offered.listing.digest,
         "shards": offered.listing.shards,
-        "size": header.size if header else None,
+        "size": offered.size,
         "name": header.content_name if header else None,
         "kind": header.content_kind if header else None,
         "created": header.created if header else None,

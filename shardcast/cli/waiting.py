@@ -26,6 +26,8 @@ async def note_waits(
 ) -> None:
     """Note each wait of more than 2 s, again every 30 s, and its end; runs until cancelled.
 
+    An idle wait is noted once, however often it begins anew, and its end is not.
+
     Args:
         waits: the waits of the work that runs.
         note: prints a line.
@@ -33,8 +35,13 @@ async def note_waits(
     """
     noted_at: float | None = None  # seconds of this wait at the last note
     longest = 0.0
+    idle: str | None = None  # the idle wait that was noted
     while True:
         wait = waits.now(NOTE_AFTER)
+        if wait is not None and wait.is_idle:
+            if wait.what != idle:
+                note(f"waiting for {wait.what}")
+            idle, wait = wait.what, None
         if wait is None:
             if noted_at is not None:
                 note(f"it goes on, after {format_count(round(longest), 'second')}")

@@ -15,29 +15,28 @@ from typing import TYPE_CHECKING, Self
 
 from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_urls
-from shardcast.concurrency import background_task, start_staggered
+from shardcast.concurrency import background_task
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
-from shardcast.errors import AccessDenied, PeerError, UsageError
+from shardcast.errors import AccessDenied, UsageError
 from shardcast.fair_limit import FairLimit
 from shardcast.folders.options import FolderOptions
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.follow import Follow, FollowSettings
 from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
+from shardcast.nodes.offers import describe_offers
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing, is_version
-from shardcast.protocol.manifest import Header, Manifest
-from shardcast.protocol.manifest_reader import MAX_MEMORY
+from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.report import Node, newest_reportable
 from shardcast.transfer.limits import Limits
 from shardcast.upstream.follow import Following
 from shardcast.upstream.lease import Lease
 from shardcast.upstream.lists import LATEST as LATEST
-from shardcast.upstream.lists import find_version, wait_for_news
-from shardcast.upstream.manifests import check_manifest
+from shardcast.upstream.lists import find_version, wait_for_news, wait_for_version
 from shardcast.upstream.report import send_reports
 from shardcast.waits import Waits
 
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
     from shardcast.nodes.sharing_settings import SharingSettings
 
 log = logging.getLogger(__name__)
-
-_DESCRIBED_AT_ONCE = 16
-"""Versions whose headers are fetched at once; together they may take the memory of one transfer."""
 
 
 class Client:
@@ -146,49 +142,8 @@ class Client:
             AccessDenied: a server refused, and no other told its versions.
         """
         async with self._looking() as (_, standing):
-            at_once = asyncio.Semaphore(_DESCRIBED_AT_ONCE)
-
-            async def describe(listing: Listing) -> Offered:
-                async with at_once:
-                    return await describe_now(listing)
-
-            async def describe_now(listing: Listing) -> Offered:
-                """Ask the server that decides first, and the next one when that lets it wait."""
-                servers = standing.group.complete.get(listing.number, ())
-                first = [url for url in servers if url == standing.speaker]
-                works = [
-                    partial(self._header, url, listing, standing.origin, trusted=url in first)
-                    for url in (*first, *(url for url in servers if url not in first))
-                ]
-                async with aclosing(start_staggered(works, STALL_WHEN_OTHERS_CAN)) as requests:
-                    async for request in requests:
-                        try:
-                            header = request.result() if request else None
-                        except PeerError as error:
-                            log.debug("%s", error)
-                            continue
-                        if header:
-                            return Offered(listing, header)
-                return Offered(listing, None)
-
             with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
-                versions = sorted(standing.listed.items())
-                return list(await asyncio.gather(*(describe(listing) for _, listing in versions)))
-
-    async def _header(self, url: str, listing: Listing, origin: str | None, trusted: bool) -> Header | None:
-        """Return the header of a version's manifest at a server; None where the server has none.
-
-        A ``trusted`` server is asked for the first line alone. Of another server the whole manifest is
-        fetched, and compared with the digest that the trusted one lists.
-        """
-        peer = self._downloads.peers[url]
-        if trusted or listing.manifest is None:
-            return await peer.manifest_header(listing.version)
-        manifest = await peer.manifest(listing.version, MAX_MEMORY // _DESCRIBED_AT_ONCE)
-        if manifest is None:
-            return None
-        check_manifest(listing, manifest, peer, origin)
-        return manifest.header
+                return await describe_offers(standing, self._downloads.peers)
 
     async def manifest(self, version: str = LATEST) -> Manifest:
         """Return the manifest of a version: its shards and, of a folder, its entries.
@@ -212,6 +167,8 @@ class Client:
         version: str = LATEST,
         output_file: Path | str | None = None,
         watch: Watch | None = None,
+        *,
+        wait: float = 0.0,
     ) -> Release:
         """Download a version into a file, which gets its name only when every byte is verified.
 
@@ -222,6 +179,8 @@ class Client:
             output_file: the file; a folder if it ends with "/". None for
                 ``<output_dir>/download_<version>.bin``.
             watch: called with the transfer when it begins; its ``progress`` has the bytes that are here.
+            wait: seconds to wait for the version, and for a server, where there is none yet; ``math.inf``
+                for as long as it takes.
 
         Raises:
             UsageError: ``version`` is no version's name.
@@ -234,9 +193,13 @@ class Client:
             LocalDiskError: the file can't be written.
         """
         check_version(version)
-        async with self._looking() as (following, standing):
-            found = find_version(standing, version)
-            listing = found.listing
+        async with self._looking(wait) as (following, standing):
+            what = (
+                f"{version if version != LATEST else 'a version'} to be on offer at {', '.join(self.servers)}"
+            )
+            with self.waits.waiting(lambda: what), self.waits.watching(lambda: following.wait):
+                found = await wait_for_version(following, version, wait)
+            standing, listing = following.standing(), found.listing
             destination = Destination(self.output_dir, watch=watch)
             if output_file is not None and str(output_file).endswith("/"):
                 destination = Destination(Path(output_file), watch=watch)
@@ -295,7 +258,7 @@ class Client:
         releases = follow.releases()
         async with (
             follow.following,
-            self._watching(follow.following),
+            self._watching(follow),
             background_task(send_reports(follow.following, partial(self._describe, follow))),
             background_task(follow.watch_servers()),
             aclosing(releases),
@@ -367,21 +330,28 @@ class Client:
         return Node(self._node_id, "client", self._name, has, coming, origin=follow.origin)
 
     @asynccontextmanager
-    async def _watching(self, following: Following) -> AsyncIterator[None]:
-        """Count it as a wait when no server tells anything while the block runs."""
-        with self.waits.watching(lambda: following.wait):
+    async def _watching(self, follow: Follow) -> AsyncIterator[None]:
+        """Count it as a wait when there is no version to fetch, or no server tells anything."""
+        with (
+            self.waits.watching(lambda: follow.wait),
+            self.waits.watching(lambda: follow.following.wait),
+        ):
             yield
 
     @asynccontextmanager
-    async def _looking(self) -> AsyncIterator[tuple[Following, Standing]]:
-        """Yield the servers, followed for one question, and what to believe once they answered."""
+    async def _looking(self, wait: float = 0.0) -> AsyncIterator[tuple[Following, Standing]]:
+        """Yield the servers, followed for one question, and what to believe once they answered.
+
+        Args:
+            wait: seconds to wait for a server, where that is longer than ``unreachable_at_start``.
+        """
         peers = list(self._downloads.peers.values())
         following = Following(
             peers, CHECK_INTERVAL, accepted=self._origin_id, first_line=STALL_WHEN_OTHERS_CAN
         )
         async with following:
             with self.waits.watching(lambda: following.wait):
-                standing = await wait_for_news(following, self._limits.unreachable_at_start)
+                standing = await wait_for_news(following, max(wait, self._limits.unreachable_at_start))
             for follower in following.followers:
                 if not follower.versions_known:
                     log.warning("not used: %s", follower.failure or f"{follower.peer.url}: no answer yet")

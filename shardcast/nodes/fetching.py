@@ -302,8 +302,8 @@ class VersionFetcher:
             ShardcastError, OSError: it can't be fetched now.
         """
         started, version = time.monotonic(), transfer.manifest.version
-        header, servers = transfer.manifest.header, format_count(len(transfer.progress.servers), "server")
-        size = "being made" if header.size is None else format_size(header.size)
+        servers, total = format_count(len(transfer.progress.servers), "server"), transfer.progress.size
+        size = "being made" if total is None else format_size(total)
         number, room = version_number(version) or 0, self._folders.quota
         log.info("fetching %s (%s) from %s", version, size, servers)
         self.transfers.append(transfer)

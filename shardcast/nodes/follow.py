@@ -34,6 +34,7 @@ from shardcast.upstream.abandon import NoProgress, run_unless
 from shardcast.upstream.denials import DenialLog
 from shardcast.upstream.follow import Following
 from shardcast.upstream.offers import offered_versions
+from shardcast.waits import Wait
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Follow:
         self._downloaded: dict[int, str] = {}  # digests of the versions of this line that this run downloaded
         self._withdrawn: set[Withdrawal] = set()
         self._warned = ""
+        self._idle_since: float | None = None  # since when there is no version to fetch
         self._denials = DenialLog()
 
     async def remember(self) -> None:
@@ -113,6 +115,18 @@ class Follow:
     def here(self) -> list[str]:
         """Return the versions of its line whose files are here, oldest first."""
         return [version_name(number) for number in sorted(self._local) if self._output(number).exists()]
+
+    @property
+    def wait(self) -> Wait | None:
+        """The wait for the next version; None while one is fetched or announced."""
+        if self._idle_since is None:
+            return None
+        newest, first = self.following.standing().newest, self._settings.first
+        what = "the next version" if first is None else f"v{first}, or the next version after it,"
+        servers = ", ".join(follower.peer.url for follower in self.following.followers)
+        offered = f"the newest on offer is {newest.version}" if newest else "none is on offer yet"
+        seconds = asyncio.get_running_loop().time() - self._idle_since
+        return Wait(seconds, f"{what} at {servers}; {offered}", is_idle=True)
 
     async def releases(self) -> AsyncGenerator[Release, None]:
         """Yield each version once its file has its name; for ever.
@@ -136,6 +150,7 @@ class Follow:
                 self._forget_replaced(standing)
                 number = self._queue.next(complete, opened)
                 if number is not None:
+                    self._idle_since = None
                     release = await self._fetch(number, standing, complete, opened)
                     self._warned = ""
                     self._queue.mark_fetched(number)
@@ -152,6 +167,7 @@ class Follow:
                 if number is not None:
                     continue  # another version may succeed
                 self._queue.retry_all()
+            self._idle_since = self._idle_since or loop.time()
             try:
                 async with asyncio.timeout_at(retry_at):
                     await self.following.wait_for_change(changes)

@@ -25,10 +25,12 @@ class Offered:
     Attributes:
         listing: its line in the distribution list.
         header: of its manifest; None where no server has a manifest.
+        size: bytes of the payload; None where no server tells.
     """
 
     listing: Listing
     header: Header | None
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

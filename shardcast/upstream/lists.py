@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 from shardcast.constants import UNREACHABLE_AT_START
-from shardcast.errors import CannotAsk, ServerBusy, ServerUnreachable, VersionNotOffered, VersionWithdrawn
+from shardcast.errors import (
+    CannotAsk,
+    NoServerReachable,
+    ServerBusy,
+    ServerUnreachable,
+    TransferFailed,
+    VersionNotOffered,
+    VersionWithdrawn,
+)
 from shardcast.policy.groups import ServerGroup
 from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing
@@ -63,6 +73,36 @@ async def wait_for_news(following: Following, patience: float = UNREACHABLE_AT_S
             break
     await following.wait_until_settled()
     return following.standing_or_error()
+
+
+async def wait_for_version(following: Following, version: str, patience: float) -> FoundVersion:
+    """Return a version, or the newest (``LATEST``), as soon as a server has it.
+
+    Args:
+        following: the servers.
+        version: its name, or ``LATEST``.
+        patience: seconds to wait for it; also while no server answers.
+
+    Raises:
+        VersionWithdrawn: its publisher took it back.
+        VersionNotOffered: no server has it, ``patience`` seconds on.
+        AccessDenied: the servers refuse.
+        NoServerReachable, TransferFailed: no server tells anything, ``patience`` seconds on.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = None if math.isinf(patience) else loop.time() + patience
+    while True:
+        changes = following.changes
+        try:
+            return find_version(following.standing_or_error(), version)
+        except VersionWithdrawn:
+            raise
+        except (VersionNotOffered, NoServerReachable, TransferFailed):
+            if deadline is not None and loop.time() >= deadline:
+                raise
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await following.wait_for_change(changes)
 
 
 def find_version(standing: Standing, version: str) -> FoundVersion:

@@ -289,11 +289,11 @@ def test_list_is_oldest_first_and_latest_is_newest(tmp_path: Path) -> None:
     sizes = {one: (1, 1000), two: (3, 2500), ten: (1, 0)}
     with BadServer(tmp_path / "data") as server:
         text = processes.run("client", "--servers", server.address, "--list")
-        assert (text.returncode, text.stderr) == (0, "")
-        assert text.stdout == "".join(
-            f"{made.version}  {made.sha256}  {shards}  {size}  data.payload\n"
+        assert (text.returncode, text.stderr.split()) == (0, ["VERSION", "DIGEST", "SHARDS", "SIZE", "NAME"])
+        assert [line.split() for line in text.stdout.splitlines()] == [
+            [made.version, made.sha256, str(shards), str(size), "data.payload"]
             for made, (shards, size) in sizes.items()
-        )
+        ]
         as_json = processes.run("client", "--servers", server.address, "--list", "--json")
         found = json.loads(as_json.stdout)
         assert [row["version"] for row in found] == ["v1", "v2", "v10"]
@@ -310,10 +310,26 @@ def test_list_is_oldest_first_and_latest_is_newest(tmp_path: Path) -> None:
         assert (tmp_path / "downloads" / "download_v1.bin").read_bytes() == one.payload, done.stderr
 
 
+def test_list_has_the_size_of_a_streamed_version(tmp_path: Path) -> None:
+    with processes.origin(tmp_path / "data") as origin:
+        words = [
+            *processes.command("broadcast", "-", "--data-dir", str(tmp_path / "data"), "--shard-size", "1000")
+        ]
+        subprocess.run(words, input=b"x" * 2500, env=processes.environment(), check=True)
+        with processes.middle(origin.url, tmp_path / "middle") as middle:
+            middle.wait_for_log("fetching v1 (2.5 kB)")
+            middle.wait_for_log("v1 is complete")
+            for url in (origin.url, middle.url):
+                shown = processes.run("client", "--servers", url, "--list", "--quiet")
+                assert (shown.stdout.split()[3], shown.stderr) == ("2500", "")
+                as_json = processes.run("client", "--servers", url, "--list", "--json")
+                assert json.loads(as_json.stdout)[0]["size"] == 2500
+
+
 def test_list_is_empty_without_versions(tmp_path: Path) -> None:
     with processes.origin(tmp_path / "data") as origin:
         text = processes.run("client", "--servers", origin.url, "--list")
-        assert (text.returncode, text.stdout) == (0, ""), text.stderr
+        assert (text.returncode, text.stdout, text.stderr) == (0, "", "there are no versions yet\n")
         as_json = processes.run("client", "--servers", origin.url, "--list", "--json")
         assert (as_json.returncode, json.loads(as_json.stdout)) == (0, []), as_json.stderr
         newest = processes.run("client", "--servers", origin.url, "--version", "latest")

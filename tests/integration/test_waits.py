@@ -172,6 +172,42 @@ async def test_wait_is_noted_once_and_again_when_long() -> None:
     assert notes[1][1] == "waiting for the manifest, for 32 s now"
 
 
+async def test_idle_wait_is_noted_once() -> None:
+    notes: list[str] = []
+    time = Time(80.0, {})
+    waits = Waits(time.clock)
+    began = 0.0
+
+    def source() -> Wait:
+        nonlocal began
+        if time.now - began > 30.0:
+            began = time.now  # as a follower's wait does at each of its looks
+        return Wait(time.now - began, "the next version", is_idle=True)
+
+    with waits.watching(source), pytest.raises(asyncio.CancelledError):
+        await note_waits(waits, notes.append, time.sleep)
+    assert notes == ["waiting for the next version"]
+
+
+async def test_follower_says_what_it_waits_for(published: Published, tmp_path: Path) -> None:
+    with BadServer(published.data_dir) as server:
+        url, notes = server.url, asyncio.Queue[str]()
+        async with Client([url], tmp_path) as client:
+
+            async def follow(first: str) -> None:
+                async with aclosing(client.follow(first)) as releases:
+                    async for _ in releases:
+                        pass
+
+            telling = asyncio.ensure_future(note_waits(client.waits, notes.put_nowait))
+            for first, what in (("v9", "v9, or the next version after it,"), ("v1", "v1, or the next")):
+                following = asyncio.ensure_future(follow(first))
+                note = await asyncio.wait_for(notes.get(), 30)
+                assert note.startswith(f"waiting for {what}") and note.endswith("the newest on offer is v1")
+                await cancel([following])
+            await cancel([telling])
+
+
 async def test_short_waits_are_not_noted() -> None:
     time, notes = Time(20.0, {}), list[str]()
     waits = Waits(time.clock)
