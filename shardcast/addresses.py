@@ -64,11 +64,13 @@ def server_url(address: str) -> str:
 
 
 def server_urls(addresses: Iterable[str]) -> list[str]:
-    """Return the base URLs of several servers, in their order, each once.
+    """Return the base URLs of several servers, in their order, each once; of a text, those that it lists.
 
     Raises:
         UsageError: a text is not an address, or there is none.
     """
+    if isinstance(addresses, str):
+        return parse_servers(addresses)
     urls = list(dict.fromkeys(server_url(address) for address in addresses))
     if not urls:
         raise UsageError("no servers: name them with an option or in IP_ADDR_LIST")

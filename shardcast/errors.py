@@ -363,7 +363,9 @@ class WrongBytes(PeerError):
 def to_wire(error: ShardcastError) -> dict[str, Any]:
     """Return an error as JSON for another process of this machine."""
     number = error.errno if isinstance(error, LocalDiskError) else None
-    return {"kind": type(error).__name__, "message": str(error)} | ({"errno": number} if number else {})
+    role = error.role if isinstance(error, DataDirInUse) else ""
+    named = {"kind": type(error).__name__, "message": str(error)}
+    return named | ({"errno": number} if number else {}) | ({"role": role} if role else {})
 
 
 def from_wire(payload: Mapping[str, Any]) -> ShardcastError:
@@ -374,4 +376,6 @@ def from_wire(payload: Mapping[str, Any]) -> ShardcastError:
     error = kind(message)
     if isinstance(error, LocalDiskError) and isinstance(payload.get("errno"), int):
         error.errno = payload["errno"]
+    if isinstance(error, DataDirInUse):
+        error.role = str(payload.get("role", ""))
     return error

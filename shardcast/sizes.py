@@ -30,6 +30,22 @@ def parse_size(text: str) -> int:
     return size
 
 
+def shard_size_of(size: int | str | None) -> int | None:
+    """Return the bytes of a shard that a program gives as a number, as text (``50MB``), or not at all.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    if isinstance(size, str):
+        try:
+            return parse_size(size)
+        except UsageError as error:
+            raise UsageError(f"shard_size: {error}") from None
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise UsageError(f"shard_size={size!r} is not a size; give at least one byte, or text (50MB)")
+    return size
+
+
 def format_size(size: float) -> str:
     """Format a size of so many bytes in decimal units: ``53.7 MB``."""
     for unit in ("B", "kB", "MB", "GB"):

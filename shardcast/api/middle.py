@@ -9,7 +9,7 @@ from shardcast.access.client_access import token_environment
 from shardcast.access.secret import Secret
 from shardcast.addresses import server_urls
 from shardcast.api.file_options import file_options
-from shardcast.api.nodes import StrPath
+from shardcast.api.publishing import StrPath
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT
 from shardcast.nodes.child_process import NodeProcess
 from shardcast.policy.byte_limit import Rates

@@ -75,6 +75,7 @@ def origin(
     Hand it files with --broadcast, or at any time with `shardcast broadcast PATH`.
     """
     options.start_logging()
+    from shardcast.nodes.child_process import how_started
     from shardcast.nodes.origin import Origin
     from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
@@ -101,5 +102,6 @@ def origin(
         bounds=Bounds(trusted=listening.trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         takes_uploads=takes_uploads,
+        started=how_started(parent),
     )
     run(foreground.serve(node, publish_all))

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardcast.access.client_access import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 from shardcast.access.secret import Secret
-from shardcast.constants import SHUTDOWN_GRACE
+from shardcast.constants import ENVIRONMENT_PREFIX, SHUTDOWN_GRACE
 from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
 from shardcast.json_text import parse_json
 from shardcast.policy.backoff import Backoff
@@ -97,6 +98,31 @@ def _handover(secrets: Mapping[str, Secret]) -> bytes:
     path = [entry for entry in sys.path if isinstance(entry, str)]
     variables = [f"{name}={value.reveal()}" for name, value in secrets.items()]
     return "\0".join([str(len(path)), *path, *variables]).encode("utf-8", "surrogatepass")
+
+
+def how_started(parent: int | None) -> dict[str, Any]:
+    """Return how this node was started, so that another process of its program can start it again.
+
+    A node that a person or a service manager started (no ``parent``) is theirs to start again, with options
+    that hold in its working directory; of such a node nothing is told. Tokens are told by no node.
+    """
+    if parent is None or "--parent" not in sys.argv:
+        return {}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in (TOKEN_VARIABLE, TOKEN_FILE_VARIABLE)
+    }
+    options = sys.argv[sys.argv.index("--parent") + 2 :]
+    return {"parent": parent, "namespace": pid_namespace(), "options": options, "variables": variables}
+
+
+def pid_namespace() -> str:
+    """Return the namespace in which this process's ids count; empty where the system has none."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 class NodeProcess:

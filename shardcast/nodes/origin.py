@@ -40,6 +40,7 @@ from shardcast.server.routes.next_range import add_next_range_routes
 from shardcast.server.routes.pins import add_pin_routes
 from shardcast.server.routes.publish import add_publish_routes
 from shardcast.server.routes.report import add_report_routes
+from shardcast.server.routes.running import add_running_routes
 from shardcast.server.routes.swarm import add_swarm_routes
 from shardcast.server.routes.uploads import add_upload_routes
 from shardcast.server.routes.versions import add_version_routes
@@ -138,6 +139,7 @@ class Origin:
         upload_bounds: UploadBounds | None = None,
         advertise_networks: Sequence[Network] = (),
         site: str | None = None,
+        started: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Origin]:
         """Run an origin while the block runs.
 
@@ -156,6 +158,7 @@ class Origin:
             upload_bounds: on these; the defaults where None.
             advertise_networks: where members of a swarm can advertise addresses that are not their own.
             site: the name of its site; None to guess it from the address that a node reaches.
+            started: how it was started, for programs that attach to it (``control.running``).
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -211,7 +214,9 @@ class Origin:
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             url = await stack.enter_async_context(serve(app, host, port))
+            running = {"url": url, "keep": keep, **(started or {})}
             control_routes = (
+                partial(add_running_routes, running=running),
                 partial(add_publish_routes, publisher=publisher, pipes=directory.checked_own),
                 partial(add_pin_routes, versions=folders),
                 partial(add_withdraw_routes, versions=folders),

@@ -33,6 +33,8 @@ STREAM_PATH = "/stream"
 """On the socket: publish bytes while the caller makes them."""
 FINISH_PATH, COPIES_PATH = "/finish", "/copies"
 """On the socket: wait until the origin may end, or until a number of nodes have a version."""
+RUNNING_PATH = "/running"
+"""On the socket, of an origin only: where it listens, and how it was started."""
 MAX_FINISH_WAIT = 7 * 86_400.0
 """Seconds that an origin can be asked to wait before it ends."""
 PIN_PATH, UNPIN_PATH = "/pin", "/unpin"

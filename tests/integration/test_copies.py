@@ -314,8 +314,8 @@ def test_broadcast_without_origin_says_how_to_start_one(payload: Path, tmp_path:
 def test_module_functions_pass_copies_to_the_origin(payload: Path, tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", 0)
     try:
-        assert shardcast.api._origin
-        report(url(shardcast.api._origin), "a", "v1", "v2", origin=origin_id(tmp_path))
+        assert shardcast.api.current_origin._origin
+        report(url(shardcast.api.current_origin._origin), "a", "v1", "v2", origin=origin_id(tmp_path))
         assert shardcast.broadcast(payload, copies=1, timeout=10) == "v1"
         handle = shardcast.broadcast(payload, wait=False, copies=1, timeout=10)
         assert handle.result(10) == "v2"

@@ -242,7 +242,7 @@ import shardcast
 
 data_dir, port, payload, how = sys.argv[1:]
 shardcast.initialize(data_dir, int(port))
-print(shardcast.api._origin._process.pid, flush=True)
+print(shardcast.api.current_origin._origin._process.pid, flush=True)
 sys.stdin.readline()
 print(shardcast.broadcast(payload, 500_000), flush=True)
 if how == "raises":
@@ -257,7 +257,7 @@ if how == "raises in a thread":
 if how == "calls":
     shardcast.shutdown()
 if how == "catches":
-    origin = shardcast.api._origin
+    origin = shardcast.api.current_origin._origin
     try:
         shardcast.shutdown()
     except KeyboardInterrupt:
@@ -272,7 +272,7 @@ if how == "forks":
         assert time.monotonic() - begun < 1
         sys.exit()
     os.wait()
-    assert shardcast.api._origin._process.running
+    assert shardcast.api.current_origin._origin._process.running
 sys.exit(3)
 """
 
@@ -453,7 +453,7 @@ def test_node_connecting_just_before_shutdown_is_awaited(tmp_path: Path) -> None
 def test_interrupt_holding_the_process_lock_does_not_hang(tmp_path: Path) -> None:
     """CPython's ``Popen.poll`` does so when a signal handler raises between its two first lines."""
     origin = OriginServer(tmp_path / "data", 0)
-    pid, lock = origin._process.pid, cast(Any, origin._process._process)._waitpid_lock
+    pid, lock = origin._process.pid, cast(Any, origin._process._child)._process._waitpid_lock
     with lock:
         begun = time.monotonic()
         origin.shutdown(wait=0)
@@ -493,8 +493,8 @@ def test_readme_example_delivers_last_version(tmp_path: Path) -> None:
     payload.write_bytes(random_bytes(SIZE))
     shardcast.initialize(tmp_path / "data", 0)
     try:
-        assert shardcast.api._origin
-        url = shardcast.api._origin.url.replace("0.0.0.0", "127.0.0.1")
+        assert shardcast.api.current_origin._origin
+        url = shardcast.api.current_origin._origin.url.replace("0.0.0.0", "127.0.0.1")
         with processes.middle(url, tmp_path / "m0"):
             shardcast.broadcast(payload)
             with shardcast.open_broadcast("other.bin") as out:
@@ -514,8 +514,8 @@ def test_invalid_wait_raises_and_ends_nothing(wait: float, tmp_path: Path) -> No
     try:
         with pytest.raises(UsageError):
             shardcast.shutdown(wait=wait)
-        assert shardcast.api._origin
-        assert shardcast.api._origin._process.running
+        assert shardcast.api.current_origin._origin
+        assert shardcast.api.current_origin._origin._process.running
     finally:
         shardcast.shutdown(wait=0)
 

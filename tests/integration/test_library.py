@@ -439,7 +439,7 @@ if how == "decides":
     def decide(number, frame):
         print("told", shardcast.broadcast(payload), flush=True)
     signal.signal(signal.SIGINT, decide)
-print(json.dumps({"origin": shardcast.api._origin._process.pid, "worker": worker}), flush=True)
+print(json.dumps({"origin": shardcast.api.current_origin._origin._process.pid, "worker": worker}), flush=True)
 if how == "returns":
     sys.exit()
 if how == "raises":
@@ -534,10 +534,10 @@ def test_ctrl_c_ends_process_and_origin(payload: Path, tmp_path: Path) -> None:
 
 
 def origin_of_this_process() -> int:
-    from shardcast import api
+    from shardcast.api import current_origin
 
-    assert api._origin
-    return api._origin._process.pid
+    assert current_origin._origin
+    return current_origin._origin._process.pid
 
 
 def test_kill_of_publishing_origin_raises_at_once(tmp_path: Path) -> None:

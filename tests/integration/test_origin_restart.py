@@ -18,7 +18,7 @@ import pytest
 
 import shardcast
 from shardcast import ClientNode, NodeFailed, NoNode, OriginServer, ShardcastError, UsageError
-from shardcast.api import nodes
+from shardcast.api import origin_process
 from tests.support import processes
 from tests.support.published import random_bytes, sha256
 
@@ -96,7 +96,7 @@ def test_initialize_restarts_dead_origin(
 ) -> None:
     shardcast.initialize(tmp_path / "data", 0)
     shardcast.broadcast(payload)
-    origin = shardcast.api._origin
+    origin = shardcast.api.current_origin._origin
     assert origin
     kill(origin)
     processes.wait_until(lambda: not origin._process.running, what="it to die")
@@ -121,7 +121,7 @@ def test_death_after_a_minute_restarts_again(
 ) -> None:
     kill(origin)
     assert origin.broadcast(payload) == "v1"
-    monkeypatch.setattr(nodes, "_RESTART_INTERVAL", 0.0)
+    monkeypatch.setattr(origin_process, "_RESTART_INTERVAL", 0.0)
     kill(origin)
     assert origin.broadcast(payload) == "v2"
 
@@ -194,7 +194,7 @@ import shardcast
 
 data_dir, payload = sys.argv[1:]
 shardcast.initialize(data_dir, 0)
-owner, origin = os.getpid(), shardcast.api._origin
+owner, origin = os.getpid(), shardcast.api.current_origin._origin
 worker = os.fork()
 if not worker:
     os.kill(origin._process.pid, signal.SIGKILL)
@@ -259,7 +259,7 @@ def test_no_node_is_exported_and_a_node_failed(tmp_path: Path) -> None:
 def test_first_version_continues_after_lost_directory(payload: Path, tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", 0, first_version=7)
     assert shardcast.broadcast(payload) == "v7"
-    kill(shardcast.api._origin)
+    kill(shardcast.api.current_origin._origin)
     assert shardcast.broadcast(payload) == "v8"
     with contextlib.ExitStack() as stack:
         other = OriginServer(tmp_path / "other", 0, first_version=20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fault import Fault
 
-API = "shardcast/api/__init__.py"
+API = "shardcast/api/current_origin.py"
 EXIT_CODES = "shardcast/cli/exit_codes.py"
 BACKGROUND = "shardcast/api/background.py"
 
@@ -96,8 +96,8 @@ FAULTS = [
     ),
     Fault(
         name="restart-without-a-pause",
-        file="shardcast/api/nodes.py",
-        old="if ago < _RESTART_INTERVAL:",
+        file="shardcast/api/origin_process.py",
+        old="if self._child and ago < _RESTART_INTERVAL:",
         new="if False:",
         tests=["tests/integration/test_origin_restart.py"],
     ),

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shardcast.errors import UsageError
-from shardcast.sizes import format_count, format_rate, format_size, parse_size
+from shardcast.sizes import format_count, format_rate, format_size, parse_size, shard_size_of
 from tests.support.payloads import patient
 
 UNITS = {
@@ -110,3 +110,16 @@ def test_sizes_and_rates_are_formatted_with_units(size: float, text: str) -> Non
 
 def test_counts_are_formatted_with_plural() -> None:
     assert [format_count(number, "shard") for number in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [(None, None), (1, 1), ("50MB", 50_000_000), ("48 MiB", 48 << 20)]
+)
+def test_shard_size_of_a_program_is_a_number_or_text(given: int | str | None, size: int | None) -> None:
+    assert shard_size_of(given) == size
+
+
+@pytest.mark.parametrize("given", [0, -5, True, 1.5, "much", "", b"50MB", [1]])
+def test_shard_size_that_is_none_is_named(given: object) -> None:
+    with pytest.raises(UsageError, match=r"shard_size"):
+        shard_size_of(given)  # type: ignore[arg-type]

@@ -1,0 +1,189 @@
+"""``shardcast.broadcast``: publish at the origin of this process, of a data directory, or elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.credentials import Credentials
+from shardcast.access.secret import Secret
+from shardcast.api.broadcasting import Broadcast
+from shardcast.api.current_origin import current_origin
+from shardcast.api.publishing import ByteSize, LocalPayload, Metadata, StrPath, publish_payload
+from shardcast.api.remote_broadcast import RemoteBroadcast
+from shardcast.errors import UsageError
+from shardcast.sizes import shard_size_of
+
+
+@overload
+def broadcast(
+    file_path: StrPath,
+    shard_size: ByteSize | None = ...,
+    wait: Literal[True] = ...,
+    metadata: Metadata | None = ...,
+    copy: bool = ...,
+    *,
+    copies: int | None = ...,
+    timeout: float | None = ...,
+    data_dir: StrPath | None = ...,
+    to: str | None = ...,
+    token: str | None = ...,
+    live: bool = ...,
+    exclude: Sequence[str] = ...,
+    mtimes: bool = ...,
+    checksum: bool = ...,
+) -> str: ...
+@overload
+def broadcast(
+    file_path: StrPath,
+    shard_size: ByteSize | None = ...,
+    *,
+    wait: Literal[False],
+    metadata: Metadata | None = ...,
+    copy: bool = ...,
+    copies: int | None = ...,
+    timeout: float | None = ...,
+    data_dir: StrPath | None = ...,
+    to: None = ...,
+    exclude: Sequence[str] = ...,
+    mtimes: bool = ...,
+    checksum: bool = ...,
+) -> Broadcast: ...
+@overload
+def broadcast(
+    file_path: StrPath,
+    shard_size: ByteSize | None = ...,
+    *,
+    wait: Literal[False],
+    metadata: Metadata | None = ...,
+    to: str,
+    token: str | None = ...,
+    live: bool = ...,
+) -> RemoteBroadcast: ...
+@overload
+def broadcast(
+    file_path: StrPath,
+    shard_size: ByteSize | None = ...,
+    wait: bool = ...,
+    metadata: Metadata | None = ...,
+    copy: bool = ...,
+    *,
+    copies: int | None = ...,
+    timeout: float | None = ...,
+    data_dir: StrPath | None = ...,
+    to: str | None = ...,
+    token: str | None = ...,
+    live: bool = ...,
+    exclude: Sequence[str] = ...,
+    mtimes: bool = ...,
+    checksum: bool = ...,
+) -> str | Broadcast | RemoteBroadcast: ...
+def broadcast(
+    file_path: StrPath,
+    shard_size: ByteSize | None = None,
+    wait: bool = True,
+    metadata: Metadata | None = None,
+    copy: bool = True,
+    *,
+    copies: int | None = None,
+    timeout: float | None = None,
+    data_dir: StrPath | None = None,
+    to: str | None = None,
+    token: str | None = None,
+    live: bool = False,
+    exclude: Sequence[str] = (),
+    mtimes: bool = True,
+    checksum: bool = False,
+) -> str | Broadcast | RemoteBroadcast:
+    """Publish a file or a folder as the next version.
+
+    Works from any thread, inside a running event loop, and from a forked worker. With ``to`` the file is sent
+    to an origin elsewhere, and ``initialize`` is not needed. The version appears there once all bytes have
+    come and their digest is right; a broken connection is gone on with, and a call for the same file goes on
+    where an earlier one was killed.
+
+    Args:
+        file_path: the file or folder to publish. Receivers of earlier versions get a folder as a tar.
+        shard_size: bytes of a shard, or ``50MB``; None for the origin's 50 000 000.
+        wait: whether to wait until the version is complete.
+        metadata: JSON object, at most 16 KiB, that goes with the version.
+        copy: whether to store a copy. Without it the origin serves the file itself, linked or cloned into the
+            data directory: write no more to it. A file that changes all the same has its version retired.
+            A folder is copied all the same.
+        copies: number of nodes below that must have the version whole and verified: middles, and clients that
+            follow, not nodes of 0.4.0 and 0.1.0. None waits for no node.
+        timeout: maximum seconds, from the call, until ``copies`` nodes have the version; None for no maximum.
+        data_dir: data directory of an origin that runs on this machine, whoever started it; ``initialize`` is
+            not needed then. None for the origin of ``initialize``.
+        to: address of an origin with ``--publish``; None for the one that ``initialize`` started.
+        token: with ``to``, the token to show there, of scope ``publish``; None for that of
+            ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
+        live: with ``to``, whether the version opens at once and grows as the bytes come.
+        exclude: patterns of the paths in a folder that are left out (``*.tmp``, ``logs/``, ``/a/**/b``),
+            beside the lines of its file ``.shardcastignore``.
+        mtimes: whether times of a folder's files are published; without them the same files give the same
+            digest.
+        checksum: whether to read all files of a folder. Without it those whose size, times and inode are as
+            in the last version from there are not read where their bytes are not needed.
+
+    Returns:
+        The version's name, ``v7``. With ``wait=False``, at once, a handle: ``.version``, ``.done()``,
+        ``.result(timeout)``, ``.progress``. Its ``result`` waits for the copies, and
+        ``handle.wait_for(copies=…)`` for another number of them. With ``to`` the handle's
+        ``.version`` is None until the origin has given it, and the handle has ``.cancel()``.
+
+    Raises:
+        NotInitialized: ``initialize`` was not called, and there is no ``data_dir`` and no ``to``.
+        NoNode: no origin runs on ``data_dir``.
+        UsageError: the number of copies or of seconds makes no sense, or an argument does not go with ``to``.
+        PayloadMissing: there is no such file.
+        LocalDiskError: the file can't be read or stored.
+        CopiesMissing: fewer nodes have the version in time; it stays published.
+        NodeFailed: the origin has ended, and could not be started again.
+        AccessDenied: the origin at ``to`` wants a token, or one of scope ``publish``.
+        UploadRefused: the origin at ``to`` takes no uploads, or not this one.
+        IntegrityError: the origin at ``to`` received other bytes; nothing was published.
+        PeerError: the origin at ``to`` could not be reached for too long.
+    """
+    shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
+    if to is not None:
+        local = (
+            copies,
+            timeout,
+            data_dir,
+            not copy or None,
+            exclude or None,
+            not mtimes or None,
+            checksum or None,
+        )
+        if any(value is not None for value in local):
+            raise UsageError(
+                "copies, timeout, data_dir, copy=False, exclude, mtimes and checksum do not go with to="
+            )
+        credentials = None if shown is None else Credentials.from_text(shown, "the token")
+        access = ClientAccess.from_environment(credentials)
+        path = Path(file_path).absolute()
+        sent = RemoteBroadcast(path, to, shard_size_of(shard_size), metadata, live=live, access=access)
+        return sent.result() if wait else sent
+    if live or shown is not None:
+        raise UsageError("live=True and token= go with to=; here, open_broadcast() is live")
+    if data_dir is not None:
+        payload = LocalPayload.checked(
+            file_path, shard_size, metadata, copy=copy, exclude=exclude, mtimes=mtimes, checksum=checksum
+        )
+        where = Path(data_dir).absolute()
+        return publish_payload(where, payload, wait=wait, copies=copies, timeout=timeout)
+    return current_origin("broadcast", ", or give data_dir=").broadcast(
+        file_path,
+        shard_size,
+        wait,
+        metadata=metadata,
+        copy=copy,
+        copies=copies,
+        timeout=timeout,
+        exclude=exclude,
+        mtimes=mtimes,
+        checksum=checksum,
+    )

@@ -1,0 +1,120 @@
+"""Publishing of a payload through the origin of a data directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardcast.api.broadcasting import Broadcast
+from shardcast.control.client import publish
+from shardcast.control.waiting import check_copies
+from shardcast.folders.publishing import check_folder_options
+from shardcast.folders.survey import SurveyRules
+from shardcast.sharding.publishing import check_payload
+from shardcast.sizes import shard_size_of
+
+StrPath = str | os.PathLike[str]
+Metadata = Mapping[str, Any]
+ByteSize = int | str
+"""Bytes as a number, or as people write them: ``50MB``."""
+
+
+@dataclass(frozen=True)
+class LocalPayload:
+    """A file or folder to publish, and how.
+
+    Attributes:
+        path: the file or folder, absolute.
+        shard_size: bytes of a shard; None for the origin's own.
+        metadata: JSON object that goes with the version.
+        copy: whether a copy is stored.
+        exclude: patterns of the paths in a folder that are left out.
+        mtimes: whether times of a folder's files are published.
+        checksum: whether all files of a folder are read.
+    """
+
+    path: Path
+    shard_size: int | None
+    metadata: Metadata | None
+    copy: bool
+    exclude: tuple[str, ...]
+    mtimes: bool
+    checksum: bool
+
+    @classmethod
+    def checked(
+        cls,
+        path: StrPath,
+        shard_size: ByteSize | None,
+        metadata: Metadata | None,
+        *,
+        copy: bool,
+        exclude: Sequence[str],
+        mtimes: bool,
+        checksum: bool,
+    ) -> LocalPayload:
+        """Return a payload whose options go with it.
+
+        Raises:
+            PayloadMissing: there is no such file.
+            LocalDiskError: it can't be read.
+            UsageError: an option does not go with it, or makes no sense.
+        """
+        absolute = Path(path).absolute()
+        is_folder = stat.S_ISDIR(check_payload(absolute).st_mode)
+        check_folder_options(absolute, is_folder, SurveyRules(tuple(exclude), mtimes))
+        return cls(absolute, shard_size_of(shard_size), metadata, copy, tuple(exclude), mtimes, checksum)
+
+
+def publish_payload(
+    data_dir: Path,
+    payload: LocalPayload,
+    *,
+    wait: bool,
+    copies: int | None,
+    timeout: float | None,
+    start: Callable[[Callable[[], Broadcast]], Broadcast] = lambda begin: begin(),
+) -> str | Broadcast:
+    """Publish a payload, and wait for the version, or return a handle.
+
+    Args:
+        data_dir: the origin's.
+        payload: the payload.
+        wait: whether to wait until the version is complete, and for the copies.
+        copies: number of nodes below that must have the version; None for none.
+        timeout: maximum seconds until they have it; None for no maximum.
+        start: starts the broadcast by the function it gets, perhaps a second time.
+
+    Raises:
+        UsageError: the number of copies or of seconds makes no sense.
+        ShardcastError: publishing failed.
+    """
+    check_copies(copies, timeout)
+    started = time.monotonic()
+    copies_of_handle = None if wait else copies
+
+    def begin() -> Broadcast:
+        messages = publish(
+            data_dir,
+            payload.path,
+            payload.shard_size,
+            metadata=payload.metadata,
+            copy=payload.copy,
+            exclude=payload.exclude,
+            mtimes=payload.mtimes,
+            checksum=payload.checksum,
+        )
+        return Broadcast(messages, data_dir, copies_of_handle, timeout)
+
+    handle = start(begin)
+    if not wait:
+        return handle
+    if copies is None:
+        return handle.result()
+    remaining = None if timeout is None else max(0.0, started + timeout - time.monotonic())
+    return handle.wait_for(copies, remaining)
