@@ -7,8 +7,8 @@ import json
 import os
 import sys
 from array import array
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -47,21 +47,27 @@ class FileStates:
             OSError: an entry can't be looked at.
         """
         values = array("Q", bytes(8 * _COLUMNS * len(table)))
-        for index in range(len(table)):
-            path = table.path(index)
-            with suppress(FileNotFoundError):
-                if not path.endswith(b"/"):
-                    at = index * _COLUMNS
-                    values[at], values[at + 1], values[at + 2], values[at + 3] = _state(tree, path)
+        for first, above, names in table.runs():
+            try:
+                found = array("Q", _run_state(tree, above, names))
+            except FileNotFoundError:  # one by one, without those that are not there
+                found = array("Q")
+                for name in names:
+                    found.extend(_state_or_none(tree, above + name))
+            values[first * _COLUMNS : (first + len(names)) * _COLUMNS] = found
         return cls(values, hashed or bytearray(len(table)))
 
     def __len__(self) -> int:
         return len(self._values) // _COLUMNS
 
-    def is_unchanged(self, index: int, tree: OpenTree, path: bytes) -> bool:
-        """Return whether an entry still looks as it did; False where it can't be looked at."""
+    def is_unchanged(self, tree: OpenTree, table: FolderTable) -> bool:
+        """Return whether all entries still look as they did; False where one can't be looked at."""
         try:
-            return self._values[index * _COLUMNS : (index + 1) * _COLUMNS] == array("Q", _state(tree, path))
+            return all(
+                self._values[first * _COLUMNS : (first + len(names)) * _COLUMNS]
+                == array("Q", _run_state(tree, above, names))
+                for first, above, names in table.runs()
+            )
         except OSError:
             return False
 
@@ -75,11 +81,8 @@ class FileStates:
 
     def renew(self, index: int, tree: OpenTree, path: bytes) -> None:
         """Record an entry anew after a change of ours; it counts as touched where it can't be looked at."""
-        try:
-            numbers = _state(tree, path)
-        except OSError:
-            numbers = (0, 0, 0, 0)
-        self._values[index * _COLUMNS : (index + 1) * _COLUMNS] = array("Q", numbers)
+        found = array("Q", _state_or_none(tree, path))
+        self._values[index * _COLUMNS : (index + 1) * _COLUMNS] = found
 
     def encode(self, manifest: str, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> bytes:
         """Return the states as their file holds them.
@@ -156,9 +159,24 @@ def open_trusted(path: Path) -> BinaryIO:
     return file
 
 
-def _state(tree: OpenTree, path: bytes) -> tuple[int, int, int, int]:
-    """Return the state of an entry."""
-    return _numbers(tree.stat(path))
+def _state_or_none(tree: OpenTree, path: bytes) -> tuple[int, int, int, int]:
+    """Return the state of an entry; that of none where it can't be looked at."""
+    try:
+        return _numbers(tree.stat(path))
+    except OSError:
+        return 0, 0, 0, 0
+
+
+def _run_state(tree: OpenTree, above: bytes, names: Iterable[bytes]) -> Iterator[int]:
+    """Return the states of names in a folder, behind each other.
+
+    Raises:
+        OSError: one can't be looked at.
+    """
+    folder = tree.folder(above)
+    return chain.from_iterable(
+        _numbers(os.stat(name, dir_fd=folder, follow_symlinks=False)) for name in names
+    )
 
 
 def _numbers(found: os.stat_result) -> tuple[int, int, int, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 from shardcast.directories import remove_tree
@@ -95,15 +96,13 @@ def unchanged_folder(folder: Path, manifest: Manifest) -> tuple[FolderLayout, Fi
         None where the folder is not that of the manifest, or something in it was touched.
     """
     try:
-        layout = folder_layout(manifest)
-        if layout is None:
-            return None
-        table = layout.table
-        states = FileStates.load(kept_states(folder), sha256(manifest.raw).hexdigest(), len(table))
-        if states is None:
+        facts, identity = manifest.header.folder, sha256(manifest.raw).hexdigest()
+        states = FileStates.load(kept_states(folder), identity, facts.entries) if facts else None
+        layout = folder_layout(manifest) if states is not None else None
+        if states is None or layout is None:
             return None
         with OpenTree.at(folder) as tree:
-            return (layout, states) if _looks_unchanged(tree, table, states) else None
+            return (layout, states) if _looks_unchanged(tree, layout.table, states) else None
     except (OSError, ManifestError):
         return None
 
@@ -130,13 +129,10 @@ def _looks_unchanged(tree: OpenTree, table: FolderTable, states: FileStates) -> 
         OSError: a folder can't be read.
     """
     counts = table.counts()
-    paths = [table.path(index) for index in range(len(table))]
-    for path in (b"", *(path for path in paths if path.endswith(b"/"))):
+    for path in chain([b""], table.folders()):
         if len(os.listdir(tree.folder(path))) != counts.get(path, 0):
             return False
-    return all(
-        states.is_unchanged(index, tree, path) for index, path in enumerate(paths) if not path.endswith(b"/")
-    )
+    return states.is_unchanged(tree, table)
 
 
 def remove_kept(folder: Path) -> None:

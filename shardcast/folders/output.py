@@ -201,8 +201,9 @@ class FolderOutput:
         hashed, layout = self._places.hashed, self._places.layout
         if placed.index is not None:
             return bool(hashed[placed.index])
-        files = list(layout.files_between(placed.offset, placed.offset + placed.size))
-        return bool(files) and all(hashed[index] for index in files)
+        files = layout.files_between(placed.offset, placed.offset + placed.size)
+        first = next(files, None)
+        return first is not None and bool(hashed[first]) and all(hashed[index] for index in files)
 
     def _wrong(self, what: str) -> IntegrityError:
         return IntegrityError(

@@ -19,12 +19,16 @@ from shardcast.folders.growing_tree import GrowingTree
 from shardcast.folders.layout import FileRange, FolderLayout
 from shardcast.folders.seeds import SeedFile, open_seed
 from shardcast.folders.selection import FolderSelection
+from shardcast.folders.table import Row
+from shardcast.folders.tar_headers import padding
 from shardcast.folders.tree_pool import TreePool
-from shardcast.open_files import close
+from shardcast.open_files import close, write_all
 from shardcast.store.span_digest import has_digest
 
 _OWNER = 0o600
 """Permissions that every file has until its folder gets its name: a later run reads and writes it."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FileShard(NamedTuple):
@@ -193,37 +197,75 @@ class FolderPlaces:
             TarDiffers: a header or padding is not the one that follows from the list of entries.
             OSError: a file can't be written.
         """
-        position = start
+        data, end, position = bytes(view), start + len(view), start
         with self._writers.tree() as tree:
-            for part in self.layout.parts(start, start + len(view)):
-                length = part.length if isinstance(part, FileRange) else len(part)
-                data = view[position - start : position - start + length]
-                if isinstance(part, FileRange):
-                    self._write(tree, part, data)
-                elif bytes(data) != part:
-                    raise TarDiffers(position)
-                position += length
+            while position < end:
+                at = position - start
+                position += self._write_entries(tree, position, data, at) or self._write_part(
+                    tree, position, data, at
+                )
 
-    def _write(self, tree: GrowingTree, part: FileRange, data: memoryview) -> None:
-        """Write bytes of one file, and settle it if they are all of it."""
-        if part.index in self._linked:  # all of it is right, and it is a seed's file too
-            return
-        if not self.selection.has_bytes_of(part.index):
-            return
-        table, index = self.layout.table, part.index
-        descriptor = tree.open_file(self.selection.path(part.index), os.O_WRONLY | os.O_CREAT)
+    def _write_entries(self, tree: GrowingTree, position: int, data: bytes, at: int) -> int:
+        """Write the next entries that the bytes from ``at`` on have all of, and return their bytes.
+
+        Raises:
+            TarDiffers, OSError: as ``write`` does.
+        """
+        layout, start = self.layout, at
+        run = layout.entries_between(position, position + len(data) - at)
+        rows = layout.table.rows(run.start, run.stop)
+        for index, header, row in zip(run, layout.headers(run), rows, strict=True):
+            size = row[1]
+            body = at + len(header)
+            after = body + size
+            end = after + padding(size)
+            if not data.startswith(header, at) or data.count(0, after, end) < end - after:
+                raise TarDiffers(position + at - start)
+            if size and index not in self._linked and self.selection.has_bytes_of(index):
+                self._write_file(tree, index, row, data[body:after])
+            at = end
+        return at - start
+
+    def _write_file(self, tree: GrowingTree, index: int, row: Row, data: bytes) -> None:
+        """Write all bytes of a file, and settle it."""
+        path, size, mode, mtime = row
+        if not self.selection.is_all:
+            path = self.selection.path(index)
+        above = path.rfind(b"/") + 1
+        descriptor = os.open(path[above:], _NEW, _OWNER, dir_fd=tree.folder(path[:above]))
         try:
-            offset = part.offset
-            self._present[part.index], self._settled[part.index] = 1, 0
-            while data:
-                count = os.pwrite(descriptor, data, offset)
-                data, offset = data[count:], offset + count
-            if part.length == table.size(index) and table.mode(index) & _OWNER == _OWNER:
-                os.fchmod(descriptor, table.mode(index))
-                os.utime(descriptor, (table.mtime(index), table.mtime(index)))
+            self._present[index], self._settled[index] = 1, 0
+            count = os.write(descriptor, data)
+            if count < size:
+                write_all(descriptor, memoryview(data)[count:])
+            if mode & _OWNER == _OWNER:
+                os.fchmod(descriptor, mode)
+                os.utime(descriptor, (mtime, mtime))
                 self._settled[index] = 1
         finally:
             close(descriptor)
+
+    def _write_part(self, tree: GrowingTree, position: int, data: bytes, at: int) -> int:
+        """Write bytes of the next entry that ``data`` has a part of, and return their number.
+
+        Raises:
+            TarDiffers, OSError: as ``write`` does.
+        """
+        part = next(self.layout.parts(position, position + len(data) - at))
+        if isinstance(part, bytes):
+            if not data.startswith(part, at):
+                raise TarDiffers(position)
+            return len(part)
+        index, offset = part.index, part.offset
+        if index not in self._linked and self.selection.has_bytes_of(index):
+            descriptor = tree.open_file(self.selection.path(index), os.O_WRONLY | os.O_CREAT)
+            try:
+                self._present[index], self._settled[index] = 1, 0
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                write_all(descriptor, memoryview(data)[at : at + part.length])
+            finally:
+                close(descriptor)
+        return part.length
 
     def read(self, start: int, length: int) -> bytes:
         """Return bytes of the payload; zeros for those of files that are not here.

@@ -157,6 +157,6 @@ class ScatteredLanding(Landing):
 
 
 def _has_tiny_files(places: FolderPlaces, shard: Shard) -> bool:
-    """Return whether the files of a shard are so small, on average, that their writers take turns."""
-    count = sum(1 for _ in places.layout.files_between(shard.offset, shard.end))
+    """Return whether the entries of a shard are so small, on average, that their writers take turns."""
+    count = places.layout.entries_before(shard.end) - places.layout.entries_before(shard.offset)
     return count * _TINY > shard.size

@@ -21,9 +21,14 @@ from shardcast.protocol.manifest import MAX_ENTRIES
 
 MAX_BYTES = 1 << 61
 """Bytes of all files together; with headers and padding a payload may have twice as many."""
+_RUN = 1000
+"""Entries that are looked at together."""
 _DIGEST = 32
 _NO_DIGEST = bytes(_DIGEST)
 _KINDS = {int(kind): kind for kind in EntryKind}  # calling the enumeration costs as much as all the rest
+
+Row = tuple[bytes, int, int, int]
+"""Path, size, mode and time of an entry."""
 
 
 class FolderTable(Sequence[FolderEntry]):
@@ -103,7 +108,7 @@ class FolderTable(Sequence[FolderEntry]):
         blob = bytes(self._paths[first : ends[-1]])
         return [blob[a - first : b - first] for a, b in pairwise(ends)]
 
-    def rows(self, start: int, end: int) -> Iterator[tuple[bytes, int, int, int]]:
+    def rows(self, start: int, end: int) -> Iterator[Row]:
         """Yield path, size, mode and time of the entries from ``start`` to ``end``."""
         columns = self._sizes[start:end], self._modes[start:end], self._mtimes[start:end]
         return zip(self.paths(start, end), *columns, strict=True)
@@ -255,11 +260,39 @@ class FolderTable(Sequence[FolderEntry]):
     def counts(self) -> dict[bytes, int]:
         """Return how many entries each folder has, by its path; ``b""`` is the folder itself."""
         counts: dict[bytes, int] = {}
-        for index in range(len(self)):
-            path = self.path(index)
-            above = path[: path.rstrip(b"/").rfind(b"/") + 1]
+        for _, above, names in self.runs():
+            counts[above] = counts.get(above, 0) + len(names)
+        for path in self.folders():
+            above = path[: path.rfind(b"/", 0, -1) + 1]
             counts[above] = counts.get(above, 0) + 1
         return counts
+
+    def folders(self) -> Iterator[bytes]:
+        """Yield the paths of the folders in order."""
+        index = self._kinds.find(EntryKind.FOLDER)
+        while index >= 0:
+            yield self.path(index)
+            index = self._kinds.find(EntryKind.FOLDER, index + 1)
+
+    def runs(self) -> Iterator[tuple[int, bytes, list[bytes]]]:
+        """Yield files and links that follow each other in one folder, at most ``_RUN`` at once.
+
+        Yields:
+            The index of the first one, the path of the folder, and the names in it.
+        """
+        first, above, names = 0, b"", list[bytes]()
+        for start in range(0, len(self), _RUN):
+            for index, path in enumerate(self.paths(start, min(start + _RUN, len(self))), start):
+                at = path.rfind(b"/") + 1
+                if names and (at == len(path) or path[:at] != above or len(names) == _RUN):
+                    yield first, above, names
+                    names = []
+                if at < len(path):
+                    if not names:
+                        first, above = index, path[:at]
+                    names.append(path[at:])
+        if names:
+            yield first, above, names
 
     # Digests of files
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections import Counter
 from itertools import groupby
 
 import pytest
@@ -184,6 +185,17 @@ def test_files_appended_together_are_those_appended_one_by_one(table: FolderTabl
         )
     assert list(together) == list(table)
     assert together.paths(0, len(table)) == [entry.path for entry in table]
+
+
+@given(folder_tables())
+def test_runs_of_a_table_are_its_files_and_links_by_folder(table: FolderTable) -> None:
+    runs = [
+        (first + at, above + name) for first, above, names in table.runs() for at, name in enumerate(names)
+    ]
+    others = [entry.path for entry in table if entry.kind is EntryKind.FOLDER]
+    assert runs == [(at, entry.path) for at, entry in enumerate(table) if entry.path not in others]
+    assert list(table.folders()) == others
+    assert table.counts() == Counter(map(folder_of, table))
 
 
 @settings(deadline=None)
