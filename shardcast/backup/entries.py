@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -162,7 +161,7 @@ def parse_entry(line: bytes) -> SavedEntry:
         if not isinstance(fields, dict):
             raise ValueError("it is no object")
         return entry_of_fields(fields)
-    except (ValueError, binascii.Error) as error:
+    except ValueError as error:
         raise IntegrityError(f"a line of a folder's listing is no entry: {error}") from None
 
 

@@ -48,32 +48,30 @@ class Pack:
     """A finished pack.
 
     Attributes:
-        parts: its bytes, in order; joining them would copy them.
-        size: bytes of all parts.
+        data: its bytes.
         sha256: digest of its bytes, in hex, by which it is stored.
         chunks: its chunks.
     """
 
-    parts: list[bytes]
-    size: int
+    data: Buffer
     sha256: str
     chunks: list[PackedChunk]
 
 
 class PackWriter:
-    """A pack that is being filled.
-
-    Attributes:
-        size: bytes so far, without the index.
-    """
+    """A pack that is being filled."""
 
     def __init__(self) -> None:
-        self.size = len(MAGIC)
-        self._parts = [MAGIC]
+        self._data = bytearray(MAGIC)
         self._chunks: list[PackedChunk] = []
 
     def __len__(self) -> int:
         return len(self._chunks)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, without the index."""
+        return len(self._data)
 
     @property
     def is_full(self) -> bool:
@@ -87,18 +85,14 @@ class PackWriter:
             chunk: its id.
             encoded: its bytes, as ``encode_chunk`` returns them.
         """
-        self._chunks.append(PackedChunk(chunk, self.size, len(encoded)))
-        self._parts.append(encoded)
-        self.size += len(encoded)
+        self._chunks.append(PackedChunk(chunk, len(self._data), len(encoded)))
+        self._data += encoded
 
     def finish(self) -> Pack:
-        """Return the pack with its index."""
+        """Return the pack with its index; nothing can be added any more."""
         index = b"".join(_RECORD.pack(chunk.id, chunk.length) for chunk in self._chunks)
-        parts = [*self._parts, index, _LENGTH.pack(len(index)), MAGIC]
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        return Pack(parts, self.size + len(index) + FOOTER_SIZE, digest.hexdigest(), self._chunks)
+        self._data += index + _LENGTH.pack(len(index)) + MAGIC
+        return Pack(self._data, hashlib.sha256(self._data).hexdigest(), self._chunks)
 
 
 def index_length(footer: Buffer, size: int) -> int:

@@ -130,8 +130,8 @@ def packed(chunks: list[bytes]) -> bytes:
     for chunk in chunks:
         writer.add(chunk_id(KEY, ChunkKind.DATA, chunk), encode_chunk(chunk))
     pack = writer.finish()
-    data = b"".join(pack.parts)
-    assert len(data) == pack.size and hashlib.sha256(data).hexdigest() == pack.sha256
+    data = bytes(pack.data)
+    assert hashlib.sha256(data).hexdigest() == pack.sha256
     return data
 
 
@@ -147,7 +147,7 @@ def test_pack_is_laid_out_as_documented() -> None:
     writer = PackWriter()
     writer.add(KEY, b"\0one")
     pack = writer.finish()
-    assert b"".join(pack.parts) == MAGIC + b"\0one" + KEY + struct.pack("<II", 4, 36) + MAGIC
+    assert pack.data == MAGIC + b"\0one" + KEY + struct.pack("<II", 4, 36) + MAGIC
     assert pack.chunks == [PackedChunk(KEY, 8, 4)]
 
 

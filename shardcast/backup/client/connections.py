@@ -1,0 +1,224 @@
+"""Requests to one server over kept connections, from any thread, each with bounded time and memory."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from shardcast.access.tls import ClientTls
+from shardcast.digest import Buffer
+from shardcast.errors import BadAnswer, CannotAsk, LocalLimit, PeerError, ServerStalled, ServerUnreachable
+from shardcast.plain_text import one_line
+
+CONNECT_SECONDS = 20.0
+"""Seconds to connect, and seconds without a byte."""
+ANSWER_SECONDS = 300.0
+"""Seconds for a whole request and its answer, unless a call allows more."""
+_SILENT_SECONDS = 120.0
+"""Seconds for which a server may send or take no byte."""
+_READ = 1 << 20
+"""Bytes that are read at once."""
+
+Body = Sequence[Buffer]
+"""The body of a request: parts that are sent in order, again at each retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a request.
+
+    Attributes:
+        status: such as 200.
+        reason: the phrase beside it, made safe to show.
+        headers: of the answer.
+        body: its bytes.
+    """
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connections:
+    """Connections to one server; a request takes a free one, or makes another.
+
+    Attributes:
+        server: the URL of the server.
+    """
+
+    def __init__(self, server: str, headers: Mapping[str, str], tls: ClientTls) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            server: base URL.
+            headers: of every request.
+            tls: the TLS of https connections.
+
+        Raises:
+            UsageError, LocalDiskError: a file of the TLS can't be used.
+        """
+        self.server = server
+        self._url = urlsplit(server)
+        self._headers = dict(headers)
+        self._context = tls.load() if self._url.scheme == "https" else None
+        self._free: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close every connection that no request uses."""
+        with self._lock:
+            free, self._free = self._free, []
+        for connection in free:
+            connection.close()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Body = (),
+        headers: Mapping[str, str] | None = None,
+        max_answer: int,
+        seconds: float = ANSWER_SECONDS,
+    ) -> Answer:
+        """Send a request, and return the answer, whatever its status.
+
+        A kept connection may have been closed meanwhile by the server: then the request is sent once more
+        over a new one.
+
+        Args:
+            method: of the request.
+            path: below the server's URL.
+            body: of the request.
+            headers: beside those of every request.
+            max_answer: bytes that the answer may have.
+            seconds: for all of it.
+
+        Raises:
+            PeerError: there is no connection, or no whole answer in time.
+        """
+        request = f"{method} {path}"
+        sent = {**self._headers, **(headers or {}), "Content-Length": str(sum(map(len, body)))}
+
+        def exchange(connection: http.client.HTTPConnection) -> Answer:
+            answer = _exchange(connection, method, self._url.path + path, body, sent, max_answer)
+            if answer is None:
+                raise BadAnswer(self.server, f"{request}: the answer has more than {max_answer} bytes")
+            return answer
+
+        with self._lock:
+            kept = self._free.pop() if self._free else None
+        if kept is not None:
+            try:
+                return self._timed(exchange, kept, request, seconds)
+            except ServerUnreachable:
+                pass
+        return self._timed(exchange, self._connect(), request, seconds)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        """Return a new connection, which connects with its first request."""
+        host, port = self._url.hostname or "", self._url.port
+        if self._context is not None:
+            return http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=self._context)
+        return http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+
+    def _timed(
+        self,
+        exchange: Callable[[http.client.HTTPConnection], Answer],
+        connection: http.client.HTTPConnection,
+        request: str,
+        seconds: float,
+    ) -> Answer:
+        """Run an exchange, cut off after so many seconds, and keep its connection if it can be used again."""
+        late = threading.Event()
+
+        def cut_off() -> None:
+            late.set()
+            _shut_down(connection)
+
+        timer = threading.Timer(seconds, cut_off)
+        timer.daemon = True
+        try:
+            timer.start()
+            if connection.sock is None:
+                connection.connect()
+                sock: socket.socket = connection.sock
+                sock.settimeout(_SILENT_SECONDS)
+            answer = exchange(connection)
+        except (OSError, http.client.HTTPException, ValueError, RuntimeError) as error:
+            connection.close()
+            raise self._failure(error, request, late.is_set()) from error
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            timer.cancel()
+        if connection.sock is not None:
+            with self._lock:
+                self._free.append(connection)
+        return answer
+
+    def _failure(self, error: Exception, request: str, late: bool) -> PeerError:
+        """Return the error of a request without an answer."""
+        if late or isinstance(error, TimeoutError):
+            return ServerStalled(self.server, f"{request}: no whole answer in time")
+        if limit := LocalLimit.of(error):
+            return CannotAsk(self.server, str(limit))
+        if isinstance(error, ssl.SSLError):
+            from shardcast.peer.tls_failures import tls_failure_in_thread  # takes 0.2 s to import
+
+            if failure := tls_failure_in_thread(self.server, error):
+                return failure
+        if isinstance(error, http.client.IncompleteRead | http.client.LineTooLong | ValueError):
+            return BadAnswer(self.server, f"{request}: {one_line(str(error), 200)}")
+        return ServerUnreachable(self.server, f"{request}: {one_line(str(error) or repr(error), 200)}")
+
+
+def _exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: Body,
+    headers: Mapping[str, str],
+    max_answer: int,
+) -> Answer | None:
+    """Send a request, and return the answer; None for one that is too long."""
+    try:
+        connection.request(method, path, body, headers)
+    except (BrokenPipeError, ConnectionResetError):
+        if connection.sock is None:
+            raise
+        # A server that refuses a request closes before it has read the body: its answer may still be there.
+    response = connection.getresponse()
+    body_bytes = _read(response, max_answer)
+    if body_bytes is None:
+        connection.close()
+        return None
+    found = {name.title(): value for name, value in response.getheaders()}
+    return Answer(response.status, one_line(response.reason, 80), found, body_bytes)
+
+
+def _read(response: http.client.HTTPResponse, max_answer: int) -> bytes | None:
+    """Return the body of an answer; None where it is longer than allowed."""
+    parts, size = [], 0
+    while part := response.read(min(_READ, max_answer + 1 - size)):
+        parts.append(part)
+        size += len(part)
+        if size > max_answer:
+            return None
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
+    return b"".join(parts)
+
+
+def _shut_down(connection: http.client.HTTPConnection) -> None:
+    """End a connection that another thread waits for."""
+    with suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,382 @@
+"""A backup server as typed calls, from any thread; what can be repeated is, some times."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from shardcast.access.secret import Secret, bearer
+from shardcast.access.tls import ClientTls
+from shardcast.backup import wire
+from shardcast.backup.client.answers import (
+    ClientFacts,
+    ListedSnapshot,
+    RegisteredClient,
+    parse_facts,
+    parse_listed,
+    parse_object,
+    parse_registered,
+    snapshot_id,
+)
+from shardcast.backup.client.connections import ANSWER_SECONDS, Answer, Body, Connections
+from shardcast.backup.entries import text_or_base64
+from shardcast.backup.packs import Pack
+from shardcast.digest import Buffer
+from shardcast.errors import (
+    AccessDenied,
+    BadAnswer,
+    CannotAsk,
+    PeerError,
+    ServerBusy,
+    ServerLacks,
+    ServerStalled,
+    ServerUnreachable,
+    UploadRefused,
+)
+from shardcast.peer.failures import status_error
+from shardcast.plain_text import one_line
+from shardcast.policy.backoff import Backoff
+
+_ATTEMPTS = 6
+"""Tries of one request."""
+_BACKOFF = Backoff(first=0.25, longest=8.0)
+"""Seconds between two tries: some 15 s in all, as long as a server takes to restart."""
+_COMMIT_SECONDS = 1800.0
+"""Seconds for a commit, for which a server looks up millions of ids."""
+_PASSING = (ServerUnreachable, ServerStalled, ServerBusy)
+"""Failures that time may mend."""
+_SMALL = 1 << 20
+"""Bytes of most answers."""
+_MAX_LIST = 256 << 20
+"""Bytes of the list of all snapshots."""
+_MAX_WORDS = 300
+"""Characters of a server's words in an error."""
+_NO_ROOM, _TOO_MANY = 507, 429
+
+Value = TypeVar("Value")
+
+
+class BackupServer:
+    """A backup server, asked as one client.
+
+    Attributes:
+        url: its base URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: Secret | None = None,
+        *,
+        tls: ClientTls | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            url: base URL.
+            key: the client's; None for the calls that need none.
+            tls: the TLS of https connections.
+            pause: waits between two tries.
+        """
+        self.url = url
+        self._pause = pause
+        self._connections = Connections(url, bearer(key) if key else {}, tls or ClientTls())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connections.close()
+
+    def check(self) -> None:
+        """Check that this is a backup server that this release can talk to.
+
+        Raises:
+            PeerError: it is none, or can't be asked.
+        """
+        fields = self._read("GET", wire.ABOUT_PATH, parse_object)
+        if fields.get("name") != wire.NAME or type(fields.get("format")) is not int:
+            raise BadAnswer(self.url, "this is no backup server; check the address")
+        if fields["format"] > wire.FORMAT:
+            raise BadAnswer(
+                self.url, f"it speaks format {fields['format']} of backups; install a newer release here"
+            )
+
+    def register(self, invitation: str, host: str, path: bytes) -> RegisteredClient:
+        """Register this machine with an invitation, which works once; so this is tried once.
+
+        Raises:
+            AccessDenied: the invitation is wrong, used or expired.
+            PeerError: the server can't be asked.
+        """
+        fields = {"invitation": invitation, "host": host} | dict([text_or_base64("path", path)])
+        answer = self._once("POST", wire.REGISTER_PATH, body=_json(fields))
+        return self._parsed(answer, f"POST {wire.REGISTER_PATH}", parse_registered)
+
+    def facts(self) -> ClientFacts:
+        """Return what the server knows of this client.
+
+        Raises:
+            PeerError: it can't be asked.
+        """
+        return self._read("GET", wire.CLIENT_PATH, parse_facts)
+
+    def begin_run(self, host: str, path: bytes) -> BackupRun:
+        """Begin a run: what it is told is there stays until it ends.
+
+        Raises:
+            PeerError: the server can't be asked, or this client is read-only.
+        """
+        fields = {"host": host} | dict([text_or_base64("path", path)])
+        run = self._read(
+            "POST",
+            wire.RUNS_PATH,
+            lambda body: snapshot_id(parse_object(body).get("run")),
+            body=_json(fields),
+        )
+        return BackupRun(self, run)
+
+    def snapshots(self) -> list[ListedSnapshot]:
+        """Return this client's snapshots, oldest first.
+
+        Raises:
+            PeerError: the server can't be asked.
+        """
+
+        def parse(body: bytes) -> list[ListedSnapshot]:
+            return [parse_listed(line) for line in body.split(b"\n") if line]
+
+        return self._read("GET", wire.SNAPSHOTS_PATH, parse, max_answer=_MAX_LIST)
+
+    def record(self, snapshot: str) -> bytes:
+        """Return the record of a snapshot.
+
+        Raises:
+            ServerLacks: there is none of this id.
+            PeerError: the server can't be asked.
+        """
+        return self.ask("GET", wire.snapshot_path(snapshot), max_answer=wire.MAX_RECORD).body
+
+    def damaged(self, snapshot: str) -> list[bytes]:
+        """Return the ids of a snapshot's chunks that the server knows are damaged or gone.
+
+        Raises:
+            PeerError: the server can't be asked.
+        """
+        path = wire.snapshot_path(snapshot, "damaged")
+        max_ids = wire.MAX_SNAPSHOT_IDS
+        return self._read("GET", path, lambda body: wire.split_ids(body, max_ids), max_answer=_MAX_LIST)
+
+    def locate(self, ids: Sequence[bytes]) -> list[wire.ChunkLocation]:
+        """Return where chunks lie, at most ``wire.MAX_IDS`` of them.
+
+        Raises:
+            PeerError: the server can't be asked.
+        """
+        return self._read(
+            "POST",
+            wire.LOCATE_PATH,
+            lambda body: wire.decode_locations(body, len(ids)),
+            body=(b"".join(ids),),
+            max_answer=len(ids) * wire.LOCATION_BYTES,
+        )
+
+    def read_range(self, pack: bytes, offset: int, length: int) -> bytes:
+        """Return bytes of a pack.
+
+        Raises:
+            ServerLacks: the pack is not there any more.
+            PeerError: the server can't be asked, or sends other bytes.
+        """
+        path = wire.pack_path(pack.hex())
+        headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
+        answer = self.ask("GET", path, headers=headers, max_answer=length, expected=(206,))
+        if len(answer.body) != length:
+            raise BadAnswer(self.url, f"GET {path}: {len(answer.body)} bytes instead of {length}")
+        return answer.body
+
+    def forget(self, snapshots: Sequence[str], admin_key: str | None = None) -> list[str]:
+        """Delete snapshots, all of them or none, and return their ids.
+
+        Raises:
+            AccessDenied: the server is append-only, and the key of its administrator is not right.
+            PeerError: one is none of this client's, or too young; or the server can't be asked.
+        """
+
+        def parse(body: bytes) -> list[str]:
+            found = parse_object(body).get("forgotten")
+            if not isinstance(found, list):
+                raise ValueError("it names no snapshots")
+            return [snapshot_id(one) for one in found]
+
+        headers = {wire.ADMIN_KEY_HEADER: admin_key} if admin_key else {}
+        return self._read(
+            "POST", wire.FORGET_PATH, parse, body=_json({"snapshots": list(snapshots)}), headers=headers
+        )
+
+    def ask(self, method: str, path: str, **more: Any) -> Answer:
+        """Send a request, again after failures that may pass; for the arguments see ``Connections.ask``.
+
+        Raises:
+            PeerError: it failed in another way, or too often.
+            UploadRefused: there is no room.
+        """
+        for attempt in range(_ATTEMPTS - 1):
+            try:
+                return self._once(method, path, **more)
+            except CannotAsk:
+                raise
+            except _PASSING:
+                self._pause(_BACKOFF.spread(attempt, random.Random()))
+        return self._once(method, path, **more)
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Body = (),
+        headers: Mapping[str, str] | None = None,
+        max_answer: int = _SMALL,
+        expected: Collection[int] = (200, 201, 204),
+        seconds: float = ANSWER_SECONDS,
+    ) -> Answer:
+        answer = self._connections.ask(
+            method, path, body=body, headers=headers, max_answer=max(max_answer, _SMALL), seconds=seconds
+        )
+        if answer.status in expected:
+            return answer
+        raise _refusal(self.url, f"{method} {path}", answer)
+
+    def _read(self, method: str, path: str, parse: Callable[[bytes], Value], **more: Any) -> Value:
+        return self._parsed(self.ask(method, path, **more), f"{method} {path}", parse)
+
+    def _parsed(self, answer: Answer, request: str, parse: Callable[[bytes], Value]) -> Value:
+        """Return what an answer says.
+
+        Raises:
+            BadAnswer: it can't be read.
+        """
+        try:
+            return parse(answer.body)
+        except ValueError as error:
+            raise BadAnswer(self.url, f"{request}: the answer can't be read: {error}") from None
+
+
+class BackupRun:
+    """A backup under way at its server."""
+
+    def __init__(self, server: BackupServer, run: str) -> None:
+        self._server = server
+        self._run = run
+
+    def missing(self, ids: Sequence[bytes]) -> list[bool]:
+        """Return which chunks the server lacks, at most ``wire.MAX_IDS`` of them.
+
+        Raises:
+            ServerLacks: the run has ended.
+            PeerError: the server can't be asked.
+        """
+        path = wire.run_path(self._run, "missing")
+        answer = self._server.ask("POST", path, body=(b"".join(ids),))
+        try:
+            return wire.decode_bitmap(answer.body, len(ids))
+        except ValueError as error:
+            raise BadAnswer(self._server.url, f"POST {path}: {error}") from None
+
+    def put_pack(self, pack: Pack) -> None:
+        """Send a pack.
+
+        Raises:
+            UploadRefused: there is no room.
+            PeerError: the server can't be asked, or refuses it.
+        """
+        self._server.ask("PUT", wire.run_path(self._run, f"packs/{pack.sha256}"), body=(pack.data,))
+
+    def commit(
+        self,
+        head: Mapping[str, Any],
+        record: bytes,
+        added: Iterable[bytes],
+        removed: Iterable[bytes] = (),
+    ) -> str | list[bytes]:
+        """Make a snapshot, and return its id; or the ids of some chunks that it needs and the server lacks.
+
+        Args:
+            head: what the server knows of it; ``base`` names the snapshot whose chunks it needs too.
+            record: the rest, which only clients read.
+            added: chunks that it needs, beside those of ``base``.
+            removed: chunks of ``base`` that it needs no more.
+
+        Raises:
+            ServerLacks: ``base`` is not there any more, or the run has ended.
+            PeerError: the server can't be asked, or refuses.
+        """
+        path = wire.run_path(self._run, "snapshots")
+        body: list[Buffer] = list(wire.encode_commit(head, record, added, removed))
+        answer = self._server.ask(
+            "POST",
+            path,
+            body=body,
+            expected=(201, 409),
+            max_answer=wire.MAX_IDS * wire.ID_BYTES,
+            seconds=_COMMIT_SECONDS,
+        )
+        try:
+            if answer.status == 201:
+                return snapshot_id(parse_object(answer.body).get("snapshot"))
+            missing = wire.split_ids(answer.body)
+            if not missing or answer.headers.get("Content-Type") != "application/octet-stream":
+                raise ValueError("it names no missing chunk")
+            return missing
+        except ValueError as error:
+            raise BadAnswer(self._server.url, f"POST {path}: {answer.status}: {error}") from None
+
+    def end(self) -> None:
+        """End the run: the server need not hold anything for it any more.
+
+        Raises:
+            PeerError: the server can't be asked.
+        """
+        try:
+            self._server.ask("DELETE", wire.run_path(self._run))
+        except ServerLacks:
+            pass  # it ended by itself
+
+
+def _json(fields: Mapping[str, Any]) -> Body:
+    return (json.dumps(fields, separators=(",", ":")).encode(),)
+
+
+def _refusal(server: str, request: str, answer: Answer) -> PeerError | UploadRefused:
+    """Return the error of an answer with an unexpected status, in the server's words where it has some."""
+    words = _words(answer.body)
+    text = (
+        f"{request}: {answer.status}: {words}"
+        if words
+        else f"{request}: the answer is {answer.status} {answer.reason}"
+    )
+    if answer.status == _NO_ROOM:
+        return UploadRefused(f"{server}: {text}")
+    if answer.status == _TOO_MANY:
+        return ServerBusy(server, text)
+    if not words:
+        return status_error(server, request, answer.status, answer.headers, reason=answer.reason)
+    if answer.status in (401, 403):
+        return AccessDenied(server, text)
+    if answer.status in (404, 410):
+        return ServerLacks(server, text)
+    if answer.status in (502, 503, 504):
+        return ServerBusy(server, text)
+    return BadAnswer(server, text)
+
+
+def _words(body: bytes) -> str:
+    """Return the words of a server's error; empty where it has none."""
+    try:
+        error = parse_object(body[:_SMALL]).get("error")
+    except ValueError:
+        return ""
+    return one_line(error, _MAX_WORDS) if isinstance(error, str) else ""
