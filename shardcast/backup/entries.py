@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from shardcast.backup.ids import ID_SIZE
+from shardcast.backup.ids import ID_SIZE, MAX_CHUNK
 from shardcast.digest import is_digest
 from shardcast.errors import IntegrityError
 from shardcast.json_text import parse_json
@@ -50,6 +50,7 @@ class SavedEntry:
         mtime: time of its last write, in nanoseconds since 1970.
         size: bytes of a file.
         chunks: ids of a file's chunks, in order.
+        sizes: bytes of each chunk, where there are several.
         chunk_lists: ids of ``listing`` chunks with a file's ids, where these are too many for a line.
         sparse: whether the file had holes.
         segments: ids of a folder's listing, in order.
@@ -70,6 +71,7 @@ class SavedEntry:
     mtime: int = 0
     size: int = 0
     chunks: tuple[bytes, ...] = ()
+    sizes: tuple[int, ...] = ()
     chunk_lists: tuple[bytes, ...] = ()
     sparse: bool = False
     segments: tuple[bytes, ...] = ()
@@ -112,9 +114,9 @@ def entry_fields(entry: SavedEntry) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": entry.name, "kind": entry.kind.value, "mode": entry.mode, "uid": entry.uid, "gid": entry.gid,
         "user": entry.user, "group": entry.group, "mtime": entry.mtime, "chunks": entry.chunks,
-        "chunk_lists": entry.chunk_lists, "sparse": entry.sparse, "segments": entry.segments,
-        "target": entry.target, "device": entry.device, "hard": entry.hard, "xattrs": entry.xattrs,
-        "problems": entry.problems,
+        "sizes": entry.sizes, "chunk_lists": entry.chunk_lists, "sparse": entry.sparse,
+        "segments": entry.segments, "target": entry.target, "device": entry.device, "hard": entry.hard,
+        "xattrs": entry.xattrs, "problems": entry.problems,
     }  # fmt: skip
     if entry.kind is SavedKind.FILE:
         fields["size"] = entry.size
@@ -174,6 +176,7 @@ def entry_of_fields(fields: Mapping[str, Any]) -> SavedEntry:
     kind = SavedKind(_text(fields, "kind"))
     is_file, is_folder, is_link = (kind is one for one in (SavedKind.FILE, SavedKind.FOLDER, SavedKind.LINK))
     is_device = kind in (SavedKind.CHAR, SavedKind.BLOCK)
+    size, chunks, sizes = _content(fields) if is_file else (0, (), ())
     return SavedEntry(
         name=check_name(bytes_of_text(fields, "name")),
         kind=kind,
@@ -183,8 +186,9 @@ def entry_of_fields(fields: Mapping[str, Any]) -> SavedEntry:
         user=_text(fields, "user") if "user" in fields else None,
         group=_text(fields, "group") if "group" in fields else None,
         mtime=_number(fields, "mtime", -_MAX_NUMBER, _MAX_NUMBER),
-        size=_number(fields, "size", 0, _MAX_NUMBER) if is_file else 0,
-        chunks=_ids(fields, "chunks") if is_file else (),
+        size=size,
+        chunks=chunks,
+        sizes=sizes,
         chunk_lists=_ids(fields, "chunk_lists") if is_file else (),
         sparse=is_file and fields.get("sparse") is True,
         segments=_ids(fields, "segments") if is_folder else (),
@@ -226,6 +230,19 @@ def _ids(fields: Mapping[str, Any], key: str) -> tuple[bytes, ...]:
     if not isinstance(values, list) or not all(is_digest(value) for value in values):
         raise ValueError(f"{key} is no list of ids of {ID_SIZE} bytes in hex")
     return tuple(map(bytes.fromhex, values))
+
+
+def _content(fields: Mapping[str, Any]) -> tuple[int, tuple[bytes, ...], tuple[int, ...]]:
+    """Return a file's size, the ids of its chunks, and the sizes of these where there are several."""
+    size, chunks = _number(fields, "size", 0, _MAX_NUMBER), _ids(fields, "chunks")
+    sizes = fields.get("sizes", [])
+    if not isinstance(sizes, list) or not all(type(one) is int and 1 <= one <= MAX_CHUNK for one in sizes):
+        raise ValueError("sizes are no list of sizes of chunks")
+    if len(chunks) == 1 and (sizes or size > MAX_CHUNK):
+        raise ValueError(f"one chunk is no file of {size} bytes")
+    if len(chunks) > 1 and (len(sizes) != len(chunks) or sum(sizes) != size):
+        raise ValueError(f"{len(chunks)} chunks have {len(sizes)} sizes, which are not {size} bytes")
+    return size, chunks, tuple(sizes)
 
 
 def _target(fields: Mapping[str, Any]) -> bytes:

@@ -30,14 +30,3 @@ def chunk_id(key: bytes, kind: ChunkKind, data: Buffer) -> bytes:
     hasher = blake3(kind.value, key=key)
     hasher.update(data)
     return hasher.digest()
-
-
-def split_ids(joined: bytes) -> list[bytes]:
-    """Return ids that were joined to one string.
-
-    Raises:
-        ValueError: the length is no multiple of an id's.
-    """
-    if len(joined) % ID_SIZE:
-        raise ValueError(f"{len(joined)} bytes are no list of ids of {ID_SIZE} bytes")
-    return [joined[at : at + ID_SIZE] for at in range(0, len(joined), ID_SIZE)]

@@ -5,12 +5,13 @@ Cuts follow the content, so that an entry or a chunk more changes one segment. R
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from shardcast.backup.entries import MAX_LINE, SavedEntry, parse_entry
-from shardcast.backup.ids import ID_SIZE, split_ids
+from shardcast.backup.ids import ID_SIZE, MAX_CHUNK
 from shardcast.errors import IntegrityError
 
 MAX_ENTRIES = 2048
@@ -21,6 +22,8 @@ MAX_LISTED_IDS = 1 << 16
 """Ids in one chunk of a file's list."""
 INLINE_IDS = 1024
 """Chunks of a file that stand in its entry; more of them have lists."""
+_LISTED = struct.Struct(f"<{ID_SIZE}sI")
+"""A chunk in a file's list: id and size."""
 _CUT_ENTRIES, _CUT_IDS = 512, 1024
 """One in so many names, or ids, ends a segment."""
 
@@ -58,11 +61,11 @@ def read_segment(plain: bytes) -> list[SavedEntry]:
     return entries
 
 
-def cut_chunk_list(ids: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield a large file's ids, joined, in pieces."""
+def cut_chunk_list(chunks: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+    """Yield the ids and sizes of a large file's chunks, joined, in pieces."""
     piece: list[bytes] = []
-    for chunk in ids:
-        piece.append(chunk)
+    for chunk, size in chunks:
+        piece.append(_LISTED.pack(chunk, size))
         if len(piece) == MAX_LISTED_IDS or int.from_bytes(chunk[:2], "little") % _CUT_IDS == 0:
             yield b"".join(piece)
             piece = []
@@ -70,12 +73,15 @@ def cut_chunk_list(ids: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(piece)
 
 
-def read_chunk_list(plain: bytes) -> list[bytes]:
-    """Return the ids of a piece of a file's list.
+def read_chunk_list(plain: bytes) -> list[tuple[bytes, int]]:
+    """Return the ids and sizes in a piece of a file's list of chunks.
 
     Raises:
         IntegrityError: it is none.
     """
-    if not plain or len(plain) % ID_SIZE or len(plain) > MAX_LISTED_IDS * ID_SIZE:
+    if not plain or len(plain) % _LISTED.size or len(plain) > MAX_LISTED_IDS * _LISTED.size:
         raise IntegrityError(f"a file's list of chunks has {len(plain)} bytes")
-    return split_ids(plain)
+    chunks = list(_LISTED.iter_unpack(plain))
+    if not all(1 <= size <= MAX_CHUNK for _, size in chunks):
+        raise IntegrityError("a file's list of chunks has one of an impossible size")
+    return chunks

@@ -25,7 +25,7 @@ FOOTER_SIZE = 4 + len(MAGIC)
 """Bytes behind the index."""
 _RECORD = struct.Struct(f"<{ID_SIZE}sI")
 _LENGTH = struct.Struct("<I")
-_MAX_CHUNKS = 1 << 18
+_MAX_CHUNKS = 1 << 16
 """Chunks of one pack: bounds the memory of its index."""
 
 

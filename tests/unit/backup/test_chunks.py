@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shardcast.backup import chunking, encoding
 from shardcast.backup.encoding import decode_chunk, encode_chunk
-from shardcast.backup.ids import MAX_CHUNK, ChunkKind, chunk_id, split_ids
+from shardcast.backup.ids import MAX_CHUNK, ChunkKind, chunk_id
 from shardcast.backup.packs import MAGIC, PackedChunk, PackWriter, parse_index
 from shardcast.errors import IntegrityError, UsageError
 
@@ -30,12 +30,6 @@ def test_id_depends_on_key_and_kind() -> None:
         len({data, chunk_id(OTHER_KEY, ChunkKind.DATA, b"bytes"), chunk_id(KEY, ChunkKind.LISTING, b"bytes")})
         == 3
     )
-
-
-def test_split_ids_refuses_part_of_an_id() -> None:
-    assert split_ids(KEY + OTHER_KEY) == [KEY, OTHER_KEY]
-    with pytest.raises(ValueError, match="33 bytes"):
-        split_ids(bytes(33))
 
 
 @given(st.binary(max_size=3000), st.integers(1, 40))

@@ -56,8 +56,16 @@ def entries(draw: st.DrawFn, *kinds: SavedKind) -> SavedEntry:
         problems=tuple(draw(st.lists(TEXTS, max_size=2))),
     )
     if kind is SavedKind.FILE:
-        size = draw(st.integers(0, 1 << 60))
-        return replace(entry, size=size, chunks=draw(IDS), chunk_lists=draw(IDS), sparse=draw(st.booleans()))
+        sizes = draw(st.lists(st.integers(1, 1 << 23), max_size=3))
+        chunks = draw(st.lists(st.binary(min_size=32, max_size=32), min_size=len(sizes), max_size=len(sizes)))
+        return replace(
+            entry,
+            size=sum(sizes),
+            chunks=tuple(chunks),
+            sizes=tuple(sizes) if len(sizes) > 1 else (),
+            chunk_lists=draw(IDS),
+            sparse=draw(st.booleans()),
+        )
     if kind is SavedKind.FOLDER:
         return replace(entry, segments=draw(IDS))
     if kind is SavedKind.LINK:
@@ -111,6 +119,11 @@ def test_names_that_leave_the_folder_are_refused(name: str) -> None:
         {"mtime": "now"},
         {"chunks": ["ab"]},
         {"chunks": "00" * 32},
+        {"chunks": ["00" * 32], "size": 1 << 24},
+        {"chunks": ["00" * 32] * 2, "size": 3},
+        {"chunks": ["00" * 32] * 2, "size": 3, "sizes": [1, 1]},
+        {"chunks": ["00" * 32] * 2, "size": 1, "sizes": [1, 0]},
+        {"chunks": ["00" * 32] * 2, "size": 2, "sizes": [True, 1]},
         {"chunks": ["0" * 63 + "A"]},
         {"kind": "link"},
         {"kind": "link", "target": ""},
@@ -177,13 +190,14 @@ def test_names_out_of_order_are_refused() -> None:
 
 
 def test_chunk_list_gives_back_its_ids_and_changes_in_one_piece() -> None:
-    ids = [bytes([number % 251, number // 251 % 251]) * 16 for number in range(20_000)]
+    ids = [(bytes([number % 251, number // 251 % 251]) * 16, number + 1) for number in range(20_000)]
     pieces = list(cut_chunk_list(ids))
     assert [chunk for piece in pieces for chunk in read_chunk_list(piece)] == ids
     assert len(pieces) > 3
-    assert len(set(cut_chunk_list([bytes(32)[1:] + b"\1", *ids])) - set(pieces)) <= 2
-    with pytest.raises(IntegrityError):
-        read_chunk_list(bytes(33))
+    assert len(set(cut_chunk_list([(bytes(31) + b"\1", 5), *ids])) - set(pieces)) <= 2
+    for wrong in (b"", bytes(33), bytes(36)):
+        with pytest.raises(IntegrityError):
+            read_chunk_list(wrong)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
