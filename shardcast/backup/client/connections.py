@@ -148,9 +148,7 @@ class Connections:
         try:
             timer.start()
             if connection.sock is None:
-                connection.connect()
-                sock: socket.socket = connection.sock
-                sock.settimeout(_SILENT_SECONDS)
+                _connect(connection)
             answer = exchange(connection)
         except (OSError, http.client.HTTPException, ValueError, RuntimeError) as error:
             connection.close()
@@ -216,6 +214,16 @@ def _read(response: http.client.HTTPResponse, max_answer: int) -> bytes | None:
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
     return b"".join(parts)
+
+
+def _connect(connection: http.client.HTTPConnection) -> None:
+    """Connect, and bound the silence of the server from now on.
+
+    Raises:
+        OSError: there is no connection.
+    """
+    connection.connect()
+    connection.sock.settimeout(_SILENT_SECONDS)
 
 
 def _shut_down(connection: http.client.HTTPConnection) -> None:
