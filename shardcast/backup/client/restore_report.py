@@ -1,0 +1,79 @@
+"""What a restore did, and what it could not do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shardcast.backup.client.snapshot_tree import shown
+
+Tell = Callable[[str, str], object]
+"""Called with a path and what is to be said about it, from any thread."""
+
+
+@dataclass
+class RestoreCounts:
+    """Numbers of a restore.
+
+    Attributes:
+        files: files that were made, hard links among them.
+        folders: folders that were made.
+        others: symbolic links, FIFOs and devices that were made.
+        kept: files, links and devices that were there already, equal.
+        bytes: bytes of the files that were made.
+        replaced: files and others that ``--overwrite`` replaced.
+        differing: what was there, differs and stays as it was.
+        damaged: files without a right copy at the server.
+        failed: what could not be made, and attributes that could not be set.
+    """
+
+    files: int = 0
+    folders: int = 0
+    others: int = 0
+    kept: int = 0
+    bytes: int = 0
+    replaced: int = 0
+    differing: int = 0
+    damaged: int = 0
+    failed: int = 0
+
+
+class RestoreReport:
+    """Counts of a restore that runs in several threads, and its messages.
+
+    Attributes:
+        counts: the numbers.
+        owners: whether owners were left out, since only root can set them.
+        devices: devices that were left out, since only root can make them.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        """Count nothing yet; ``tell`` is called for each path that has a problem."""
+        self.counts = RestoreCounts()
+        self.owners = False
+        self.devices = 0
+        self._tell = tell
+        self._lock = threading.Lock()
+
+    def add(self, **numbers: int) -> None:
+        """Add to counts."""
+        with self._lock:
+            for name, number in numbers.items():
+                setattr(self.counts, name, getattr(self.counts, name) + number)
+
+    def problem(self, path: bytes, text: str, kind: str = "failed") -> None:
+        """Count a problem and tell of it.
+
+        Args:
+            path: of the entry.
+            text: what happened.
+            kind: the count: ``failed``, ``differing`` or ``damaged``.
+        """
+        self.add(**{kind: 1})
+        self._tell(shown(path), text)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts for a program."""
+        return asdict(self.counts) | {"owners_left_out": self.owners, "devices_left_out": self.devices}

@@ -1,0 +1,201 @@
+"""Thousands of files restored together: chunks fetched in the order of the packs, by several threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, as_completed
+
+from shardcast.backup.client.chunk_reader import ChunkReader, PackRange
+from shardcast.backup.client.restore_places import RestorePlaces, concerns_one_entry, remove_temporary
+from shardcast.backup.client.restore_report import RestoreReport
+from shardcast.backup.client.restored_file import RestoredFile, has_chunk
+from shardcast.backup.client.snapshot_tree import SnapshotTree
+from shardcast.backup.ids import ChunkKind
+from shardcast.concurrency import ThreadPool
+from shardcast.errors import BlobMissing, IntegrityError
+from shardcast.open_files import close
+
+MAX_FILES = 8192
+"""Files, and places for chunks, of a window: bounds its memory."""
+_THREADS = 4
+_ONLY_CHUNK = -1
+"""Place of a chunk that is a whole file."""
+
+
+class RestoreWindow:
+    """Files whose bytes are fetched together. ``add`` and ``run`` are for one thread."""
+
+    def __init__(
+        self,
+        tree: SnapshotTree,
+        reader: ChunkReader,
+        places: RestorePlaces,
+        report: RestoreReport,
+        *,
+        as_root: bool,
+        progress: Callable[[], object],
+    ) -> None:
+        """Have no files yet; ``progress`` is called when some bytes more are there."""
+        self._tree = tree
+        self._reader = reader
+        self._places = places
+        self._report = report
+        self._as_root = as_root
+        self._progress = progress
+        self._files: list[RestoredFile] = []
+        self._targets: dict[bytes, list[tuple[RestoredFile, int]]] = {}
+        self._expected = 0
+        self._pool = ThreadPool(_THREADS, "shardcast-restore")
+
+    def close(self) -> None:
+        """Wait for the threads to end."""
+        self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the files are to be restored before more are added."""
+        return len(self._files) + self._expected >= MAX_FILES
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no files are to be restored."""
+        return not self._files
+
+    def add(self, file: RestoredFile) -> None:
+        """Add a file; of a large one a part may be restored at once.
+
+        Raises:
+            OSError: it can't be written.
+            ShardcastError: the server failed.
+        """
+        self._files.append(file)
+        entry = file.entry
+        if not entry.chunks and not entry.chunk_lists:
+            self._write(file, _ONLY_CHUNK, b"")
+        elif len(entry.chunks) == 1:
+            self._expect(entry.chunks[0], file, _ONLY_CHUNK)
+        else:
+            self._add_large(file)
+
+    def _expect(self, chunk: bytes, file: RestoredFile, offset: int) -> None:
+        self._targets.setdefault(chunk, []).append((file, offset))
+        self._expected += 1
+
+    def _add_large(self, file: RestoredFile) -> None:
+        """Add the chunks of a file that an earlier restore has not left behind."""
+        with self._places.folder_of(file.path) as (folder, name):
+            had = file.begin(folder, name)
+            known = file.open(folder, name) if had else -1
+        offset = 0
+        try:
+            for chunk in self._tree.chunks(file.entry):
+                if known < 0 or not has_chunk(known, chunk, offset, self._reader.id_key):
+                    file.expect()
+                    self._expect(chunk.id, file, offset)
+                offset += chunk.size
+                if self._expected >= MAX_FILES:
+                    self._fetch()
+        except (IntegrityError, BlobMissing) as error:
+            self._fail(file, str(error), "damaged")
+        finally:
+            if known >= 0:
+                close(known)
+        if file.all_expected() and file.problem is None:
+            self._finish(file)
+
+    def run(self) -> list[RestoredFile]:
+        """Restore the files; return those that could not be, of which the report tells.
+
+        Raises:
+            OSError: the disk is full, or failed.
+            ShardcastError: the server failed.
+        """
+        self._fetch()
+        failed = [file for file in self._files if file.problem is not None]
+        for file in failed:  # a thread may have written a part after another one gave it up
+            with self._places.folder_of(file.path) as (folder, name):
+                remove_temporary(folder, name)
+        self._files = []
+        return failed
+
+    def _fetch(self) -> None:
+        """Fetch the chunks that are expected, and write them."""
+        parts, missing = self._reader.plan(self._targets)
+        for chunk in missing:
+            for file, _ in self._targets[chunk]:
+                self._fail(file, f"chunk {chunk.hex()[:16]} is not at the server any more", "damaged")
+        running = [self._pool.submit(self._bring, part) for part in parts]
+        try:
+            for done in as_completed(running):
+                done.result()
+                self._progress()
+        except BaseException:
+            _cancel(running)
+            raise
+        self._targets, self._expected = {}, 0
+
+    def _bring(self, part: PackRange) -> None:
+        """Fetch a range of a pack, and write each of its chunks to all places that need it."""
+        for chunk, plain in self._reader.fetch_moved(ChunkKind.DATA, part):
+            for file, offset in self._targets[chunk]:
+                if file.problem is not None:
+                    continue
+                if isinstance(plain, IntegrityError):
+                    self._fail(file, str(plain), "damaged")
+                else:
+                    self._write(file, offset, plain)
+
+    def _write(self, file: RestoredFile, offset: int, plain: bytes) -> None:
+        """Write a chunk, and finish the file that is whole by it."""
+        end = file.entry.size if offset == _ONLY_CHUNK else offset + len(plain)
+        if end > file.entry.size or (offset == _ONLY_CHUNK and len(plain) != end):
+            self._fail(file, f"it has more or fewer bytes than the {file.entry.size} of its entry", "damaged")
+            return
+        try:
+            with self._places.folder_of(file.path) as (folder, name):
+                if offset == _ONLY_CHUNK:
+                    self._done(file, file.write_whole(folder, name, plain, as_root=self._as_root))
+                elif file.write(folder, name, offset, plain):
+                    self._done(file, file.finish(folder, name, as_root=self._as_root))
+        except OSError as error:
+            self._failed(file, error)
+
+    def _finish(self, file: RestoredFile) -> None:
+        """Give a file its name whose last bytes were there before all chunks were known."""
+        try:
+            with self._places.folder_of(file.path) as (folder, name):
+                self._done(file, file.finish(folder, name, as_root=self._as_root))
+        except OSError as error:
+            self._failed(file, error)
+
+    def _done(self, file: RestoredFile, problems: list[str]) -> None:
+        self._report.add(files=1, bytes=file.entry.size)
+        for problem in problems:
+            self._report.problem(file.path, problem)
+
+    def _failed(self, file: RestoredFile, error: OSError) -> None:
+        """Tell of an error that concerns one file.
+
+        Raises:
+            OSError: it concerns all.
+        """
+        if not concerns_one_entry(error):
+            raise error
+        if isinstance(error, FileExistsError) and not file.replaces:
+            self._fail(file, "something has come there meanwhile; it stays", "differing")
+        elif file.problem is None:
+            self._fail(file, error.strerror or os.strerror(error.errno or 0), "failed")
+
+    def _fail(self, file: RestoredFile, text: str, kind: str) -> None:
+        if file.fail(text):
+            self._report.problem(file.path, text, kind)
+
+
+def _cancel(running: list[Future[None]]) -> None:
+    """Start no more of the work, and wait for what runs."""
+    for future in running:
+        future.cancel()
+    for future in running:
+        if not future.cancelled():
+            future.exception()

@@ -1,0 +1,203 @@
+"""A file that is restored: under a temporary name until all bytes are there, each verified before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterable
+
+from shardcast.backup.attributes import apply_attributes, owner_of
+from shardcast.backup.client.restore_places import give_name, open_temporary, temporary_name
+from shardcast.backup.client.snapshot_tree import Chunk
+from shardcast.backup.entries import SavedEntry
+from shardcast.backup.ids import ChunkKind, chunk_id
+from shardcast.open_files import close, write_all
+
+_BLOCK = 4096
+"""Bytes of the blocks that are left as holes where they are zeros."""
+_ZEROS = bytes(_BLOCK)
+
+
+class RestoredFile:
+    """A file of a snapshot on its way to the disk.
+
+    Attributes:
+        path: from the top of the snapshot.
+        entry: its entry.
+        replaces: whether it replaces what has its name.
+        problem: why it can't be restored; None while it can.
+    """
+
+    __slots__ = ("_holes", "_identity", "_left", "_lock", "_planned", "entry", "path", "problem", "replaces")
+
+    def __init__(self, path: bytes, entry: SavedEntry, *, replaces: bool) -> None:
+        """Have nothing of the file yet."""
+        self.path = path
+        self.entry = entry
+        self.replaces = replaces
+        self.problem: str | None = None
+        self._holes = entry.sparse
+        self._identity: os.stat_result | None = None
+        self._left = 0
+        self._planned = False
+        self._lock = threading.Lock()
+
+    def begin(self, folder: int, name: bytes) -> bool:
+        """Open the temporary file with its size; return whether it may hold bytes of an earlier restore.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        descriptor = open_temporary(folder, name, again=True)
+        try:
+            self._identity = os.fstat(descriptor)
+            had = self._identity.st_size > 0
+            os.ftruncate(descriptor, self.entry.size)
+        finally:
+            close(descriptor)
+        if had:
+            self._holes = False  # other bytes may be where zeros belong
+        return had
+
+    def open(self, folder: int, name: bytes) -> int:
+        """Open the temporary file once more, and return its descriptor.
+
+        Raises:
+            OSError: it can't be opened, or another process has put another file there.
+        """
+        descriptor = os.open(temporary_name(name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        if self._identity is None or not os.path.samestat(os.fstat(descriptor), self._identity):
+            close(descriptor)
+            raise OSError(errno.EEXIST, "another process replaced its temporary file", name)
+        return descriptor
+
+    def expect(self) -> None:
+        """Count a chunk that is still to be written."""
+        with self._lock:
+            self._left += 1
+
+    def all_expected(self) -> bool:
+        """Note that no more chunks are expected; return whether all were written."""
+        with self._lock:
+            self._planned = True
+            return not self._left
+
+    def write(self, folder: int, name: bytes, offset: int, plain: bytes) -> bool:
+        """Write a verified chunk at its place; return whether the file is whole now.
+
+        The file is opened for each chunk: a window has more files than a process may have open.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        descriptor = self.open(folder, name)
+        try:
+            if self._holes:
+                write_with_holes(descriptor, plain, offset)
+            else:
+                _write_at(descriptor, memoryview(plain), offset)
+        finally:
+            close(descriptor)
+        with self._lock:
+            self._left -= 1
+            return self._planned and not self._left
+
+    def finish(self, folder: int, name: bytes, *, as_root: bool) -> list[str]:
+        """Give the file its attributes and its name; return what could not be set.
+
+        Raises:
+            OSError: it can't have the name.
+        """
+        descriptor = self.open(folder, name)
+        return _finish(descriptor, folder, name, self, as_root)
+
+    def write_whole(self, folder: int, name: bytes, plain: bytes, *, as_root: bool) -> list[str]:
+        """Restore a file of one chunk; return what could not be set.
+
+        Raises:
+            OSError: it can't be written, or can't have the name.
+        """
+        descriptor = open_temporary(folder, name)
+        try:
+            if self.entry.sparse:
+                os.ftruncate(descriptor, len(plain))
+                write_with_holes(descriptor, plain, 0)
+            elif plain:
+                write_all(descriptor, plain)
+        except BaseException:
+            close(descriptor)
+            raise
+        return _finish(descriptor, folder, name, self, as_root)
+
+    def fail(self, problem: str) -> bool:
+        """Note why the file can't be restored; return whether this is the first reason."""
+        with self._lock:
+            first, self.problem = self.problem is None, self.problem or problem
+        return first
+
+
+def _finish(descriptor: int, folder: int, name: bytes, file: RestoredFile, as_root: bool) -> list[str]:
+    """Give an open temporary file its attributes and its name, and close it."""
+    try:
+        problems = apply_attributes(descriptor, file.entry, as_root=as_root)
+    finally:
+        close(descriptor)
+    give_name(folder, name, replaces=file.replaces)
+    return problems
+
+
+def _write_at(descriptor: int, view: memoryview, offset: int) -> None:
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def write_with_holes(descriptor: int, plain: bytes, offset: int) -> None:
+    """Write bytes into a new file, and leave out aligned blocks of zeros.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    view, start, at = memoryview(plain), 0, 0
+    while at < len(plain):
+        end = min(len(plain), at + _BLOCK - (offset + at) % _BLOCK)
+        if view[at:end] == _ZEROS[: end - at]:
+            _write_at(descriptor, view[start:at], offset + start)
+            start = end
+        at = end
+    _write_at(descriptor, view[start:], offset + start)
+
+
+def has_chunk(descriptor: int, chunk: Chunk, offset: int, key: bytes) -> bool:
+    """Return whether an open file has a chunk's bytes at an offset.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    plain = os.pread(descriptor, chunk.size, offset)
+    return len(plain) == chunk.size and chunk_id(key, ChunkKind.DATA, plain) == chunk.id
+
+
+def has_chunks(descriptor: int, chunks: Iterable[Chunk], key: bytes) -> bool:
+    """Return whether an open file begins with the bytes of all chunks.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    offset = 0
+    for chunk in chunks:
+        if not has_chunk(descriptor, chunk, offset, key):
+            return False
+        offset += chunk.size
+    return True
+
+
+def has_attributes(found: os.stat_result, entry: SavedEntry, *, as_root: bool) -> bool:
+    """Return whether a file has the mode and the time of an entry, and for root its owner."""
+    if as_root and (found.st_uid, found.st_gid) != owner_of(entry):
+        return False
+    special = stat.S_ISUID | stat.S_ISGID
+    modes = {entry.mode, entry.mode & ~special} if not as_root else {entry.mode}
+    return found.st_mtime_ns == entry.mtime and stat.S_IMODE(found.st_mode) in modes

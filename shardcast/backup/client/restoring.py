@@ -1,0 +1,207 @@
+"""Restoring: the tree of a snapshot, made again below an open folder.
+
+The tree is walked folder by folder; the chunks of some thousand files at a time are fetched in the order
+of the packs, by several threads, each of which verifies the bytes and writes them. A folder gets its mode and
+time once all in it is there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from shardcast.backup.attributes import apply_attributes
+from shardcast.backup.client.chunk_reader import ChunkReader
+from shardcast.backup.client.restore_entries import EntryRestorer, RestoreSettings
+from shardcast.backup.client.restore_places import TEMPORARY, RestorePlaces, is_unfinished
+from shardcast.backup.client.restore_report import RestoreReport
+from shardcast.backup.client.restore_window import MAX_FILES
+from shardcast.backup.client.snapshot_tree import SnapshotTree, check_depth, join
+from shardcast.backup.entries import SavedEntry, SavedKind
+from shardcast.errors import BlobMissing, IntegrityError
+
+
+@dataclass
+class _Level:
+    """A folder that is being restored.
+
+    Attributes:
+        path: from the top of the snapshot.
+        entry: its entry.
+        entries: what is in it, as far as it is still to come.
+        wanted: whether all in it is wanted.
+        state: None until the folder is needed; then whether it can be used.
+        fresh: whether nothing was in it before.
+        ours: whether it gets its attributes at the end.
+    """
+
+    path: bytes
+    entry: SavedEntry
+    entries: Iterator[SavedEntry]
+    wanted: bool
+    state: bool | None = None
+    fresh: bool = False
+    ours: bool = False
+
+
+class Restore:
+    """One restore of one snapshot; ``run`` is called once."""
+
+    def __init__(
+        self,
+        tree: SnapshotTree,
+        reader: ChunkReader,
+        places: RestorePlaces,
+        settings: RestoreSettings,
+        report: RestoreReport,
+    ) -> None:
+        """Restore a tree.
+
+        Args:
+            tree: of the snapshot.
+            reader: of its chunks.
+            places: the folder to restore to.
+            settings: how.
+            report: gets the counts and problems.
+        """
+        self._tree = tree
+        self._reader = reader
+        self._places = places
+        self._settings = settings
+        self._report = report
+        self._entries = EntryRestorer(tree, reader, places, settings, report)
+        self._left: list[_Level] = []  # folders that are complete once all entries are
+
+    def run(self, *, fresh: bool, ours: bool) -> None:
+        """Restore all that is wanted.
+
+        Args:
+            fresh: whether the folder to restore to is empty.
+            ours: whether it was made for this restore.
+
+        Raises:
+            OSError: the disk is full, or failed.
+            ShardcastError: the server failed.
+        """
+        root = self._tree.root
+        top = _Level(b"", root, self._tree.entries(root), self._settings.selection.is_all, True, fresh, ours)
+        try:
+            self._walk([top])
+            self._flush()
+        finally:
+            self._entries.close()
+
+    def _walk(self, levels: list[_Level]) -> None:
+        """Restore the entries of the innermost folder until none is left in any."""
+        while levels:
+            level = levels[-1]
+            try:
+                entry = next(level.entries, None)
+            except (IntegrityError, BlobMissing) as error:
+                self._report.problem(level.path, str(error), "damaged")
+                entry = None
+            if entry is None:
+                levels.pop()
+                self._leave(level)
+            elif entry.kind is SavedKind.FOLDER:
+                self._descend(levels, entry)
+            else:
+                self._meet(levels, entry)
+
+    def _descend(self, levels: list[_Level], entry: SavedEntry) -> None:
+        """Go on with a folder, if something in it may be wanted."""
+        path, selection = join(levels[-1].path, entry.name), self._settings.selection
+        if selection.excludes(path + b"/") or levels[-1].state is False:
+            return
+        wanted = levels[-1].wanted or selection.includes(path + b"/")
+        if not wanted and not selection.may_hold(path):
+            return
+        check_depth(len(levels), path)
+        levels.append(_Level(path, entry, self._tree.entries(entry, path), wanted))
+        if wanted and not self._need(levels):
+            self._leave(levels.pop())
+
+    def _meet(self, levels: list[_Level], entry: SavedEntry) -> None:
+        """Restore an entry that is no folder, if it is wanted."""
+        path, selection = join(levels[-1].path, entry.name), self._settings.selection
+        if selection.excludes(path) or not (levels[-1].wanted or selection.includes(path)):
+            return
+        if not self._need(levels):
+            return
+        if entry.name.startswith(TEMPORARY):
+            return  # left by an interrupted restore, and saved by a later backup
+        with self._entries.guarded(path):
+            self._entries.restore(path, entry, fresh=levels[-1].fresh)
+        if self._entries.is_full:
+            self._flush()
+
+    # Folders
+
+    def _need(self, levels: list[_Level]) -> bool:
+        """Make the folders that are not there yet; return whether the innermost can be used."""
+        if levels[-1].state is not None:
+            return levels[-1].state
+        for above, level in pairwise(levels):
+            if level.state is None:
+                level.state = False
+                if above.state:
+                    with self._entries.guarded(level.path):
+                        level.state = self._open_folder(level, above.fresh)
+        return bool(levels[-1].state)
+
+    def _open_folder(self, level: _Level, fresh: bool) -> bool:
+        """Make a folder, or use the one that is there; return whether that is possible.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        found = None if fresh else self._places.state(level.path)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            level.ours = self._settings.overwrite or is_unfinished(found)
+            return True
+        if found is not None and not self._entries.replaces(level.path, found):
+            return False
+        level.fresh = level.ours = True
+        self._entries.show("replace" if found else "make", level.path + b"/")
+        self._report.add(folders=1)
+        if not self._settings.dry_run:
+            if found is not None:
+                self._report.add(replaced=1)
+                with self._places.folder_of(level.path) as (folder, name):
+                    os.unlink(name, dir_fd=folder)
+            self._places.make_folder(level.path)
+        return True
+
+    def _leave(self, level: _Level) -> None:
+        """Note a folder of which all was seen."""
+        if level.ours and level.state and not self._settings.dry_run:
+            self._left.append(level)
+            if len(self._left) >= MAX_FILES:
+                self._flush()
+
+    def _settle(self, level: _Level) -> None:
+        """Give a folder its attributes.
+
+        Raises:
+            OSError: it can't be opened.
+        """
+        with self._places.opened(level.path) as descriptor:
+            problems = apply_attributes(descriptor, level.entry, as_root=self._settings.as_root)
+        for problem in problems:
+            self._report.problem(level.path, problem)
+
+    def _flush(self) -> None:
+        """Finish all entries, then the folders that they lie in.
+
+        Raises:
+            OSError: the disk is full, or failed.
+            ShardcastError: the server failed.
+        """
+        self._entries.finish()
+        left, self._left = self._left, []
+        for level in left:
+            with self._entries.guarded(level.path):
+                self._settle(level)

@@ -1,0 +1,161 @@
+"""The tree of a snapshot, read folder by folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from shardcast.backup.client.chunk_reader import ChunkReader
+from shardcast.backup.entries import SavedEntry, SavedKind
+from shardcast.backup.ids import ChunkKind
+from shardcast.backup.listings import read_chunk_list, read_segment
+from shardcast.errors import BlobMissing, IntegrityError
+
+MAX_DEPTH = 1024
+"""Folders inside each other: a longer path can't be opened on any system."""
+_AHEAD = 256
+"""Subfolders whose listings are read together."""
+
+
+class Chunk(NamedTuple):
+    """A part of a file.
+
+    Attributes:
+        id: the chunk's id.
+        size: its plain bytes.
+    """
+
+    id: bytes
+    size: int
+
+
+class TreeEntry(NamedTuple):
+    """An entry with its path.
+
+    Attributes:
+        path: from the top of the snapshot; ``b""`` for the top itself.
+        entry: what is there.
+    """
+
+    path: bytes
+    entry: SavedEntry
+
+
+class SnapshotTree:
+    """The entries of one snapshot."""
+
+    def __init__(self, reader: ChunkReader, root: SavedEntry) -> None:
+        """Read the tree below an entry."""
+        self._reader = reader
+        self.root = root
+
+    def entries(self, folder: SavedEntry, path: bytes = b"") -> Iterator[SavedEntry]:
+        """Yield the entries of a folder, sorted by name.
+
+        Args:
+            folder: the entry of the folder.
+            path: of the folder, for errors.
+
+        Raises:
+            IntegrityError: its listing is wrong.
+            BlobMissing: its listing is not there any more.
+            ShardcastError: the server does not answer.
+        """
+        last = b""
+        self._reader.read_ahead(ChunkKind.LISTING, folder.segments[:_AHEAD])
+        for segment in folder.segments:
+            try:
+                entries = read_segment(self._reader.read(ChunkKind.LISTING, segment))
+            except IntegrityError as error:
+                raise IntegrityError(f"the folder {shown(path)} can't be listed: {error}") from None
+            except BlobMissing as error:
+                raise BlobMissing(f"the folder {shown(path)} can't be listed: {error}") from None
+            if entries and entries[0].name <= last:
+                raise IntegrityError(f"the folder {shown(path)} lists names that are not in order")
+            last = entries[-1].name if entries else last
+            yield from self._reading_ahead(entries)
+
+    def _reading_ahead(self, entries: list[SavedEntry]) -> Iterator[SavedEntry]:
+        """Yield entries, and read the listings of the next subfolders together."""
+        folders = [entry for entry in entries if entry.kind is SavedKind.FOLDER]
+        met = 0
+        for entry in entries:
+            if entry.kind is SavedKind.FOLDER:
+                if met % _AHEAD == 0:
+                    ahead = folders[met : met + _AHEAD]
+                    self._reader.read_ahead(ChunkKind.LISTING, [one for f in ahead for one in f.segments[:4]])
+                met += 1
+            yield entry
+
+    def find(self, path: bytes) -> SavedEntry | None:
+        """Return the entry at a path; None where there is none."""
+        entry = self.root
+        for name in filter(None, path.split(b"/")):
+            if entry.kind is not SavedKind.FOLDER:
+                return None
+            found = next((one for one in self.entries(entry, path) if one.name == name), None)
+            if found is None:
+                return None
+            entry = found
+        return entry
+
+    def walk(self, folder: SavedEntry | None = None, path: bytes = b"") -> Iterator[TreeEntry]:
+        """Yield every entry below a folder, each folder before what is in it.
+
+        Raises:
+            IntegrityError: a listing is wrong, or folders lie too deep.
+            ShardcastError: the server does not answer.
+        """
+        open_folders = [(path, self.entries(folder or self.root, path))]
+        while open_folders:
+            above, entries = open_folders[-1]
+            entry = next(entries, None)
+            if entry is None:
+                open_folders.pop()
+                continue
+            below = join(above, entry.name)
+            yield TreeEntry(below, entry)
+            if entry.kind is SavedKind.FOLDER:
+                check_depth(len(open_folders), below)
+                open_folders.append((below, self.entries(entry, below)))
+
+    def chunks(self, entry: SavedEntry) -> Iterator[Chunk]:
+        """Yield the chunks of a file, in order.
+
+        Raises:
+            IntegrityError: they are not those of a file of its size.
+            ShardcastError: the server does not answer.
+        """
+        if not entry.chunk_lists:
+            sizes = entry.sizes or (entry.size,)
+            yield from map(Chunk, entry.chunks, sizes)
+            return
+        size = 0
+        for number, piece in enumerate(entry.chunk_lists):
+            if number % _AHEAD == 0:
+                self._reader.read_ahead(ChunkKind.LISTING, entry.chunk_lists[number : number + _AHEAD])
+            for chunk, length in read_chunk_list(self._reader.read(ChunkKind.LISTING, piece)):
+                size += length
+                yield Chunk(chunk, length)
+        if size != entry.size:
+            raise IntegrityError(f"{shown(entry.name)} has chunks of {size} bytes instead of {entry.size}")
+
+
+def check_depth(depth: int, path: bytes) -> None:
+    """Check how many folders lie in each other.
+
+    Raises:
+        IntegrityError: more than any system can open.
+    """
+    if depth >= MAX_DEPTH:
+        raise IntegrityError(f"{shown(path)[:100]}… lies in more than {MAX_DEPTH} folders")
+
+
+def join(folder: bytes, name: bytes) -> bytes:
+    """Return the path of a name in a folder."""
+    return folder + b"/" + name if folder else name
+
+
+def shown(path: bytes) -> str:
+    """Return a path as text for a message; the top is ``.``."""
+    return path.decode("utf-8", "surrogateescape") or "."
