@@ -14,6 +14,7 @@ from shardcast.api.current_origin import current_origin
 from shardcast.api.publishing import ByteSize, LocalPayload, Metadata, StrPath, publish_payload
 from shardcast.api.remote_broadcast import RemoteBroadcast
 from shardcast.errors import UsageError
+from shardcast.protocol.tags import add_tags
 from shardcast.sizes import shard_size_of
 
 
@@ -25,6 +26,7 @@ def broadcast(
     metadata: Metadata | None = ...,
     copy: bool = ...,
     *,
+    tags: Sequence[str] = ...,
     copies: int | None = ...,
     timeout: float | None = ...,
     data_dir: StrPath | None = ...,
@@ -43,6 +45,7 @@ def broadcast(
     wait: Literal[False],
     metadata: Metadata | None = ...,
     copy: bool = ...,
+    tags: Sequence[str] = ...,
     copies: int | None = ...,
     timeout: float | None = ...,
     data_dir: StrPath | None = ...,
@@ -58,6 +61,7 @@ def broadcast(
     *,
     wait: Literal[False],
     metadata: Metadata | None = ...,
+    tags: Sequence[str] = ...,
     to: str,
     token: str | None = ...,
     live: bool = ...,
@@ -70,6 +74,7 @@ def broadcast(
     metadata: Metadata | None = ...,
     copy: bool = ...,
     *,
+    tags: Sequence[str] = ...,
     copies: int | None = ...,
     timeout: float | None = ...,
     data_dir: StrPath | None = ...,
@@ -87,6 +92,7 @@ def broadcast(
     metadata: Metadata | None = None,
     copy: bool = True,
     *,
+    tags: Sequence[str] = (),
     copies: int | None = None,
     timeout: float | None = None,
     data_dir: StrPath | None = None,
@@ -112,6 +118,7 @@ def broadcast(
         copy: whether to store a copy. Without it the origin serves the file itself, linked or cloned into the
             data directory: write no more to it. A file that changes all the same has its version retired.
             A folder is copied all the same.
+        tags: names of the version beside its number (``step-1200``, ``best``), for receivers to ask for.
         copies: number of nodes below that must have the version whole and verified: middles, and clients that
             follow, not nodes of 0.4.0 and 0.1.0. None waits for no node.
         timeout: maximum seconds, from the call, until ``copies`` nodes have the version; None for no maximum.
@@ -165,13 +172,22 @@ def broadcast(
         credentials = None if shown is None else Credentials.from_text(shown, "the token")
         access = ClientAccess.from_environment(credentials)
         path = Path(file_path).absolute()
-        sent = RemoteBroadcast(path, to, shard_size_of(shard_size), metadata, live=live, access=access)
+        sent = RemoteBroadcast(
+            path, to, shard_size_of(shard_size), add_tags(metadata, tags), live=live, access=access
+        )
         return sent.result() if wait else sent
     if live or shown is not None:
         raise UsageError("live=True and token= go with to=; here, open_broadcast() is live")
     if data_dir is not None:
         payload = LocalPayload.checked(
-            file_path, shard_size, metadata, copy=copy, exclude=exclude, mtimes=mtimes, checksum=checksum
+            file_path,
+            shard_size,
+            metadata,
+            tags=tags,
+            copy=copy,
+            exclude=exclude,
+            mtimes=mtimes,
+            checksum=checksum,
         )
         where = Path(data_dir).absolute()
         return publish_payload(where, payload, wait=wait, copies=copies, timeout=timeout)
@@ -180,6 +196,7 @@ def broadcast(
         shard_size,
         wait,
         metadata=metadata,
+        tags=tags,
         copy=copy,
         copies=copies,
         timeout=timeout,

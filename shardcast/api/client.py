@@ -23,9 +23,9 @@ from shardcast.api.seeding import Seeding
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
 from shardcast.fair_limit import FairLimit
 from shardcast.folders.options import FolderOptions
-from shardcast.nodes.client import LATEST, Client, Release
+from shardcast.nodes.client import LATEST, Client, Release, version_text
 from shardcast.nodes.sharing_settings import SharingSettings
-from shardcast.protocol.distribution import Withdrawal, is_version
+from shardcast.protocol.distribution import Withdrawal
 from shardcast.server.binding import EVERY_ADDRESS
 
 log = logging.getLogger("shardcast")
@@ -134,7 +134,7 @@ class ClientNode:
         """Remember the servers; nothing is asked yet.
 
         Args:
-            servers: servers as people write them, ``host:port`` or a URL.
+            servers: servers as people write them, ``host:port`` or a URL; or one text with commas.
             output_dir: the folder for downloads.
             origin_id: id of the only line of versions to accept; None for the first server's line.
             token: token to show to the servers, or lines ``host=token``; None for those of
@@ -251,13 +251,13 @@ class ClientNode:
             log.warning("%s", error)
             return {}
 
-    def download_version(self, version: str, output_file: StrPath | None = None) -> str | None:
+    def download_version(self, version: str | int, output_file: StrPath | None = None) -> str | None:
         """Download a version into a file, which gets its name only when every byte is verified.
 
         With ``share`` and ``seed_for`` it is shared on in the background after that.
 
         Args:
-            version: ``v3``, or ``latest``.
+            version: ``v3``, its number, ``latest``, or a tag: the newest version that has it.
             output_file: path of the file; None for ``download_<version>.bin`` in the output folder.
 
         Returns:
@@ -268,6 +268,7 @@ class ClientNode:
             ShardcastError: a server offers the version, and the download failed; the type says why.
         """
         output = None if output_file is None else os.fspath(output_file)
+        version = version_text(version)
 
         async def download() -> str:
             async with self._client() as client:
@@ -284,7 +285,7 @@ class ClientNode:
     def follow(
         self,
         callback: Callable[[Release], object],
-        first: str = LATEST,
+        first: str | int = LATEST,
         every: bool = False,
         on_withdrawn: Callable[[Withdrawal], object] | None = None,
     ) -> Followed:
@@ -305,8 +306,7 @@ class ClientNode:
         Raises:
             UsageError: ``first`` is no version's name.
         """
-        if first != LATEST and not is_version(first):
-            raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
+        first = version_text(first, tags=False)
 
         calling: set[int] = set()
         turn = asyncio.Lock()

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Sequence
 
 from shardcast.api.nodes import OriginServer
 from shardcast.api.publishing import ByteSize, Metadata, StrPath
@@ -115,19 +116,24 @@ def current_origin(caller: str, otherwise: str = "") -> OriginServer:
 
 
 def open_broadcast(
-    name: str, shard_size: ByteSize | None = None, metadata: Metadata | None = None
+    name: str,
+    shard_size: ByteSize | None = None,
+    metadata: Metadata | None = None,
+    *,
+    tags: Sequence[str] = (),
 ) -> BroadcastWriter:
     """Open the next version for writing; each shard goes out as soon as it is full.
 
     Leaving the ``with`` block completes the version; an exception in it aborts the version everywhere::
 
-        with shardcast.open_broadcast("step-1200.safetensors", metadata={"step": 1200}) as out:
+        with shardcast.open_broadcast("model.pt", tags=["step-1200"]) as out:
             torch.save(model, out)
 
     Args:
         name: name of the version's file.
         shard_size: bytes of a shard; None for the origin's 50 000 000.
         metadata: JSON object, at most 16 KiB, that goes with the version.
+        tags: names of the version beside its number, for receivers to ask for.
 
     Returns:
         A binary file to write to.
@@ -136,7 +142,7 @@ def open_broadcast(
         NotInitialized: ``initialize`` was not called.
         NodeFailed: the origin has ended.
     """
-    return current_origin("open_broadcast").open_broadcast(name, shard_size, metadata)
+    return current_origin("open_broadcast").open_broadcast(name, shard_size, metadata, tags=tags)
 
 
 def withdraw(version: str, reason: str = "") -> Withdrawal:

@@ -16,6 +16,7 @@ from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import UsageError
 from shardcast.policy.byte_limit import Rates
 from shardcast.protocol.distribution import Withdrawal
+from shardcast.protocol.tags import add_tags
 from shardcast.protocol.wire import MAX_VERSION
 from shardcast.sizes import shard_size_of
 
@@ -113,6 +114,7 @@ class OriginServer:
         metadata: Metadata | None = ...,
         copy: bool = ...,
         *,
+        tags: Sequence[str] = ...,
         copies: int | None = ...,
         timeout: float | None = ...,
         exclude: Sequence[str] = ...,
@@ -128,6 +130,7 @@ class OriginServer:
         wait: Literal[False],
         metadata: Metadata | None = ...,
         copy: bool = ...,
+        tags: Sequence[str] = ...,
         copies: int | None = ...,
         timeout: float | None = ...,
         exclude: Sequence[str] = ...,
@@ -143,6 +146,7 @@ class OriginServer:
         metadata: Metadata | None = ...,
         copy: bool = ...,
         *,
+        tags: Sequence[str] = ...,
         copies: int | None = ...,
         timeout: float | None = ...,
         exclude: Sequence[str] = ...,
@@ -157,6 +161,7 @@ class OriginServer:
         metadata: Metadata | None = None,
         copy: bool = True,
         *,
+        tags: Sequence[str] = (),
         copies: int | None = None,
         timeout: float | None = None,
         exclude: Sequence[str] = (),
@@ -171,6 +176,7 @@ class OriginServer:
             wait: whether to wait until the version is complete.
             metadata: JSON object, at most 16 KiB, that goes with the version.
             copy: whether to store a copy; else the file itself is served and must not change.
+            tags: names of the version beside its number (``step-1200``, ``best``), for receivers to ask for.
             copies: number of nodes below that must have the version; None waits for no node.
             timeout: maximum seconds, from the call, until they have it; None for no maximum.
             exclude: patterns of the paths in a folder that are left out.
@@ -188,7 +194,14 @@ class OriginServer:
             NodeFailed: the origin has ended, and could not be started again.
         """
         payload = LocalPayload.checked(
-            file_path, shard_size, metadata, copy=copy, exclude=exclude, mtimes=mtimes, checksum=checksum
+            file_path,
+            shard_size,
+            metadata,
+            tags=tags,
+            copy=copy,
+            exclude=exclude,
+            mtimes=mtimes,
+            checksum=checksum,
         )
         return publish_payload(
             Path(self.data_dir),
@@ -200,7 +213,12 @@ class OriginServer:
         )
 
     def open_broadcast(
-        self, name: str, shard_size: ByteSize | None = None, metadata: Metadata | None = None
+        self,
+        name: str,
+        shard_size: ByteSize | None = None,
+        metadata: Metadata | None = None,
+        *,
+        tags: Sequence[str] = (),
     ) -> BroadcastWriter:
         """Open the next version for writing; see ``shardcast.open_broadcast``.
 
@@ -208,6 +226,7 @@ class OriginServer:
             name: name of the version's file.
             shard_size: bytes of a shard, or ``50MB``; None for the origin's 50 000 000.
             metadata: JSON object, at most 16 KiB, that goes with the version.
+            tags: names of the version beside its number.
 
         Returns:
             A binary file to write to.
@@ -215,8 +234,8 @@ class OriginServer:
         Raises:
             NodeFailed: the origin has ended, and could not be started again.
         """
-        data_dir, size = Path(self.data_dir), shard_size_of(shard_size)
-        return self._process.restarting(lambda: BroadcastWriter(data_dir, name, size, metadata))
+        data_dir, size, values = Path(self.data_dir), shard_size_of(shard_size), add_tags(metadata, tags)
+        return self._process.restarting(lambda: BroadcastWriter(data_dir, name, size, values))
 
     def withdraw(self, version: str, reason: str = "") -> Withdrawal:
         """Withdraw a version; see ``shardcast.withdraw``.

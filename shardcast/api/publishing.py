@@ -15,6 +15,7 @@ from shardcast.control.client import publish
 from shardcast.control.waiting import check_copies
 from shardcast.folders.publishing import check_folder_options
 from shardcast.folders.survey import SurveyRules
+from shardcast.protocol.tags import add_tags
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import shard_size_of
 
@@ -53,6 +54,7 @@ class LocalPayload:
         shard_size: ByteSize | None,
         metadata: Metadata | None,
         *,
+        tags: Sequence[str],
         copy: bool,
         exclude: Sequence[str],
         mtimes: bool,
@@ -68,7 +70,15 @@ class LocalPayload:
         absolute = Path(path).absolute()
         is_folder = stat.S_ISDIR(check_payload(absolute).st_mode)
         check_folder_options(absolute, is_folder, SurveyRules(tuple(exclude), mtimes))
-        return cls(absolute, shard_size_of(shard_size), metadata, copy, tuple(exclude), mtimes, checksum)
+        return cls(
+            absolute,
+            shard_size_of(shard_size),
+            add_tags(metadata, tags),
+            copy,
+            tuple(exclude),
+            mtimes,
+            checksum,
+        )
 
 
 def publish_payload(

@@ -18,6 +18,7 @@ from shardcast.addresses import server_url
 from shardcast.cli import options
 from shardcast.cli.access_options import ClientAccessOptions, client_access_options
 from shardcast.cli.broadcast_payload import Payload, Streamed
+from shardcast.cli.label_options import LabelOptions, label_options
 from shardcast.cli.limit_options import push_limit_option
 from shardcast.cli.progress import Display, progress_display
 from shardcast.errors import CopiesMissing, DataDirInUse, LocalDiskError, NodeFailed, NoNode, UsageError
@@ -85,6 +86,7 @@ _ORIGIN_START_TIMEOUT = 10.0
     is_flag=True,
     help="With --to: open the version at once, so that its shards go out while the rest is still sent.",
 )
+@label_options
 @push_limit_option
 @options.json_option
 @client_access_options
@@ -105,6 +107,7 @@ def broadcast(
     timeout: float | None,
     to: str | None,
     live: bool,
+    labels: LabelOptions,
     upload_limit: int | None,
     as_json: bool,
     client_access: ClientAccessOptions,
@@ -136,6 +139,7 @@ def broadcast(
         raise click.UsageError("--upload-limit goes with --to; readers are limited at the origin")
     if live and to is None:
         raise click.UsageError("--live goes with --to; where the origin runs here, - is live")
+    metadata = labels.load()
     if to is not None:
         named = ctx.get_parameter_source("data_dir") is ParameterSource.COMMANDLINE
         for given, option in ((link, "--link"), (copies is not None, "--copies"), (named, "--data-dir")):
@@ -144,13 +148,13 @@ def broadcast(
         access, uploads = client_access.load(), FairLimit.of(upload_limit)
         from shardcast.cli.broadcast_to import RemoteOrigin
 
-        origin = RemoteOrigin(server_url(to), shard_size, live, access, uploads)
+        origin = RemoteOrigin(server_url(to), shard_size, live, access, uploads, metadata or {})
         _send(None if streamed else path, name, origin, as_json=as_json)
         return
     payload = (
-        Streamed(name, shard_size)
+        Streamed(name, shard_size, metadata)
         if streamed
-        else Payload(path.absolute(), shard_size, not link, exclude, not no_mtimes, checksum)
+        else Payload(path.absolute(), shard_size, not link, exclude, not no_mtimes, checksum, metadata)
     )
     result: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
     wanted = None if copies is None else CopiesWanted(copies, timeout, since=time.monotonic())

@@ -32,6 +32,7 @@ class Payload:
         exclude: patterns of the paths in a folder that are left out.
         mtimes: whether times of a folder's files are published.
         checksum: whether to read all files of a folder.
+        metadata: JSON object that goes with the version; None for none.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Payload:
     exclude: tuple[str, ...] = ()
     mtimes: bool = True
     checksum: bool = False
+    metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check the payload before anything starts.
@@ -74,6 +76,7 @@ class Payload:
             data_dir,
             self.path,
             self.shard_size,
+            metadata=self.metadata,
             copy=self.copy,
             exclude=self.exclude,
             mtimes=self.mtimes,
@@ -85,6 +88,7 @@ class Payload:
         return await publisher.publish(
             self.path,
             self.shard_size,
+            metadata=self.metadata,
             copy=self.copy,
             exclude=self.exclude,
             mtimes=self.mtimes,
@@ -99,10 +103,12 @@ class Streamed:
     Attributes:
         name: name that the version's file gets.
         shard_size: bytes of a shard; None for the origin's own.
+        metadata: JSON object that goes with the version; None for none.
     """
 
     name: str
     shard_size: int | None
+    metadata: Mapping[str, Any] | None = None
 
     def publish_through_origin(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
         """Write stdin to the origin on the data directory.
@@ -116,7 +122,7 @@ class Streamed:
         """
         from shardcast.control.writer import BroadcastWriter
 
-        with BroadcastWriter(data_dir, self.name, self.shard_size) as writer:
+        with BroadcastWriter(data_dir, self.name, self.shard_size, self.metadata) as writer:
             yield {"version": writer.version}
             while chunk := os.read(input_descriptor(), _CHUNK):
                 writer.write(chunk)
@@ -126,4 +132,4 @@ class Streamed:
     async def publish_with(self, publisher: Publisher) -> PendingBroadcast:
         """Start to publish stdin with a publisher of this process."""
         source = os.fdopen(os.dup(input_descriptor()), "rb", buffering=0)
-        return await publisher.publish_stream(source, self.name, self.shard_size)
+        return await publisher.publish_stream(source, self.name, self.shard_size, metadata=self.metadata)

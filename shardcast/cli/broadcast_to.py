@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shardcast.access.client_access import ClientAccess
 from shardcast.cli.pipes import read_some
@@ -27,6 +28,7 @@ class RemoteOrigin:
         live: whether the version opens at once and grows.
         access: what the origin is shown, and what is required of it.
         uploads: limit of the bytes that are sent; None for no limit.
+        metadata: JSON object that goes with the version.
     """
 
     url: str
@@ -34,6 +36,7 @@ class RemoteOrigin:
     live: bool
     access: ClientAccess
     uploads: FairLimit | None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def send_file(path: Path, origin: RemoteOrigin, display: Display, answer: Callable[[str], None]) -> None:
@@ -43,8 +46,10 @@ def send_file(path: Path, origin: RemoteOrigin, display: Display, answer: Callab
         ShardcastError: as ``broadcast_to`` does.
     """
     with FileSource(path) as source:
-        key = source.key(shard_size=origin.shard_size, live=origin.live)
-        request = UploadRequest(source.name, source.size, origin.shard_size, live=origin.live, key=key)
+        key = source.key(shard_size=origin.shard_size, metadata=origin.metadata, live=origin.live)
+        request = UploadRequest(
+            source.name, source.size, origin.shard_size, dict(origin.metadata), origin.live, key
+        )
         run(_send(source, request, origin, display, answer))
 
 
@@ -55,7 +60,7 @@ def send_stdin(name: str, origin: RemoteOrigin, display: Display, answer: Callab
         ShardcastError: as ``broadcast_to`` does.
     """
     descriptor = input_descriptor()
-    request = UploadRequest(name, None, origin.shard_size, live=origin.live)
+    request = UploadRequest(name, None, origin.shard_size, dict(origin.metadata), origin.live)
 
     async def send() -> None:
         source = StreamSource(name, lambda max_bytes: read_some(descriptor, max_bytes))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shardcast.protocol.manifest import Manifest
 
 
-_COLUMNS = ("VERSION", "DIGEST", "SHARDS", "SIZE", "NAME")
+_COLUMNS = ("VERSION", "DIGEST", "SHARDS", "SIZE", "NAME", "TAGS")
 """Columns of ``--list``."""
 
 
@@ -59,7 +59,7 @@ class FollowOptions:
     help="Compare a downloaded folder with its version, and print what differs. With --version or --follow: "
     "by which digests a version gets its name; by default the whole one, except where a part was here.",
 )
-@options.option("--version", help="The version to download: v1, v2, … or latest.")
+@options.option("--version", help="The version to download: v1, v2, …, latest, or a tag.")
 @options.option(
     "--output-file",
     type=click.Path(readable=False),
@@ -144,7 +144,9 @@ def client(
     options.start_logging()
     receives = version is not None or follow
     if [list_versions, version is not None, follow, verify is not None and not receives].count(True) != 1:
-        raise click.UsageError("give one of --list, --version v1 (or latest), --follow and --verify FOLDER")
+        raise click.UsageError(
+            "give one of --list, --version v1 (latest, a tag), --follow and --verify FOLDER"
+        )
     if contents is not None and not list_versions:
         raise click.UsageError("--files goes with --list")
     if verify is not None and not receives:
@@ -253,6 +255,8 @@ async def _download(
     ):
         release = await shardcast_client.download(version, output_file, shown.watch, wait=wait)
         shown.pause()
+        if version in release.tags:
+            shown.note(f"{version} is {release.version}")
         show_release(release, as_json)
         if release.neighbours is None:
             return
@@ -326,7 +330,14 @@ def _offered_as_row(offered: Offered) -> tuple[str, ...]:
     """Return a version on offer as a row of ``_COLUMNS``."""
     values = _offered_as_dict(offered)
     name = f"{values['name']}/" if values["kind"] == "folder" else values["name"]
-    columns = (values["version"], values["digest"], values["shards"], values["size"], name)
+    columns = (
+        values["version"],
+        values["digest"],
+        values["shards"],
+        values["size"],
+        name,
+        ",".join(offered.tags) or None,
+    )
     return tuple("-" if value is None else str(value) for value in columns)
 
 
@@ -341,6 +352,7 @@ def _offered_as_dict(offered: Offered) -> dict[str, Any]:
         "name": header.content_name if header else None,
         "kind": header.content_kind if header else None,
         "created": header.created if header else None,
+        "tags": list(offered.tags),
         "metadata": dict(header.metadata) if header else {},
     }
 
@@ -369,5 +381,6 @@ def release_as_dict(release: Release) -> dict[str, Any]:
         "seconds": round(release.seconds, 3),
         "received": release.received,
         **given,
-        "metadata": dict(release.manifest.header.metadata),
+        "tags": list(release.tags),
+        "metadata": dict(release.metadata),
     }

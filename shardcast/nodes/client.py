@@ -26,17 +26,20 @@ from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
 from shardcast.nodes.offers import describe_offers
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
+from shardcast.nodes.tagged import find_tagged
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing, is_version
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.report import Node, newest_reportable
+from shardcast.protocol.tags import is_tag
+from shardcast.protocol.wire import version_name
 from shardcast.transfer.limits import Limits
 from shardcast.upstream.follow import Following
 from shardcast.upstream.lease import Lease
 from shardcast.upstream.lists import LATEST as LATEST
-from shardcast.upstream.lists import find_version, wait_for_news, wait_for_version
+from shardcast.upstream.lists import FoundVersion, find_version, wait_for_news, wait_for_version
 from shardcast.upstream.report import send_reports
 from shardcast.waits import Waits
 
@@ -145,26 +148,26 @@ class Client:
             with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
                 return await describe_offers(standing, self._downloads.peers)
 
-    async def manifest(self, version: str = LATEST) -> Manifest:
+    async def manifest(self, version: str | int = LATEST) -> Manifest:
         """Return the manifest of a version: its shards and, of a folder, its entries.
 
         Args:
-            version: its name, or "latest".
+            version: its name, its number, "latest", or a tag.
 
         Raises:
             UsageError: ``version`` is no version's name.
             VersionNotOffered, VersionWithdrawn, NoServerReachable, AccessDenied, TransferFailed: as for
                 ``download``.
         """
-        check_version(version)
+        version = version_text(version)
         async with self._looking() as (_, standing):
-            found = find_version(standing, version)
+            found = await self._find(version, standing)
             peers = [self._downloads.peers[url] for url in found.servers]
             return await self._downloads.describe(found.listing, peers, found.origin)
 
     async def download(
         self,
-        version: str = LATEST,
+        version: str | int = LATEST,
         output_file: Path | str | None = None,
         watch: Watch | None = None,
         *,
@@ -175,7 +178,7 @@ class Client:
         Pieces that an earlier, interrupted run left are verified and used.
 
         Args:
-            version: its name, or "latest".
+            version: its name, its number, "latest", or a tag: the newest version that has it.
             output_file: the file; a folder if it ends with "/". None for
                 ``<output_dir>/download_<version>.bin``.
             watch: called with the transfer when it begins; its ``progress`` has the bytes that are here.
@@ -192,13 +195,13 @@ class Client:
             IntegrityError: the servers' bytes don't have its digest.
             LocalDiskError: the file can't be written.
         """
-        check_version(version)
+        version = version_text(version)
         async with self._looking(wait) as (following, standing):
             what = (
                 f"{version if version != LATEST else 'a version'} to be on offer at {', '.join(self.servers)}"
             )
             with self.waits.waiting(lambda: what), self.waits.watching(lambda: following.wait):
-                found = await wait_for_version(following, version, wait)
+                found = await wait_for_version(following, partial(self._find, version), wait)
             standing, listing = following.standing(), found.listing
             destination = Destination(self.output_dir, watch=watch)
             if output_file is not None and str(output_file).endswith("/"):
@@ -212,9 +215,20 @@ class Client:
                     listing, peers, destination, following, origin=found.origin, listed=listed
                 )
 
+    async def _find(self, version: str, standing: Standing) -> FoundVersion:
+        """Return the version that a reader means by a name or a tag.
+
+        Raises:
+            VersionNotOffered, VersionWithdrawn: no server has it, or its publisher took it back.
+        """
+        if is_tag(version):
+            with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
+                version = await find_tagged(standing, self._downloads.peers, version)
+        return find_version(standing, version)
+
     async def follow(
         self,
-        first: str = LATEST,
+        first: str | int = LATEST,
         every: bool = False,
         check_interval: float = CHECK_INTERVAL,
         watch: Watch | None = None,
@@ -248,7 +262,7 @@ class Client:
             UsageError: ``first`` is no version's name.
             LocalDiskError: a file can't be written.
         """
-        check_version(first)
+        first = version_text(first, tags=False)
         begin = None if first == LATEST else int(first[1:])
         folder = self.output_dir.absolute()
         followed = await FollowedFolder.open(folder, on_withdrawn)
@@ -360,11 +374,18 @@ class Client:
             yield following, standing
 
 
-def check_version(version: str) -> None:
-    """Check the name of a version, or "latest".
+def version_text(version: str | int, *, tags: bool = True) -> str:
+    """Return the name of a version, "latest" or a tag, as a program gives it; a number is that of a version.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is none of these, or a tag, and not ``tags``.
     """
-    if version != LATEST and not is_version(version):
-        raise UsageError(f"{version!r} is not a version; write v1, v2, … or {LATEST}")
+    if isinstance(version, int) and not isinstance(version, bool) and version > 0:
+        return version_name(version)
+    if version == LATEST or (
+        isinstance(version, str) and (is_version(version) or (tags and is_tag(version)))
+    ):
+        return version
+    raise UsageError(
+        f"{version!r} is not a version; write v1, v2, … or {LATEST}{', or a tag' if tags else ''}"
+    )

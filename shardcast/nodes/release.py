@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shardcast.folders.contents import ContainedFile, contained_files
 from shardcast.plain_text import one_line
@@ -31,6 +33,11 @@ class Offered:
     listing: Listing
     header: Header | None
     size: int | None = None
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags; empty where no server tells them."""
+        return self.header.tags if self.header else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,16 @@ class Release:
         """The payload's digest, as the distribution list shows it: BLAKE3 where the origin lists that."""
         digests = self.manifest.digests
         return digests.get("blake3") or digests["sha256"]
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags that its publisher gave it."""
+        return self.manifest.header.tags
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The JSON object that its publisher gave it, with the tags as ``tags``."""
+        return self.manifest.header.metadata
 
     @property
     def files(self) -> tuple[ContainedFile, ...]:

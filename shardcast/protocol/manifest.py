@@ -22,6 +22,7 @@ from shardcast.constants import PIECE_SIZE
 from shardcast.digest import PIECE_DIGEST_SIZE
 from shardcast.errors import UsageError
 from shardcast.protocol.lines import MAX_LINE
+from shardcast.protocol.tags import tags_of
 
 FORMAT = 1
 MAX_METADATA = 16 * 1024
@@ -86,6 +87,11 @@ class Header:
     def content_name(self) -> str:
         """Name of the published file or folder."""
         return self.folder.name if self.folder else self.name
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags that its publisher gave it."""
+        return tags_of(self.metadata)
 
     @property
     def content_kind(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -44,6 +45,10 @@ class FoundVersion:
     origin: str | None
 
 
+FindVersion = Callable[[Standing], Awaitable[FoundVersion]]
+"""A function that returns a version, or raises ``VersionNotOffered``."""
+
+
 async def wait_for_news(following: Following, patience: float = UNREACHABLE_AT_START) -> Standing:
     """Return the beliefs as soon as all servers answered, or 2 s after the first answer.
 
@@ -75,12 +80,12 @@ async def wait_for_news(following: Following, patience: float = UNREACHABLE_AT_S
     return following.standing_or_error()
 
 
-async def wait_for_version(following: Following, version: str, patience: float) -> FoundVersion:
-    """Return a version, or the newest (``LATEST``), as soon as a server has it.
+async def wait_for_version(following: Following, find: FindVersion, patience: float) -> FoundVersion:
+    """Return a version as soon as a server has it.
 
     Args:
         following: the servers.
-        version: its name, or ``LATEST``.
+        find: finds the version in the news.
         patience: seconds to wait for it; also while no server answers.
 
     Raises:
@@ -94,7 +99,7 @@ async def wait_for_version(following: Following, version: str, patience: float) 
     while True:
         changes = following.changes
         try:
-            return find_version(following.standing_or_error(), version)
+            return await find(following.standing_or_error())
         except VersionWithdrawn:
             raise
         except (VersionNotOffered, NoServerReachable, TransferFailed):
