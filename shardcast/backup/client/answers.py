@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ MAX_KEY = 512
 _MAX_NUMBER = (1 << 63) - 1
 _MAX_TIME = 253_402_300_799
 """The end of the year 9999, in seconds since 1970."""
+_WORD = re.compile(r"[!-~]+", re.ASCII)
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -109,7 +111,7 @@ def parse_registered(body: bytes) -> RegisteredClient:
     """
     fields = parse_object(body)
     key = text_of(fields, "key", MAX_KEY)
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
+    if not _WORD.fullmatch(key):
         raise ValueError("key is no word of ASCII")
     return RegisteredClient(
         client=text_of(fields, "client"),

@@ -30,7 +30,7 @@ Body = Sequence[Buffer]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BackupAnswer:
     """The answer to a request.
 
     Attributes:
@@ -46,8 +46,8 @@ class Answer:
     body: bytes
 
 
-class Connections:
-    """Connections to one server; a request takes a free one, or makes another.
+class KeptConnections:
+    """KeptConnections to one server; a request takes a free one, or makes another.
 
     Attributes:
         server: the URL of the server.
@@ -87,7 +87,7 @@ class Connections:
         headers: Mapping[str, str] | None = None,
         max_answer: int,
         seconds: float = ANSWER_SECONDS,
-    ) -> Answer:
+    ) -> BackupAnswer:
         """Send a request, and return the answer, whatever its status.
 
         A kept connection may have been closed meanwhile by the server: then the request is sent once more
@@ -107,7 +107,7 @@ class Connections:
         request = f"{method} {path}"
         sent = {**self._headers, **(headers or {}), "Content-Length": str(sum(map(len, body)))}
 
-        def exchange(connection: http.client.HTTPConnection) -> Answer:
+        def exchange(connection: http.client.HTTPConnection) -> BackupAnswer:
             answer = _exchange(connection, method, self._url.path + path, body, sent, max_answer)
             if answer is None:
                 raise BadAnswer(self.server, f"{request}: the answer has more than {max_answer} bytes")
@@ -131,11 +131,11 @@ class Connections:
 
     def _timed(
         self,
-        exchange: Callable[[http.client.HTTPConnection], Answer],
+        exchange: Callable[[http.client.HTTPConnection], BackupAnswer],
         connection: http.client.HTTPConnection,
         request: str,
         seconds: float,
-    ) -> Answer:
+    ) -> BackupAnswer:
         """Run an exchange, cut off after so many seconds, and keep its connection if it can be used again."""
         late = threading.Event()
 
@@ -186,7 +186,7 @@ def _exchange(
     body: Body,
     headers: Mapping[str, str],
     max_answer: int,
-) -> Answer | None:
+) -> BackupAnswer | None:
     """Send a request, and return the answer; None for one that is too long."""
     try:
         connection.request(method, path, body, headers)
@@ -200,7 +200,7 @@ def _exchange(
         connection.close()
         return None
     found = {name.title(): value for name, value in response.getheaders()}
-    return Answer(response.status, one_line(response.reason, 80), found, body_bytes)
+    return BackupAnswer(response.status, one_line(response.reason, 80), found, body_bytes)
 
 
 def _read(response: http.client.HTTPResponse, max_answer: int) -> bytes | None:

@@ -21,7 +21,7 @@ from shardcast.backup.client.answers import (
     parse_registered,
     snapshot_id,
 )
-from shardcast.backup.client.connections import ANSWER_SECONDS, Answer, Body, Connections
+from shardcast.backup.client.connections import ANSWER_SECONDS, BackupAnswer, Body, KeptConnections
 from shardcast.backup.entries import text_or_base64
 from shardcast.backup.packs import Pack
 from shardcast.digest import Buffer
@@ -84,7 +84,7 @@ class BackupServer:
         """
         self.url = url
         self._pause = pause
-        self._connections = Connections(url, bearer(key) if key else {}, tls or ClientTls())
+        self._connections = KeptConnections(url, bearer(key) if key else {}, tls or ClientTls())
 
     def close(self) -> None:
         """Close the connections."""
@@ -216,8 +216,8 @@ class BackupServer:
             "POST", wire.FORGET_PATH, parse, body=_json({"snapshots": list(snapshots)}), headers=headers
         )
 
-    def ask(self, method: str, path: str, **more: Any) -> Answer:
-        """Send a request, again after failures that may pass; for the arguments see ``Connections.ask``.
+    def ask(self, method: str, path: str, **more: Any) -> BackupAnswer:
+        """Send a request, again after failures that may pass; for the arguments see ``KeptConnections.ask``.
 
         Raises:
             PeerError: it failed in another way, or too often.
@@ -242,7 +242,7 @@ class BackupServer:
         max_answer: int = _SMALL,
         expected: Collection[int] = (200, 201, 204),
         seconds: float = ANSWER_SECONDS,
-    ) -> Answer:
+    ) -> BackupAnswer:
         answer = self._connections.ask(
             method, path, body=body, headers=headers, max_answer=max(max_answer, _SMALL), seconds=seconds
         )
@@ -253,7 +253,7 @@ class BackupServer:
     def _read(self, method: str, path: str, parse: Callable[[bytes], Value], **more: Any) -> Value:
         return self._parsed(self.ask(method, path, **more), f"{method} {path}", parse)
 
-    def _parsed(self, answer: Answer, request: str, parse: Callable[[bytes], Value]) -> Value:
+    def _parsed(self, answer: BackupAnswer, request: str, parse: Callable[[bytes], Value]) -> Value:
         """Return what an answer says.
 
         Raises:
@@ -350,7 +350,7 @@ def _json(fields: Mapping[str, Any]) -> Body:
     return (json.dumps(fields, separators=(",", ":")).encode(),)
 
 
-def _refusal(server: str, request: str, answer: Answer) -> PeerError | UploadRefused:
+def _refusal(server: str, request: str, answer: BackupAnswer) -> PeerError | UploadRefused:
     """Return the error of an answer with an unexpected status, in the server's words where it has some."""
     words = _words(answer.body)
     text = (

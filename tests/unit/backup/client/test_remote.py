@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from shardcast.access.secret import Secret
 from shardcast.access.tls import ClientTls
 from shardcast.backup.client.answers import parse_facts, parse_listed, parse_registered
-from shardcast.backup.client.connections import Connections
+from shardcast.backup.client.connections import KeptConnections
 from shardcast.backup.client.remote import BackupServer
 from shardcast.backup.packs import PackWriter
 from shardcast.errors import (
@@ -173,7 +173,7 @@ def test_answers_are_bounded_and_whole() -> None:
 def test_silent_server_is_left_after_the_time_of_a_request() -> None:
     release = threading.Event()
     with raw_server(lambda connection: release.wait(20) and None) as url:
-        connections = Connections(url, {}, ClientTls())
+        connections = KeptConnections(url, {}, ClientTls())
         with pytest.raises(ServerStalled, match="in time"):
             connections.ask("GET", "/", max_answer=10, seconds=0.2)
         release.set()
@@ -213,7 +213,7 @@ def test_kept_connection_that_was_closed_is_replaced() -> None:
         connection.sendall(reply)
 
     with raw_server(once) as url:
-        connections = Connections(url, {}, ClientTls())
+        connections = KeptConnections(url, {}, ClientTls())
         # A server that closed is asked anew.
         for _ in range(3):
             assert connections.ask("GET", "/", max_answer=10).body == b"{}"
