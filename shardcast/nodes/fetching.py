@@ -213,8 +213,8 @@ class VersionFetcher:
         except NoRoom as error:
             await self._pass_over(number, error)
         except (VersionAborted, IntegrityError) as error:
-            if isinstance(error, VersionAborted):
-                self.failures.aborted.add(number)
+            if isinstance(error, VersionAborted) and self._folders.opened(number) is opened:
+                self.failures.aborted.add(number)  # by its publisher, not for the room of others
             await self._folders.discard(number)
             log.error("%s: %s", version, error)
             self.failures.failed.add(number)

@@ -13,8 +13,8 @@ _GIGABYTE = 1_000_000_000
 NOISE = 4 << 20
 """Growth of other users of a disk during a fetch, in bytes, below which they do not count as filling it."""
 
-FIRST, UNLISTED, COMPLETE = 0, 1, 2
-"""Ranks of removable versions: put aside, local and not listed, complete."""
+FIRST, UNLISTED, PARTIAL, COMPLETE = range(4)
+"""Ranks of removable versions: put aside, local and not listed, fetched in part, complete."""
 
 
 class Why(Enum):

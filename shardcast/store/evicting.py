@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Hashable
 
+from shardcast.policy.eviction import PARTIAL
 from shardcast.protocol.wire import version_name
 from shardcast.store.aside_version import AsideVersion
 from shardcast.store.disk_usage import disk_space
@@ -44,6 +45,8 @@ class Evictor:
         before = await asyncio.to_thread(disk_space, root)
         if isinstance(key, AsideVersion):
             await self._retirement.drop_aside(key, why)
+        elif isinstance(key, tuple) and key[0] == PARTIAL:
+            await self._retirement.drop_partial(key[1], why)
         elif isinstance(key, tuple):
             await self._retirement.drop_unlisted(key[1])
         else:

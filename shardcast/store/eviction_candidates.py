@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.policy.eviction import FIRST, UNLISTED, Removable, eviction_order
+from shardcast.policy.eviction import FIRST, PARTIAL, UNLISTED, Removable, eviction_order
 from shardcast.policy.retention import versions_to_retire
 from shardcast.protocol.wire import version_name
 from shardcast.store.aside_version import AsideVersion
 from shardcast.store.disk_usage import Freeable, freeable, held_open
 from shardcast.store.inventory import Inventory
+from shardcast.store.space_ledger import SpaceLedger
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,19 @@ class EvictionCandidate:
     """A removable version.
 
     Attributes:
-        key: the version: an ``AsideVersion``, ``("unlisted", number)``, or the number of a complete one.
+        key: the version: an ``AsideVersion``, ``(rank, number)`` of an unlisted or partial one, or the number
+            of a complete one.
         order: rank; the lowest goes first.
         folder: folder of the files.
         newest: whether this is the newest complete one.
+        arriving: bytes on the disk of incomplete shards, which the count of its files lacks.
     """
 
     key: Hashable
     order: tuple[int, ...]
     folder: Path
     newest: bool = False
+    arriving: int = 0
 
 
 class EvictionCandidates:
@@ -39,9 +43,10 @@ class EvictionCandidates:
         offered: versions on offer at upstreams; others go last.
     """
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, ledger: SpaceLedger) -> None:
         self.offered: Collection[int] = ()
         self._inventory = inventory
+        self._ledger = ledger
 
     @property
     def droppable(self) -> list[AsideVersion]:
@@ -56,12 +61,13 @@ class EvictionCandidates:
         ]
 
     def older(self, number: int) -> list[EvictionCandidate]:
-        """Return the other candidates: unlisted versions, then older ones."""
+        """Return the other candidates: unlisted versions, then parts of older ones, then older ones."""
         inventory, holds = self._inventory, self._inventory.holds
         found = [
-            EvictionCandidate(("unlisted", other), (UNLISTED, other), inventory.data_dir.folder(other))
+            EvictionCandidate((UNLISTED, other), (UNLISTED, other), inventory.data_dir.folder(other))
             for other in sorted(inventory.unlisted - {number})
         ]
+        found += self._partial(number)
         here = inventory.complete.numbers
         free = here if inventory.may_evict_firm(number) else here & inventory.provisional
         pinned, read = holds.pinned, holds.recently_read()
@@ -80,12 +86,30 @@ class EvictionCandidates:
             found.append(EvictionCandidate(other, rank, complete.place.folder, other == newest))
         return found
 
+    def _partial(self, number: int) -> Iterator[EvictionCandidate]:
+        """Yield the older versions that are here in part and not fetched now.
+
+        Their servers may have them no more; without this, such a part would keep out all that comes later.
+        """
+        inventory = self._inventory
+        if inventory.own_line or not inventory.may_evict_firm(number):
+            return
+        for other in sorted(inventory.open.keys() - inventory.hidden):
+            opened = inventory.open[other]
+            if other < number and not self._ledger.is_fetched(other):
+                yield EvictionCandidate(
+                    (PARTIAL, other), (PARTIAL, other), opened.place.folder, arriving=opened.space.arriving
+                )
+
     async def measured(self, candidates: list[EvictionCandidate], *, on_disk: bool) -> list[Removable]:
         """Return the bytes freed with each: on the disk, or else of the count for ``--max-bytes``."""
         if on_disk:
             return await asyncio.to_thread(_measure_on_disk, candidates)
         usage = self._inventory.usage
-        return [_removable(candidate, usage.freeable(candidate.folder)) for candidate in candidates]
+        return [
+            _removable(candidate, usage.freeable(candidate.folder), candidate.arriving)
+            for candidate in candidates
+        ]
 
     def surplus(self, taken: int, max_bytes: int, provisional: Collection[int]) -> list[int]:
         """Return the versions to retire until all take no more than ``max_bytes``, provisional ones first.
@@ -119,5 +143,6 @@ def _measure_on_disk(candidates: list[EvictionCandidate]) -> list[Removable]:
     return [_removable(candidate, freeable(candidate.folder, held)) for candidate in candidates]
 
 
-def _removable(candidate: EvictionCandidate, free: Freeable) -> Removable:
-    return Removable(candidate.key, candidate.order, free.alone, free.shared, free.names, candidate.newest)
+def _removable(candidate: EvictionCandidate, free: Freeable, arriving: int = 0) -> Removable:
+    alone = free.alone + arriving
+    return Removable(candidate.key, candidate.order, alone, free.shared, free.names, candidate.newest)

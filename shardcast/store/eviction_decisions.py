@@ -31,7 +31,8 @@ class EvictionDecisions:
 
     def ran_out(self, opened: OpenVersion) -> None:
         """Remove nothing more for a version after it ran out of room."""
-        self._failed.add((opened.number, self._is_listed(opened)))
+        refused, space = opened.space.refused, opened.space
+        self._failed.add((opened.number, space.refused_as_listed if refused else self.is_listed(opened)))
 
     def has_failed(self, number: int, *, listed: bool) -> bool:
         """Return whether a version ran out of room, and as a ``listed`` one."""
@@ -40,6 +41,11 @@ class EvictionDecisions:
     def forget(self) -> None:
         """Forget all versions that ran out of room."""
         self._failed.clear()
+
+    def is_listed(self, opened: OpenVersion) -> bool:
+        """Return whether a version has its whole manifest, and so is no longer being made."""
+        made = opened.still_published and not self._inventory.is_known(opened.number)
+        return opened.live.manifest is not None and not made
 
     # Facts
 
@@ -91,7 +97,7 @@ class EvictionDecisions:
 
     def _need(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> RoomNeed:
         number, space, manifest = opened.number, bounds.space, opened.live.manifest
-        known, listed = opened.space.is_size_known and self._is_received(opened), self._is_listed(opened)
+        known, listed = opened.space.is_size_known and self._is_received(opened), self.is_listed(opened)
         return RoomNeed(
             next=coming,
             lacking=max(opened.space.missing_space, coming) if known else coming,
@@ -102,11 +108,6 @@ class EvictionDecisions:
             grown=self._ledger.grown(number, space),
             noise=max(NOISE, reserve_of(space.size)) if space else NOISE,
         )
-
-    def _is_listed(self, opened: OpenVersion) -> bool:
-        """Return whether a version has its whole manifest, and so is no longer being made."""
-        made = opened.still_published and not self._inventory.is_known(opened.number)
-        return opened.live.manifest is not None and not made
 
     def _is_received(self, opened: OpenVersion) -> bool:
         """Return whether a version is received for the current line, not published nor received beside."""

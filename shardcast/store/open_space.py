@@ -28,6 +28,7 @@ class OpenSpace:
         linked_all: whether all shards of other versions were linked; the event loop's.
         shard_size: bytes of the shards of a payload to be cut; 0 where none is cut.
         refused: the error for lack of room; None with enough room.
+        refused_as_listed: whether the version was listed then.
     """
 
     def __init__(self, live: LiveManifest, landings: Mapping[int, Landing]) -> None:
@@ -43,6 +44,7 @@ class OpenSpace:
         self.linked_all = False
         self.shard_size = 0
         self.refused: NoRoom | None = None
+        self.refused_as_listed = False
         self._live = live
         self._landings = landings
         self._counted = 0  # lines of the manifest whose shards are in _all_space; the event loop's

@@ -56,7 +56,7 @@ class DiskQuota:
         self, inventory: Inventory, ledger: SpaceLedger, retirement: Retirement, most: int | None
     ) -> None:
         self.max_bytes = most
-        self.candidates = EvictionCandidates(inventory)
+        self.candidates = EvictionCandidates(inventory, ledger)
         self.ledger = ledger
         self._inventory = inventory
         self._decisions = EvictionDecisions(inventory, ledger, self.candidates, most)
@@ -290,6 +290,7 @@ class DiskQuota:
                     opened.space.refused = self._decisions.error(
                         RoomShortage(opened.number, opened.live.size, lacking, bounds, reason)
                     )
+                    opened.space.refused_as_listed = self._decisions.is_listed(opened)
                     raise opened.space.refused
             # Outside the lock, so that what was reserved can be verified meanwhile.
             await asyncio.sleep(_LOOK_AGAIN)

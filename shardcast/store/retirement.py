@@ -72,6 +72,17 @@ class Retirement:
                 await self.discard_locked(number)
         await self.empty()
 
+    async def drop_partial(self, number: int, why: str) -> None:
+        """Remove what is here of a version that is not fetched now.
+
+        Raises:
+            LocalDiskError: it can't be removed.
+        """
+        async with self._writer.exclusive():
+            if number in self._inventory.open and not self._ledger.is_fetched(number):
+                log.info("removed the part of %s that was here: %s", version_name(number), why)
+                await self.discard_locked(number)
+
     async def drop_aside(self, version: AsideVersion, why: str) -> None:
         """Remove a version of another line, if still aside.
 

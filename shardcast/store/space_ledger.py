@@ -73,6 +73,10 @@ class SpaceLedger:
         """End the count of a version as fetched, and its claim."""
         self._fetched.pop(number, None)
 
+    def is_fetched(self, number: int) -> bool:
+        """Return whether a version is being fetched now."""
+        return number in self._fetched
+
     def grown(self, number: int, space: DiskSpace | None) -> int:
         """Return the growth in bytes of other users of the disk since a version's fetch began."""
         return self.foreign(space) - self._fetched[number] if space and number in self._fetched else 0

@@ -617,12 +617,45 @@ async def test_unlisted_whole_version_takes_its_turn_when_listed(tmp_path: Path)
         opened.still_published = True
         with pytest.raises(NoRoom, match="goes only for one that is listed"):
             await receive_shards(opened, manifest_3, new)
-        found.quota.record_out_of_room(opened)
-        await found.discard(3)
         assert 2 in found.complete_numbers
         await found.record_listed([Listing("v3", payloads.sha256(new), 7)])
+        found.quota.record_out_of_room(opened)
+        await found.discard(3)
         await receive_version(found, new, "v3", shard_size=SHARD)
         assert found.complete_numbers == {3} and found.quota.used == 7 * SHARD
+
+
+async def test_part_that_is_not_fetched_gives_way_to_newer_version(tmp_path: Path) -> None:
+    """Its servers may have it no more, and what is whole is worth more."""
+    with folders(tmp_path / "data", 7 * SHARD) as found:
+        whole, part, new = (random_bytes(size * SHARD, size) for size in (2, 4, 5))
+        for number, data in enumerate((whole, part, new), 1):
+            await found.record_listed([Listing(f"v{number}", payloads.sha256(data), len(data) // SHARD)])
+        await receive_version(found, whole, "v1", shard_size=SHARD)
+        described_part = payloads.manifest(part, "v2", SHARD)
+        opened = await found.begin_version(2, LiveManifest.of(described_part))
+        await receive_shards(opened, described_part, part, 1)
+        landing = await opened.landing(described_part.shards[1])
+        await landing.land(0, part[SHARD : SHARD + SHARD // 2])
+        landing.close()
+        await receive_version(found, new, "v3", shard_size=SHARD)
+        assert found.complete_numbers == {1, 3} and not found.open_numbers
+        assert found.quota.used == 7 * SHARD
+        assert not (tmp_path / "data" / "v2").exists()
+
+
+@pytest.mark.parametrize("case", ["fetched", "newer"])
+async def test_other_parts_keep_their_room(case: str, tmp_path: Path) -> None:
+    with folders(tmp_path / "data", 5 * SHARD) as found:
+        part, number = random_bytes(4 * SHARD), 2 if case == "fetched" else 4
+        described_part = payloads.manifest(part, f"v{number}", SHARD)
+        opened = await found.begin_version(number, LiveManifest.of(described_part))
+        await receive_shards(opened, described_part, part, 3)
+        if case == "fetched":
+            await found.quota.begin_fetch(number)
+        with pytest.raises(NoRoom):
+            await found.check_room(described("v3", 5 * SHARD))
+        assert found.open_numbers == {number}
 
 
 # Threads ---------------------------------------------------------------------------------------------
