@@ -5,11 +5,12 @@
     {"format": 1, …, "name": "model.tar", "kind": "file", "folder": {"name": "model", "entries": 3}}
     {"entries": [["config.json", 640, 420, 1763780000], ["weights/", 0, 493, 0],
                  ["weights/newest", 0, 511, 1763780000, "symlink", "a"]]}
+    {"entries": "<base64 of a zlib stream of such a list>"}
     {"shard": 1, …}
     {"file_digests": 0, "sha256": "<base64 of 32 bytes for each small file, in order>"}
 
 Path, size, mode, mtime; of links the kind and the target. A path that is not UTF-8 is ``{"base64": "…"}``.
-Large files have no digest here: their shards have.
+Large files have no digest here: their shards have. Lists are packed where they take too many lines otherwise.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from typing import Any
 
 from shardcast.folders.entries import EntryKind, FolderEntry, UnsafeEntry
 from shardcast.folders.layout import FolderLayout
+from shardcast.folders.packed_entries import packed_lines, unpack
 from shardcast.folders.table import FolderTable
+from shardcast.json_text import parse_json
 from shardcast.protocol.lines import MAX_LINE
 from shardcast.protocol.manifest import DIGESTS_KEY, ENTRIES_KEY, MAX_ENTRIES
 from shardcast.protocol.manifest_reader import ManifestError
 
 DIGESTS_A_LINE = ((MAX_LINE - 100) * 3 // 4) // 32
 """Digests that fit a line."""
+MAX_LIST = 256 << 20
+"""Bytes of JSON of all packed entries: a reader's memory is bounded, however well they compress."""
 _FILLED = MAX_LINE - 4096
 """Bytes of a line with entries that are as long as the others of their folder."""
 _ENTRY = 28
@@ -64,6 +69,29 @@ def count_entry_lines(table: FolderTable, enough: int) -> int:
     return bound if bound <= enough else sum(1 for _ in entry_lines(table))
 
 
+class ListTooLong(ValueError):
+    """Entries of more JSON than a reader takes."""
+
+
+def packed_entry_lines(table: FolderTable) -> Iterator[bytes]:
+    """Yield the lines with the entries, packed.
+
+    Raises:
+        ListTooLong: readers would refuse so many bytes.
+    """
+    total = 0
+    for line, size in packed_lines(
+        len(table),
+        table.path_bytes // max(1, len(table)) + _ENTRY,
+        lambda start, end: _encode(_values(table, start, end)).encode(),
+        lambda packed: _encode({ENTRIES_KEY: packed}).encode() + b"\n",
+    ):
+        total += size
+        if total > MAX_LIST:
+            raise ListTooLong(f"more than {MAX_LIST} bytes of names, sizes, modes and times")
+        yield line
+
+
 def digest_lines(first: int, digests: Iterable[bytes]) -> Iterator[bytes]:
     """Yield lines with the digests of small files.
 
@@ -94,6 +122,7 @@ class ListingReader:
             raise ManifestError(f"a folder of {expected} entries; at most {MAX_ENTRIES} can be received")
         self.table = FolderTable()
         self._expected = expected
+        self._unpacked = 0
         self._digests = bytearray()
 
     @property
@@ -121,7 +150,9 @@ class ListingReader:
             self.table.set_digest(index, digest)
 
     def _read_entries(self, entries: Any) -> None:
-        """Take a list of entries."""
+        """Take a list of entries, packed or as it is."""
+        if isinstance(entries, str):
+            entries = self._unpack(entries)
         if not isinstance(entries, list):
             raise ManifestError("entries of a folder that are no list")
         if len(self.table) + len(entries) > self._expected:
@@ -135,6 +166,23 @@ class ListingReader:
             run.end()
         except UnsafeEntry as error:
             raise ManifestError(f"an entry of the folder can't be taken: {error}") from None
+
+    def _unpack(self, packed: str) -> Any:
+        """Return the JSON value that was packed.
+
+        Raises:
+            ManifestError: nothing was, or more than ``MAX_LIST`` bytes in all.
+        """
+        try:
+            text = unpack(packed)
+            self._unpacked += len(text)
+            if self._unpacked > MAX_LIST:
+                raise ManifestError(f"entries of a folder with more than {MAX_LIST} bytes")
+            return parse_json(text)
+        except ManifestError:
+            raise
+        except ValueError as error:
+            raise ManifestError(f"packed entries of a folder that are none: {error}") from None
 
     def _read_digests(self, values: Mapping[str, Any]) -> None:
         """Take digests of small files."""

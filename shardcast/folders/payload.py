@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from shardcast.folders.entries import EntryKind
 from shardcast.folders.last_version import KnownShards
 from shardcast.folders.layout import FileRange, FolderLayout
-from shardcast.folders.listing import digest_lines, entry_lines
+from shardcast.folders.list_plan import ListPlan
+from shardcast.folders.listing import digest_lines
 from shardcast.folders.survey import FolderSurvey
 from shardcast.folders.tar_headers import BLOCK, padding
 from shardcast.open_files import close
@@ -35,7 +36,7 @@ class FolderPayload:
         layout: FolderLayout,
         progress: PublishProgress,
         *,
-        digest_batch: int = 1,
+        plan: ListPlan,
         known: KnownShards | None = None,
     ) -> None:
         """Read nothing yet.
@@ -44,17 +45,18 @@ class FolderPayload:
             survey: the folder.
             layout: of its entries.
             progress: its ``cancelled`` is read.
-            digest_batch: digests of small files in a line of the manifest at least, but for the last one.
+            plan: the lines of its list.
             known: what is known of it from the last version.
         """
         self._survey = survey
         self._layout = layout
         self._progress = progress
         self._known = known or KnownShards()
+        self._entry_lines = plan.entry_lines
         self._shards = layout.shards()
         self._ends: list[int] = []  # of the shards so far
         self._file = _OpenFile(survey)
-        self._digests = SmallFileDigests(layout, digest_batch)
+        self._digests = SmallFileDigests(layout, plan.digest_batch)
 
     def close(self) -> None:
         """Close the file that is open."""
@@ -132,7 +134,7 @@ class FolderPayload:
 
     def first_lines(self) -> Iterable[bytes]:
         """Return the lines with the entries."""
-        return entry_lines(self._layout.table)
+        return self._entry_lines
 
     def lines_behind(self, number: int) -> Iterable[bytes]:
         """Return the lines with the digests of the small files that have ended."""

@@ -12,13 +12,13 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.folders.last_version import FindManifest, LastVersion, find_last_version, known_shards
 from shardcast.folders.layout import FolderLayout, TooManyShards
-from shardcast.folders.listing import DIGESTS_A_LINE, count_entry_lines
+from shardcast.folders.list_plan import ListPlan, plan_list
+from shardcast.folders.listing import ListTooLong
 from shardcast.folders.patterns import PathPatterns
 from shardcast.folders.payload import FolderPayload
 from shardcast.folders.source_record import record_file, write_record
 from shardcast.folders.survey import FolderSurvey, SurveyRules, open_survey
 from shardcast.protocol.manifest import FolderFacts, Manifest
-from shardcast.protocol.wire import MAX_SHARDS
 from shardcast.sharding.cutter import cut
 from shardcast.sharding.first_line import new_header, safe_name
 from shardcast.sharding.publication import (
@@ -31,9 +31,6 @@ from shardcast.store.open_version import OpenVersion
 
 log = logging.getLogger(__name__)
 
-MAX_LIST_LINES = 900
-"""Lines of a manifest with entries and digests: readers that know no folders refuse more than 1000 lines that
-they don't know, and middles of later versions may add some."""
 _SUFFIX = ".tar"
 _MAX_NAME = 200
 """Characters of a folder's name in a manifest."""
@@ -105,7 +102,7 @@ def publish_folder(
             layout = FolderLayout(survey.table, description.shard_size)
         except TooManyShards as error:
             raise LocalDiskError(f"can't broadcast {path}: {error}; raise --shard-size") from None
-        batch = _digest_batch(path, layout)
+        plan = _plan(path, layout)
         progress.size = layout.size
         name = folder_name(path)
         facts = FolderFacts(name, len(survey.table))
@@ -114,7 +111,7 @@ def publish_folder(
         known = known_shards(survey, layout, last, description.digests) if last else None
         linked = sum(shard.size for shard in known.shards.values()) if known else 0
         reserve(layout.size - linked)
-        source = FolderPayload(survey, layout, progress, digest_batch=batch, known=known)
+        source = FolderPayload(survey, layout, progress, plan=plan, known=known)
         with closing(source):
             manifest = cut(
                 source, opened, header, description=description, progress=progress, reserve=reserve_freely
@@ -146,31 +143,22 @@ def folder_name(path: Path) -> str:
     return name if name not in ("", ".", "..") else "folder"
 
 
-def _digest_batch(path: Path, layout: FolderLayout) -> int:
-    """Return how many digests of small files a line of the manifest has at least, so that the lines are few.
-
-    One where the shards are few enough: readers then know the digest of a file as soon as its shard.
+def _plan(path: Path, layout: FolderLayout) -> ListPlan:
+    """Return the lines of the manifest with the folder's list.
 
     Raises:
         LocalDiskError: the folder has too many shards or entries for a manifest.
     """
-    between = large = 0
-    for segment in layout.segments():
-        shards = -(-segment.size // layout.shard_size)
-        if segment.index is None:
-            between += shards
-        else:
-            large += shards
-    if between + large > MAX_SHARDS:
-        raise LocalDiskError(f"can't broadcast {path}: more than {MAX_SHARDS} shards; raise --shard-size")
-    full = sum(1 for _ in layout.small_files()) // DIGESTS_A_LINE
-    entries = count_entry_lines(layout.table, MAX_LIST_LINES - between - full)
-    if entries + between + full <= MAX_LIST_LINES:
-        return 1
-    if entries + full + 1 <= MAX_LIST_LINES:
-        return DIGESTS_A_LINE
-    raise LocalDiskError(
-        f"can't broadcast {path}: the list of its {len(layout.table)} entries takes {entries + full + 1} "
-        f"lines of a manifest, and at most {MAX_LIST_LINES} fit; broadcast its parts one by one, or "
-        f"pipe a tar: tar -C {path} -c . | shardcast broadcast -"
-    )
+    try:
+        plan = plan_list(layout)
+    except ListTooLong as error:
+        raise LocalDiskError(
+            f"can't broadcast {path} with its {len(layout.table)} entries: {error}; broadcast its parts one "
+            f"by one, or pipe a tar: tar -C {path} -c . | shardcast broadcast -"
+        ) from None
+    if not plan.for_all:
+        log.warning(
+            "the list of the %d entries of %s is so long that nodes before shardcast 0.4 will refuse this "
+            "version; broadcast its parts one by one for them", len(layout.table), path
+        )  # fmt: skip
+    return plan

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 from shardcast.errors import LocalDiskError, PayloadChanged, UsageError
-from shardcast.folders import publishing
+from shardcast.folders import list_plan, publishing
 from shardcast.folders.contents import folder_layout
 from shardcast.folders.layout import FileRange, FolderLayout
 from shardcast.folders.publishing import folder_name, publish_folder
@@ -261,15 +261,29 @@ def test_cancelled_broadcast_of_a_folder_ends(folders: VersionFolders, model: Pa
 def test_list_that_fits_no_manifest_is_refused_before_reading(
     folders: VersionFolders, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "MAX_LIST_LINES", 1)
-    with pytest.raises(LocalDiskError, match=r"list of its 5 entries takes 2 lines.*at most 1 fit"):
+    monkeypatch.setattr(list_plan, "MAX_PLAIN_LINES", 1)
+    monkeypatch.setattr(list_plan, "MAX_FOLDER_LINES", 1)
+    with pytest.raises(LocalDiskError, match=r"with its 5 entries: .*parts one by one, or pipe a tar"):
         publish(folders, model)
+
+
+def test_list_of_too_many_lines_is_packed(
+    folders: VersionFolders, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, payload = publish(folders, model)
+    monkeypatch.setattr(list_plan, "MAX_PLAIN_LINES", 1)
+    packed, same = publish(folders, model)
+    assert "before shardcast 0.4" in caplog.text
+    layouts = [folder_layout(manifest) for manifest in (plain, packed)]
+    assert payload == same and b'"entries":"' in packed.raw and b'"entries":"' not in plain.raw
+    assert [list(layout.table) for layout in layouts if layout] == [list(layouts[0].table)] * 2  # type: ignore[union-attr]
+    assert all(map(layouts[1].table.digest, layouts[1].small_files()))  # type: ignore[union-attr]
 
 
 def test_digests_share_lines_where_shards_are_many(
     folders: VersionFolders, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "MAX_LIST_LINES", 2)
+    monkeypatch.setattr(list_plan, "MAX_PLAIN_LINES", 2)
     manifest, _ = publish(folders, model)
     lines = [line for line in manifest.raw.splitlines() if b"file_digests" in line]
     layout = folder_layout(manifest)
