@@ -161,6 +161,7 @@ def broadcast(
     missing = None
     with progress_display(options.is_quiet()) as display:
         version = _publish(payload, data_dir, display, directly=wanted is None)
+        display.pause()
         if not as_json:
             click.echo(version)  # before the wait, which may fail: the version is published in any case
         if wanted is not None:
@@ -227,7 +228,7 @@ def _publish(payload: Payload | Streamed, data_dir: Path, display: Display, dire
         try:
             for message in payload.publish_through_origin(data_dir):
                 version = str(message.get("version", version))
-                _show(display, version, payload.name, message.get("progress"))
+                _show(display, version, payload, message.get("progress"))
             return version
         except NoNode:
             pass
@@ -310,22 +311,22 @@ def _publish_here(payload: Payload | Streamed, data_dir: Path, display: Display)
             pending = await payload.publish_with(publisher)
             result = asyncio.ensure_future(pending.result())
             while not result.done():
-                _show(display, pending.version, payload.name, pending.progress())
+                _show(display, pending.version, payload, pending.progress())
                 await asyncio.wait([result], timeout=_SHOW_INTERVAL)
             await result
-            _show(display, pending.version, payload.name, pending.progress())
+            _show(display, pending.version, payload, pending.progress())
             return pending.version
 
     return run(publish())
 
 
-def _show(display: Display, version: str, name: str, state: Mapping[str, Any] | None) -> None:
+def _show(
+    display: Display, version: str, payload: Payload | Streamed, state: Mapping[str, Any] | None
+) -> None:
     """Show the progress of a broadcast; ``state`` has ``done`` and ``size`` in bytes, and ``shards``."""
     if state:
-        waits = state["size"] is None  # the origin has not begun with this payload
-        display.show(
-            f"{version} {name}",
-            state["done"],
-            state["size"],
-            "waiting for an earlier broadcast" if waits else format_count(state["shards"], "shard"),
-        )
+        # A file has a size once the origin begins with it, a stream only at its end.
+        waits = state["size"] is None and not isinstance(payload, Streamed)
+        shards = "" if state["shards"] is None else format_count(state["shards"], "shard")
+        detail = "waiting for an earlier broadcast" if waits else shards
+        display.show(f"{version} {payload.name}", state["done"], state["size"], detail)

@@ -127,7 +127,8 @@ class Streamed:
             while chunk := os.read(input_descriptor(), _CHUNK):
                 writer.write(chunk)
                 writer.flush()
-                yield {"progress": {"size": 0, "done": writer.tell(), "shards": 0}}
+                done, size = writer.tell(), writer.shard_size
+                yield {"progress": {"size": None, "done": done, "shards": done // size if size else None}}
 
     async def publish_with(self, publisher: Publisher) -> PendingBroadcast:
         """Start to publish stdin with a publisher of this process."""

@@ -104,4 +104,4 @@ class _Shown:
         detail = "published by the origin" if progress.cut else "sent"
         if progress.waits:
             detail = "waiting for an earlier broadcast"
-        self._display.show(what, progress.done, progress.size or 0, detail)
+        self._display.show(what, progress.done, progress.size, detail)

@@ -159,7 +159,7 @@ def client(
         raise click.UsageError("--from, --every, --keep and --exec belong to --follow")
     if version is None and is_on_command_line("--wait"):
         raise click.UsageError("--wait goes with --version; --follow waits for each version by itself")
-    from shardcast.cli.progress import note_display
+    from shardcast.cli.progress import ShowTransfer, note_display, progress_display
     from shardcast.nodes.client import Client
     from shardcast.nodes.runtime import run
 
@@ -183,7 +183,11 @@ def client(
             sharing=replace(shared, seed_for=None) if shared else None,
             folders=folders.load(verify),
         )
-        run(_follow(follower, output_dir.absolute(), following), fast_loop=True)
+        with progress_display(options.is_quiet()) as display:
+            shown = ShowTransfer(display)
+            work = _follow(follower, output_dir.absolute(), following, shown)
+            with shown.interruptible():
+                run(work, fast_loop=True)
         return
     if version is None:
         lister = Client(urls, origin_id=origin_id, access=access)
@@ -195,8 +199,6 @@ def client(
         notes = note_display(options.is_quiet())
         show_offered(run(_list(lister, notes), fast_loop=True), as_json, notes.note)
         return
-    from shardcast.cli.progress import ShowTransfer, progress_display
-
     with progress_display(options.is_quiet()) as display:
         shown = ShowTransfer(display)
         downloader = Client(
@@ -217,7 +219,8 @@ def client(
             as_json=as_json,
             seed_for=sharing.seed_for,
         )
-        run(work, fast_loop=True)
+        with shown.interruptible():
+            run(work, fast_loop=True)
 
 
 async def _list(shardcast_client: Client, notes: Display) -> list[Offered]:
@@ -267,16 +270,18 @@ async def _download(
             shown.note(describe_given(shardcast_client.given))
 
 
-async def _follow(shardcast_client: Client, folder: Path, following: FollowOptions) -> None:
+async def _follow(
+    shardcast_client: Client, folder: Path, following: FollowOptions, shown: ShowTransfer
+) -> None:
     """Download versions into the folder and announce each; runs until it fails or is cancelled.
 
     Args:
         shardcast_client: the client that downloads.
         folder: the output folder, absolute.
         following: which versions, how many stay, and the hook.
+        shown: shows its transfers.
     """
     from shardcast.cli.announcer import Announcer
-    from shardcast.cli.progress import ShowTransfer, progress_display
     from shardcast.cli.sharing_notes import describe_given, describe_sources
     from shardcast.nodes.client import LATEST
     from shardcast.nodes.release_folder import can_resume, check_folder
@@ -284,30 +289,28 @@ async def _follow(shardcast_client: Client, folder: Path, following: FollowOptio
     check_folder(folder)
     resume = following.first is None and can_resume(folder)
     announcer = Announcer(folder, following.keep, following.hook)
-    with progress_display(options.is_quiet()) as display:
-        shown = ShowTransfer(display)
-        async with (
-            shardcast_client,
-            background_task(shown.run()),
-            background_task(note_waits(shardcast_client.waits, shown.note)),
-        ):
-            releases = shardcast_client.follow(
-                following.first or LATEST,
-                following.every,
-                watch=shown.watch,
-                resume=resume,
-                on_withdrawn=announcer.announce_withdrawal,
-            )
-            try:
-                async for release in releases:
-                    shown.pause()
-                    if release.neighbours:
-                        shown.note(describe_sources(release))
-                    await announcer.announce_release(release)
-            finally:
-                await releases.aclose()
-                if shardcast_client.is_sharing:
-                    shown.note(describe_given(shardcast_client.given))
+    async with (
+        shardcast_client,
+        background_task(shown.run()),
+        background_task(note_waits(shardcast_client.waits, shown.note)),
+    ):
+        releases = shardcast_client.follow(
+            following.first or LATEST,
+            following.every,
+            watch=shown.watch,
+            resume=resume,
+            on_withdrawn=announcer.announce_withdrawal,
+        )
+        try:
+            async for release in releases:
+                shown.pause()
+                if release.neighbours:
+                    shown.note(describe_sources(release))
+                await announcer.announce_release(release)
+        finally:
+            await releases.aclose()
+            if shardcast_client.is_sharing:
+                shown.note(describe_given(shardcast_client.given))
 
 
 def show_offered(versions: list[Offered], as_json: bool, note: Callable[[str], None]) -> None:

@@ -100,8 +100,8 @@ def _run(program: str, subcommand: LazyCommand | None = None) -> NoReturn:
     except ShardcastError as error:
         click.echo(f"Error: {error}", err=True)
         code = exit_code(error)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo(f"Interrupted. {error}".rstrip(), err=True)
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of the results has gone
         code = OTHER_FAILURE

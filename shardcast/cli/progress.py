@@ -1,10 +1,11 @@
-"""Progress on stderr: a bar on a terminal, elsewhere a plain line every few seconds."""
+"""Progress on stderr: one line drawn again on a terminal, elsewhere a plain line every few seconds."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from shardcast.sizes import format_rate, format_size
+from shardcast.cli.progress_line import RecentRate, progress_line
+from shardcast.sizes import format_count, format_rate, format_size
 
 if TYPE_CHECKING:
     from shardcast.transfer.limits import NeighbourProgress, Progress
@@ -25,25 +27,32 @@ _LINE_INTERVAL = 5.0
 """Seconds between two plain lines."""
 _FRAME_INTERVAL = 0.1
 """Seconds between two frames of the bar."""
-_MAX_SERVERS = 4
-"""Maximum servers named beside the bar."""
+_MAX_SERVERS = 2
+"""Maximum servers named, the fastest ones, where there is room."""
+_CLEAR_LINE = "\r\x1b[K"
+"""Moves a terminal's cursor to the start of its line, and clears that."""
+_FALLBACK_WIDTH = 80
+"""Columns of a terminal that doesn't tell."""
 
 
 class Display(Protocol):
     """A place that shows progress and notes."""
 
-    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+    def show(self, what: str, done: int, size: int | None, *detail: str) -> None:
         """Show progress.
 
         Args:
             what: name of the work.
             done: bytes that are done.
             size: bytes in all; None while unknown.
-            detail: a few words beside the numbers.
+            *detail: words beside the numbers, the most important first.
         """
 
     def pause(self) -> None:
         """Show no progress until the next ``show``."""
+
+    def erase(self) -> None:
+        """Remove the progress until the next ``show``, for a line of another writer."""
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -55,10 +64,13 @@ class Display(Protocol):
 class _Silent:
     """A display that shows nothing, for ``--quiet``."""
 
-    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+    def show(self, what: str, done: int, size: int | None, *detail: str) -> None:
         """Ignore the progress."""
 
     def pause(self) -> None:
+        """Do nothing."""
+
+    def erase(self) -> None:
         """Do nothing."""
 
     def note(self, text: str) -> None:
@@ -75,7 +87,7 @@ class _Lines:
         self._started = self._last = time.monotonic()
         self._done_at_start: int | None = None  # bytes of an earlier run do not count for the rate
 
-    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+    def show(self, what: str, done: int, size: int | None, *detail: str) -> None:
         """Print a line if the last one is 5 s old."""
         now = time.monotonic()
         if self._done_at_start is None:
@@ -85,11 +97,14 @@ class _Lines:
         self._last = now
         share = f"{done / size:4.0%} of {format_size(size)}" if size else format_size(done)
         rate = format_rate((done - self._done_at_start) / (now - self._started))
-        click.echo(f"{what}: {share} at {rate}, {detail}", err=True)
+        click.echo(", ".join([f"{what}: {share} at {rate}", *filter(None, detail)]), err=True)
 
     def pause(self) -> None:
         """Begin a new rate with the next ``show``."""
         self._done_at_start = None
+
+    def erase(self) -> None:
+        """Do nothing: printed lines stay."""
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -100,59 +115,49 @@ class _Lines:
 
 
 class _Bar:
-    """A display on a terminal: a bar that is redrawn ten times a second."""
+    """A display on a terminal: one line that is drawn again ten times a second, and never wraps."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        self._rate = RecentRate()
+        self._drawn: float | None = None  # when the line was drawn that is on the terminal now
 
-        self._progress = Progress(
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=None),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[detail]}", style="dim", markup=False),
-            console=Console(stderr=True),
-            transient=True,
-            expand=True,
-            auto_refresh=False,  # would need a thread, and a limit of the process may allow none
-            redirect_stdout=False,  # else rich prints results to stderr
-            redirect_stderr=False,
-        )
-        self._task = self._progress.add_task("", total=None, detail="", visible=False)
-        self._drawn = 0.0
-        self._progress.start()
-
-    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
-        """Update the bar, and redraw it if the last frame is 0.1 s old."""
-        self._progress.update(
-            self._task, description=what, completed=done, total=size, detail=detail, visible=True
-        )
+    def show(self, what: str, done: int, size: int | None, *detail: str) -> None:
+        """Draw the line again if it is 0.1 s old."""
         now = time.monotonic()
-        if now - self._drawn >= _FRAME_INTERVAL:
-            self._drawn = now
-            self._progress.refresh()
+        if self._drawn is not None and now - self._drawn < _FRAME_INTERVAL:
+            return
+        rate = self._rate.observe(now, done)
+        line = progress_line(_terminal_width(), what, done, size, rate, detail)
+        click.echo(f"{_CLEAR_LINE}{line}", nl=False, err=True)
+        self._drawn = now
 
     def pause(self) -> None:
-        """Hide the bar."""
-        self._progress.update(self._task, visible=False)
-        self._progress.refresh()
+        """Remove the line, and begin a new rate with the next ``show``."""
+        self.erase()
+        self._rate = RecentRate()
 
     def note(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._progress.console.print(text, highlight=False, markup=False)
+        """Print a line in the place of the progress, which comes again below."""
+        self.erase()
+        click.echo(text, err=True)
 
     def close(self) -> None:
-        """Remove the bar."""
-        self._progress.stop()
+        """Remove the line."""
+        self.erase()
+
+    def erase(self) -> None:
+        """Remove the line until it is drawn again."""
+        if self._drawn is not None:
+            click.echo(_CLEAR_LINE, nl=False, err=True)
+            self._drawn = None
+
+
+def _terminal_width() -> int:
+    """Return the columns of the terminal at stderr, which its user may have changed since the last line."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _FALLBACK_WIDTH
+    except OSError:
+        return _FALLBACK_WIDTH
 
 
 class _Guarded:
@@ -162,13 +167,17 @@ class _Guarded:
         self._display: Display = _Silent()
         self._do(lambda: setattr(self, "_display", open_display()))
 
-    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+    def show(self, what: str, done: int, size: int | None, *detail: str) -> None:
         """Show progress."""
-        self._do(lambda: self._display.show(what, done, size, detail))
+        self._do(lambda: self._display.show(what, done, size, *detail))
 
     def pause(self) -> None:
         """Show no progress until the next ``show``."""
         self._do(lambda: self._display.pause())
+
+    def erase(self) -> None:
+        """Remove the progress until the next ``show``."""
+        self._do(lambda: self._display.erase())
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -193,16 +202,44 @@ def progress_display(quiet: bool) -> Iterator[Display]:
     Yields:
         The display; its methods raise nothing.
     """
-    display = _Guarded(_Silent if quiet else _Bar if sys.stderr.isatty() else _Lines)
+    display = _Guarded(_Silent if quiet else _Bar if _can_redraw() else _Lines)
     try:
-        yield display
+        with _erased_for_log(display):
+            yield display
     finally:
         display.close()
+
+
+@contextlib.contextmanager
+def _erased_for_log(display: Display) -> Iterator[None]:
+    """Erase the progress before each line of the log, which would stand behind it."""
+
+    def erase(_record: logging.LogRecord) -> bool:
+        display.erase()
+        return True
+
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(erase)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(erase)
+
+
+def _can_redraw() -> bool:
+    """Return whether stderr is a terminal that can draw a line again."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
 def note_display(quiet: bool) -> Display:
     """Return the display of a command that has notes and no progress."""
     return _Silent() if quiet else _Lines()
+
+
+class Interrupted(click.Abort):
+    """Ctrl-C, with a word about the work that is kept."""
 
 
 class ShowTransfer:
@@ -211,6 +248,21 @@ class ShowTransfer:
     def __init__(self, display: Display) -> None:
         self._display = display
         self._transfer: Transfer | None = None
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Say at Ctrl-C what the transfer that is shown leaves, and how to go on.
+
+        Raises:
+            Interrupted: instead of ``KeyboardInterrupt``.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self._transfer is None:
+                raise
+            version = self._transfer.manifest.version
+            raise Interrupted(f"{version} is kept as far as it came; the same command goes on.") from None
 
     def watch(self, transfer: Transfer) -> None:
         """Show this transfer from now on."""
@@ -229,23 +281,25 @@ class ShowTransfer:
         """Show the progress ten times a second, until cancelled."""
         while True:
             if self._transfer:
-                state = self._transfer.progress
-                version = self._transfer.manifest.version
-                self._display.show(version, state.done, state.size, _detail(state))
+                manifest, state = self._transfer.manifest, self._transfer.progress
+                self._display.show(manifest.version, state.done, manifest.final_size, *_detail(state))
             await asyncio.sleep(_FRAME_INTERVAL)
 
 
-def _detail(state: Progress) -> str:
-    """Return the number of shards, the fastest servers that send now, and what neighbours do."""
-    shards = f"shard {state.shards_done}/{state.shards}"
+def _detail(state: Progress) -> list[str]:
+    """Return the number of shards and of servers that send now, the neighbours' part, the fastest servers."""
     busy = sorted(
         ((server.rate, url) for url, server in state.servers.items() if server.under_way or server.rate),
         key=lambda rate_and_url: -rate_and_url[0],
     )
     named = [f"{urlsplit(url).netloc} {format_rate(rate)}" for rate, url in busy[:_MAX_SERVERS]]
-    more = [f"and {len(busy) - _MAX_SERVERS} more"] if len(busy) > _MAX_SERVERS else []
-    servers = sum(server.received for server in state.servers.values())
-    return ", ".join([shards, *named, *more, *neighbour_words(state.neighbours, servers)])
+    from_servers = sum(server.received for server in state.servers.values())
+    return [
+        f"shard {state.shards_done}/{state.shards}",
+        format_count(len(busy), "server"),
+        *neighbour_words(state.neighbours, from_servers),
+        *named,
+    ]
 
 
 def neighbour_words(neighbours: NeighbourProgress, from_servers: int) -> list[str]:

@@ -33,6 +33,7 @@ class BroadcastWriter(io.RawIOBase):
 
     Attributes:
         version: the version's name, ``v7``.
+        shard_size: bytes of a shard; None where the origin doesn't tell.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class BroadcastWriter(io.RawIOBase):
         self._pipe: PipeWriter | None = None
         self._lines: Iterator[Mapping[str, Any]] = iter(())
         self.version = "the version"
+        self.shard_size: int | None = None
         self._connection = connect(data_dir)
         request = {"name": name, "shard_size": shard_size, "metadata": metadata, "confirm": True}
         with self._abort_on_error():
@@ -67,6 +69,8 @@ class BroadcastWriter(io.RawIOBase):
             self._lines = request_lines(self._connection, data_dir)
             opened = next(self._lines)
             self.version = str(opened["version"])
+            size = opened.get("shard_size")
+            self.shard_size = size if type(size) is int and size > 0 else None
             self._pipe = PipeWriter(str(opened["pipe"]), self.version, data_dir)
             self._connection.sock.settimeout(PATIENCE)
         self._ended = False

@@ -302,7 +302,7 @@ class VersionFetcher:
             ShardcastError, OSError: it can't be fetched now.
         """
         started, version = time.monotonic(), transfer.manifest.version
-        servers, total = format_count(len(transfer.progress.servers), "server"), transfer.progress.size
+        servers, total = format_count(len(transfer.progress.servers), "server"), transfer.manifest.final_size
         size = "being made" if total is None else format_size(total)
         number, room = version_number(version) or 0, self._folders.quota
         log.info("fetching %s (%s) from %s", version, size, servers)

@@ -58,8 +58,14 @@ class PendingBroadcast:
         self._aborted = asyncio.Event()
 
     def progress(self) -> Mapping[str, Any]:
-        """Return ``size`` (None while it waits its turn) and ``done`` in bytes, and the whole ``shards``."""
-        return {"size": self.state.size, "done": self.state.done, "shards": self.state.shards}
+        """Return ``size`` (None while unknown), ``done`` and ``shard_size`` in bytes, and whole ``shards``."""
+        state = self.state
+        return {
+            "size": state.size,
+            "done": state.done,
+            "shards": state.shards,
+            "shard_size": state.shard_size,
+        }
 
     def end(self, size: int) -> None:
         """Note how many bytes a stream has in all."""
@@ -210,6 +216,7 @@ class Publisher:
         broadcast = await self._begin(name, cut, confirm, check)
         assert broadcast.task
         broadcast.task.add_done_callback(lambda _: source.close())
+        broadcast.state.shard_size = description.shard_size
         return broadcast
 
     def _describe(

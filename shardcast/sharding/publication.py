@@ -35,12 +35,14 @@ class PublishProgress:
         done: bytes read, hashed and stored.
         shards: shards that are whole.
         cancelled: set to cancel publishing.
+        shard_size: bytes of a shard; None until publishing begins.
     """
 
     size: int | None = None
     done: int = 0
     shards: int = 0
     cancelled: bool = False
+    shard_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

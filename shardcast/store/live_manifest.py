@@ -78,6 +78,12 @@ class LiveManifest:
         return shards[-1].end if shards else 0
 
     @property
+    def final_size(self) -> int | None:
+        """Bytes of the payload; None while more may come."""
+        is_known = self.manifest is not None or (self.has_header and self.header.size is not None)
+        return self.size if is_known else None
+
+    @property
     def ended(self) -> bool:
         """Whether the manifest is whole, or no more lines come."""
         return self.manifest is not None or self.error is not None

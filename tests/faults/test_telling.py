@@ -60,6 +60,7 @@ SCENES = {
     "pin": Scene(["v1", "--data-dir", "{data}"], made="data/.shardcast/pinned/v1"),
     "unpin": Scene(["v2", "--data-dir", "{data}"], gone="data/.shardcast/pinned/v2"),
     "withdraw": Scene(["v1", "--json", "--data-dir", "{data}"], unlisted="v1"),
+    "status": Scene(["{url}"]),
     "demo": Scene(["{file}"]),
     "archive serve": Scene(["{new}", *LISTEN], serves="/healthcheck"),
     "store serve": Scene(["{store}", "--port", "{port}"], serves=f"/{OTHER}"),

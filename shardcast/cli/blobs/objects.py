@@ -145,6 +145,7 @@ def put(
                 digest, size = await _put(store, name, display, done)
                 done += size
                 stored = {"file": name, "digest": digest, "size": size}
+                display.erase()
                 click.echo(json.dumps(stored) if as_json else digest)
         finally:
             await store.close()

@@ -137,6 +137,7 @@ async def _verify(
         found = await stack.enter_async_context(aclosing(scrub.run()))
         async for wrong in found:
             outcomes[wrong.outcome] += 1
+            display.erase()
             click.echo(json.dumps(asdict(wrong)) if as_json else _line(wrong))
     return scrub, outcomes
 

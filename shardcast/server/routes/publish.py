@@ -174,7 +174,9 @@ async def _report(caller: Caller, publishing: Publishing, pipe: str = "") -> web
     result = asyncio.ensure_future(publishing.result())
     result.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
-        await caller.send_line({"version": publishing.version} | ({"pipe": pipe} if pipe else {}))
+        shard_size = publishing.progress().get("shard_size")  # by which a pipe writer counts its shards
+        of_pipe = {"pipe": pipe, "shard_size": shard_size} if pipe else {}
+        await caller.send_line({"version": publishing.version} | of_pipe)
         while not result.done():
             if not pipe:
                 await caller.send_line({"progress": publishing.progress()})

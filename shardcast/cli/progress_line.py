@@ -1,0 +1,88 @@
+"""The one line of progress on a terminal: as many parts as fit its width, the most important ones first."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import deque
+from collections.abc import Sequence
+
+from shardcast.plain_text import one_line
+from shardcast.sizes import format_rate, format_size
+
+_MIN_BAR, _MAX_BAR = 10, 40
+"""Cells of the bar; a narrower one is left out."""
+_RATE_SECONDS = 5.0
+"""Seconds over which the rate is averaged."""
+_MAX_TEXT = 500
+"""Characters of a part, whatever name is in it."""
+
+
+class RecentRate:
+    """The bytes a second of the last seconds."""
+
+    def __init__(self) -> None:
+        """Begin without a byte."""
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def observe(self, now: float, done: int) -> float | None:
+        """Note the bytes that are done by now, and return the rate; None while there is none yet."""
+        if self._seen and done < self._seen[-1][1]:
+            self._seen.clear()
+        self._seen.append((now, done))
+        while now - self._seen[0][0] > _RATE_SECONDS and len(self._seen) > 2:
+            self._seen.popleft()
+        seconds = now - self._seen[0][0]
+        return (done - self._seen[0][1]) / seconds if seconds > 0.5 else None
+
+
+def progress_line(
+    width: int, what: str, done: int, size: int | None, rate: float | None, detail: Sequence[str]
+) -> str:
+    """Return the line: never wider than ``width`` cells less one, so that no terminal wraps it.
+
+    Args:
+        width: columns of the terminal.
+        what: name of the work; cut where nothing else gives way.
+        done: bytes that are done.
+        size: bytes in all; None while unknown.
+        rate: bytes a second; None while unknown.
+        detail: words beside the numbers, the most important first.
+    """
+    room = width - 1
+    numbers = f"{done / size:4.0%} of {format_size(size)}" if size else format_size(done)
+    optional = [format_rate(rate)] if rate is not None else []
+    if size and rate and done < size:
+        optional.append(_left(round((size - done) / rate)))
+    name = _cut(one_line(what, _MAX_TEXT), max(room - _cells(numbers) - 1, 0))
+    line = f"{name} {numbers}" if name else _cut(numbers, room)
+    for text in (*optional, *(one_line(text, _MAX_TEXT) for text in detail if text)):
+        if _cells(line) + 2 + _cells(text) > room:
+            break
+        line += f"  {text}"
+    bar = min(room - _cells(line) - 3, _MAX_BAR)
+    if size and name and bar >= _MIN_BAR:
+        filled = round(bar * min(done / size, 1.0))
+        line = f"{name} [{'#' * filled}{'-' * (bar - filled)}]{line[len(name) :]}"
+    return line
+
+
+def _left(seconds: int) -> str:
+    """Return a time that is left: ``0:42``, ``12:05``, ``1:30:00``."""
+    minutes, hours = seconds // 60, seconds // 3600
+    return f"{hours}:{minutes % 60:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
+
+
+def _cells(text: str) -> int:
+    """Return how many columns of a terminal a text takes at most."""
+    if text.isascii():
+        return len(text)
+    return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+
+
+def _cut(text: str, cells: int) -> str:
+    """Return as much of a text as takes ``cells`` columns, with an ellipsis where something is cut."""
+    if _cells(text) <= cells:
+        return text
+    while text and _cells(text) > cells - 1:
+        text = text[:-1]
+    return f"{text}…" if cells > 0 else ""

@@ -1,0 +1,127 @@
+"""The progress in real terminals of 40, 80 and 200 columns: one line, and none of it left at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support import processes
+from tests.support.published import publish, random_bytes
+
+pyte = pytest.importorskip("pyte")
+
+WIDTHS = (40, 80, 200)
+INTERRUPTED = 130
+
+
+class Terminal:
+    """A terminal that a command runs in, and what is on its screen."""
+
+    def __init__(self, width: int, *words: str, stdin: int | None = None) -> None:
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+        self.process = subprocess.Popen(
+            processes.command(*words),
+            stdin=subprocess.PIPE if stdin is None else stdin,
+            stdout=theirs,
+            stderr=theirs,
+            env=processes.environment(TERM="xterm"),
+        )
+        os.close(theirs)
+        self._screen = pyte.Screen(width, 24)
+        self._stream = pyte.ByteStream(self._screen)
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that are not empty."""
+        return [line.rstrip() for line in self._screen.display if line.strip()]
+
+    def read(self) -> bool:
+        """Draw what the command wrote by now; return whether it still runs."""
+        if select.select([self._ours], [], [], 0.1)[0]:
+            try:
+                self._stream.feed(os.read(self._ours, 1 << 16))
+            except OSError:  # the other end is closed
+                return False
+        return True
+
+    def read_until(self, condition: Callable[[list[str]], bool], *, one_line: bool = False) -> None:
+        """Draw until the lines fulfil a condition; with ``one_line``, never more than one meanwhile."""
+        deadline = time.monotonic() + 60
+        while not condition(self.lines):
+            assert time.monotonic() < deadline, self.lines
+            assert self.read(), self.lines
+            assert not one_line or len(self.lines) <= 1, self.lines
+
+    def end(self) -> int:
+        while self.read():
+            pass
+        return self.process.wait(60)
+
+
+@contextmanager
+def terminal(width: int, *words: str) -> Iterator[Terminal]:
+    opened = Terminal(width, *words)
+    try:
+        yield opened
+    finally:
+        opened.process.kill()
+        opened.process.wait()
+        os.close(opened._ours)
+        assert opened.process.stdin
+        opened.process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Node]:
+    folder = tmp_path_factory.mktemp("terminal") / "data"
+    publish(folder, random_bytes(4_000_000), 1_000_000)
+    with processes.origin(folder) as running:
+        yield running
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_download_is_one_line_and_leaves_none(origin: processes.Node, tmp_path: Path, width: int) -> None:
+    servers = f"{origin.url},{origin.url.replace('127.0.0.1', 'localhost')}"
+    words = ("client", "--servers", servers, "--version", "v1", "--output-dir", str(tmp_path))
+    with terminal(width, *words, "--download-limit", "500kB") as shown:
+        shown.read_until(lambda lines: any("/s  0:" in line for line in lines), one_line=True)
+        assert shown.lines[0].startswith("v1 ")
+        assert ("server" in shown.lines[0]) == (width > 40)
+        shown.process.send_signal(signal.SIGINT)
+        assert shown.end() == INTERRUPTED
+    told = "".join(shown.lines)
+    assert told == "Interrupted. v1 is kept as far as it came; the same command goes on."
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_stream_of_unknown_size_shows_bytes_and_shards(tmp_path: Path, width: int) -> None:
+    with processes.origin(tmp_path / "data", "--shard-size", "100kB") as origin:
+        words = ("broadcast", "-", "--name", "stream", "--data-dir", str(tmp_path / "data"))
+        with terminal(width, *words) as shown:
+            stdin = shown.process.stdin
+            assert stdin
+            stdin.write(b"x" * 250_000)
+
+            def is_shown(lines: list[str]) -> bool:
+                stdin.write(b"x")  # the line is drawn again with what comes next
+                stdin.flush()
+                return any("stream 250 kB" in line and line.endswith("2 shards") for line in lines)
+
+            shown.read_until(is_shown, one_line=True)
+            stdin.close()
+            assert shown.end() == 0
+        assert shown.lines == ["v1"]
+        assert origin.process.poll() is None
