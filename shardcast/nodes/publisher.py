@@ -58,7 +58,7 @@ class PendingBroadcast:
         self._aborted = asyncio.Event()
 
     def progress(self) -> Mapping[str, Any]:
-        """Return ``size`` (None while unknown), ``done`` and ``shard_size`` in bytes, and whole ``shards``."""
+        """Return ``size`` (None while unknown), ``done``, ``shard_size`` in bytes, and whole ``shards``."""
         state = self.state
         return {
             "size": state.size,

@@ -20,6 +20,7 @@ from shardcast.folders.table import FolderTable
 from shardcast.protocol.lines import MAX_LINE
 from shardcast.protocol.manifest_reader import ManifestError
 from tests.support.folder_tables import folder_tables
+from tests.support.payloads import patient
 
 
 def table_of(*entries: FolderEntry) -> FolderTable:
@@ -286,6 +287,7 @@ json_values = st.recursive(
 )
 
 
+@patient
 @given(st.lists(json_values, max_size=6), json_values)
 @example([["a", 1, 2, 3, "symlink", {"base64": 7}]], None)
 def test_any_line_is_read_or_a_manifest_error(entries: list[object], other: object) -> None:

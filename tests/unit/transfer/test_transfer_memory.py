@@ -18,7 +18,7 @@ import pytest
 from shardcast.constants import TRANSFER_MEMORY
 from shardcast.digest import piece_digest
 from shardcast.errors import BadAnswer
-from shardcast.nodes.client import _DESCRIBED_AT_ONCE
+from shardcast.nodes.offers import _DESCRIBED_AT_ONCE
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Header, Shard, build_manifest
