@@ -80,15 +80,25 @@ def make_token(scopes: Iterable[Scope], name: str = "", expires: float | None = 
     Raises:
         UsageError: no scope is named, or the name does not fit the file.
     """
-    token_id = secrets.token_hex(4)
-    secret = base64.urlsafe_b64encode(secrets.token_bytes(_SECRET_BYTES)).rstrip(b"=").decode()
+    token_id, secret = make_secret()
     allowed = frozenset(scopes)
     if not allowed:
         raise UsageError(f"a token without a scope allows nothing; the scopes are {_SCOPES}")
     if name:
         check_name(name)
     token = Token(token_id, name or f"token-{token_id}", allowed, expires, digest_of(secret))
-    return NewToken(f"shardcast_{token_id}_{secret}", token)
+    return NewToken(join_token(token_id, secret), token)
+
+
+def make_secret() -> tuple[str, str]:
+    """Return the id and the secret of a new token."""
+    secret = base64.urlsafe_b64encode(secrets.token_bytes(_SECRET_BYTES)).rstrip(b"=").decode()
+    return secrets.token_hex(4), secret
+
+
+def join_token(token_id: str, secret: str) -> str:
+    """Return the text of a token; see ``split_token``."""
+    return f"shardcast_{token_id}_{secret}"
 
 
 def split_token(text: str) -> tuple[str, str] | None:

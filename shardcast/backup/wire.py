@@ -39,8 +39,8 @@ MAX_RECORD = 1 << 20
 """Bytes of a snapshot's record."""
 MAX_SNAPSHOT_IDS = 1 << 26
 """Ids that one snapshot may need: at 1 MiB a chunk some 64 TiB."""
-MAX_TEXT = 4096
-"""Characters of a host, a path or a tag."""
+MAX_TEXT = 8192
+"""Characters of a host, a path (4096 bytes, or these in base64) or a tag."""
 MAX_TAGS = 64
 """Tags of a snapshot."""
 MAX_JSON = 1 << 20

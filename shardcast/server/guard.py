@@ -70,7 +70,7 @@ class Guard:
         verdict = self.check(request, rule)
         if isinstance(verdict, Refusal):
             if verdict is Refusal.WRONG and not await self._slow_down(request):
-                return await _send_refusal(request, 429, _TOO_MANY, {"Retry-After": RETRY_AFTER})
+                return await send_refusal(request, 429, _TOO_MANY, {"Retry-After": RETRY_AFTER})
             return await _refuse(request, verdict, rule.scope)
         if verdict is None or not rule.stays_open:
             return await handler(request)
@@ -176,10 +176,10 @@ async def _refuse(request: web.Request, refusal: Refusal, scope: Scope) -> web.S
         challenge += ', error="invalid_token"'
     message = f"{refusal.value}; this request needs a token with the scope {scope}"
     headers = {"WWW-Authenticate": f'{challenge}, scope="{scope}"'}
-    return await _send_refusal(request, refusal.status, message, headers)
+    return await send_refusal(request, refusal.status, message, headers)
 
 
-async def _send_refusal(
+async def send_refusal(
     request: web.Request, status: int, message: str, headers: Mapping[str, str]
 ) -> web.StreamResponse:
     """Send a refusal without reading the body of the request.

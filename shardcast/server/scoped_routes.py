@@ -63,7 +63,7 @@ def add_route(
     """
     rules, rule = app.setdefault(RULES, {}), RouteRule(scope, stays_open, also_accepts)
     if MAY_SEND_BODY in app:
-        expect_handler = _guarded(expect_handler or _continue)
+        expect_handler = _guarded(expect_handler or send_continue)
     resource = app.router.add_resource(path)
     for name in (hdrs.METH_HEAD, method) if method == hdrs.METH_GET else (method,):
         rules[resource.add_route(name, handler, expect_handler=expect_handler)] = rule
@@ -80,7 +80,7 @@ def _guarded(expect_handler: ExpectHandler) -> ExpectHandler:
     return expect
 
 
-async def _continue(request: web.Request) -> web.StreamResponse | None:
+async def send_continue(request: web.Request) -> web.StreamResponse | None:
     """Ask for the body, as aiohttp does by default.
 
     Raises:

@@ -51,7 +51,15 @@ _LOOK_AGAIN = 0.01
 class DirectoryLock:
     """A data directory's lock, held until ``release``."""
 
-    def __init__(self, path: Path, root: Path, role: str, settling: float = _SETTLING) -> None:
+    def __init__(
+        self,
+        path: Path,
+        root: Path,
+        role: str,
+        settling: float = _SETTLING,
+        *,
+        option: str = "--data-dir",
+    ) -> None:
         """Take the lock.
 
         Args:
@@ -59,12 +67,13 @@ class DirectoryLock:
             root: the data directory, for messages.
             role: the holder's role, for the messages of other processes.
             settling: seconds to wait for another machine taking the directory at once.
+            option: the option of the directory, for messages.
 
         Raises:
             DataDirInUse: another process has the lock.
             OSError: the lock file can't be made or written.
         """
-        self._path, self._root, self._role = path, root, role
+        self._path, self._root, self._role, self._option = path, root, role, option
         self._descriptor = open_lock_file(path)
         self._lost = False
         self._released = threading.Event()
@@ -197,7 +206,7 @@ class DirectoryLock:
             if role
             else lock_holder(self._descriptor)
         )
-        hint = "stop it, or choose another --data-dir"
+        hint = f"stop it, or choose another {self._option}"
         return DataDirInUse(f"the data directory {self._root} is in use by {who}{where}; {hint}", role)
 
 

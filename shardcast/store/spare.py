@@ -26,8 +26,8 @@ class Spare:
     Without it a full disk would keep a node from taking a version off its list, and so from making room.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, size: int = _SIZE) -> None:
+        self._file, self._size = file, size
 
     def keep(self) -> None:
         """Make a missing file where the disk has room; blocks on the disk."""
@@ -37,7 +37,7 @@ class Spare:
             self._file.unlink(missing_ok=True)
             descriptor = create_private(self._file)
             try:
-                os.posix_fallocate(descriptor, 0, _SIZE)
+                os.posix_fallocate(descriptor, 0, self._size)
             except OSError:
                 self._file.unlink(missing_ok=True)
             finally:

@@ -16,6 +16,7 @@ from shardcast.blobs.directory.file import BlobFile, verify
 from shardcast.blobs.directory.incoming_folder import IncomingFolder
 from shardcast.blobs.directory.layout import FLAT, LENGTH_SUFFIX, PREFIX, Folder, check_layout, prepare
 from shardcast.blobs.directory.lookup import FORMS, BlobLookup
+from shardcast.blobs.directory.private_mark import check_not_private
 from shardcast.blobs.directory.quarantine import recover
 from shardcast.blobs.directory.verify_cache import VerifyCache
 from shardcast.blobs.interface import ALGORITHMS, BlobWriter
@@ -47,6 +48,7 @@ class BlobDirectory:
         *,
         extra: Sequence[str | Path] = (),
         writable: bool = False,
+        private: bool = False,
         on_put: Callable[[str], object] = lambda digest: None,
     ) -> None:
         """Open a directory.
@@ -57,17 +59,20 @@ class BlobDirectory:
             layout: by default the layout of the directory, or the prefix layout where nothing tells.
             extra: directories that are only read, in this order, each in its layout of the moment.
             writable: whether blobs are to be put here.
+            private: whether the caller is the one that serves a private directory (``private_mark``).
             on_put: called with the digest of each blob that was put, in a thread or in the event loop.
 
         Raises:
             UsageError: there is no such directory, no such algorithm, or the layout is another one.
-            WrongStore: the directory is of another algorithm.
+            WrongStore: the directory is of another algorithm, or it or one of ``extra`` is private.
             LocalDiskError: the directory can't be read, or can't be written although it should be.
         """
         with disk_errors("could not look at", root):
             exists = Path(root).is_dir() and Path(root).stat().st_nlink > 0  # "." may have been removed
         if not exists:
             raise UsageError(f"{root} is no directory; make it first, or name another")
+        for folder in extra if private else (root, *extra):
+            check_not_private(folder)
         if algorithm is not None and algorithm not in ALGORITHMS:
             raise UsageError(f"{algorithm!r} is no digest of a store; there are {', '.join(ALGORITHMS)}")
         found = check_layout(str(root), layout)

@@ -12,6 +12,12 @@ BACKUP = LazyCommand(
 """The group, which ``shardcast-backup`` is too."""
 _COMMANDS = (
     LazyCommand("start", "shardcast.cli.backup.start", "Keep backups of clients that were invited."),
+    LazyCommand("stop", "shardcast.cli.backup.stop", "End a running backup server."),
+    LazyCommand("invite", "shardcast.cli.backup.invite", "Invite a machine to keep its backups here."),
+    LazyCommand("clients", "shardcast.cli.backup.clients", "List the clients, or set the quota of CLIENT."),
+    LazyCommand("revoke", "shardcast.cli.backup.revoke", "Make the keys of CLIENT worthless."),
+    LazyCommand("prune", "shardcast.cli.backup.prune", "Delete what no snapshot needs."),
+    LazyCommand("check", "shardcast.cli.backup.check", "Check that everything that snapshots need is there."),
 )
 """The commands in the order of the help text: first of the server, then of clients."""
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from shardcast.cli import options
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
+PORT = 7532
+"""The port of backup servers, as hashstore's."""
 
 store_dir_option = options.option(
     "--store_dir",

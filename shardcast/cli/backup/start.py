@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.access_options import ServerAccessOptions, server_access_options
-from shardcast.cli.backup.server_options import SETTINGS, store_dir_option
+from shardcast.cli.backup.server_options import PORT, SETTINGS, store_dir_option
+from shardcast.cli.backup.start_config import read_config
 from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
 from shardcast.cli.serving import ForegroundNode
 
-_PORT = 7532
-"""hashstore's port."""
 
-
-@click.command(context_settings=SETTINGS)
+@click.command(context_settings=SETTINGS, short_help="Keep backups of clients that were invited.")
 @click.argument("again", required=False, type=click.Choice(["start"]), metavar="")
 @store_dir_option
 @options.option("--host", default="::", help="The address to listen on; :: is every one, of IPv4 and IPv6.")
@@ -25,14 +24,33 @@ _PORT = 7532
     "--port",
     env="BACKUP_PORT",
     type=click.IntRange(0, 65535),
-    default=_PORT,
+    default=PORT,
     help="The port to listen on; 0 picks a free one.",
+)
+@options.option(
+    "--config",
+    env="BACKUP_CONFIG",
+    type=options.NamedPath(path_type=Path, dir_okay=False),
+    help="A file with store_dir and port, as hashstore's; options go before it.",
 )
 @options.option(
     "--append-only",
     env="BACKUP_APPEND_ONLY",
     is_flag=True,
     help="Let no client forget snapshots without the key in STORE_DIR/admin.key.",
+)
+@options.option(
+    "--min-age",
+    env="BACKUP_MIN_AGE",
+    type=options.Duration(),
+    default="0s",
+    help="Let nobody forget a snapshot that arrived less than this ago (30d).",
+)
+@options.option(
+    "--quota",
+    env="BACKUP_QUOTA",
+    type=options.Size(),
+    help="Bytes that a client may keep (500GB), unless `clients --quota` sets its own.",
 )
 @options.trusted_proxy_option
 @server_access_options
@@ -45,25 +63,54 @@ def start(
     store_dir: Path,
     host: str,
     port: int,
+    config: Path | None,
     append_only: bool,
+    min_age: float,
+    quota: int | None,
     trusted_proxy: tuple[Network, ...] | None,
     server_access: ServerAccessOptions,
     upload_limits: UploadLimitOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
-    """Keep backups of clients that were invited, in STORE_DIR, which is made where it doesn't exist."""
+    """Keep backups of clients that were invited, in STORE_DIR, which is made where it doesn't exist.
+
+    Clients register with an invitation (`shardcast backup invite`), and show a key of their own then;
+    --tokens concern /status alone.
+    """
     options.start_logging()
-    from shardcast.backup.server.app import BackupServerNode, BackupServerSettings
+    from shardcast.backup.server.app import BackupServerNode
+    from shardcast.backup.server.state import BackupRules
     from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
 
     foreground = ForegroundNode(ready_fd, parent)
+    if config is not None:
+        store_dir, port = foreground.prepare(lambda: _configured(config, store_dir, port))
     node = BackupServerNode.running(
-        BackupServerSettings(store_dir, append_only=append_only),
+        store_dir,
+        BackupRules(append_only=append_only, min_age=min_age, quota=quota),
         host,
         port,
         bounds=Bounds(trusted=trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
     )
     run(foreground.serve(node))
+
+
+def _configured(file: Path, store_dir: Path, port: int) -> tuple[Path, int]:
+    """Return the folder and the port: those of the file where no option and no variable names them.
+
+    Raises:
+        UsageError: the file is malformed.
+        LocalDiskError: it can't be read.
+    """
+    settings, passed_over = read_config(file)
+    if passed_over:
+        click.echo(f"{file}: {', '.join(passed_over)} has no meaning here, and is passed over", err=True)
+    context = click.get_current_context()
+    if "store_dir" in settings and context.get_parameter_source("store_dir") is ParameterSource.DEFAULT:
+        store_dir = Path(settings["store_dir"]).expanduser()
+    if "port" in settings and context.get_parameter_source("port") is ParameterSource.DEFAULT:
+        port = int(settings["port"])
+    return store_dir, port

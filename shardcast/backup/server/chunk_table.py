@@ -1,0 +1,139 @@
+"""Where each chunk of a client lies: looked up by (client, id), so that nothing can be asked about others."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from shardcast.backup.packs import PackedChunk
+from shardcast.backup.server.chunk_sets import ChunkSet
+from shardcast.backup.wire import NOWHERE, ChunkLocation
+
+_BATCH = 500
+"""Ids in one statement."""
+_SHIFT = 40
+"""Bits of a chunk's number that are its number among the client's; the client's number is above them."""
+_MASK = (1 << _SHIFT) - 1
+THERE = "state = 'whole'"
+"""The condition under which a chunk's pack lets it count as there."""
+
+
+class FoundChunk(NamedTuple):
+    """A chunk of a client that is there.
+
+    Attributes:
+        id: its id.
+        number: its number among the client's chunks.
+    """
+
+    id: bytes
+    number: int
+
+
+def find_there(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) -> set[bytes]:
+    """Return those of some ids whose chunks are there, in packs that prune leaves alone."""
+    rows = _select(database, "id", f"AND {THERE}", client, ids)
+    return {row[0] for row in rows}
+
+
+def find_numbers(
+    database: sqlite3.Connection, client: int, run: int, ids: Sequence[bytes]
+) -> list[FoundChunk]:
+    """Return the chunks that a run may count on: also of packs that were condemned after it began."""
+    rows = _select(
+        database,
+        "id, chunk.number",
+        f"AND ({THERE} OR state = 'condemned' AND condemned_run > ?)",
+        client,
+        ids,
+        run,
+    )
+    return [FoundChunk(row[0], row[1] & _MASK) for row in rows]
+
+
+def numbers_of(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) -> list[int]:
+    """Return the numbers of chunks, wherever they lie; unknown ids have none."""
+    return [row[0] & _MASK for row in _select(database, "chunk.number", "", client, ids)]
+
+
+def locate(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) -> list[ChunkLocation]:
+    """Return where chunks lie, damaged packs included, since a reader verifies each chunk by its id."""
+    rows = _select(database, "id, digest, offset, length", "AND state <> 'lost'", client, ids)
+    found = {row[0]: ChunkLocation(*row[1:]) for row in rows}
+    return [found.get(chunk, NOWHERE) for chunk in ids]
+
+
+def add_chunks(database: sqlite3.Connection, client: int, pack: int, chunks: Sequence[PackedChunk]) -> int:
+    """Record the chunks of a whole pack, and return how many of them were not there before.
+
+    A chunk that is there stays where it is; one in a damaged or condemned pack moves here, and keeps its
+    number.
+    """
+    (first,) = database.execute("SELECT next_chunk FROM client WHERE number = ?", (client,)).fetchone()
+    added = database.executemany(
+        "INSERT INTO chunk (number, client, id, pack, offset, length) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (client, id) DO UPDATE SET pack = excluded.pack, offset = excluded.offset, "
+        "length = excluded.length WHERE (SELECT state FROM pack WHERE number = chunk.pack) <> 'whole'",
+        (
+            (number_of(client, first + place), client, chunk.id, pack, chunk.offset, chunk.length)
+            for place, chunk in enumerate(chunks)
+        ),
+    )
+    database.execute("UPDATE client SET next_chunk = ? WHERE number = ?", (first + len(chunks), client))
+    return added.rowcount
+
+
+def number_of(client: int, place: int) -> int:
+    """Return the number of a chunk in the database, from its number among the client's."""
+    return client << _SHIFT | place
+
+
+def place_of(number: int) -> int:
+    """Return the number of a chunk among its client's, from its number in the database."""
+    return number & _MASK
+
+
+def bad_chunks(database: sqlite3.Connection, client: int) -> Iterator[FoundChunk]:
+    """Yield the chunks of a client's damaged and lost packs."""
+    rows = database.execute(
+        "SELECT id, chunk.number FROM pack JOIN chunk ON chunk.pack = pack.number "
+        "WHERE pack.client = ? AND state IN ('damaged', 'lost')",
+        (client,),
+    )
+    for chunk, number in rows:
+        yield FoundChunk(chunk, number & _MASK)
+
+
+def needed_set(database: sqlite3.Connection, client: int, after: int = 0) -> tuple[ChunkSet, int]:
+    """Return the chunks that a client's snapshots with numbers over ``after`` need, and the newest number."""
+    needed, newest = ChunkSet(), after
+    rows = database.execute(
+        "SELECT number, needs FROM snapshot WHERE client = ? AND number > ? ORDER BY number", (client, after)
+    )
+    for newest, data in rows:  # noqa: B007
+        needed.unite(ChunkSet.decode(data))
+    return needed, newest
+
+
+def _select(
+    database: sqlite3.Connection,
+    columns: str,
+    condition: str,
+    client: int,
+    ids: Sequence[bytes],
+    *values: Any,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield columns of the chunks with these ids, in no order."""
+    for batch in _batches(ids):
+        marks = ",".join("?" * len(batch))
+        yield from database.execute(
+            f"SELECT {columns} FROM chunk JOIN pack ON pack.number = chunk.pack "
+            f"WHERE chunk.client = ? AND id IN ({marks}) {condition}",
+            (client, *batch, *values),
+        )
+
+
+def _batches(ids: Sequence[bytes]) -> Iterable[Sequence[bytes]]:
+    """Yield ids in batches of one statement."""
+    return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))

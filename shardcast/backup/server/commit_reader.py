@@ -1,0 +1,179 @@
+"""The body that commits a snapshot, read as it arrives: ids become numbers, and take little memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from shardcast.backup.server.backup_store import BackupStore
+from shardcast.backup.server.chunk_sets import ChunkSet
+from shardcast.backup.server.chunk_table import find_numbers, numbers_of
+from shardcast.backup.server.refusals import BackupRefused, ChunksMissing
+from shardcast.backup.server.runs import ActiveRun
+from shardcast.backup.server.snapshot_table import NewSnapshot, read_needs
+from shardcast.backup.wire import (
+    ID_BYTES,
+    MAX_HEAD,
+    MAX_IDS,
+    MAX_RECORD,
+    MAX_SNAPSHOT_IDS,
+    MAX_TAGS,
+    MAX_TEXT,
+    decode_count,
+    split_ids,
+)
+from shardcast.json_text import parse_json
+
+_BATCH = 8192
+"""Ids that are looked up at a time."""
+_SIZES = ("files", "bytes", "new_bytes")
+_MAX_SIZE = 1 << 62
+_TEXT_FIELDS = ("host", "path", "path64", "user")
+_ID = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
+
+
+class BodyReader:
+    """A body as a stream of exact lengths."""
+
+    def __init__(self, parts: AsyncIterator[bytes]) -> None:
+        self._parts = parts
+        self._buffer = bytearray()
+
+    async def read(self, size: int) -> bytes:
+        """Return the next ``size`` bytes, or what is left of the body where that is less."""
+        while len(self._buffer) < size:
+            part = await anext(self._parts, None)
+            if part is None:
+                break
+            self._buffer += part
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    async def read_block(self, max_size: int, what: str) -> bytes:
+        """Return a block with its length in front.
+
+        Raises:
+            BackupRefused: the body ends before, or the block is too long.
+        """
+        size = await self.read_count()
+        if size > max_size:
+            raise BackupRefused(413, f"the {what} of a snapshot has at most {max_size} bytes, not {size}")
+        data = await self.read(size)
+        if len(data) != size:
+            raise BackupRefused(400, f"the body ends inside the {what}")
+        return data
+
+    async def read_count(self) -> int:
+        """Return the next length or count.
+
+        Raises:
+            BackupRefused: the body ends before.
+        """
+        try:
+            return decode_count(await self.read(4))
+        except ValueError as error:
+            raise BackupRefused(400, str(error)) from None
+
+    async def ids(self, count: int | None) -> AsyncIterator[list[bytes]]:
+        """Yield the next ``count`` ids in batches; None for all that are left.
+
+        Raises:
+            BackupRefused: the body ends inside an id, or too many come.
+        """
+        left = MAX_SNAPSHOT_IDS + 1 if count is None else count
+        while left:
+            data = await self.read(min(left, _BATCH) * ID_BYTES)
+            if not data and count is None:
+                return
+            try:
+                batch = split_ids(data)
+            except ValueError as error:
+                raise BackupRefused(400, str(error)) from None
+            if not batch:
+                raise BackupRefused(400, f"{left} ids are missing at the end of the body")
+            left -= len(batch)
+            yield batch
+        if count is None:
+            raise BackupRefused(413, f"a snapshot needs at most {MAX_SNAPSHOT_IDS} chunks")
+
+
+async def read_commit(store: BackupStore, run: ActiveRun, parts: AsyncIterator[bytes]) -> NewSnapshot:
+    """Read a snapshot that is to be committed, and look up its chunks.
+
+    Raises:
+        BackupRefused: the body is malformed, or its base is gone.
+        ChunksMissing: chunks are not there.
+    """
+    body = BodyReader(parts)
+    head = parse_head(await body.read_block(MAX_HEAD, "head"))
+    record = await body.read_block(MAX_RECORD, "record")
+    base = head.pop("base")
+    count = None
+    needs = ChunkSet()
+    if base is not None:
+        needs = await store.database.read(read_needs, run.client, base)
+        count = await body.read_count()
+        if count > MAX_SNAPSHOT_IDS:
+            raise BackupRefused(413, f"a snapshot needs at most {MAX_SNAPSHOT_IDS} chunks")
+    added, missing = ChunkSet(), list[bytes]()
+    async for batch in body.ids(count):
+        if len(missing) >= MAX_IDS:
+            continue  # the rest is only read: the answer names some of the missing ones
+        found = await store.database.read(find_numbers, run.client, run.number, batch)
+        added.update(chunk.number for chunk in found)
+        there = {chunk.id for chunk in found}
+        missing += [chunk for chunk in batch if chunk not in there]
+    if base is not None:
+        async for batch in body.ids(None):
+            needs.remove(await store.database.read(numbers_of, run.client, batch))
+    if missing:
+        raise ChunksMissing(list(dict.fromkeys(missing))[:MAX_IDS])
+    needs.unite(added)
+    return NewSnapshot(head, record, needs)
+
+
+def parse_head(data: bytes) -> dict[str, Any]:
+    """Return the head of a snapshot: only fields that are known, each within its bounds, and ``base``.
+
+    Raises:
+        BackupRefused: it is malformed.
+    """
+    try:
+        fields = parse_json(data)
+        if not isinstance(fields, dict):
+            raise ValueError("it is no JSON object")
+        return {
+            **{name: _text(fields[name]) for name in _TEXT_FIELDS if name in fields},
+            **{name: _size(fields.get(name, 0)) for name in _SIZES},
+            "tags": _tags(fields.get("tags", [])),
+            "base": _base(fields.get("base")),
+        }
+    except ValueError as error:
+        raise BackupRefused(400, f"the head of the snapshot is malformed: {error}") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise ValueError(f"a text of more than {MAX_TEXT} characters, or none")
+    value.encode()  # a lone surrogate is a ValueError
+    return value
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_SIZE:
+        raise ValueError("a size that is no whole number, or out of bounds")
+    return value
+
+
+def _tags(value: object) -> list[str]:
+    if not isinstance(value, list) or len(value) > MAX_TAGS:
+        raise ValueError(f"the tags are no list of at most {MAX_TAGS}")
+    return [_text(tag) for tag in value]
+
+
+def _base(value: object) -> str | None:
+    if value is not None and not (isinstance(value, str) and _ID.fullmatch(value)):
+        raise ValueError("the base is no id of a snapshot")
+    return value

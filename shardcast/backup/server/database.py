@@ -1,0 +1,198 @@
+"""The SQLite database of a backup server: transactions in threads, migrations, errors in words.
+
+Nothing in it may be lost: each transaction is on the disk before it is acknowledged, and a damaged file is an
+error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from shardcast.backup.server.schema import MIGRATIONS
+from shardcast.blobs.sqlite_file import transaction
+from shardcast.concurrency import ThreadPool, in_pool
+from shardcast.errors import LocalDiskError, WrongStore
+from shardcast.file_locks import open_lock_file
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Work = Callable[Concatenate[sqlite3.Connection, P], T]
+"""A function of a database, called inside a transaction."""
+
+_BUSY = 30.0
+"""Seconds to wait for another process that writes."""
+_READERS = 2
+"""Threads that read."""
+_CACHE_KIB = 16 << 10
+"""KiB of the database that each connection keeps in memory."""
+_SETTINGS = f"""
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    PRAGMA foreign_keys = ON;
+    PRAGMA trusted_schema = OFF;
+    PRAGMA cache_size = -{_CACHE_KIB};
+    PRAGMA journal_size_limit = 67108864;
+"""
+
+
+def connect(file: Path) -> sqlite3.Connection:
+    """Open the database, which is made where there is none, with tables of this version.
+
+    Raises:
+        LocalDiskError: it can't be used.
+        WrongStore: a newer version made it.
+    """
+    with database_errors(file):
+        os.close(open_lock_file(file))  # with the mode of a secret file
+        database = sqlite3.connect(file, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        try:
+            database.executescript(_SETTINGS)
+            _migrate(database, file)
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+@contextlib.contextmanager
+def database_errors(file: Path) -> Iterator[None]:
+    """Turn errors of SQLite into ``LocalDiskError``, with the file in its text.
+
+    Raises:
+        LocalDiskError: the block raised an error of SQLite or of the system.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = "is full" in str(error)
+        hint = "free some space and try again" if full else "see `shardcast backup check`, or restore a copy"
+        failure = LocalDiskError(f"could not use {file}: {error}; {hint}")
+        failure.errno = errno.ENOSPC if full else errno.EIO
+        raise failure from error
+    except LocalDiskError:
+        raise
+    except OSError as error:
+        failure = LocalDiskError(f"could not use {file}: {error.strerror or error}")
+        failure.errno = error.errno
+        raise failure from error
+
+
+def _migrate(database: sqlite3.Connection, file: Path) -> None:
+    """Bring the tables to this version, each step in a transaction of its own.
+
+    Raises:
+        WrongStore: they are of a newer version.
+    """
+    while (version := _version(database)) < len(MIGRATIONS):
+        with transaction(database):
+            if _version(database) == version:  # another process may have been first
+                for statement in _statements(MIGRATIONS[version]):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {version + 1}")
+    if version > len(MIGRATIONS):
+        raise WrongStore(
+            f"{file} was made by a newer shardcast (version {version} of its tables); use that one"
+        )
+
+
+def _version(database: sqlite3.Connection) -> int:
+    """Return the version of the tables."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script; ``executescript`` would end the transaction."""
+    gathered = ""
+    for line in script.splitlines(keepends=True):
+        gathered += line
+        if sqlite3.complete_statement(gathered):
+            yield gathered
+            gathered = ""
+
+
+class Database:
+    """A database whose transactions run in threads: one that writes, and some that read beside it."""
+
+    def __init__(self, file: Path) -> None:
+        """Open the database, and wait for it.
+
+        Raises:
+            LocalDiskError, WrongStore: as of ``connect``.
+        """
+        self._file = file
+        self._connections: list[sqlite3.Connection] = []
+        self._local = threading.local()
+        self._writing = ThreadPool(1, "backup-writer")
+        self._reading = ThreadPool(_READERS, "backup-reader")
+        try:
+            self._writing.submit(self._connection).result()
+        except BaseException:
+            self.close()
+            raise
+
+    async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the result of ``work(database, …)``, called in a transaction that is durable on return.
+
+        Raises:
+            LocalDiskError: the database can't be used; nothing was changed.
+            ShardcastError: any error of ``work``; nothing was changed.
+        """
+        return await in_pool(self._writing, lambda: self._call("IMMEDIATE", work, *args, **kwargs))
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the result of ``work(database, …)``, which sees one state of the database.
+
+        Raises:
+            LocalDiskError: the database can't be read.
+            ShardcastError: any error of ``work``.
+        """
+        return await in_pool(self._reading, lambda: self._call("DEFERRED", work, *args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for running transactions, and close the database."""
+        self._reading.shutdown()
+        self._writing.shutdown()
+        for connection in self._connections:
+            with database_errors(self._file):
+                connection.close()
+        self._connections.clear()
+
+    def _call(self, kind: str, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``work`` in a transaction, in the thread of its pool."""
+        return in_transaction(self._connection(), self._file, kind, work, *args, **kwargs)
+
+    def _connection(self) -> sqlite3.Connection:
+        """Return the connection of this thread."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = connect(self._file)
+            self._connections.append(connection)
+        return connection
+
+
+def in_transaction(
+    database: sqlite3.Connection, file: Path, kind: str, work: Work[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Return the result of ``work(database, …)``, called in a transaction of a kind: ``IMMEDIATE`` to write.
+
+    Raises:
+        LocalDiskError: the database can't be used; nothing was changed.
+    """
+    with database_errors(file):
+        database.execute(f"BEGIN {kind}")
+        try:
+            result = work(database, *args, **kwargs)
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:  # a full disk may have rolled it back already
+                database.execute("ROLLBACK")
+            raise
+        return result

@@ -1,0 +1,130 @@
+"""Pruning: condemn the packs that no snapshot needs, rewrite those that are mostly dead, and sweep.
+
+Marks come from the snapshots' lists of chunks. Whole dead packs go first, which needs no room; live chunks of
+mostly dead packs are copied only where there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shardcast.backup.server.backup_store import BackupStore
+from shardcast.backup.server.pack_use import measure_packs
+from shardcast.backup.server.rewriting import Rewritten, rewrite_packs
+from shardcast.backup.server.runs import next_run, oldest_run
+from shardcast.backup.server.sweeping import GRACE_SECONDS, Swept, sweep
+from shardcast.disk_errors import is_full
+from shardcast.errors import LocalDiskError
+
+
+@dataclass
+class PruneReport:
+    """What a prune did, or would do.
+
+    Attributes:
+        dry_run: whether it only says what it would do.
+        deleted: packs that are gone.
+        condemned: packs that go after the grace, and after the backups that run now.
+        rewritten: packs whose live chunks were copied into new ones.
+        no_room: whether packs were not rewritten since there was no room.
+        waits_for_run: whether a backup that runs keeps condemned packs.
+        kept_bytes: bytes of the packs that stay.
+    """
+
+    dry_run: bool
+    deleted: Swept = field(default_factory=Swept)
+    condemned: Swept = field(default_factory=Swept)
+    rewritten: Rewritten = field(default_factory=Rewritten)
+    no_room: bool = False
+    waits_for_run: bool = False
+    kept_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return asdict(self)
+
+
+async def prune(store: BackupStore, grace: float = GRACE_SECONDS, *, dry_run: bool = False) -> PruneReport:
+    """Delete what no snapshot needs; the caller holds the lock of the one prune at a time.
+
+    Args:
+        store: the store.
+        grace: seconds from a pack's condemnation to its deletion.
+        dry_run: only say what would be done.
+
+    Raises:
+        LocalDiskError: the disk failed; what was done stays done.
+        IntegrityError: a snapshot's list is damaged; nothing of that client is deleted.
+    """
+    report = PruneReport(dry_run)
+    if not dry_run:
+        report.deleted += await _with_spare(store, grace)
+    for client in await store.database.read(_clients):
+        uses, needed = await store.database.read(measure_packs, client, store.clock())
+        dead = [use for use in uses if not use.live]
+        mostly = [use for use in uses if use.is_mostly_dead]
+        report.condemned += Swept(len(dead), sum(use.size for use in dead))
+        if dry_run:
+            report.rewritten += Rewritten(len(mostly), sum(use.size - use.live for use in mostly))
+            continue
+        await store.database.write(condemn, [use.pack for use in dead], store.clock())
+        report.deleted += await sweep(store, grace)  # what goes at once makes room for the rewriting
+        done = await rewrite_packs(store, client, mostly, needed)
+        report.rewritten += done
+        report.no_room = report.no_room or done.packs < len(mostly)
+    if not dry_run:
+        report.deleted += await sweep(store, grace)
+        await asyncio.to_thread(store.spare.keep)
+    report.condemned, report.waits_for_run, report.kept_bytes = await store.database.read(
+        _left, store.clock(), report.condemned if dry_run else Swept()
+    )
+    return report
+
+
+async def _with_spare(store: BackupStore, grace: float) -> Swept:
+    """Sweep, on a full disk with the blocks that are kept for it."""
+    try:
+        return await sweep(store, grace, prune_is_dead=True)
+    except LocalDiskError as error:
+        if not is_full(error) or not await asyncio.to_thread(store.spare.give):
+            raise
+        return await sweep(store, grace, prune_is_dead=True)
+
+
+def condemn(database: sqlite3.Connection, packs: list[int], now: float) -> None:
+    """Condemn packs: no later run counts on their chunks."""
+    run = next_run(database)
+    database.executemany(
+        "UPDATE pack SET state = 'condemned', condemned_at = ?, condemned_run = ? "
+        "WHERE number = ? AND state IN ('whole', 'damaged', 'lost')",
+        ((now, run, pack) for pack in packs),
+    )
+
+
+def _clients(database: sqlite3.Connection) -> list[int]:
+    """Return the clients."""
+    return [number for (number,) in database.execute("SELECT number FROM client ORDER BY number")]
+
+
+def _left(database: sqlite3.Connection, now: float, planned: Swept) -> tuple[Swept, bool, int]:
+    """Return the condemned packs, whether a run keeps some of them, and the bytes of the others.
+
+    ``planned`` are packs that would be condemned.
+    """
+    count, size = database.execute(
+        "SELECT count(*), coalesce(sum(size), 0) FROM pack WHERE state = 'condemned'"
+    ).fetchone()
+    oldest = oldest_run(database, now)
+    kept_back = oldest is not None and (
+        database.execute(
+            "SELECT 1 FROM pack WHERE state = 'condemned' AND condemned_run > ? LIMIT 1", (oldest,)
+        ).fetchone()
+        is not None
+    )
+    (kept,) = database.execute(
+        "SELECT coalesce(sum(size), 0) FROM pack WHERE state IN ('whole', 'damaged')"
+    ).fetchone()
+    return Swept(count, size) + planned, kept_back, int(kept) - planned.bytes

@@ -1,0 +1,84 @@
+"""From a request's key to its client; wrong keys and invitations are slowed."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+
+from aiohttp import hdrs, web
+
+from shardcast.access.authorization import Refusal, bearer_of
+from shardcast.backup.server.accounts import BackupClient, authenticate
+from shardcast.backup.server.refusals import BackupRefused
+from shardcast.backup.server.state import BackupServerState
+from shardcast.backup.wire import ADMIN_KEY_HEADER
+from shardcast.server.hang_ups import while_connected
+
+log = logging.getLogger(__name__)
+
+
+async def client_of(state: BackupServerState, request: web.Request, *, writes: bool) -> BackupClient:
+    """Return the client whose key a request shows.
+
+    Args:
+        state: of the server.
+        request: the request.
+        writes: whether the request needs a key that writes.
+
+    Raises:
+        BackupRefused: there is no key, a wrong or revoked one, or one that only reads.
+        ConnectionError: the sender of a wrong key hung up while it waited.
+    """
+    client = await known_client(state, request)
+    if client is None:
+        await slow_down(state, request, "a key that this server does not know")
+        raise BackupRefused(401, "this server does not know the key, or it was revoked")
+    if writes and client.read_only:
+        raise BackupRefused(403, "this key only reads: it was made by an invitation with --read-only")
+    return client
+
+
+async def known_client(state: BackupServerState, request: web.Request) -> BackupClient | None:
+    """Return the client whose key a request shows; None for a wrong or revoked key.
+
+    Raises:
+        BackupRefused: there is no key.
+    """
+    bearer = bearer_of(request.headers.getall(hdrs.AUTHORIZATION, []))
+    if isinstance(bearer, Refusal):
+        raise BackupRefused(401, "send the client's key as `Authorization: Bearer shardcast_…`, once")
+    return await state.store.database.read(authenticate, bearer)
+
+
+async def slow_down(state: BackupServerState, request: web.Request, what: str) -> None:
+    """Delay the answer to a wrong key or invitation.
+
+    Raises:
+        BackupRefused: too many answers wait already.
+        ConnectionError: the client hung up.
+    """
+    address = request.remote or ""
+    with state.wrong_keys.attempt(address) as slowing:
+        if slowing.first:
+            log.warning("%s sent %s", address, what)
+        if slowing.seconds is None:
+            raise BackupRefused(429, "too many wrong keys came from this address; wait a minute")
+        await while_connected(request, asyncio.sleep(slowing.seconds))
+
+
+async def check_admin_key(state: BackupServerState, request: web.Request) -> None:
+    """Check the key that deletes where the server is append-only.
+
+    Raises:
+        BackupRefused: it is missing, or wrong.
+        ConnectionError: the sender of a wrong key hung up while it waited.
+    """
+    shown = request.headers.getall(ADMIN_KEY_HEADER, [])
+    if not shown:
+        raise BackupRefused(
+            403, "this server is append-only: deleting needs its admin key, which is in its folder"
+        )
+    if len(shown) != 1 or not hmac.compare_digest(shown[0].strip().encode(), state.admin_key.encode()):
+        await slow_down(state, request, "a wrong admin key")
+        raise BackupRefused(403, "this is not the admin key of this server")

@@ -1,0 +1,92 @@
+"""``/backup/runs``: begin a run, ask which chunks are missing, send packs, end the run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from shardcast.backup.server.accounts import BackupClient
+from shardcast.backup.server.chunk_table import find_there
+from shardcast.backup.server.refusals import BackupRefused
+from shardcast.backup.server.routes.answers import expecting, for_client, path_field, read_fields, text_field
+from shardcast.backup.server.routes.chunks import read_ids
+from shardcast.backup.server.run_leases import held_run
+from shardcast.backup.server.runs import LEASE_SECONDS, ActiveRun, begin_run, end_run
+from shardcast.backup.server.state import BackupServerState
+from shardcast.backup.wire import MAX_PACK, RUNS_PATH, encode_bitmap
+from shardcast.protocol.wire import BYTES
+from shardcast.server.bodies import chunks
+from shardcast.server.scoped_routes import add_route
+
+RUN_ROUTE = RUNS_PATH + "/{run:[0-9a-f]{32}}"
+"""The path of a run, as the router writes it."""
+
+
+def add_run_routes(app: web.Application, state: BackupServerState) -> None:
+    """Take the runs of clients."""
+    store = state.store
+
+    async def begin(request: web.Request, client: BackupClient) -> web.StreamResponse:
+        fields = await read_fields(request)
+        host, path = text_field(fields, "host"), path_field(fields)
+        run = await store.database.write(begin_run, client.number, host, path, store.clock())
+        return web.json_response({"run": run, "lease_seconds": LEASE_SECONDS}, status=201)
+
+    async def missing(request: web.Request, client: BackupClient) -> web.StreamResponse:
+        async with run_of(state, request, client):
+            ids = await read_ids(request)
+            there = await store.database.read(find_there, client.number, ids)
+        flags = [chunk not in there for chunk in ids]
+        return web.Response(body=encode_bitmap(flags), content_type=BYTES)
+
+    async def put_pack(request: web.Request, client: BackupClient) -> web.StreamResponse:
+        size = request.content_length
+        if size is None:
+            raise BackupRefused(411, "a pack needs a Content-Length")
+        if size > MAX_PACK:
+            raise BackupRefused(413, f"a pack has at most {MAX_PACK} bytes, not {size}")
+        digest = request.match_info["digest"]
+        async with run_of(state, request, client) as run, state.uploads:
+            count, new = await store.receive_pack(
+                client.number, run, digest, size, chunks(request), state.rules.quota
+            )
+        return web.json_response({"chunks": count, "new": new}, status=201 if new else 200)
+
+    async def end(request: web.Request, client: BackupClient) -> web.StreamResponse:
+        await store.database.write(end_run, client.number, request.match_info["run"])
+        return web.json_response({})
+
+    expect = expecting(state)
+    add_route(app, "POST", RUNS_PATH, for_client(state, begin, writes=True), scope=None)
+    add_route(app, "DELETE", RUN_ROUTE, for_client(state, end, writes=True), scope=None)
+    add_route(
+        app,
+        "POST",
+        RUN_ROUTE + "/missing",
+        for_client(state, missing, writes=True),
+        scope=None,
+        expect_handler=expect,
+    )
+    add_route(
+        app,
+        "PUT",
+        RUN_ROUTE + "/packs/{digest:[0-9a-f]{64}}",
+        for_client(state, put_pack, writes=True),
+        scope=None,
+        expect_handler=expect,
+    )
+
+
+@asynccontextmanager
+async def run_of(
+    state: BackupServerState, request: web.Request, client: BackupClient
+) -> AsyncIterator[ActiveRun]:
+    """Yield the run of a request, which holds inside the block.
+
+    Raises:
+        BackupRefused: the run has ended, or is another client's.
+    """
+    async with held_run(state.store, client.number, request.match_info["run"]) as run:
+        yield run

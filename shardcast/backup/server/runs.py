@@ -1,0 +1,99 @@
+"""The runs of backups: what a run was told is there stays until the run ends, or its lease does."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from dataclasses import dataclass
+
+from shardcast.backup.server.refusals import BackupRefused
+
+LEASE_SECONDS = 900.0
+"""Seconds without a request after which a run has ended."""
+_RENEWED_BELOW = 600.0
+"""Seconds of the lease that are left when a request renews it: not each of them writes to the disk."""
+MAX_RUNS = 64
+"""Runs of one client at a time."""
+
+
+@dataclass(frozen=True)
+class ActiveRun:
+    """A run that is under way.
+
+    Attributes:
+        id: its name, which no other run has.
+        number: its number; later runs have higher ones.
+        client: the number of its client.
+        expires: when its lease ends, in seconds since 1970.
+    """
+
+    id: str
+    number: int
+    client: int
+    expires: float
+
+    def needs_renewal(self, now: float) -> bool:
+        """Return whether the lease is to be renewed by a request now."""
+        return self.expires - now < _RENEWED_BELOW
+
+
+def begin_run(database: sqlite3.Connection, client: int, host: str, path: str, now: float) -> str:
+    """Begin a run, and return its id.
+
+    Raises:
+        BackupRefused: too many runs of the client are under way.
+    """
+    database.execute("DELETE FROM run WHERE expires <= ?", (now,))
+    (count,) = database.execute("SELECT count(*) FROM run WHERE client = ?", (client,)).fetchone()
+    if count >= MAX_RUNS:
+        raise BackupRefused(429, f"{count} backups of this client run already; wait until one has ended")
+    run = secrets.token_hex(16)
+    database.execute(
+        "INSERT INTO run (id, client, host, path, began, expires) VALUES (?, ?, ?, ?, ?, ?)",
+        (run, client, host, path, now, now + LEASE_SECONDS),
+    )
+    return run
+
+
+def find_run(database: sqlite3.Connection, client: int, run: str, now: float) -> ActiveRun:
+    """Return a run of a client.
+
+    Raises:
+        BackupRefused: it has ended, or is not this client's.
+    """
+    row = database.execute(
+        "SELECT number, expires FROM run WHERE id = ? AND client = ? AND expires > ?", (run, client, now)
+    ).fetchone()
+    if row is None:
+        raise BackupRefused(404, "this backup run has ended; begin a new one")
+    return ActiveRun(run, row[0], client, row[1])
+
+
+def renew_run(database: sqlite3.Connection, run: ActiveRun, now: float) -> None:
+    """Renew the lease of a run.
+
+    Raises:
+        BackupRefused: it has ended.
+    """
+    renewed = database.execute(
+        "UPDATE run SET expires = ? WHERE number = ? AND expires > ?", (now + LEASE_SECONDS, run.number, now)
+    )
+    if not renewed.rowcount:
+        raise BackupRefused(404, "this backup run has ended; begin a new one")
+
+
+def end_run(database: sqlite3.Connection, client: int, run: str) -> None:
+    """End a run; one that has ended is no error."""
+    database.execute("DELETE FROM run WHERE id = ? AND client = ?", (run, client))
+
+
+def oldest_run(database: sqlite3.Connection, now: float) -> int | None:
+    """Return the number of the oldest run under way; None where there is none."""
+    (number,) = database.execute("SELECT min(number) FROM run WHERE expires > ?", (now,)).fetchone()
+    return None if number is None else int(number)
+
+
+def next_run(database: sqlite3.Connection) -> int:
+    """Return a number that every later run is at or above, and no earlier one."""
+    row = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'run'").fetchone()
+    return int(row[0]) + 1 if row else 1

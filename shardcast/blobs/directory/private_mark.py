@@ -1,0 +1,54 @@
+"""The mark of a directory of blobs that one product alone serves: ``.shardcast-store/private``.
+
+Whoever knows a blob's digest reads it from a hash server or an archive; what is private has other rules.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shardcast.blobs.directory.layout import OWN_FOLDER
+from shardcast.directories import make_folder
+from shardcast.disk_errors import disk_errors
+from shardcast.errors import WrongStore
+from shardcast.filesystem import replace
+from shardcast.plain_text import one_line
+
+_MAX_OWNER = 100
+"""Characters of the owner's name."""
+
+
+def mark_private(root: Path, owner: str) -> None:
+    """Mark a directory as served by ``owner`` alone, durably.
+
+    Raises:
+        OSError: the mark can't be made.
+    """
+    mark = _mark(root)
+    if not mark.exists():
+        make_folder(mark.parent)
+        replace(mark, f"{owner}\n".encode())
+
+
+def check_not_private(root: Path | str) -> None:
+    """Check that a directory is open to every door.
+
+    Raises:
+        WrongStore: it is marked as served by one alone.
+        LocalDiskError: that can't be told.
+    """
+    mark = _mark(Path(root))
+    with disk_errors("could not look at", mark):
+        try:
+            owner = mark.read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    raise WrongStore(
+        f"{root} belongs to a {one_line(owner.strip(), _MAX_OWNER)}, which alone serves and changes it; "
+        "name another directory"
+    )
+
+
+def _mark(root: Path) -> Path:
+    """Return the path of a directory's mark."""
+    return root / OWN_FOLDER / "private"
