@@ -23,8 +23,10 @@ from shardcast.api.seeding import Seeding
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
 from shardcast.fair_limit import FairLimit
 from shardcast.folders.options import FolderOptions
-from shardcast.nodes.client import LATEST, Client, Release, version_text
+from shardcast.nodes.client import LATEST, Client, Release
+from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.sharing_settings import SharingSettings
+from shardcast.nodes.tagged import version_text
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.server.binding import EVERY_ADDRESS
 
@@ -112,6 +114,7 @@ class ClientNode:
         servers: Sequence[str],
         output_dir: StrPath = "./downloads",
         *,
+        output_name: str | None = None,
         origin_id: str | None = None,
         token: str | None = None,
         download_limit: int | None = None,
@@ -136,6 +139,9 @@ class ClientNode:
         Args:
             servers: servers as people write them, ``host:port`` or a URL; or one text with commas.
             output_dir: the folder for downloads.
+            output_name: names of downloads in it, ``{version}/{name}``: fields are ``version`` (v3),
+                ``number``, ``name``, ``stem``, ``suffix`` and ``tag`` (the first). None for the usual names,
+                ``download_{version}.bin``.
             origin_id: id of the only line of versions to accept; None for the first server's line.
             token: token to show to the servers, or lines ``host=token``; None for those of
                 ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
@@ -175,6 +181,7 @@ class ClientNode:
         self._access.check_servers(self.servers)
         self.output_dir = str(Path(output_dir).absolute())
         self._origin_id = origin_id
+        self._output_name = None if output_name is None else OutputTemplate.parse(output_name).text
         self._downloads = FairLimit.of(download_limit)
         settings = SharingSettings(
             host=share_host,
@@ -212,6 +219,7 @@ class ClientNode:
             downloads=self._downloads,
             sharing=sharing or self._sharing,
             folders=self._folders,
+            output_name=self._output_name,
         )
 
     def _seeder(self, sharing: SharingSettings) -> Seeding:

@@ -11,7 +11,6 @@ import click
 
 from shardcast.cli.client import release_as_dict
 from shardcast.nodes.hook import NEW_LINE, WITHDRAWN, WITHDRAWN_REASON, run_hook
-from shardcast.nodes.output_names import output_path
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release, origin_name
 from shardcast.nodes.release_folder import finish_announcing, restore_latest, start_announcing
@@ -74,7 +73,7 @@ class Announcer:
                 f"latest is {latest}" if latest else "no good version is here",
             )
             if self._hook:
-                path = good[1] if good else output_path(self._outputs.folder, withdrawal.version)
+                path = good[1] if good else self._outputs.path_of(withdrawal)
                 variables = {WITHDRAWN: withdrawal.version, WITHDRAWN_REASON: withdrawal.reason}
                 await run_hook(self._hook, path, latest or withdrawal.version, variables)
             message = {"withdrawn": withdrawal.version, "reason": withdrawal.reason, "latest": latest}

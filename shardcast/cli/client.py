@@ -81,6 +81,11 @@ class FollowOptions:
     help="With --version: wait for a version that isn't there yet, and for a server; 90s, 10m. Without "
     "SECONDS: for as long as it takes.",
 )
+@options.option(
+    "--output-name",
+    metavar="TEMPLATE",
+    help="What to call it in there, such as '{version}/{name}'; also {number}, {stem}, {suffix} and {tag}.",
+)
 @options.option("--follow", is_flag=True, help="Stay, and download each new version.")
 @options.grouped(
     "following",
@@ -115,6 +120,7 @@ def client(
     version: str | None,
     output_file: str | None,
     output_dir: Path,
+    output_name: str | None,
     wait: float | None,
     follow: bool,
     following: FollowOptions,
@@ -166,6 +172,8 @@ def client(
     access, downloads, shared = client_access.load(), download_limits.load(), sharing.load()
     if list_versions and is_on_command_line("--share"):
         raise click.UsageError("--share goes with --version and --follow")
+    if output_name is not None and (list_versions or output_file is not None):
+        raise click.UsageError("--output-name goes with --version and --follow, and not with --output-file")
     if follow and is_on_command_line("--seed-for"):
         raise click.UsageError("--seed-for goes with --version; --follow shares for as long as it runs")
     if follow:
@@ -182,6 +190,7 @@ def client(
             downloads=downloads,
             sharing=replace(shared, seed_for=None) if shared else None,
             folders=folders.load(verify),
+            output_name=output_name,
         )
         with progress_display(options.is_quiet()) as display:
             shown = ShowTransfer(display)
@@ -209,6 +218,7 @@ def client(
             downloads=downloads,
             sharing=shared,
             folders=folders.load(verify),
+            output_name=output_name,
         )
         work = _download(
             downloader,

@@ -24,9 +24,10 @@ from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.follow import Follow, FollowSettings
 from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
 from shardcast.nodes.offers import describe_offers
+from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
-from shardcast.nodes.tagged import find_tagged
+from shardcast.nodes.tagged import find_tagged, version_text
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
@@ -34,7 +35,6 @@ from shardcast.protocol.distribution import Listing, is_version
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.report import Node, newest_reportable
 from shardcast.protocol.tags import is_tag
-from shardcast.protocol.wire import version_name
 from shardcast.transfer.limits import Limits
 from shardcast.upstream.follow import Following
 from shardcast.upstream.lease import Lease
@@ -74,6 +74,7 @@ class Client:
         downloads: FairLimit | None = None,
         sharing: SharingSettings | None = None,
         folders: FolderOptions | None = None,
+        output_name: str | None = None,
     ) -> None:
         """Make a client; it connects when it is entered.
 
@@ -87,6 +88,8 @@ class Client:
             downloads: limit of the bytes that it receives; None for no limit.
             sharing: how it passes on what it receives; None to share nothing.
             folders: how folders are received, and by which digests versions are verified.
+            output_name: template of outputs' names below ``output_dir``, ``{version}/{name}``; None for the
+                usual names (``nodes.output_template``).
 
         Raises:
             UsageError: one of the servers is not an address, or there is none; it is not https where TLS is
@@ -105,6 +108,7 @@ class Client:
         self._origin_id = origin_id
         self._download_limit = downloads
         self._sharing = sharing
+        self._template = None if output_name is None else OutputTemplate.parse(output_name)
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
 
     async def __aenter__(self) -> Self:
@@ -203,9 +207,9 @@ class Client:
             with self.waits.waiting(lambda: what), self.waits.watching(lambda: following.wait):
                 found = await wait_for_version(following, partial(self._find, version), wait)
             standing, listing = following.standing(), found.listing
-            destination = Destination(self.output_dir, watch=watch)
+            destination = Destination(self.output_dir, watch=watch, template=self._template)
             if output_file is not None and str(output_file).endswith("/"):
-                destination = Destination(Path(output_file), watch=watch)
+                destination = Destination(Path(output_file), watch=watch, template=self._template)
             elif output_file is not None:
                 destination = Destination(self.output_dir, Path(output_file), watch=watch)
             peers = [self._downloads.peers[url] for url in found.servers]
@@ -263,10 +267,17 @@ class Client:
             LocalDiskError: a file can't be written.
         """
         first = version_text(first, tags=False)
+        if self._template and not self._template.tells_versions_apart:
+            raise UsageError(
+                f"output name {self._template.text!r}: versions that are followed would replace each other; "
+                "add {version} or {number}"
+            )
         begin = None if first == LATEST else int(first[1:])
         folder = self.output_dir.absolute()
         followed = await FollowedFolder.open(folder, on_withdrawn)
-        settings = FollowSettings(begin, every, check_interval, watch, resume, self._origin_id)
+        settings = FollowSettings(
+            begin, every, check_interval, watch, resume, self._origin_id, self._template
+        )
         follow = Follow(self._downloads, followed, settings)
         await follow.remember()
         releases = follow.releases()
@@ -372,20 +383,3 @@ class Client:
                 if isinstance(follower.failure, AccessDenied):
                     await following.remove_server(follower.peer.url)  # it would refuse again
             yield following, standing
-
-
-def version_text(version: str | int, *, tags: bool = True) -> str:
-    """Return the name of a version, "latest" or a tag, as a program gives it; a number is that of a version.
-
-    Raises:
-        UsageError: it is none of these, or a tag, and not ``tags``.
-    """
-    if isinstance(version, int) and not isinstance(version, bool) and version > 0:
-        return version_name(version)
-    if version == LATEST or (
-        isinstance(version, str) and (is_version(version) or (tags and is_tag(version)))
-    ):
-        return version
-    raise UsageError(
-        f"{version!r} is not a version; write v1, v2, … or {LATEST}{', or a tag' if tags else ''}"
-    )

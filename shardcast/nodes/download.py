@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardcast.concurrency import background_task, cancel
+from shardcast.directories import make_folder
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import (
     IntegrityError,
     ShardcastError,
@@ -24,6 +26,7 @@ from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
 from shardcast.folders.output import FolderOutput
 from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.output_names import folder_name, output_name
+from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.release import NEIGHBOURS, Release
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
@@ -57,16 +60,21 @@ class Destination:
         named: the output; None for one that is named after its version.
         watch: called with the transfer when it begins.
         folder: the folder in which the output is recorded; None for an output that is not followed.
+        template: of the output's name below ``outputs``; None for the usual names.
     """
 
     outputs: Path
     named: Path | None = None
     watch: Watch | None = None
     folder: FollowedFolder | None = None
+    template: OutputTemplate | None = None
 
     def path(self, header: Header) -> Path:
         """Return the absolute path of the output of a version, which is a file or a folder."""
-        name = folder_name(header.version) if header.folder else output_name(header.version)
+        if self.template:
+            name = str(self.template.render(header))
+        else:
+            name = folder_name(header.version) if header.folder else output_name(header.version)
         return (self.named or self.outputs / name).absolute()
 
 
@@ -235,6 +243,10 @@ class Downloads:
         """
         started = time.monotonic()
         output = destination.path(live.header)
+        if destination.folder:
+            await destination.folder.begin(output, live.header)
+        elif destination.template:
+            await asyncio.to_thread(_make_parent, output)
         known = live.manifest if live.header.folder else None
         trusts = self.folders.verify != WHOLE and not self.folders.selects and is_authentic()
         here = await asyncio.to_thread(is_unchanged, output, known) if known and trusts else False
@@ -329,6 +341,16 @@ class Downloads:
         shared = await self.sharing.begin(live, given, self.peers, [peer.url for peer in peers])
         shared.complete()
         return shared
+
+
+def _make_parent(output: Path) -> None:
+    """Make the folders that a template names above an output.
+
+    Raises:
+        LocalDiskError: they can't be made.
+    """
+    with disk_errors("could not write", output):
+        make_folder(output.parent)
 
 
 async def _recorded(release: Release, destination: Destination, final: os.stat_result | None) -> Release:

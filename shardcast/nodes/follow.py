@@ -22,7 +22,7 @@ from shardcast.errors import (
 )
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.followed_folder import FollowedFolder
-from shardcast.nodes.output_names import output_path
+from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.release import Release
 from shardcast.peer.server import Peer
 from shardcast.policy.fetch_order import FetchQueue
@@ -54,6 +54,7 @@ class FollowSettings:
         watch: called with each transfer when it begins.
         resume: whether to begin after the last version that was announced in the folder.
         accepted: the only origin id that counts; None for any.
+        template: of the outputs' names; None for the usual ones.
     """
 
     first: int | None = None
@@ -62,6 +63,7 @@ class FollowSettings:
     watch: Watch | None = None
     resume: bool = False
     accepted: str | None = None
+    template: OutputTemplate | None = None
 
 
 class Follow:
@@ -89,7 +91,7 @@ class Follow:
         # Both are tuples of one id, since None is an origin id too: that of a line of 0.1.0.
         self._entered: tuple[str | None] | None = None  # the line whose resume point is known
         self._entered_origin: tuple[str | None] | None = None  # its id, where only its manifests name it
-        self._local: set[int] = set()  # versions of this line whose files are, or were, in the folder
+        self._local: dict[int, Path] = {}  # outputs of this line that are, or were, in the folder
         self._downloaded: dict[int, str] = {}  # digests of the versions of this line that this run downloaded
         self._withdrawn: set[Withdrawal] = set()
         self._warned = ""
@@ -114,7 +116,7 @@ class Follow:
 
     def here(self) -> list[str]:
         """Return the versions of its line whose files are here, oldest first."""
-        return [version_name(number) for number in sorted(self._local) if self._output(number).exists()]
+        return [version_name(number) for number, path in sorted(self._local.items()) if path.exists()]
 
     @property
     def wait(self) -> Wait | None:
@@ -154,7 +156,7 @@ class Follow:
                     release = await self._fetch(number, standing, complete, opened)
                     self._warned = ""
                     self._queue.mark_fetched(number)
-                    self._local.add(number)
+                    self._local[number] = release.path
                     self._downloaded[number] = release.digest
                     yield release
                     await self._folder.mark_announced(release)
@@ -182,18 +184,18 @@ class Follow:
         origin = standing.origin or await _manifest_origin(standing, self._downloads.peers)
         listings = [listing for _, listing in sorted(standing.listed.items())]
         last = await self._folder.enter(origin, listings, standing.firm)
+        self._local |= await self._folder.versions(origin)
         if last is not None and self._resume:
             self._queue = FetchQueue(last, self._settings.every)
             await self._share_kept(standing, last)
-        self._local |= await self._folder.versions(origin)
         self._entered, self._entered_origin, self._resume = (standing.origin,), (origin,), False
 
     async def _share_kept(self, standing: Standing, number: int) -> None:
         """Share the folder at which the last run into this folder ended, if that is still offered."""
         listing, servers = standing.listed.get(number), standing.group.complete.get(number, ())
-        if listing and servers:
+        if listing and servers and number in self._local:
             peers = [self._downloads.peers[url] for url in servers]
-            await self._downloads.share_kept(listing, peers, self._output(number))
+            await self._downloads.share_kept(listing, peers, self._local[number])
 
     def _forget_replaced(self, standing: Standing) -> None:
         """Fetch versions again that came on a stand-in's word, where the authority has another version."""
@@ -212,7 +214,7 @@ class Follow:
         )  # fmt: skip
         self.memory.change(change)
         self.following.change_line(left)
-        self._local, self._entered, self._entered_origin, self._resume = set(), None, None, True
+        self._local, self._entered, self._entered_origin, self._resume = {}, None, None, True
         self._downloaded = {}
         self._queue = FetchQueue(None, self._settings.every)
 
@@ -245,7 +247,7 @@ class Follow:
         if self.memory.origin != standing.origin:
             return  # the line changed while the folder was read
         self._queue.forget_withdrawn(number, None if local else good)
-        self._local.discard(number)
+        self._local.pop(number, None)
         self.following.notify()  # wakes releases()
 
     def _warn(self, error: ShardcastError) -> None:
@@ -254,9 +256,6 @@ class Follow:
             self._warned = str(error)
             again = "" if isinstance(error, (VersionAborted, VersionWithdrawn)) else "; it is tried again"
             log.warning("%s%s", self._warned, again)
-
-    def _output(self, number: int) -> Path:
-        return output_path(self._folder.outputs.folder, version_name(number))
 
     async def _fetch(
         self,
@@ -289,7 +288,7 @@ class Follow:
         servers = complete[number] if is_complete else opened[number]
         peers = [self._downloads.peers[url] for url in servers]
         outputs = self._folder.outputs.folder
-        destination = Destination(outputs, watch=watch, folder=self._folder)
+        destination = Destination(outputs, watch=watch, folder=self._folder, template=self._settings.template)
         if is_complete:
             listing = standing.listed[number]
             fetching = self._downloads.fetch(

@@ -14,6 +14,8 @@ from pathlib import Path
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release, origin_name
 from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.manifest import Header
+from shardcast.protocol.wire import version_number
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +75,13 @@ class FollowedFolder:
         finally:
             stop.set()  # the thread goes on when this is cancelled; hashing takes minutes for large files
 
-    async def versions(self, origin: str | None) -> set[int]:
-        """Return the versions of a line whose files are here.
+    async def versions(self, origin: str | None) -> dict[int, Path]:
+        """Return the outputs of a line's versions that are here, by number.
 
         Raises:
             LocalDiskError: the folder can't be read.
         """
-        return set(await asyncio.to_thread(self.outputs.digests, origin))
+        return await asyncio.to_thread(self.outputs.paths, origin)
 
     async def has_good(self, origin: str | None, number: int) -> bool:
         """Return whether the file of a version is here, and the version not withdrawn.
@@ -88,6 +90,15 @@ class FollowedFolder:
             LocalDiskError: the folder can't be read.
         """
         return number in dict(await asyncio.to_thread(self.outputs.good_versions, origin))
+
+    async def begin(self, output: Path, header: Header) -> None:
+        """Record that an output is under way (``OutputFolder.begin``).
+
+        Raises:
+            LocalDiskError: the record can't be written.
+        """
+        number = version_number(header.version) or 0
+        await asyncio.to_thread(self.outputs.begin, output, header.origin, number)
 
     async def record(self, release: Release, file: os.stat_result | None) -> Release:
         """Record a version whose file has its name.

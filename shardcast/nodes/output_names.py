@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
 
 from shardcast.protocol.wire import VERSION_PATTERN, version_number
 from shardcast.temporary_files import PART, is_temporary_of
@@ -26,6 +27,8 @@ _RECORD = re.compile(
     re.ASCII,
 )
 """A record, what is kept of a folder, or the temporary file of one of these that a kill left."""
+_NAMED_RECORD = re.compile(r"\.output-[0-9a-f]{32}\.record", re.ASCII)
+_NAMED_RECORD_PART = re.compile(rf"\.output-[0-9a-f]{{32}}\.record~[0-9a-f]{{16}}{re.escape(PART)}", re.ASCII)
 _PART = re.compile(
     r"\.(?:download_(v[1-9][0-9]{0,17})\.bin|(v[1-9][0-9]{0,17}))"
     r"(\.part(-[0-9a-f]+)*(\.manifest)?|~[0-9a-f]{16}\.part)",
@@ -68,9 +71,33 @@ def part_version(name: str) -> str | None:
     return found[1] or found[2] if found else None
 
 
-def record_path(path: Path) -> Path:
-    """Return the path of the record of an output."""
-    return path.with_name(f".{path.name}.record")
+def record_path(path: Path, outputs: Path | None = None) -> Path:
+    """Return the path of the record of an output.
+
+    Args:
+        path: the output.
+        outputs: the folder of outputs; None for the one that the output lies in. An output with a name of its
+            own may lie in a folder below.
+    """
+    folder = outputs or path.parent
+    if path.parent == folder and _OUTPUT.fullmatch(path.name):
+        return folder / f".{path.name}.record"
+    return folder / f".output-{sha256(os.fsencode(path.relative_to(folder))).hexdigest()[:32]}.record"
+
+
+def is_named_record(name: str) -> bool:
+    """Return whether a name is that of a record of an output with a name of its own."""
+    return _NAMED_RECORD.fullmatch(name) is not None
+
+
+def path_below(folder: Path, text: str) -> Path | None:
+    """Return the path that a record or a link in a folder names; None where it leads out of the folder."""
+    relative = PurePosixPath(text)
+    if relative.is_absolute() and relative.is_relative_to(folder):
+        relative = relative.relative_to(folder)
+    if not text or "\0" in text or relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        return None
+    return folder / relative
 
 
 def is_stale(entry: Path) -> bool:
@@ -79,4 +106,6 @@ def is_stale(entry: Path) -> bool:
     if found and (found[2] or not os.path.lexists(entry.with_name(found[1]))):
         # What is kept of a folder is written before it gets its name.
         return bool(found[2]) or not any(entry.parent.glob(f".{found[1]}{PART}*"))
+    if _NAMED_RECORD_PART.fullmatch(entry.name):
+        return True
     return any(is_temporary_of(entry.name, name) for name in _REPLACED)

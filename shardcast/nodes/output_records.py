@@ -5,7 +5,8 @@
     .download_v3.bin.record   {"origin": "5f0c…", "number": 3, "digest": "9f86…", "size": 300000,
                                "mtime_ns": 1763780000000000000, "inode": 4711, "withdrawn": false}
 
-A record counts only while inode, size and mtime of the file are the recorded ones.
+A record counts only while inode, size and mtime of the file are the recorded ones. That of an output with a
+name of its own is ``.output-<hash of its path>.record`` in the folder of outputs, and has its ``path``.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ from shardcast.file_identity import FileIdentity
 from shardcast.file_owners import is_trusted
 from shardcast.folders.kept import is_unchanged, read_kept
 from shardcast.json_text import parse_json
-from shardcast.nodes.output_names import names_folder
+from shardcast.nodes.output_names import names_folder, output_number
 from shardcast.protocol.wire import MAX_VERSION
 
 log = logging.getLogger(__name__)
 
 MAX_RECORD = 4096
 """Bytes of a record."""
+NO_DIGEST = "0" * 64
+"""The digest of an output that is under way."""
+PENDING = FileIdentity(0, 0, 0)
+"""In the record of an output with a name of its own, from before its download until it is complete."""
 MAX_ORIGIN = 100
 """Characters of an origin id, as in a manifest."""
 _MAX_INTEGER = 2**64
@@ -50,10 +55,11 @@ def trusted_identity(path: Path) -> FileIdentity | None:
         trusted = is_trusted(found, path.parent.stat())
     except OSError:
         return None
-    if names_folder(path.name):
-        is_output = S_ISDIR(found.st_mode) and not path.is_symlink()
+    is_folder = S_ISDIR(found.st_mode) and not path.is_symlink()
+    if output_number(path.name):
+        is_output = is_folder if names_folder(path.name) else S_ISREG(found.st_mode)
     else:
-        is_output = S_ISREG(found.st_mode)
+        is_output = is_folder or S_ISREG(found.st_mode)
     return FileIdentity.from_stat(found).recorded if is_output and trusted else None
 
 
@@ -67,6 +73,7 @@ class OutputRecord:
         digest: of the payload, as the distribution list shows it; of a file without a number SHA-256.
         file: how the file looked when the record was written.
         withdrawn: whether the publisher took the version back.
+        path: of an output with a name of its own, below the folder of outputs; empty for others.
     """
 
     origin: str | None
@@ -74,6 +81,12 @@ class OutputRecord:
     digest: str
     file: FileIdentity
     withdrawn: bool = False
+    path: str = ""
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the output was only begun."""
+        return self.file == PENDING
 
     def encode(self) -> bytes:
         """Return the record as its file holds it."""
@@ -85,6 +98,7 @@ class OutputRecord:
             "mtime_ns": self.file.mtime_ns,
             "inode": self.file.inode,
             "withdrawn": self.withdrawn,
+            **({"path": self.path} if self.path else {}),
         }
         return json.dumps(record).encode() + b"\n"
 
@@ -101,8 +115,12 @@ def parse_record(data: bytes) -> OutputRecord:
         raise ValueError(f"a record with the version number {number!r}")
     if not isinstance(withdrawn, bool):
         raise ValueError("a record with a mark of withdrawal that is neither true nor false")
+    path = record.get("path", "")
+    if not isinstance(path, str):
+        raise ValueError("a record with a path that is no text")
     identity = FileIdentity(*(_integer(record, key) for key in ("inode", "size", "mtime_ns")))
-    return OutputRecord(parse_origin(record), number, parse_digest(record.get("digest")), identity, withdrawn)
+    digest = parse_digest(record.get("digest"))
+    return OutputRecord(parse_origin(record), number, digest, identity, withdrawn, path)
 
 
 def json_object(data: bytes, limit: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ All calls block on the disk; coroutines make them in threads. Several processes 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,14 @@ from shardcast.disk_errors import disk_errors
 from shardcast.file_locks import locked
 from shardcast.filesystem import replace
 from shardcast.nodes.folder_lines import MAX_FILE_BYTES, FolderLines, parse_lines
-from shardcast.nodes.output_names import LINES_FILE, LOCK_FILE, output_number, record_path
+from shardcast.nodes.output_names import (
+    LINES_FILE,
+    LOCK_FILE,
+    is_named_record,
+    output_number,
+    path_below,
+    record_path,
+)
 from shardcast.nodes.output_records import (
     MAX_RECORD,
     OutputRecord,
@@ -81,6 +89,19 @@ class OutputStorage:
                 if output_number(path.name) and (identity := trusted_identity(path)):
                     record = self.read_record(path)
                     found[path] = record if record and record.file == identity else None
+        for path, record in self.named_records():
+            if not record.is_pending and record.file == trusted_identity(path):
+                found[path] = record
+        return found
+
+    def named_records(self) -> list[tuple[Path, OutputRecord]]:
+        """Return the outputs with names of their own, each with its record, valid or not."""
+        found = []
+        for entry in list(self.folder.iterdir()) if self.folder.is_dir() else []:
+            if is_named_record(entry.name) and (record := self._read_record(entry)):
+                path = path_below(self.folder, record.path)
+                if path and record_path(path, self.folder) == entry:
+                    found.append((path, record))
         return found
 
     def versions(self, origin: str | None) -> list[tuple[int, Path, OutputRecord]]:
@@ -100,17 +121,23 @@ class OutputStorage:
 
     def read_record(self, path: Path) -> OutputRecord | None:
         """Return the record beside an output, valid or not; None where none can be read."""
+        return self._read_record(record_path(path, self.folder))
+
+    def _read_record(self, place: Path) -> OutputRecord | None:
+        """Return the record in a file; None where none can be read."""
         try:
-            return parse_record(read_bounded(record_path(path), MAX_RECORD))
+            return parse_record(read_bounded(place, MAX_RECORD))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self._warn_ignored(record_path(path), error)
+            self._warn_ignored(place, error)
             return None
 
     def write_record(self, path: Path, record: OutputRecord) -> None:
         """Replace the record beside an output; the caller holds the lock."""
-        replace(record_path(path), record.encode())
+        place = record_path(path, self.folder)
+        named = str(path.relative_to(self.folder)) if is_named_record(place.name) else ""
+        replace(place, dataclasses.replace(record, path=named).encode())
 
     # Notes about lines
 

@@ -6,27 +6,34 @@ and write under its lock.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import set_symlink
 from shardcast.folders.kept import remove_kept
+from shardcast.folders.part_folder import clear_abandoned_folders
 from shardcast.nodes.line_notes import LineNotes
 from shardcast.nodes.output_names import (
     LATEST_LINK,
     UNDER_WAY_LINK,
+    is_named_record,
     is_stale,
     output_number,
+    output_path,
+    path_below,
     record_path,
 )
-from shardcast.nodes.output_records import OutputRecord, hash_output, trusted_identity
+from shardcast.nodes.output_records import NO_DIGEST, PENDING, OutputRecord, hash_output, trusted_identity
 from shardcast.nodes.output_storage import OutputStorage
-from shardcast.protocol.distribution import Listing
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.store.output_part import clear_abandoned
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +72,17 @@ class OutputFolder:
         """
         return {number: record.digest for number, _, record in self._storage.versions(origin)}
 
+    def paths(self, origin: str | None) -> dict[int, Path]:
+        """Return the outputs of a line's versions, by number; of withdrawn ones, too."""
+        return {number: path for number, path, _ in self._storage.versions(origin)}
+
+    def path_of(self, withdrawal: Withdrawal) -> Path:
+        """Return the path of the output of a withdrawn version, or where it would be."""
+        for path, record in self.scan().items():
+            if record and (record.number, record.digest) == (withdrawal.number, withdrawal.digest):
+                return path
+        return output_path(self.folder, withdrawal.version)
+
     def good_versions(self, origin: str | None) -> list[tuple[int, Path]]:
         """Return the versions of a line that are in the folder and not withdrawn, oldest first."""
         versions = self._storage.versions(origin)
@@ -85,11 +103,11 @@ class OutputFolder:
             LocalDiskError: the file or the link can't be read.
         """
         with disk_errors("could not read", path):
+            found: Path | None = path
             if path.is_symlink():
-                target = path.readlink()
-                path = self.folder / (target.name if target.parent in (Path(), self.folder) else "")
-            identity = trusted_identity(path)
-            record = self._storage.read_record(path) if identity and output_number(path.name) else None
+                found = path_below(self.folder, str(path.readlink()))
+            identity = trusted_identity(found) if found else None
+            record = self._storage.read_record(found) if found and identity else None
         return record if record and record.number and record.file == identity else None
 
     def knows(self, origin: str | None, number: int, digest: str) -> bool:
@@ -185,7 +203,45 @@ class OutputFolder:
                     remove_kept(path)
                 else:
                     path.unlink(missing_ok=True)
-                record_path(path).unlink(missing_ok=True)
+                record_path(path, self.folder).unlink(missing_ok=True)
+                self._remove_empty(path.parent)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove the folders that a template made for an output, as far as nothing else is in them."""
+        with contextlib.suppress(OSError):
+            while folder != self.folder:
+                folder.rmdir()
+                folder = folder.parent
+
+    def begin(self, path: Path, origin: str | None, number: int) -> None:
+        """Record that an output with a name of its own is under way, so that its leftovers can be found.
+
+        Raises:
+            LocalDiskError: the record can't be written.
+        """
+        if not is_named_record(record_path(path, self.folder).name):
+            return
+        with disk_errors("could not record", path), self._storage.locked():
+            make_folder(path.parent)
+            if not self._storage.read_record(path):
+                self._storage.write_record(path, OutputRecord(origin, number, NO_DIGEST, PENDING))
+
+    def clear_pending(self, is_over: Callable[[int], bool]) -> None:
+        """Remove what interrupted downloads left of outputs with names of their own.
+
+        Args:
+            is_over: whether downloads of the version with this number are of no use any more.
+
+        Raises:
+            LocalDiskError: the folder can't be written.
+        """
+        with disk_errors("could not tidy", self.folder), self._storage.locked():
+            for path, record in self._storage.named_records():
+                if not os.path.lexists(path) and is_over(record.number or 0):
+                    clear_abandoned(path)
+                    clear_abandoned_folders(path)
+                    record_path(path, self.folder).unlink(missing_ok=True)
+                    self._remove_empty(path.parent)
 
     def switch_link(self, name: str, target: str) -> None:
         """Make a symbolic link in the folder name ``target``.

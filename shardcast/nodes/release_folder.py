@@ -10,7 +10,14 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import has_symlinks
 from shardcast.folders.part_folder import clear_abandoned_folders
-from shardcast.nodes.output_names import LATEST_LINK, UNDER_WAY_LINK, folder_name, output_name, part_version
+from shardcast.nodes.output_names import (
+    LATEST_LINK,
+    UNDER_WAY_LINK,
+    folder_name,
+    output_name,
+    part_version,
+    path_below,
+)
 from shardcast.nodes.output_records import OutputRecord
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release
@@ -66,12 +73,14 @@ def start_announcing(outputs: OutputFolder, release: Release, keep: int | None) 
     if record and record.withdrawn:
         return False
     # This link first: a kill from here on has the next run announce the version again.
-    outputs.switch_link(UNDER_WAY_LINK, release.path.name)
+    target = str(release.path.relative_to(folder))
+    outputs.switch_link(UNDER_WAY_LINK, target)
     latest = outputs.version_at(folder / LATEST_LINK)
     newer = latest and latest.origin == origin and not latest.withdrawn and (latest.number or 0) > number
     if not newer:
-        outputs.switch_link(LATEST_LINK, release.path.name)
+        outputs.switch_link(LATEST_LINK, target)
     _clear_leftovers(folder, number)
+    outputs.clear_pending(lambda begun: begun < number)
     if keep is not None:
         _keep_newest(outputs, keep, release.path)
     outputs.tidy()
@@ -101,7 +110,7 @@ def _is_old(entry: Path) -> bool:
 
 def _keep_newest(outputs: OutputFolder, keep: int, announced: Path) -> None:
     """Remove all but the newest ``keep`` versions of each line, never the one just announced."""
-    stay = {announced.name, _named_by(outputs.folder / LATEST_LINK)}
+    stay = {announced, _named_by(outputs.folder / LATEST_LINK)}
     lines: dict[str | None, list[tuple[int, Path, OutputRecord]]] = {}
     for path, record in outputs.scan().items():
         if record and record.number:
@@ -109,16 +118,16 @@ def _keep_newest(outputs: OutputFolder, keep: int, announced: Path) -> None:
     for versions in lines.values():
         newest_first = sorted(versions, key=lambda version: version[0], reverse=True)
         for _, path, record in newest_first[keep:]:
-            if path.name not in stay:
+            if path not in stay:
                 outputs.remove(path, record)
 
 
-def _named_by(link: Path) -> str:
-    """Return the name of the file that a link names; an empty one where there is no link."""
+def _named_by(link: Path) -> Path | None:
+    """Return the output that a link names; None where there is no link."""
     try:
-        return link.readlink().name
+        return path_below(link.parent, str(link.readlink()))
     except OSError:  # there is no link
-        return ""
+        return None
 
 
 def finish_announcing(outputs: OutputFolder, release: Release) -> None:
@@ -157,7 +166,7 @@ def restore_latest(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, 
     good = outputs.good_versions(lines[-1])
     found = next((item for item in reversed(good) if item[0] < number or item[0] in announced), None)
     if found:
-        outputs.switch_link(LATEST_LINK, found[1].name)
+        outputs.switch_link(LATEST_LINK, str(found[1].relative_to(outputs.folder)))
     elif latest:
         with disk_errors("could not remove", link):
             link.unlink(missing_ok=True)

@@ -1,17 +1,38 @@
-"""The version that a tag means."""
+"""Versions as a reader names them: by name, number, ``latest`` or a tag."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 
-from shardcast.errors import VersionNotOffered
+from shardcast.errors import UsageError, VersionNotOffered
 from shardcast.nodes.offers import describe_offers
 from shardcast.nodes.release import Offered
 from shardcast.peer.server import Peer
 from shardcast.policy.standing import Standing
+from shardcast.protocol.distribution import is_version
+from shardcast.protocol.tags import is_tag
+from shardcast.protocol.wire import version_name
+from shardcast.upstream.lists import LATEST
 
 log = logging.getLogger(__name__)
+
+
+def version_text(version: str | int, *, tags: bool = True) -> str:
+    """Return the name of a version, "latest" or a tag, as a program gives it; a number is that of a version.
+
+    Raises:
+        UsageError: it is none of these, or a tag, and not ``tags``.
+    """
+    if isinstance(version, int) and not isinstance(version, bool) and version > 0:
+        return version_name(version)
+    if version == LATEST or (
+        isinstance(version, str) and (is_version(version) or (tags and is_tag(version)))
+    ):
+        return version
+    raise UsageError(
+        f"{version!r} is not a version; write v1, v2, … or {LATEST}{', or a tag' if tags else ''}"
+    )
 
 
 async def find_tagged(standing: Standing, peers: Mapping[str, Peer], tag: str) -> str:

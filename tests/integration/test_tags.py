@@ -11,7 +11,7 @@ import pytest
 
 import shardcast
 from shardcast import Client, ClientNode, UsageError, VersionNotOffered
-from shardcast.nodes.client import version_text
+from shardcast.nodes.tagged import version_text
 from tests.support import legacy, processes
 
 
