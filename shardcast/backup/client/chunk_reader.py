@@ -12,7 +12,7 @@ from shardcast.backup.encoding import decode_chunk
 from shardcast.backup.ids import MAX_ENCODED, ChunkKind, chunk_id
 from shardcast.backup.packs import MAX_PACK
 from shardcast.backup.wire import MAX_IDS, NO_PACK, ChunkLocation
-from shardcast.errors import BlobMissing, IntegrityError, ServerBusy, ServerLacks
+from shardcast.errors import IntegrityError, ServerBusy, ServerLacks
 
 RANGE_BYTES = 4 << 20
 """Bytes of a pack that are read at once; a single chunk may have more."""
@@ -164,8 +164,7 @@ class ChunkReader:
         """Return the plain bytes of a chunk, which are kept for the next time.
 
         Raises:
-            BlobMissing: the server lacks it.
-            IntegrityError: it is damaged there.
+            IntegrityError: it is damaged there, or gone.
             ShardcastError: the server does not answer.
         """
         kept = self._kept(chunk)
@@ -173,7 +172,7 @@ class ChunkReader:
             return kept
         parts, missing = self.plan([chunk])
         if missing:
-            raise BlobMissing(
+            raise IntegrityError(
                 f"{self._server.url}: chunk {chunk.hex()[:16]} of this snapshot is not there; "
                 "`shardcast backup check` names what is hurt, and the next backup mends what it still has"
             )

@@ -129,6 +129,8 @@ class EntryRestorer:
         Raises:
             OSError: it can't be made.
         """
+        if not self._settings.as_root and entry.uid != os.geteuid():
+            self._report.owners = True
         if entry.kind in _DEVICES and not self._settings.as_root:
             self._report.devices += 1
         elif entry.kind is not SavedKind.FILE:

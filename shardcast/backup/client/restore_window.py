@@ -13,7 +13,7 @@ from shardcast.backup.client.restored_file import RestoredFile, has_chunk
 from shardcast.backup.client.snapshot_tree import SnapshotTree
 from shardcast.backup.ids import ChunkKind
 from shardcast.concurrency import ThreadPool
-from shardcast.errors import BlobMissing, IntegrityError
+from shardcast.errors import IntegrityError
 from shardcast.open_files import close
 
 MAX_FILES = 8192
@@ -96,7 +96,7 @@ class RestoreWindow:
                 offset += chunk.size
                 if self._expected >= MAX_FILES:
                     self._fetch()
-        except (IntegrityError, BlobMissing) as error:
+        except IntegrityError as error:
             self._fail(file, str(error), "damaged")
         finally:
             if known >= 0:

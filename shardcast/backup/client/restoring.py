@@ -12,16 +12,26 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from shardcast.backup.attributes import apply_attributes
 from shardcast.backup.client.chunk_reader import ChunkReader
 from shardcast.backup.client.restore_entries import EntryRestorer, RestoreSettings
-from shardcast.backup.client.restore_places import TEMPORARY, RestorePlaces, is_unfinished
+from shardcast.backup.client.restore_places import (
+    TEMPORARY,
+    UNFINISHED,
+    RestorePlaces,
+    is_unfinished,
+    sync_file_system,
+)
 from shardcast.backup.client.restore_report import RestoreReport
 from shardcast.backup.client.restore_window import MAX_FILES
 from shardcast.backup.client.snapshot_tree import SnapshotTree, check_depth, join
 from shardcast.backup.entries import SavedEntry, SavedKind
-from shardcast.errors import BlobMissing, IntegrityError
+from shardcast.disk_errors import disk_errors
+from shardcast.errors import IntegrityError, UsageError
+from shardcast.file_locks import Lock, lock_holder, try_lock
+from shardcast.open_files import close
 
 
 @dataclass
@@ -100,7 +110,7 @@ class Restore:
             level = levels[-1]
             try:
                 entry = next(level.entries, None)
-            except (IntegrityError, BlobMissing) as error:
+            except IntegrityError as error:
                 self._report.problem(level.path, str(error), "damaged")
                 entry = None
             if entry is None:
@@ -205,3 +215,62 @@ class Restore:
         for level in left:
             with self._entries.guarded(level.path):
                 self._settle(level)
+
+
+def restore_into(
+    destination: Path,
+    tree: SnapshotTree,
+    reader: ChunkReader,
+    settings: RestoreSettings,
+    report: RestoreReport,
+) -> None:
+    """Restore a tree into a folder, which is made where it is missing.
+
+    Args:
+        destination: the folder. Of one that is there already, neither mode nor time changes.
+        tree: of the snapshot.
+        reader: of its chunks.
+        settings: how.
+        report: gets the counts and problems.
+
+    Raises:
+        LocalDiskError: the folder can't be written, or the disk is full.
+        UsageError: another restore works there.
+        ShardcastError: the server failed.
+    """
+    with disk_errors("could not restore to", destination):
+        root, is_new = _open_destination(destination, settings)
+        try:
+            if not settings.dry_run and try_lock(root) is Lock.HELD:
+                raise UsageError(f"another restore works on {destination} ({lock_holder(root)}); wait for it")
+            places = RestorePlaces(root)
+            try:
+                fresh = is_new or not os.listdir(root)
+                ours = is_new or is_unfinished(os.fstat(root))
+                Restore(tree, reader, places, settings, report).run(fresh=fresh, ours=ours)
+                if not settings.dry_run:
+                    sync_file_system(root)
+            finally:
+                places.close()
+        finally:
+            close(root)
+
+
+def _open_destination(destination: Path, settings: RestoreSettings) -> tuple[int, bool]:
+    """Return the descriptor of the folder, and whether it is new.
+
+    Raises:
+        OSError: it can't be made or opened.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return os.open(destination, flags), False
+    except FileNotFoundError:
+        pass
+    if settings.dry_run:  # nothing is looked at in a folder that would be new
+        return os.open("/", flags), True
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    destination.mkdir(0o700)
+    root = os.open(destination, flags)
+    os.fchmod(root, UNFINISHED)
+    return root, True

@@ -9,7 +9,7 @@ from shardcast.backup.client.chunk_reader import ChunkReader
 from shardcast.backup.entries import SavedEntry, SavedKind
 from shardcast.backup.ids import ChunkKind
 from shardcast.backup.listings import read_chunk_list, read_segment
-from shardcast.errors import BlobMissing, IntegrityError
+from shardcast.errors import IntegrityError
 
 MAX_DEPTH = 1024
 """Folders inside each other: a longer path can't be opened on any system."""
@@ -57,8 +57,7 @@ class SnapshotTree:
             path: of the folder, for errors.
 
         Raises:
-            IntegrityError: its listing is wrong.
-            BlobMissing: its listing is not there any more.
+            IntegrityError: its listing is wrong, or gone.
             ShardcastError: the server does not answer.
         """
         last = b""
@@ -68,8 +67,6 @@ class SnapshotTree:
                 entries = read_segment(self._reader.read(ChunkKind.LISTING, segment))
             except IntegrityError as error:
                 raise IntegrityError(f"the folder {shown(path)} can't be listed: {error}") from None
-            except BlobMissing as error:
-                raise BlobMissing(f"the folder {shown(path)} can't be listed: {error}") from None
             if entries and entries[0].name <= last:
                 raise IntegrityError(f"the folder {shown(path)} lists names that are not in order")
             last = entries[-1].name if entries else last
@@ -141,14 +138,14 @@ class SnapshotTree:
             raise IntegrityError(f"{shown(entry.name)} has chunks of {size} bytes instead of {entry.size}")
 
 
-def check_depth(depth: int, path: bytes) -> None:
+def check_depth(depth: int, path: bytes, deepest: int = MAX_DEPTH) -> None:
     """Check how many folders lie in each other.
 
     Raises:
-        IntegrityError: more than any system can open.
+        IntegrityError: more than ``deepest``.
     """
-    if depth >= MAX_DEPTH:
-        raise IntegrityError(f"{shown(path)[:100]}… lies in more than {MAX_DEPTH} folders")
+    if depth >= deepest:
+        raise IntegrityError(f"{shown(path)[:100]}… lies in more than {deepest} folders")
 
 
 def join(folder: bytes, name: bytes) -> bytes:

@@ -1,0 +1,219 @@
+"""Looking into snapshots: what lies in a folder, where a name is, what differs, the bytes of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from shardcast.backup.client.chunk_reader import ChunkReader
+from shardcast.backup.client.snapshot_tree import Chunk, SnapshotTree, TreeEntry, check_depth, join, shown
+from shardcast.backup.entries import SavedEntry, SavedKind
+from shardcast.backup.ids import ChunkKind
+from shardcast.errors import IntegrityError, UsageError, VersionNotOffered
+from shardcast.folders.patterns import PathPatterns
+
+_AT_ONCE = 8 << 20
+"""Bytes of a file that are fetched together; one chunk may have as many."""
+_DEEPEST = 256
+"""Folders inside each other that are searched and compared: each takes some frames of the interpreter."""
+_METADATA = ("mode", "uid", "gid", "user", "group", "mtime", "xattrs")
+
+
+def entry_at(tree: SnapshotTree, path: bytes) -> SavedEntry:
+    """Return the entry at a path of a snapshot.
+
+    Raises:
+        VersionNotOffered: there is none.
+        ShardcastError: a listing is damaged, or the server does not answer.
+    """
+    found = tree.find(path)
+    if found is None:
+        raise VersionNotOffered(f"{shown(path)} is not in this snapshot")
+    return found
+
+
+def list_entries(tree: SnapshotTree, path: bytes, *, recursive: bool = False) -> Iterator[TreeEntry]:
+    """Yield what lies in a folder, or the entry itself of what is none.
+
+    Raises:
+        VersionNotOffered: nothing has the path.
+        ShardcastError: a listing is damaged, or the server does not answer.
+    """
+    path = path.strip(b"/")
+    found = entry_at(tree, path)
+    if found.kind is not SavedKind.FOLDER:
+        yield TreeEntry(path, found)
+    elif recursive:
+        yield from tree.walk(found, path)
+    else:
+        yield from (TreeEntry(join(path, entry.name), entry) for entry in tree.entries(found, path))
+
+
+class SnapshotSearch:
+    """Looks for a name in snapshots; folders that several of them share are searched once."""
+
+    def __init__(self, pattern: str) -> None:
+        """Look for entries that match a pattern, as ``folders/patterns.py`` describes it.
+
+        Raises:
+            UsageError: it is none.
+        """
+        self._pattern = PathPatterns([pattern])
+        self._found: dict[tuple[bytes, tuple[bytes, ...]], list[TreeEntry]] = {}
+
+    def run(self, tree: SnapshotTree) -> list[TreeEntry]:
+        """Return the entries of a snapshot that match.
+
+        Raises:
+            ShardcastError: a listing is damaged, or the server does not answer.
+        """
+        return self._search(tree, tree.root, b"", 1)
+
+    def _search(self, tree: SnapshotTree, folder: SavedEntry, path: bytes, depth: int) -> list[TreeEntry]:
+        known = self._found.get((path, folder.segments))
+        if known is not None:
+            return known
+        check_depth(depth, path, _DEEPEST)
+        found: list[TreeEntry] = []
+        for entry in tree.entries(folder, path):
+            below = join(path, entry.name)
+            is_folder = entry.kind is SavedKind.FOLDER
+            if self._pattern.match(below + b"/" if is_folder else below):
+                found.append(TreeEntry(below, entry))
+            if is_folder:
+                found.extend(self._search(tree, entry, below, depth + 1))
+        self._found[path, folder.segments] = found
+        return found
+
+
+class SnapshotChange(NamedTuple):
+    """A difference of two snapshots.
+
+    Attributes:
+        sign: ``+`` added, ``-`` removed, ``M`` changed.
+        path: from the top.
+        entry: as it is in the newer snapshot; in the older one where it was removed.
+        what: which fields changed; ``content`` for the bytes, the target or the device.
+    """
+
+    sign: str
+    path: bytes
+    entry: SavedEntry
+    what: tuple[str, ...] = ()
+
+
+def diff_trees(old: SnapshotTree, new: SnapshotTree) -> Iterator[SnapshotChange]:
+    """Yield the differences of two snapshots in the order of their paths; of equal folders nothing is read.
+
+    Raises:
+        ShardcastError: a listing is damaged, or the server does not answer.
+    """
+    yield from _diff_folders(old, new, old.root, new.root, b"", 1)
+
+
+def _diff_folders(
+    old: SnapshotTree, new: SnapshotTree, before: SavedEntry, after: SavedEntry, path: bytes, depth: int
+) -> Iterator[SnapshotChange]:
+    """Yield the differences of two states of a folder, without the segments that both have."""
+    check_depth(depth, path, _DEEPEST)
+    shared = set(before.segments) & set(after.segments)
+    olds = old.entries(_without(before, shared), path)
+    news = new.entries(_without(after, shared), path)
+    one, two = next(olds, None), next(news, None)
+    while one is not None or two is not None:
+        if two is None or (one is not None and one.name < two.name):
+            assert one is not None
+            yield from _all_of("-", old, one, path)
+            one = next(olds, None)
+        elif one is None or two.name < one.name:
+            yield from _all_of("+", new, two, path)
+            two = next(news, None)
+        else:
+            yield from _diff_entries(old, new, one, two, path, depth)
+            one, two = next(olds, None), next(news, None)
+
+
+def _without(folder: SavedEntry, shared: set[bytes]) -> SavedEntry:
+    """Return a folder without segments of its listing that do not matter."""
+    kept = tuple(segment for segment in folder.segments if segment not in shared)
+    return SavedEntry(folder.name, SavedKind.FOLDER, segments=kept)
+
+
+def _all_of(sign: str, tree: SnapshotTree, entry: SavedEntry, path: bytes) -> Iterator[SnapshotChange]:
+    """Yield an entry and all below it as added or removed."""
+    top = TreeEntry(join(path, entry.name), entry)
+    below = tree.walk(entry, top.path) if entry.kind is SavedKind.FOLDER else iter(())
+    for found in chain((top,), below):
+        yield SnapshotChange(sign, *found)
+
+
+def _diff_entries(
+    old: SnapshotTree, new: SnapshotTree, one: SavedEntry, two: SavedEntry, path: bytes, depth: int
+) -> Iterator[SnapshotChange]:
+    """Yield the differences of two states of one name."""
+    if one.kind is not two.kind:
+        yield from _all_of("-", old, one, path)
+        yield from _all_of("+", new, two, path)
+        return
+    what = changed_fields(one, two)
+    if what:
+        yield SnapshotChange("M", join(path, two.name), two, what)
+    if one.kind is SavedKind.FOLDER and one.segments != two.segments:
+        yield from _diff_folders(old, new, one, two, join(path, one.name), depth + 1)
+
+
+def changed_fields(one: SavedEntry, two: SavedEntry) -> tuple[str, ...]:
+    """Return which fields of an entry differ; of a folder not its time, which each new name in it changes."""
+    content = _content(one) != _content(two) and one.kind is not SavedKind.FOLDER
+    is_folder = one.kind is SavedKind.FOLDER
+    fields = [
+        field
+        for field in _METADATA
+        if getattr(one, field) != getattr(two, field) and not (is_folder and field == "mtime")
+    ]
+    return (*(["content"] if content else []), *fields)
+
+
+def _content(entry: SavedEntry) -> object:
+    return entry.size, entry.chunks, entry.chunk_lists, entry.target, entry.device
+
+
+def read_file(tree: SnapshotTree, reader: ChunkReader, entry: SavedEntry) -> Iterator[bytes]:
+    """Yield the bytes of a file in order, each part verified.
+
+    Raises:
+        UsageError: the entry is no file.
+        IntegrityError: some bytes are damaged, or gone.
+        ShardcastError: the server does not answer.
+    """
+    if entry.kind is not SavedKind.FILE:
+        raise UsageError(f"{shown(entry.name)} is a {entry.kind.value}, no file")
+    if entry.size and not entry.chunks and not entry.chunk_lists:
+        raise IntegrityError(f"the bytes of {shown(entry.name)} were not saved: {'; '.join(entry.problems)}")
+    batch: list[Chunk] = []
+    room = _AT_ONCE
+    for chunk in tree.chunks(entry):
+        if batch and chunk.size > room:
+            yield from _read_batch(reader, batch)
+            batch, room = [], _AT_ONCE
+        batch.append(chunk)
+        room -= chunk.size
+    yield from _read_batch(reader, batch)
+
+
+def _read_batch(reader: ChunkReader, batch: Sequence[Chunk]) -> Iterator[bytes]:
+    """Yield the bytes of some chunks, fetched together."""
+    parts, missing = reader.plan(chunk.id for chunk in batch)
+    if missing:
+        raise IntegrityError(f"chunk {missing[0].hex()[:16]} of the file is not at the server any more")
+    found: dict[bytes, bytes] = {}
+    for part in parts:
+        for chunk, plain in reader.fetch_moved(ChunkKind.DATA, part):
+            if isinstance(plain, IntegrityError):
+                raise plain
+            found[chunk] = plain
+    for wanted in batch:
+        if len(found[wanted.id]) != wanted.size:
+            raise IntegrityError(f"chunk {wanted.id.hex()[:16]} has other bytes than its file says")
+        yield found[wanted.id]

@@ -1,0 +1,182 @@
+"""A client's check: whether all that its snapshots need is at the server, and right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shardcast.backup.client.chunk_reader import ChunkReader
+from shardcast.backup.client.snapshot_tree import SnapshotTree, shown
+from shardcast.backup.entries import SavedEntry, SavedKind
+from shardcast.backup.ids import ChunkKind
+from shardcast.backup.snapshots import parse_snapshot
+from shardcast.errors import IntegrityError
+
+_BATCH = 16_384
+"""Chunks that are looked up together."""
+
+
+class RecordServer(Protocol):
+    """Requests for the records of snapshots."""
+
+    def record(self, snapshot: str) -> bytes:
+        """Return the record of a snapshot."""
+
+    def damaged(self, snapshot: str) -> list[bytes]:
+        """Return the chunks of a snapshot that the server knows are damaged or gone."""
+
+
+@dataclass
+class CheckCounts:
+    """What was checked.
+
+    Attributes:
+        snapshots: snapshots.
+        chunks: chunks of files; each counts once.
+        read: chunks whose bytes were read and verified.
+        bytes: bytes of these.
+        damaged: chunks that are damaged or gone.
+        hurt: snapshots that need such a chunk, or can't be read.
+    """
+
+    snapshots: int = 0
+    chunks: int = 0
+    read: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    hurt: int = 0
+
+
+@dataclass
+class SnapshotCheck:
+    """Checks snapshots of one client: first what they share, once; then which of them damage hurts.
+
+    Attributes:
+        server: the server.
+        reader: of the client's chunks.
+        part: which part of the bytes is read, and of how many parts; None for none.
+        tell: called with a snapshot, a path and what is wrong there.
+        progress: called now and then.
+        counts: what was checked so far.
+    """
+
+    server: RecordServer
+    reader: ChunkReader
+    part: tuple[int, int] | None
+    tell: Callable[[str, str, str], object]
+    progress: Callable[[], object] = lambda: None
+    counts: CheckCounts = field(default_factory=CheckCounts)
+    _seen: set[bytes] = field(default_factory=set)
+    _folders: set[tuple[bytes, ...]] = field(default_factory=set)
+    _bad: dict[bytes, str] = field(default_factory=dict)
+
+    def run(self, snapshots: Iterable[str]) -> None:
+        """Check snapshots.
+
+        Raises:
+            ShardcastError: the server does not answer.
+        """
+        trees: dict[str, SnapshotTree] = {}
+        hurt: set[str] = set()
+        for name in snapshots:
+            self.counts.snapshots += 1
+            try:
+                trees[name] = SnapshotTree(self.reader, parse_snapshot(self.server.record(name)).root)
+            except IntegrityError as error:
+                hurt.add(name)
+                self.tell(name, ".", str(error))
+                continue
+            for chunk in self.server.damaged(name):
+                self._bad.setdefault(chunk, "the server found it damaged, or gone")
+            if self._check_tree(name, trees[name]):
+                hurt.add(name)
+        self.counts.damaged = len(self._bad)
+        if self._bad:
+            hurt |= {name for name, tree in trees.items() if self._name_hurt(name, tree)}
+        self.counts.hurt = len(hurt)
+
+    def _check_tree(self, name: str, tree: SnapshotTree) -> bool:
+        """Check the folders and chunks that no earlier snapshot had; return whether a listing is wrong."""
+        wanted: list[bytes] = []
+        found_wrong = False
+        for path, entry in self._new_entries(tree):
+            if isinstance(entry, IntegrityError):
+                found_wrong = True
+                self.tell(name, shown(path), str(entry))
+                continue
+            for chunk in tree.chunks(entry):
+                if chunk.id not in self._seen:
+                    self._seen.add(chunk.id)
+                    wanted.append(chunk.id)
+            if len(wanted) >= _BATCH:
+                self._check_chunks(wanted)
+                wanted = []
+        self._check_chunks(wanted)
+        return found_wrong
+
+    def _new_entries(self, tree: SnapshotTree) -> Iterator[tuple[bytes, SavedEntry | IntegrityError]]:
+        """Yield the files in folders not seen yet, and an error for each folder that can't be read."""
+        waiting = [(b"", tree.root)]
+        while waiting:
+            path, folder = waiting.pop()
+            inside: list[tuple[bytes, SavedEntry]] = []
+            try:
+                for entry in tree.entries(folder, path):
+                    below = path + b"/" + entry.name if path else entry.name
+                    if entry.kind is SavedKind.FILE:
+                        yield from self._file(tree, below, entry)
+                    elif entry.kind is SavedKind.FOLDER and entry.segments not in self._folders:
+                        inside.append((below, entry))
+            except IntegrityError as error:
+                yield path, error
+            else:
+                self._folders.add(folder.segments)
+            waiting.extend(reversed(inside))
+
+    def _file(
+        self, tree: SnapshotTree, path: bytes, entry: SavedEntry
+    ) -> Iterator[tuple[bytes, SavedEntry | IntegrityError]]:
+        """Yield a file, or the error of its list of chunks."""
+        try:
+            for _ in tree.chunks(entry) if entry.chunk_lists else ():
+                pass
+        except IntegrityError as error:
+            yield path, error
+        else:
+            yield path, entry
+
+    def _check_chunks(self, chunks: list[bytes]) -> None:
+        """Check that chunks are there, and read those of the part that is to be read."""
+        if not chunks:
+            return
+        parts, missing = self.reader.plan(chunks)
+        self.counts.chunks += len(chunks)
+        self._bad |= dict.fromkeys(missing, "it is not at the server")
+        if self.part is None:
+            self.progress()
+            return
+        number, count = self.part
+        wanted = [chunk for chunk in chunks if int.from_bytes(chunk[:4], "big") % count == number - 1]
+        for part in parts if count == 1 else self.reader.plan(wanted)[0]:
+            for chunk, plain in self.reader.fetch_moved(ChunkKind.DATA, part):
+                self.counts.read += 1
+                if isinstance(plain, IntegrityError):
+                    self._bad[chunk] = str(plain)
+                else:
+                    self.counts.bytes += len(plain)
+            self.progress()
+
+    def _name_hurt(self, name: str, tree: SnapshotTree) -> bool:
+        """Tell of the files of a snapshot that need a bad chunk; return whether there is one."""
+        found = False
+        self._folders.clear()
+        for path, entry in self._new_entries(tree):
+            if isinstance(entry, IntegrityError):
+                found = True
+                continue
+            bad = next((chunk.id for chunk in tree.chunks(entry) if chunk.id in self._bad), None)
+            if bad is not None:
+                found = True
+                self.tell(name, shown(path), f"chunk {bad.hex()[:16]}: {self._bad[bad]}")
+        return found
