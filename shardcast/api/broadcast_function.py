@@ -117,7 +117,7 @@ def broadcast(
         metadata: JSON object, at most 16 KiB, that goes with the version.
         copy: whether to store a copy. Without it the origin serves the file itself, linked or cloned into the
             data directory: write no more to it. A file that changes all the same has its version retired.
-            A folder is copied all the same.
+            Of a folder the files of 1 MiB and more are served like this.
         tags: names of the version beside its number (``step-1200``, ``best``), for receivers to ask for.
         copies: number of nodes below that must have the version whole and verified: middles, and clients that
             follow, not nodes of 0.4.0 and 0.1.0. None waits for no node.

@@ -49,8 +49,8 @@ _ORIGIN_START_TIMEOUT = 10.0
 @options.option(
     "--link",
     is_flag=True,
-    help="Serve the file itself, linked or cloned, instead of a copy; write no more to it. A folder is "
-    "copied all the same.",
+    help="Serve the file itself, linked or cloned, instead of a copy; write no more to it. Of a folder the "
+    "files of 1 MiB and more are served like this.",
 )
 @options.option(
     "--exclude",

@@ -47,6 +47,16 @@ class EntryIdentities:
             for column, values in zip(self.columns, _columns(found), strict=True)
         )
 
+    def renew(self, index: int, found: os.stat_result) -> None:
+        """Note the identity of an entry after a change of ours."""
+        self._inodes[index] = found.st_ino
+        self._mtimes[index] = found.st_mtime_ns
+        self._ctimes[index] = found.st_ctime_ns
+
+    def forget(self, index: int) -> None:
+        """Note an entry as unknown, so that it counts as changed."""
+        self._inodes[index] = self._mtimes[index] = self._ctimes[index] = 0
+
     def get(self, index: int) -> tuple[int, int, int]:
         """Return the inode, and mtime and ctime in nanoseconds, of an entry."""
         return self._inodes[index], self._mtimes[index], self._ctimes[index]

@@ -8,6 +8,7 @@ import stat
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from shardcast.folders.entries import EntryKind
 from shardcast.folders.last_version import KnownShards
@@ -38,6 +39,7 @@ class FolderPayload:
         *,
         plan: ListPlan,
         known: KnownShards | None = None,
+        linked: Mapping[int, Path] | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -47,6 +49,7 @@ class FolderPayload:
             progress: its ``cancelled`` is read.
             plan: the lines of its list.
             known: what is known of it from the last version.
+            linked: where files lie that are published without a copy, by their indices.
         """
         self._survey = survey
         self._layout = layout
@@ -55,7 +58,7 @@ class FolderPayload:
         self._entry_lines = plan.entry_lines
         self._shards = layout.shards()
         self._ends: list[int] = []  # of the shards so far
-        self._file = _OpenFile(survey)
+        self._file = _OpenFile(survey, linked or {})
         self._digests = SmallFileDigests(layout, plan.digest_batch)
 
     def close(self) -> None:
@@ -157,8 +160,9 @@ class FolderPayload:
 class _OpenFile:
     """The file of a surveyed folder that is read now."""
 
-    def __init__(self, survey: FolderSurvey) -> None:
+    def __init__(self, survey: FolderSurvey, linked: Mapping[int, Path]) -> None:
         self._survey = survey
+        self._linked = linked
         self._descriptor = -1
         self._index = -1
         self._spare = bytearray(1)
@@ -211,6 +215,8 @@ class _OpenFile:
             PayloadChanged: it is not.
             OSError: it can't be opened.
         """
+        if index in self._linked:  # a clone has another inode; its version compares it at the end
+            return os.open(self._linked[index], _READ)
         survey, at = self._survey, path.rfind(b"/") + 1
         descriptor = os.open(path[at:], _READ, dir_fd=survey.tree.folder(path[:at]))
         try:

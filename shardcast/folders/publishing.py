@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.folders.last_version import FindManifest, LastVersion, find_last_version, known_shards
 from shardcast.folders.layout import FolderLayout, TooManyShards
+from shardcast.folders.linking import LargeFileLinks
 from shardcast.folders.list_plan import ListPlan, plan_list
 from shardcast.folders.listing import ListTooLong
 from shardcast.folders.patterns import PathPatterns
 from shardcast.folders.payload import FolderPayload
-from shardcast.folders.source_record import record_file, write_record
+from shardcast.folders.source_record import record_file, renew_records, write_record
 from shardcast.folders.survey import FolderSurvey, SurveyRules, open_survey
 from shardcast.protocol.manifest import FolderFacts, Manifest
 from shardcast.sharding.cutter import cut
@@ -27,6 +29,8 @@ from shardcast.sharding.publication import (
     ReserveBytes,
     reserve_freely,
 )
+from shardcast.sizes import format_count
+from shardcast.store.link_changes import LinkChange
 from shardcast.store.open_version import OpenVersion
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,16 @@ class PublishedFolders:
     def last(self, path: Path) -> LastVersion | None:
         """Return the last version of a folder, as far as its record is believed; blocks on the disk."""
         return None if self.checksum else find_last_version(self.records, path, self.find)
+
+    def note_links(self, changes: Sequence[LinkChange]) -> None:
+        """Tell the records of folders that files got or lost a name by this node; blocks on the disk.
+
+        A record that can't be written costs a reading of its folder.
+        """
+        try:
+            renew_records(self.records, changes)
+        except (OSError, LocalDiskError) as error:
+            log.warning("could not renew a record in %s: %s", self.records, error)
 
     def record(self, path: Path, manifest: Manifest, survey: FolderSurvey) -> None:
         """Record what the files of a new version look like; blocks on the disk.
@@ -95,8 +109,6 @@ def publish_folder(
         UsageError: a pattern is none.
         Cancelled: ``progress.cancelled`` was set.
     """
-    if not description.copy:
-        log.warning("%s is a folder, and is copied into %s", path, opened.place.folder)
     with open_survey(path, rules) as survey:
         try:
             layout = FolderLayout(survey.table, description.shard_size)
@@ -111,7 +123,8 @@ def publish_folder(
         known = known_shards(survey, layout, last, description.digests) if last else None
         linked = sum(shard.size for shard in known.shards.values()) if known else 0
         reserve(layout.size - linked)
-        source = FolderPayload(survey, layout, progress, plan=plan, known=known)
+        links = {} if description.copy else _link_large_files(survey, layout, opened, versions)
+        source = FolderPayload(survey, layout, progress, plan=plan, known=known, linked=links)
         with closing(source):
             manifest = cut(
                 source, opened, header, description=description, progress=progress, reserve=reserve_freely
@@ -120,6 +133,27 @@ def publish_folder(
         if versions:
             versions.record(path, manifest, survey)
     return manifest
+
+
+def _link_large_files(
+    survey: FolderSurvey, layout: FolderLayout, opened: OpenVersion, versions: PublishedFolders | None
+) -> Mapping[int, Path]:
+    """Bring the large files into the version's folder without a copy, and return where they lie, by index.
+
+    Raises:
+        PayloadChanged: one was touched since the survey.
+        LocalDiskError: the disk failed.
+    """
+    links = LargeFileLinks(survey, layout, opened)
+    if links.copied:
+        name = os.fsdecode(survey.table.path(links.copied[0]))
+        log.warning(
+            "%s of %s, %r first, can't be linked into %s, and are copied",
+            format_count(len(links.copied), "file"), survey.path, name, opened.place.folder,
+        )  # fmt: skip
+    if versions:
+        versions.note_links(links.changes)
+    return links.files
 
 
 def check_folder_options(path: Path, is_folder: bool, rules: SurveyRules) -> None:

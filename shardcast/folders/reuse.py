@@ -13,7 +13,7 @@ from shardcast.folders.table import FolderTable
 _TICK = 50_000_000
 """Nanoseconds within which a file may be written twice and keep its times: file systems take them from a
 clock that goes in steps of at most 10 ms."""
-_COARSE = 2_000_000_000
+COARSE = 2_000_000_000
 """The same where times are whole seconds (FAT: two)."""
 _SECOND = 10**9
 
@@ -63,15 +63,15 @@ def compare_entries(
         unchanged[index] = not size or (
             size == table_before.size(other)
             and identities.get(index) == identities_before.get(other)
-            and _is_settled(identities.ctime(index), settled)
+            and is_settled(identities.ctime(index), settled)
         )
         same = same and bool(unchanged[index]) and table.has_same(index, table_before, other)
     return UnchangedEntries(pairs, unchanged, same)
 
 
-def _is_settled(ctime: int, settled: int) -> bool:
+def is_settled(ctime: int, settled: int) -> bool:
     """Return whether a file can't have been written after a survey and still have this ctime."""
-    return ctime < settled - (_TICK if ctime % _SECOND else _COARSE)
+    return ctime < settled - (_TICK if ctime % _SECOND else COARSE)
 
 
 def reusable_shards(layout: FolderLayout, before: FolderLayout, entries: UnchangedEntries) -> dict[int, int]:

@@ -14,15 +14,20 @@ import json
 import os
 import sys
 from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
+from typing import Any
 
 from shardcast.directories import new_folder
 from shardcast.filesystem import replace
 from shardcast.folders.identities import EntryIdentities
+from shardcast.folders.reuse import COARSE, is_settled
 from shardcast.json_text import parse_json
 from shardcast.protocol.manifest import MAX_ENTRIES, Manifest
 from shardcast.protocol.wire import version_number
+from shardcast.store.link_changes import LinkChange
 
 MAX_RECORDS = 16
 """Folders whose records are kept; those that were published last."""
@@ -71,19 +76,71 @@ def write_record(
         "entries": len(identities),
         "settled": settled,
     }
-    columns = b"".join(map(_little, identities.columns))
-    replace(record_file(folder, source), json.dumps(header).encode() + b"\n" + columns)
+    replace(record_file(folder, source), _encode(header, identities))
     records = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
     for old in records[:-MAX_RECORDS]:
         old.unlink(missing_ok=True)
 
 
+def renew_records(folder: Path, changes: Iterable[LinkChange]) -> None:
+    """Renew the records of folders whose files got or lost a name by this node; blocks on the disk.
+
+    A file that looked as recorded before the change is recorded as it looks after it. A write within the same
+    tick of the file system's clock would have changed its mtime, too.
+
+    Raises:
+        LocalDiskError: a record can't be written.
+        OSError: the folder can't be read.
+    """
+    by_inode = {change.before.st_ino: change for change in changes if change.same_content}
+    if not by_inode or not folder.is_dir():
+        return
+    for file in folder.iterdir():
+        data = _read(file)
+        record = _parse(data)
+        renewed = _renewed(record, by_inode) if record else None
+        if renewed:
+            values = {**parse_json(data.partition(b"\n")[0]), "settled": renewed.settled}
+            found = file.stat()
+            replace(file, _encode(values, renewed.identities))
+            os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))  # the order in which they go
+
+
+def _renewed(record: SourceRecord, changes: Mapping[int, LinkChange]) -> SourceRecord | None:
+    """Return a record after changes; None where none of them is of a file that looked as recorded.
+
+    Entries that may have changed again with the same times are forgotten, so that the time from which on all
+    others are settled can be a later one.
+    """
+    identities, last = record.identities, 0
+    settled = [is_settled(identities.ctime(index), record.settled) for index in range(len(identities))]
+    for index, inode in enumerate(list(identities.columns[0])):
+        change = changes.get(inode)
+        if change and settled[index] and identities.agree(index, change.before):
+            identities.renew(index, change.after)
+            last = max(last, change.after.st_ctime_ns)
+    if not last:
+        return None
+    for index in (index for index, is_sure in enumerate(settled) if not is_sure):
+        identities.forget(index)
+    return replace_fields(record, settled=max(record.settled, last + COARSE + 1))
+
+
 def read_record(folder: Path, source: Path) -> SourceRecord | None:
     """Return the record of a folder; None where there is none, or one that can't be used. Blocks."""
+    return _parse(_read(record_file(folder, source)))
+
+
+def _read(file: Path) -> bytes:
+    """Return the bytes of a record; none where it can't be read."""
     try:
-        data = record_file(folder, source).read_bytes()
+        return file.read_bytes()
     except OSError:
-        return None
+        return b""
+
+
+def _parse(data: bytes) -> SourceRecord | None:
+    """Return the record in a file's bytes; None where it can't be used."""
     end = data.find(b"\n", 0, _MAX_HEADER)
     try:
         values = parse_json(data[:end]) if end >= 0 else None
@@ -105,6 +162,11 @@ def read_record(folder: Path, source: Path) -> SourceRecord | None:
         for number, kind in enumerate("Qqq")
     ]
     return SourceRecord(version, manifest, EntryIdentities(*columns), settled)
+
+
+def _encode(header: Mapping[str, Any], identities: EntryIdentities) -> bytes:
+    """Return the bytes of a record."""
+    return json.dumps(header).encode() + b"\n" + b"".join(map(_little, identities.columns))
 
 
 def _little(column: array[int]) -> bytes:

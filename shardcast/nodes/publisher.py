@@ -129,6 +129,8 @@ class Publisher:
         self._digests = digests
         self._turn = asyncio.Lock()
         self._under_way: set[PendingBroadcast] = set()
+        records = PublishedFolders(folders.data_dir.sources, folders.manifest_of)
+        folders.data_dir.links.tell = records.note_links
 
     async def publish(
         self,
@@ -176,9 +178,10 @@ class Publisher:
         def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
             opened.space.shard_size = description.shard_size
             if is_folder:
-                return publish_folder(
-                    path, opened, description, state, rules=rules, reserve=claim, versions=versions
-                )
+                with data_dir.links.standing():
+                    return publish_folder(
+                        path, opened, description, state, rules=rules, reserve=claim, versions=versions
+                    )
             return publish(path, opened, description, state, reserve=claim)
 
         return await self._begin(name or str(path), cut, confirm, check)

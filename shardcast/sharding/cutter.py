@@ -119,7 +119,10 @@ class _Cutter:
         """
         number = len(self._shards) + 1
         known = self._source.known_shard(number)
-        if known is None or not self._opened.files.publish_known(known):
+        if known is None:
+            return None
+        adopted = self._opened.adopted.has(number)
+        if not adopted and not self._opened.files.publish_known(known):
             return None
         if self._whole:
             length, pieces = self._read(size, None, None)
@@ -131,9 +134,10 @@ class _Cutter:
                 )
         else:
             self._progress.done = self._offset + known.size
-        self._syncing.append(
-            self._disk_thread.submit(self._opened.files.fsync_shard, number, known.sha256 or "")
-        )
+        if not adopted:
+            self._syncing.append(
+                self._disk_thread.submit(self._opened.files.fsync_shard, number, known.sha256 or "")
+            )
         return known
 
     def _new_shard(self, target: int) -> Shard | None:
@@ -148,7 +152,7 @@ class _Cutter:
             return None
         hashing = self._whole_thread if is_whole else self._shard_thread
         sha256 = hashing.submit(single.hexdigest).result()
-        if not self._opened.adopted.present:
+        if not self._opened.adopted.has(number):
             self._opened.files.publish_shard(number, sha256)
             self._syncing.append(self._disk_thread.submit(self._opened.files.fsync_shard, number, sha256))
         return Shard(number, self._offset, length, sha256, pieces)
@@ -203,8 +207,8 @@ class _Cutter:
 
 @contextmanager
 def _part(opened: OpenVersion, number: int) -> Iterator[BinaryIO | None]:
-    """Open the temporary file of a shard; None where the shard is a part of an adopted payload."""
-    if opened.adopted.present:
+    """Open the temporary file of a shard; None where the shard is a part of an adopted file."""
+    if opened.adopted.has(number):
         yield None
         return
     file = opened.files.part(number)

@@ -95,7 +95,8 @@ def publish(
             source, opened, header, description=description, progress=progress, reserve=reserve_freely
         )
         _check_whole(path, payload, before, progress.done)
-        opened.adopted.identity = FileIdentity.from_stat(before).recorded
+        if adopted:
+            opened.adopted.note_hashed(before)
     return manifest
 
 

@@ -1,36 +1,56 @@
-"""The payload of a version that is published without a copy: a clone, or a hard link."""
+"""The payload, or the large files of a folder, published without a copy: clones or hard links."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.errors import PayloadChanged
 from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import replace
 from shardcast.open_files import sync_file
+from shardcast.protocol.manifest import Shard
 from shardcast.store.disk_usage import DiskUsage
+from shardcast.store.interfaces import Span
+from shardcast.store.linked_files import WHOLE, LinkedFile, LinkedFiles, linked_name
 from shardcast.store.version_place import VersionPlace
 
 
 class AdoptedPayload:
-    """The whole payload in a version's folder, shared with the publisher's file.
+    """Files in a version's folder that are shared with the publisher's.
 
-    Attributes:
-        present: whether the version's shards are parts of it. Set before the manifest has its first line.
-        identity: the file when it was hashed, by its open descriptor; None before.
+    All are adopted before the manifest has its first line, and so before another thread asks.
     """
 
     def __init__(self, place: VersionPlace, usage: DiskUsage) -> None:
         """Adopt nothing yet."""
-        self.present = False
-        self.identity: FileIdentity | None = None
         self._place = place
         self._usage = usage
+        self._linked = LinkedFiles()
+        self._shards: set[int] = set()
+
+    @property
+    def present(self) -> bool:
+        """Whether any shards are parts of adopted files."""
+        return bool(self._linked)
 
     @property
     def path(self) -> Path:
-        """Where the payload lies."""
+        """Where a payload lies that was adopted whole."""
         return self._place.payload
+
+    def has(self, shard: int) -> bool:
+        """Return whether a shard is a part of an adopted file."""
+        return shard in self._shards or (self.present and self._linked.files[0].first == WHOLE)
+
+    def span(self, shard: int, shards: Sequence[Shard]) -> Span | None:
+        """Return where a shard lies that is a part of an adopted file; None for others."""
+        found = self._linked.find(shard, shards) if self.has(shard) else None
+        return (
+            Span(found[0].path, found[1], shards[shard - 1].size, shards[shard - 1].sha256) if found else None
+        )
 
     def adopt(self, payload: Path) -> bool:
         """Clone a payload where the file system can, else hard-link it; return False where neither can be.
@@ -40,20 +60,52 @@ class AdoptedPayload:
         Raises:
             OSError: the payload can't be read.
         """
-        self.present = self._place.adopt(payload)
-        if self.present:
-            self._usage.add(self._place.folder, self.path.stat())
-        return self.present
+        adopted = self._place.adopt(payload)
+        if adopted:
+            self._note(WHOLE, self.path)
+        return adopted
 
-    def commit(self) -> None:
-        """Make the payload durable, and record its identity, by which later starts know it again.
+    def adopt_part(self, shards: range, descriptor: int, name: bytes, folder: int) -> Path | None:
+        """Adopt a large file of a folder, and return where it lies; None where it can't be cloned or linked.
+
+        Args:
+            shards: the numbers of its shards.
+            descriptor: the file, open for reading.
+            name: its name in its folder.
+            folder: the folder's descriptor.
 
         Raises:
-            PayloadChanged: it was written to or replaced since it was hashed.
+            OSError: the file can't be read.
+        """
+        path = self._place.folder / linked_name(shards.start)
+        if not self._place.adopt_open(descriptor, name, folder, path):
+            return None
+        self._note(shards.start, path)
+        self._shards.update(shards)
+        return path
+
+    def _note(self, first: int, path: Path) -> None:
+        """Note a file that was adopted."""
+        found = path.stat()
+        self._usage.add(self._place.folder, found)
+        file = LinkedFile(first, path, FileIdentity.from_stat(found).recorded)
+        self._linked = self._linked.replaced([file])
+
+    def note_hashed(self, found: os.stat_result) -> None:
+        """Note the state of a whole payload when it was hashed, by its open descriptor."""
+        identity = FileIdentity.from_stat(found).recorded
+        files = tuple(replace_fields(file, identity=identity) for file in self._linked.files)
+        self._linked = LinkedFiles(files)
+
+    def commit(self) -> None:
+        """Make the files durable, and record their identities, by which later starts know them again.
+
+        Raises:
+            PayloadChanged: one was written to or replaced since it was hashed.
             OSError: the disk failed.
         """
-        sync_file(self.path)  # the publisher may not have synced it, and its identity vouches for it now
-        identity = FileIdentity.from_stat(self.path.stat()).recorded
-        if identity != self.identity:
-            raise PayloadChanged(f"{self.path} is not the file any more that was hashed")
-        replace(self._place.linked, identity.text.encode())
+        for file in self._linked.files:
+            sync_file(file.path)  # the publisher may not have synced it, and its identity vouches for it now
+            if file.is_changed:
+                raise PayloadChanged(f"{file.path} is not the file any more that was hashed")
+        replace(self._place.linked, self._linked.text.encode())

@@ -14,6 +14,7 @@ from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir
 from shardcast.store.interfaces import Span
+from shardcast.store.linked_files import LinkedFiles
 from shardcast.store.verified import VerificationRecord, recorded_identity
 from shardcast.store.version_place import VersionPlace
 
@@ -27,7 +28,7 @@ class CompleteVersion:
         manifest: its manifest; None for a version of an old node, until surveyed.
         size: bytes of its payload.
         place: its place.
-        looks: the identity of an adopted payload at its verification; None where shards are files.
+        linked: its files published without a copy, with their identities at their verification.
         verified: number and file identity of each verified shard, by SHA-256.
     """
 
@@ -36,7 +37,7 @@ class CompleteVersion:
     size: int
     place: VersionPlace
     _: KW_ONLY
-    payload_state: FileIdentity | None = None
+    linked: LinkedFiles = field(default_factory=LinkedFiles)
     verified: Mapping[str, tuple[int, FileIdentity]] = field(default_factory=dict)
 
     @property
@@ -45,22 +46,22 @@ class CompleteVersion:
         return {self.listing.digest, *(self.manifest.digests.values() if self.manifest else ())}
 
     def shard(self, shard: int) -> Span | None:
-        """Return where a shard lies; None where there is none, or the adopted payload was changed."""
+        """Return where a shard lies; None where there is none, or the linked file with it was changed."""
         if self.manifest is None:
             return _file_span(self.place.shard(shard))
         if not 1 <= shard <= len(self.manifest.shards):
             return None
         found = self.manifest.shards[shard - 1]
-        if self.payload_state is None:
+        linked = self.linked.find(shard, self.manifest.shards)
+        if linked is None:
             return Span(self.place.shard(shard), 0, found.size, found.sha256)
-        return (
-            None if self.payload_changed else Span(self.place.payload, found.offset, found.size, found.sha256)
-        )
+        file, offset = linked
+        return None if file.is_changed else Span(file.path, offset, found.size, found.sha256)
 
     @property
     def payload_changed(self) -> bool:
-        """Whether the adopted payload's identity differs from the verified one; blocks on the disk."""
-        return self.payload_state is not None and recorded_identity(self.place.payload) != self.payload_state
+        """Whether the identity of a file published without a copy differs from the verified one; blocks."""
+        return bool(self.linked.changed)
 
     def find(self, sha256: str) -> Path | None:
         """Return the file of a shard with this SHA-256, unchanged since its verification."""
@@ -100,9 +101,7 @@ def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | No
     listing = replace_fields(listing, manifest=manifest.identity if manifest else None)
     record = VerificationRecord(place.verified).read()
     verified = {sha256: (shard, identity) for shard, (sha256, identity) in record.items()}
-    return CompleteVersion(
-        listing, manifest, size, place, payload_state=place.payload_state, verified=verified
-    )
+    return CompleteVersion(listing, manifest, size, place, linked=place.linked_files, verified=verified)
 
 
 class CompleteVersions:

@@ -14,6 +14,7 @@ from shardcast.filesystem import replace
 from shardcast.protocol.wire import MAX_VERSION
 from shardcast.store.data_dir_layout import DataDirLayout
 from shardcast.store.directory_lock import DirectoryLock
+from shardcast.store.link_changes import LinkChanges
 from shardcast.temporary_files import PART, clear_leftovers
 
 
@@ -23,6 +24,7 @@ class DataDir(DataDirLayout):
     Attributes:
         origin_id: names the line of versions published here.
         is_new: whether the directory got its id just now.
+        links: tells of changes of links to files of the publisher.
     """
 
     def __init__(self, root: Path, role: str) -> None:
@@ -38,6 +40,7 @@ class DataDir(DataDirLayout):
         """
         super().__init__(root)
         self.is_new = False
+        self.links = LinkChanges()
         self._counting = threading.Lock()
         with disk_errors("could not use the data directory", self.root):
             # Before anything in them is acknowledged: a used number is never given again.

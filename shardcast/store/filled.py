@@ -52,6 +52,7 @@ class FilledVersions:
             full=quota.full,
             check_held=inventory.data_dir.check_held,
             usage=inventory.usage,
+            links=inventory.data_dir.links,
         )
         self._inventory = inventory
         self._writer = writer

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.disk_usage import DiskUsage
+from shardcast.store.link_changes import LinkChanges
 
 if TYPE_CHECKING:
     from shardcast.store.open_version import OpenVersion
@@ -29,6 +30,7 @@ class OpenVersionHooks:
             again.
         check_held: called before anything is written; raises where the directory at the path is another one.
         usage: counts files with a new name.
+        links: removes links to files of the publisher.
     """
 
     find: Callable[[str], Path | None]
@@ -38,3 +40,4 @@ class OpenVersionHooks:
     full: Callable[[OpenVersion, int, OSError], Coroutine[Any, Any, bool]]
     check_held: Callable[[], None]
     usage: DiskUsage
+    links: LinkChanges = field(default_factory=LinkChanges)

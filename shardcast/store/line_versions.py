@@ -82,7 +82,7 @@ class LineVersions:
             complete = await inventory.complete.remove(number)
             inventory.holds.pinned.discard(number)
             inventory.events.add(RETIRED, version_name(number))
-            if complete.manifest is not None and complete.payload_state is None:
+            if complete.manifest is not None and not complete.linked:
                 self._hide(await in_thread(self._make_hidden, complete, undo=self._hide))
             else:  # an old node's, whose single shards can't be verified
                 await self._retirement.remove(number, complete.place)

@@ -127,8 +127,8 @@ class OpenVersion:
         if not self._is_known(number):
             return None
         shard = self.live.shards[number - 1]
-        if self.adopted.present:
-            return Span(self.adopted.path, shard.offset, shard.size, shard.sha256)
+        if self.adopted.has(number):
+            return self.adopted.span(number, self.live.shards)
         return (
             Span(self.files.final(number), 0, shard.size, shard.sha256)
             if number in self.verified_shards
@@ -161,6 +161,15 @@ class OpenVersion:
         """
         with self._touching("could not read", payload):
             return self.adopted.adopt(payload)
+
+    def adopt_part(self, shards: range, descriptor: int, name: bytes, folder: int) -> Path | None:
+        """Adopt a large file of a folder without a copy (``AdoptedPayload``); None where that can't be.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        with self._touching("could not link into", self.place.folder):
+            return self.adopted.adopt_part(shards, descriptor, name, folder)
 
     def append_manifest(self, lines: bytes) -> None:
         """Append lines from elsewhere to the manifest; blocks on the disk.
@@ -278,7 +287,7 @@ class OpenVersion:
         """
         with self._touching("could not complete", self.place.folder):
             for shard in manifest.shards:
-                if shard.number not in self.verified_shards and not self.adopted.present:
+                if shard.number not in self.verified_shards and not self.adopted.has(shard.number):
                     self.files.commit_shard(shard.number, shard.sha256)
             if self.adopted.present:
                 self.adopted.commit()
@@ -303,6 +312,7 @@ class OpenVersion:
         self._hooks.check_held()
         self.files.forget()
         self.place.linked.unlink(missing_ok=True)
+        self._hooks.links.remove(self.place.folder)
         remove_version(self.place.folder)
 
     @contextmanager

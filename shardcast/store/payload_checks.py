@@ -10,7 +10,7 @@ from dataclasses import replace
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.directory_writer import DirectoryWriter
 from shardcast.store.inventory import Inventory
-from shardcast.store.recovery import recall_payload
+from shardcast.store.recovery import recall_linked
 from shardcast.store.retirement import Retirement
 
 log = logging.getLogger(__name__)
@@ -51,12 +51,14 @@ class PayloadChecks:
         try:
             if complete is None or complete.manifest is None:
                 return
-            identity = await asyncio.to_thread(recall_payload, complete.place, complete.manifest, stop.is_set)
+            linked = await asyncio.to_thread(
+                recall_linked, complete.place, complete.linked, complete.manifest, stop.is_set
+            )
             async with self._writer.exclusive():
                 if self._inventory.complete.get(version) is not complete:
                     return
-                if identity:
-                    self._inventory.complete.take_up(replace(complete, payload_state=identity))
+                if linked:
+                    self._inventory.complete.take_up(replace(complete, linked=linked))
                     return
             log.error(
                 "%s is retired: its file was changed after it was published without a copy; publish it "

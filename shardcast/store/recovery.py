@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 
 from shardcast.errors import LocalDiskError
 from shardcast.file_identity import FileIdentity
@@ -12,6 +13,7 @@ from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.protocol.manifest_reader import parse as parse_manifest
 from shardcast.store.data_dir import DataDir
+from shardcast.store.linked_files import LinkedFile, LinkedFiles
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.verified import VerificationRecord, identity_if_right, recorded_identity
 from shardcast.store.version_place import VersionPlace
@@ -51,14 +53,15 @@ def check_version(place: VersionPlace, listing: Listing) -> Manifest | None:
     )
     if manifest and listing.digest not in manifest.digests.values():
         raise ManifestError("its manifest has another digest")
-    identity = place.payload_state
-    if identity:
-        unchanged = recorded_identity(place.payload) == identity
-        if manifest is None or not (unchanged or recall_payload(place, manifest)):
+    linked = place.linked_files
+    if linked:
+        if manifest is None or (found := recall_linked(place, linked, manifest)) is None:
             raise LocalDiskError("its file was changed after it was published without a copy")
-        return manifest
+        linked = found
     count = len(manifest.shards) if manifest else listing.shards
     for shard in range(1, (1 if count is None else count) + 1):
+        if manifest and linked.find(shard, manifest.shards):
+            continue
         path = place.shard(shard)
         if not path.is_file():
             raise LocalDiskError(f"{path.name} is missing")
@@ -79,32 +82,54 @@ def check_version(place: VersionPlace, listing: Listing) -> Manifest | None:
     return manifest
 
 
-def recall_payload(
-    place: VersionPlace, manifest: Manifest, stop: Callable[[], bool] = lambda: False
-) -> FileIdentity | None:
-    """Hash a payload published without a copy whose identity has changed; blocks on the disk.
+def recall_linked(
+    place: VersionPlace,
+    linked: LinkedFiles,
+    manifest: Manifest,
+    stop: Callable[[], bool] = lambda: False,
+) -> LinkedFiles | None:
+    """Hash the files that were published without a copy and have another identity now; blocks on the disk.
 
     Args:
-        place: place of its version.
-        manifest: manifest of the version.
+        place: where their version lies.
+        linked: the files.
+        manifest: the version's.
         stop: returns whether to end early.
 
     Returns:
-        The new identity, remembered, if the bytes are right; else None.
+        The files with their new identities, which are remembered, if all bytes are right; else None.
 
     Raises:
-        OSError: the payload can't be read.
+        OSError: a file can't be read.
     """
-    try:
-        if place.payload.stat().st_size != manifest.size:
+    changed = linked.changed
+    if not changed:
+        return linked
+    recalled = []
+    for file in changed:
+        identity = _recall(file, manifest, stop)
+        if identity is None:
             return None
-        spans = ((shard.offset, shard.size, shard.sha256) for shard in manifest.shards)
-        identity = identity_if_right(place.payload, spans, stop)
+        recalled.append(replace_fields(file, identity=identity))
+    linked = linked.replaced(recalled)
+    replace(place.linked, linked.text.encode())
+    return linked
+
+
+def _recall(file: LinkedFile, manifest: Manifest, stop: Callable[[], bool]) -> FileIdentity | None:
+    """Return the new identity of a file if its bytes are right; else None."""
+    now = FileIdentity.at(file.path)
+    if now is None or (file.identity.size >= 0 and now.size != file.identity.size):
+        return None
+    shards = replace_fields(file, identity=now).shards_in(manifest.shards)
+    if shards is None:
+        return None
+    start = shards[0].offset
+    spans = ((shard.offset - start, shard.size, shard.sha256) for shard in shards)
+    try:
+        return identity_if_right(file.path, spans, stop)
     except FileNotFoundError:
         return None
-    if identity:
-        replace(place.linked, identity.text.encode())
-    return identity
 
 
 def read_open_manifest(place: VersionPlace, version: str) -> LiveManifest:

@@ -14,6 +14,7 @@ from shardcast.directories import remove_tree
 from shardcast.file_moves import rename
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
+from shardcast.store.link_changes import LinkChanges
 from shardcast.store.version_place import VersionPlace
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Remover:
     async def empty(self) -> None:
         """Remove the files in graves; failures are left for the next time."""
         graves, self._graves = self._graves, []
-        left = await asyncio.to_thread(_empty, graves)
+        left = await asyncio.to_thread(_empty, graves, self._data_dir.links)
         self._graves += left  # `+= await` would add to the list as it was before the pause
         for grave in set(graves) - set(left):
             self._usage.drop(grave)
@@ -128,6 +129,14 @@ def _remove_in_place(place: VersionPlace) -> None:
         raise OSError(errno.ENOTEMPTY, "something in it can't be removed", str(place.folder))
 
 
-def _empty(graves: Sequence[Path]) -> list[Path]:
+def _empty(graves: Sequence[Path], links: LinkChanges) -> list[Path]:
     """Remove graves, and return those with something left."""
-    return [grave for grave in graves if not remove_tree(grave)]
+    return [grave for grave in graves if not _empty_one(grave, links)]
+
+
+def _empty_one(grave: Path, links: LinkChanges) -> bool:
+    """Remove a grave, and return whether nothing is left of it."""
+    try:
+        return links.remove(grave) and remove_tree(grave)
+    except OSError:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -9,12 +10,11 @@ from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
 from shardcast.file_copies import clone_bytes, hard_link
-from shardcast.file_identity import FileIdentity
+from shardcast.file_systems import NO_LINKS
 from shardcast.filesystem import give_name
 from shardcast.protocol.wire import shard_name, shard_number
+from shardcast.store.linked_files import LinkedFiles, linked_number
 from shardcast.temporary_files import PART, create_private, is_temporary_of, temporary_name
-
-_NO_FILE = FileIdentity(inode=-1, size=-1, mtime_ns=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class VersionPlace:
     """The paths of one version.
 
     Attributes:
-        folder: has the manifest and the shards, or the payload where it was published without a copy.
+        folder: has the manifest and the shards, or files that were published without a copy.
         verified: the record of verified shards.
-        linked: the record of a payload that was published without a copy.
+        linked: the record of files that were published without a copy.
         pinned: an empty file, there while the version is pinned.
     """
 
@@ -49,15 +49,9 @@ class VersionPlace:
         return self.folder / PAYLOAD_FILE
 
     @property
-    def payload_state(self) -> FileIdentity | None:
-        """The identity of a payload when it was published without a copy; None for other versions.
-
-        A record that is damaged gives the identity of no file, so that the payload is hashed again.
-        """
-        try:
-            return FileIdentity.parse(self.linked.read_text()) or _NO_FILE
-        except FileNotFoundError:
-            return None
+    def linked_files(self) -> LinkedFiles:
+        """The files that were published without a copy; none of other versions. Blocks on the disk."""
+        return LinkedFiles.read(self.linked, self.folder)
 
     def shard(self, shard: int) -> Path:
         """Return the file of a shard; names that 0.3.x left have five digits."""
@@ -81,6 +75,31 @@ class VersionPlace:
         self.payload.unlink()  # the name became a symbolic link after it was resolved
         return False
 
+    def adopt_open(self, descriptor: int, name: bytes, folder: int, target: Path) -> bool:
+        """Bring an open file here as a clone or a hard link; return False where neither is possible.
+
+        Args:
+            descriptor: the file, open for reading.
+            name: its name in its folder.
+            folder: the folder's descriptor.
+            target: its name here.
+
+        Raises:
+            OSError: the file can't be read, or has lost its name.
+        """
+        if clone_open(descriptor, target):
+            return True
+        try:
+            os.link(name, target, src_dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return False
+        if os.path.samestat(os.fstat(descriptor), target.lstat()):
+            return True
+        target.unlink()
+        raise FileNotFoundError(errno.ENOENT, "the file was replaced", os.fsdecode(name))
+
     def part(self, shard: int) -> Path:
         """Return the temporary name of a shard."""
         return self.folder / (shard_name(shard) + PART)
@@ -101,10 +120,13 @@ def remove_version(folder: Path) -> None:
 
 def is_versions_file(entry: Path) -> bool:
     """Return whether a file has a name of a version's folder, temporary or not."""
-    name, files = entry.name.removesuffix(PART), (MANIFEST_FILE, PAYLOAD_FILE)
-    if name in files or shard_number(name) is not None:
+    name = entry.name.removesuffix(PART)
+    if name == MANIFEST_FILE or shard_number(name) is not None or linked_number(name) is not None:
         return True
-    return any(is_temporary_of(entry.name, file) for file in files)
+    original = entry.name.partition("~")[0]
+    return is_temporary_of(entry.name, MANIFEST_FILE) or (
+        linked_number(original.lstrip(".")) is not None and is_temporary_of(entry.name, original.lstrip("."))
+    )
 
 
 def clone(original: Path, copy: Path) -> bool:
@@ -117,14 +139,23 @@ def clone(original: Path, copy: Path) -> bool:
         OSError: the original can't be read, or something has the name of the copy.
     """
     with original.open("rb") as source:
-        part = temporary_name(copy)
-        target = create_private(part)
-        try:
-            if not clone_bytes(source.fileno(), target):
-                return False
-            os.fsync(target)
-            give_name(target, part, copy, durable=False)
-        finally:
-            os.close(target)
-            part.unlink(missing_ok=True)
+        return clone_open(source.fileno(), copy)
+
+
+def clone_open(source: int, copy: Path) -> bool:
+    """Do what ``clone`` does, of an open file.
+
+    Raises:
+        OSError: the original can't be read, or something has the name of the copy.
+    """
+    part = temporary_name(copy)
+    target = create_private(part)
+    try:
+        if not clone_bytes(source, target):
+            return False
+        os.fsync(target)
+        give_name(target, part, copy, durable=False)
+    finally:
+        os.close(target)
+        part.unlink(missing_ok=True)
     return True

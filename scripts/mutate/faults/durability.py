@@ -97,8 +97,8 @@ FAULTS = [
     Fault(
         name="linked payload is not synced",
         file="shardcast/store/adopted_payload.py",
-        old="        sync_file(self.path)",
-        new="        pass",
+        old="            sync_file(file.path)",
+        new="            pass",
         tests=VERSIONS,
     ),
     Fault(

@@ -44,7 +44,7 @@ FAULTS = [
     Fault(
         name="file-changed-within-a-tick-is-taken-for-unchanged",
         file=REUSE,
-        old="return ctime < settled - (_TICK if ctime % _SECOND else _COARSE)",
+        old="return ctime < settled - (_TICK if ctime % _SECOND else COARSE)",
         new="return True",
         tests=NEXT,
     ),

@@ -195,7 +195,7 @@ FAULTS = [
     Fault(
         name="missing-shard-is-no-obstacle",
         file="shardcast/store/open_version.py",
-        old="if shard.number not in self.verified_shards and not self.adopted.present:",
+        old="if shard.number not in self.verified_shards and not self.adopted.has(shard.number):",
         new="if False:",
         tests=[
             "tests/unit/store/test_versions.py",

@@ -72,7 +72,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files that were written just now count as written long ago."""
-    monkeypatch.setattr(reuse, "_is_settled", lambda ctime, started: True)
+    monkeypatch.setattr(reuse, "is_settled", lambda ctime, started: True)
 
 
 @pytest.fixture
