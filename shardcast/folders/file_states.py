@@ -8,6 +8,7 @@ import os
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -17,6 +18,7 @@ from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
 from shardcast.json_text import parse_json
 from shardcast.protocol.manifest import MAX_ENTRIES
+from shardcast.store.link_changes import LinkChange
 
 _COLUMNS = 4
 _MAX_HEAD = 1 << 16
@@ -123,6 +125,21 @@ class FileStates:
             return None
         whole = len(values) == _COLUMNS * entries and len(hashed) == entries
         return cls(values, hashed) if whole else None
+
+
+def renewed_states(data: bytes, changes: Iterable[LinkChange]) -> bytes | None:
+    """Return the bytes of a record after changes by this process; None where no recorded file changed."""
+    before = {_numbers(change.before): _numbers(change.after) for change in changes if change.same_content}
+    head, end, columns = data.partition(b"\n")
+    values, length = array("Q"), len(columns) // (8 * _COLUMNS + 1) * 8 * _COLUMNS
+    values.frombytes(columns[:length])
+    renewed = False
+    for at in range(0, len(values), _COLUMNS):
+        after = before.get((values[at], values[at + 1], values[at + 2], values[at + 3]))
+        if after:
+            values[at : at + _COLUMNS] = array("Q", after)
+            renewed = True
+    return head + end + values.tobytes() + columns[length:] if renewed else None
 
 
 def read_patterns(path: Path, manifest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -12,15 +12,18 @@ Both are written before the folder gets its name.
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
 from shardcast.directories import remove_tree
-from shardcast.errors import UsageError
+from shardcast.errors import LocalDiskError, UsageError
 from shardcast.filesystem import replace
 from shardcast.folders.contents import folder_layout
-from shardcast.folders.file_states import FileStates, open_trusted, read_patterns
+from shardcast.folders.file_states import FileStates, open_trusted, read_patterns, renewed_states
 from shardcast.folders.layout import FolderLayout
 from shardcast.folders.pieces import FolderPieces
 from shardcast.folders.selection import FolderSelection
@@ -28,6 +31,7 @@ from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import MAX_MANIFEST, ManifestError, parse
+from shardcast.store.link_changes import LinkChange, unlink
 from shardcast.temporary_files import temporary_name
 
 MANIFEST = ".manifest"
@@ -138,6 +142,8 @@ def _looks_unchanged(tree: OpenTree, table: FolderTable, states: FileStates) -> 
 def remove_kept(folder: Path) -> None:
     """Remove a downloaded folder, and what was kept of it; a program that has a file open reads on.
 
+    Files shared with other downloads beside it (``--link``) lose a name, which their records are told.
+
     Raises:
         OSError: it can't be removed.
     """
@@ -145,4 +151,34 @@ def remove_kept(folder: Path) -> None:
     folder.rename(removed)  # at once, so that nobody sees a part of it under its name
     for kept in (kept_manifest(folder), kept_states(folder)):
         kept.unlink(missing_ok=True)
+    changes: list[LinkChange] = []
+    for file in _linked_files(removed):
+        with suppress(OSError):  # its folder may not be written to, which ``remove_tree`` can change
+            changes += filter(None, [unlink(file)])
     remove_tree(removed)
+    if changes:
+        _renew_beside(folder.parent, changes)
+
+
+def _linked_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder that have other names; what can't be listed is passed over."""
+    for above, _, names in os.walk(folder):
+        for name in names:
+            file = Path(above, name)
+            with suppress(OSError):
+                found = file.lstat()
+                if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+                    yield file
+
+
+def _renew_beside(outputs: Path, changes: Sequence[LinkChange]) -> None:
+    """Renew the records of all downloaded folders in a folder after files lost a name.
+
+    A record that can't be renewed costs a reading of its files.
+    """
+    for record in outputs.glob(f".v*{FILES}"):
+        with suppress(OSError, LocalDiskError):
+            with open_trusted(record) as file:
+                renewed = renewed_states(file.read(), changes)
+            if renewed:
+                replace(record, renewed)

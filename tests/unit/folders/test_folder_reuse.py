@@ -10,7 +10,7 @@ import pytest
 
 from shardcast.errors import IntegrityError
 from shardcast.folders.entries import EntryKind, FolderEntry
-from shardcast.folders.kept import is_unchanged, kept_states
+from shardcast.folders.kept import is_unchanged, kept_states, remove_kept
 from shardcast.folders.options import SHARDS, FolderOptions
 from shardcast.folders.output import FolderOutput
 from shardcast.folders.table import FolderTable
@@ -99,6 +99,30 @@ async def test_files_are_linked_where_asked_and_the_record_is_renewed(tmp_path: 
     assert await receive(tmp_path, touched, LINKS) == (0, False)
     assert not (tmp_path / "v2" / "big").samefile(tmp_path / "v3" / "big")
     assert int((tmp_path / "v3" / "big").stat().st_mtime) == TIME + 1
+
+
+async def test_removing_a_version_renews_the_records_of_those_linked_to_it(tmp_path: Path) -> None:
+    await receive(tmp_path, OLD)
+    later = version(2, files(("b", 70_000), ("big", LARGE)))
+    await receive(tmp_path, later, LINKS)
+    states = kept_states(tmp_path / "v2").read_bytes()
+    remove_kept(tmp_path / "v1")
+    assert not list(tmp_path.glob("*v1*"))
+    assert kept_states(tmp_path / "v2").read_bytes() != states
+    assert is_unchanged(tmp_path / "v2", later[0])
+
+
+async def test_removing_a_version_hides_no_change_of_a_linked_file(tmp_path: Path) -> None:
+    await receive(tmp_path, OLD)
+    later = version(2, files(("b", 70_000), ("big", LARGE)))
+    await receive(tmp_path, later, LINKS)
+    big = tmp_path / "v2" / "big"
+    before = big.stat()
+    with big.open("r+b") as file:
+        file.write(b"changed")
+    os.utime(big, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    remove_kept(tmp_path / "v1")
+    assert not is_unchanged(tmp_path / "v2", later[0])
 
 
 async def test_file_changed_behind_its_record_is_fetched_and_never_written_to(tmp_path: Path) -> None:
