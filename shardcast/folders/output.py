@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shardcast.disk_errors import disk_errors
-from shardcast.errors import IntegrityError
+from shardcast.errors import IntegrityError, LocalDiskError
 from shardcast.filesystem import replace
 from shardcast.folders.contents import check_shards, layout_of_lines
 from shardcast.folders.file_checks import check_payload, check_small_files
@@ -18,6 +18,7 @@ from shardcast.folders.file_states import FileStates
 from shardcast.folders.finishing import finish_folder
 from shardcast.folders.kept import keep, keep_states, kept_manifest
 from shardcast.folders.layout import FolderLayout, FolderShard
+from shardcast.folders.name_folding import find_collision, probe_folding
 from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
 from shardcast.folders.part_folder import PartFolder, new_part_folder, resolve_folder
 from shardcast.folders.pieces import FolderPieces
@@ -64,7 +65,7 @@ class FolderOutput:
 
         Raises:
             IntegrityError: the manifest's entries are not those of a folder.
-            LocalDiskError: the output can't be written there, or has no room.
+            LocalDiskError: the output can't be written there, or has no room, or two names are one there.
             UsageError: a part of the folder can't be verified by the whole digest.
         """
         options = (options or FolderOptions()).checked()
@@ -88,6 +89,7 @@ class FolderOutput:
             seeds = FolderSeeds(seed_folders(self._target, options.seeds))
             self._reuse = FolderReuse(self._places, seeds, links=options.links)
             try:
+                self._check_names()
                 if not self._part.is_new:
                     take_over(self._part.root, self._places)
                 self.reuses = self._reuse.is_useful()
@@ -109,6 +111,23 @@ class FolderOutput:
             return layout_of_lines(self._live.header, bytes(self._live.raw))
         except ManifestError as error:
             raise self._wrong(str(error)) from None
+
+    def _check_names(self) -> None:
+        """Fail before anything is fetched, where the file system takes two names for one.
+
+        Raises:
+            LocalDiskError: it does.
+        """
+        folding, selection = probe_folding(self._part.root), self._places.selection
+        if not folding:
+            return
+        same = find_collision((entry.path for _, entry in selection.entries()), folding)
+        if same:
+            first, second = (os.fsdecode(path) for path in same)
+            raise LocalDiskError(
+                f"{first!r} and {second!r} of {self._live.version} are one name on the file system of "
+                f"{self.output.parent}; choose an output on another one, or leave one of them out (--exclude)"
+            )
 
     def _check_room(self) -> None:
         """Fail now rather than when the disk is full, where nothing of the folder is here.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import strategies as st
 
 from shardcast.folders.entries import EntryKind, FolderEntry
@@ -16,6 +18,14 @@ names = st.one_of(
 ).filter(lambda name: name not in (b".", b".."))
 times = st.one_of(st.integers(0, 2_000_000_000), st.sampled_from([-1, 8**11 - 1, 8**11]))
 modes = st.integers(0, 0o777)
+
+
+def table_of_files(names: Iterable[str], size: int = 5) -> FolderTable:
+    """Return a table of files of ``size`` bytes with these names."""
+    table = FolderTable()
+    for name in sorted(names):
+        table.append(FolderEntry(name.encode(), EntryKind.FILE, size, 0o644, 1_763_780_000))
+    return table
 
 
 @st.composite

@@ -5,18 +5,14 @@ from __future__ import annotations
 import pytest
 
 from shardcast.folders import list_plan
-from shardcast.folders.entries import EntryKind, FolderEntry
 from shardcast.folders.layout import FolderLayout
 from shardcast.folders.list_plan import plan_list
 from shardcast.folders.listing import DIGESTS_A_LINE, ListTooLong
-from shardcast.folders.table import FolderTable
+from tests.support.folder_tables import table_of_files
 
 
 def layout_of(count: int, size: int = 0, shard_size: int = 1 << 20) -> FolderLayout:
-    table = FolderTable()
-    for number in range(count):
-        table.append(FolderEntry(f"{number:08}".encode(), EntryKind.FILE, size, 0o644, 0))
-    return FolderLayout(table, shard_size)
+    return FolderLayout(table_of_files((f"{number:08}" for number in range(count)), size), shard_size)
 
 
 def test_short_list_is_plain_with_digests_behind_each_shard() -> None:

@@ -19,14 +19,7 @@ from shardcast.folders.packed_entries import MAX_UNPACKED, pack, unpack
 from shardcast.folders.table import FolderTable
 from shardcast.protocol.lines import MAX_LINE
 from shardcast.protocol.manifest_reader import ManifestError
-from tests.support.folder_tables import folder_tables
-
-
-def table_of(names: list[str]) -> FolderTable:
-    table = FolderTable()
-    for name in sorted(names):
-        table.append(FolderEntry(name.encode(), EntryKind.FILE, 5, 0o644, 1_763_780_000))
-    return table
+from tests.support.folder_tables import folder_tables, table_of_files
 
 
 def read_back(lines: list[bytes], expected: int) -> FolderTable:
@@ -45,7 +38,7 @@ def test_packed_list_is_read_as_it_was_written(table: FolderTable) -> None:
 
 
 def test_long_names_that_have_much_in_common_take_few_lines() -> None:
-    table = table_of([f"{'deep-' * 38}{number:010}" for number in range(20_000)])
+    table = table_of_files([f"{'deep-' * 38}{number:010}" for number in range(20_000)])
     lines = list(packed_entry_lines(table))
     assert len(lines) <= 8
     assert list(read_back(lines, len(table))) == list(table)
@@ -53,7 +46,7 @@ def test_long_names_that_have_much_in_common_take_few_lines() -> None:
 
 def test_names_at_random_fill_their_lines() -> None:
     source = random.Random(3)
-    table = table_of([source.randbytes(100).hex() for _ in range(5000)])
+    table = table_of_files([source.randbytes(100).hex() for _ in range(5000)])
     lines = list(packed_entry_lines(table))
     assert min(map(len, lines[:-1])) > MAX_LINE // 2
     assert list(read_back(lines, len(table))) == list(table)
@@ -97,7 +90,7 @@ def test_line_that_is_no_packed_list_is_refused(packed: str) -> None:
 
 
 def test_entries_beyond_the_bound_are_refused_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = table_of([f"{number:010}" for number in range(1000)])
+    table = table_of_files([f"{number:010}" for number in range(1000)])
     lines = list(packed_entry_lines(table))
     monkeypatch.setattr(listing, "MAX_LIST", 10_000)
     with pytest.raises(ManifestError, match="more than 10000 bytes"):

@@ -476,6 +476,9 @@ _ALLOWED: dict[str, set[str]] = {
         "os.link(first, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)",
         "os.symlink(entry.link, name, dir_fd=folder)",
     },
+    "folders/name_folding.py": {
+        "os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER, dir_fd=root)"
+    },
     "folders/places.py": {"os.link(name, new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)"},
     # A whole folder, whose files and names were synced before:
     "folders/part_folder.py": {"content.rename(self.output)"},
