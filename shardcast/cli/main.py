@@ -21,6 +21,9 @@ from shardcast.errors import LocalLimit, ShardcastError
 _ORIGIN = LazyCommand("origin", "shardcast.cli.origin", "Publish files and serve them.")
 _MIDDLE = LazyCommand("middle", "shardcast.cli.middle", "Keep what other servers offer, and serve it.")
 _CLIENT = LazyCommand("client", "shardcast.cli.client", "Download versions.")
+_CLUSTER = LazyCommand(
+    "cluster", "shardcast.cli.cluster.command", "Run a network, over ssh or on this machine."
+)
 _COMMANDS = (
     _ORIGIN,
     _MIDDLE,
@@ -34,6 +37,7 @@ _COMMANDS = (
     LazyCommand("archive", "shardcast.cli.blobs.archive", "Keep blobs as Casa does, many in a request."),
     BACKUP,
     LazyCommand("token", "shardcast.cli.token", "Make tokens for servers that ask for them."),
+    _CLUSTER,
     LazyCommand("demo", "shardcast.cli.demo", "See a whole network work on this machine."),
 )
 """The commands in the order of the help text."""
@@ -73,6 +77,11 @@ def store_main() -> NoReturn:
 def backup_main() -> NoReturn:
     """Run ``shardcast-backup``."""
     _run("shardcast-backup", BACKUP)
+
+
+def cluster_main() -> NoReturn:
+    """Run ``scripts/cluster``."""
+    _run("cluster", _CLUSTER)
 
 
 def _run(program: str, subcommand: LazyCommand | None = None) -> NoReturn:

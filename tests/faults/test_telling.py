@@ -61,6 +61,7 @@ SCENES = {
     "unpin": Scene(["v2", "--data-dir", "{data}"], gone="data/.shardcast/pinned/v2"),
     "withdraw": Scene(["v1", "--json", "--data-dir", "{data}"], unlisted="v1"),
     "status": Scene(["{url}"]),
+    "cluster": Scene(["status", "--local", "--state-dir", "{new}"], code=1),
     "demo": Scene(["{file}"]),
     "archive serve": Scene(["{new}", *LISTEN], serves="/healthcheck"),
     "store serve": Scene(["{store}", "--port", "{port}"], serves=f"/{OTHER}"),

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from shardcast.constants import HTTP_PORT
+from shardcast.errors import UsageError
+
 Role = Literal["origin", "middle", "client"]
 ROLES: tuple[Role, ...] = ("origin", "middle", "client")
-HTTP_PORT = 8000
 HOST = re.compile(
     r"(?P<user>\w[\w.-]*@)?(?:(?P<name>\w[\w.-]*)|\[(?P<boxed>[\da-f:.]+)]|(?P<bare>[\da-f.]*:[\da-f:.]*:[\da-f.]*))"
     r"(?::(?P<port>\d{1,5}))?",
@@ -21,12 +23,8 @@ HOST = re.compile(
 )
 
 
-class UsageError(Exception):
-    """The command line, or the nodes file, makes no sense."""
-
-
 @dataclass(frozen=True)
-class Node:
+class ClusterNode:
     """A node of the network."""
 
     role: Role
@@ -76,7 +74,7 @@ def parse_host(text: str) -> tuple[str, str, int | None]:
     raise UsageError(f"{text!r} is not a host; write host or user@host, without scheme or path")
 
 
-def parse_line(line: str) -> Node:
+def parse_line(line: str) -> ClusterNode:
     """Read a line of a nodes file."""
     target, *rest = (field.strip() for field in line.split("|"))
     role = next((role for role in ROLES if rest and rest[0] == role), None)
@@ -93,7 +91,7 @@ def parse_line(line: str) -> Node:
     if "address" in fields:
         address = parse_host(fields["address"])[1]
     port = parse_port(fields.get("port", str(HTTP_PORT)))
-    return Node(role, target, address, port, fields.get("data_dir", ""))
+    return ClusterNode(role, target, address, port, fields.get("data_dir", ""))
 
 
 def parse_field(text: str) -> tuple[str, str]:
@@ -104,14 +102,14 @@ def parse_field(text: str) -> tuple[str, str]:
     raise UsageError(f"{text!r} is not a field; there are port=…, data_dir=… and address=…")
 
 
-def read_nodes(path: Path) -> list[Node]:
+def read_nodes(path: Path) -> list[ClusterNode]:
     """Read a nodes file."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"can't read the nodes file {path}: {reason}") from None
-    nodes: list[Node] = []
+    nodes: list[ClusterNode] = []
     for number, line in enumerate(lines, 1):
         if line := re.sub(r"(^|\s)#.*", "", line).strip():
             try:
@@ -121,23 +119,23 @@ def read_nodes(path: Path) -> list[Node]:
     return nodes
 
 
-def nodes_of_addresses(text: str, middles: int | None) -> list[Node]:
+def nodes_of_addresses(text: str, middles: int | None) -> list[ClusterNode]:
     """Return the nodes of an IP_ADDR_LIST: the origin, ``middles`` middles (None: all), then clients."""
     text = text.strip()
     if text.startswith("(") != text.endswith(")"):
         raise UsageError(f'IP_ADDR_LIST has one parenthesis of two: {text!r}; write ("a" "b"), or just a b')
-    nodes: list[Node] = []
+    nodes: list[ClusterNode] = []
     for word in filter(None, re.split(r"[\s,]+", text.removeprefix("(").removesuffix(")"))):
         role: Role = "middle" if middles is None or len(nodes) <= middles else "client"
         try:
             target, address, port = parse_host(re.sub(r"""^(["'])(.*)\1$""", r"\2", word))
         except UsageError as error:
             raise UsageError(f"IP_ADDR_LIST: {error}") from None
-        nodes.append(Node(role if nodes else "origin", target, address, port or HTTP_PORT))
+        nodes.append(ClusterNode(role if nodes else "origin", target, address, port or HTTP_PORT))
     return nodes
 
 
-def numbered(nodes: Sequence[Node]) -> Iterator[Node]:
+def numbered(nodes: Sequence[ClusterNode]) -> Iterator[ClusterNode]:
     """Yield the nodes with numbers within their roles."""
     count: Counter[str] = Counter()
     for node in nodes:
@@ -148,11 +146,11 @@ def numbered(nodes: Sequence[Node]) -> Iterator[Node]:
         yield replace(node, data_dir=own)
 
 
-def check(nodes: Sequence[Node], needs_origin: bool) -> None:
+def check(nodes: Sequence[ClusterNode], needs_origin: bool) -> None:
     """Refuse a network that can't work before any of it runs."""
     if needs_origin and all(node.role != "origin" for node in nodes):
         raise UsageError("no origin; add a line user@host|origin, or name running origins with --upstream")
-    listening: dict[tuple[str, int], Node] = {}
+    listening: dict[tuple[str, int], ClusterNode] = {}
     for node in nodes:
         if node.port > 65535:
             raise UsageError(f"no port is left for {node.name}; choose a lower --base-port")
@@ -162,13 +160,13 @@ def check(nodes: Sequence[Node], needs_origin: bool) -> None:
             raise UsageError(f"{both}; give one of them another, |port=…")
 
 
-def server_words(node: Node) -> list[str]:
+def server_words(node: ClusterNode) -> list[str]:
     """Return the command of an origin, and of a middle up to its upstreams."""
     host = ["--host", node.host] if node.host else []
     return [f"shardcast-{node.role}", "--data-dir", node.data_dir, "--port", str(node.port), *host]
 
 
-def client_words(template: Sequence[str], node: Node, servers: Sequence[str]) -> list[str]:
+def client_words(template: Sequence[str], node: ClusterNode, servers: Sequence[str]) -> list[str]:
     """Return the command of a client: ``template`` with its servers and its output directory filled in."""
     known = {"{servers}": ",".join(servers), "{data_dir}": node.data_dir}
     return [re.sub("{servers}|{data_dir}", lambda at: known[at[0]], word) for word in template]

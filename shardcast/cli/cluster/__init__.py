@@ -1,0 +1,1 @@
+"""``shardcast cluster``: whole networks, over ssh or on this machine."""
