@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from folders import MANY, SMALL, WIDE, made, rewrite
-from harness import Aim, Case, Comparison, Result, Run, Settings, Side, expect, interleave, ratio
+from folder_sources import MANY, SMALL, WIDE, beside, broadcast_words, made, rewrite
+from harness import Aim, Case, Comparison, Result, Run, Settings, Side, expect, interleave
 from nodes import origin_words
 from places import Place
-from processes import client_words, run_command, running, shardcast_words
+from processes import client_words, run_command, running
 from report import format_size
 
 TEN = 10
@@ -39,15 +39,15 @@ def beside_one_file(place: Place, settings: Settings) -> Comparison:
         serving(place, payload.path) as file_url,
         serving(place, folder) as folder_url,
     ):
-        sides = [
+        return beside(
+            settings,
             Side("one file", lambda: receive(place, file_url)),
             Side("folder", lambda: receive(place, folder_url)),
-        ]
-        results = interleave(sides, settings.runs)
-    aims = [Aim("a folder, × one file of its size", ratio(results, "folder", "one file"), most=1.35)]
-    title = f"Receive a folder of {MANY} files, {format_size(settings.size)}, {place.name}"
-    notes = ["seconds: as the client says, without its start-up; so in all tables of received folders."]
-    return Comparison(title, results, "one file", settings.size, aims=aims, notes=notes)
+            title=f"Receive a folder of {MANY} files, {format_size(settings.size)}, {place.name}",
+            most=1.35,
+            size=settings.size,
+            notes=["seconds: as the client says, without start-up; so in all tables of received folders."],
+        )
 
 
 def beside_a_tar(place: Place, settings: Settings) -> Comparison:
@@ -56,14 +56,14 @@ def beside_a_tar(place: Place, settings: Settings) -> Comparison:
         tar = beside / "model.tar"
         run_command(["tar", "-C", str(folder), "-cf", str(tar), "."])
         with serving(place, tar) as tar_url, serving(place, folder) as folder_url:
-            sides = [
+            return beside(
+                settings,
                 Side("file, tar x", lambda: receive(place, tar_url, unpack=True)),
                 Side("folder", lambda: receive(place, folder_url)),
-            ]
-            results = interleave(sides, settings.runs)
-    aims = [Aim("a folder, × a tar that is unpacked", ratio(results, "folder", "file, tar x"), most=1)]
-    title = f"Receive a folder of {SMALL} files of 1 KiB, {place.name}"
-    return Comparison(title, results, "file, tar x", SMALL * 1024, aims=aims)
+                title=f"Receive a folder of {SMALL} files of 1 KiB, {place.name}",
+                most=1,
+                size=SMALL * 1024,
+            )
 
 
 def next_version(place: Place, settings: Settings) -> Comparison:
@@ -126,8 +126,7 @@ def _received(results: Sequence[Result], side: str) -> float:
 
 def publish(data_dir: Path, path: Path) -> None:
     """Publish the next version."""
-    words = shardcast_words("broadcast", str(path), "--data-dir", str(data_dir), "--quiet")
-    expect(run_command(words).code == 0, f"could not publish {path}")
+    expect(run_command(broadcast_words(path, data_dir)).code == 0, f"could not publish {path}")
 
 
 @contextlib.contextmanager

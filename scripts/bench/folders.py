@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness import MIB, Aim, Case, Comparison, Run, Settings, Side, expect, interleave, ratio
+from folder_sources import MANY, SMALL, WIDE, beside, broadcast_words, made, rewrite
+from harness import Aim, Case, Comparison, Run, Settings, Side, expect, interleave
 from places import Place
-from processes import Ended, run_command, shardcast_words
+from processes import Ended, run_command
 from report import format_size
-
-MANY = 10_000
-"""Files of a folder beside one file."""
-SMALL = 100_000
-"""Files of 1 KiB beside a tar."""
-WIDE = 20_000
-"""Files of a folder of twice the size, of which nothing changes."""
-_A_FOLDER = 200
-"""Files in one subfolder."""
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
@@ -38,30 +28,28 @@ def beside_one_file(place: Place, settings: Settings) -> Comparison:
     """Publish a folder of many files, and one file of its size."""
     payload = place.payload(settings.size)
     with made(place, MANY, settings.size) as folder:
-        sides = [
+        return beside(
+            settings,
             Side("one file", lambda: publish(place, payload.path)),
             Side("folder", lambda: publish(place, folder)),
-        ]
-        results = interleave(sides, settings.runs)
-    aims = [Aim("a folder, × one file of its size", ratio(results, "folder", "one file"), most=1.35)]
-    title = f"Publish a folder of {MANY} files, {format_size(settings.size)}, {place.name}"
-    notes = [
-        "seconds: of the command shardcast broadcast, where no origin runs; so in all tables of folders."
-    ]
-    return Comparison(title, results, "one file", settings.size, aims=aims, notes=notes)
+            title=f"Publish a folder of {MANY} files, {format_size(settings.size)}, {place.name}",
+            most=1.35,
+            size=settings.size,
+            notes=["seconds: of shardcast broadcast, where no origin runs; so in all tables of folders."],
+        )
 
 
 def beside_a_tar(place: Place, settings: Settings) -> Comparison:
     """Publish very many small files, and a tar of them from a pipe."""
     with made(place, SMALL, SMALL * 1024) as folder:
-        sides = [
+        return beside(
+            settings,
             Side("tar | broadcast -", lambda: publish(place, folder, by_tar=True)),
             Side("folder", lambda: publish(place, folder)),
-        ]
-        results = interleave(sides, settings.runs)
-    aims = [Aim("a folder, × a tar of it from a pipe", ratio(results, "folder", "tar | broadcast -"), most=1)]
-    title = f"Publish a folder of {SMALL} files of 1 KiB, {place.name}"
-    return Comparison(title, results, "tar | broadcast -", SMALL * 1024, aims=aims)
+            title=f"Publish a folder of {SMALL} files of 1 KiB, {place.name}",
+            most=1,
+            size=SMALL * 1024,
+        )
 
 
 def again(place: Place, settings: Settings) -> Comparison:
@@ -82,37 +70,12 @@ def again(place: Place, settings: Settings) -> Comparison:
     return Comparison(title, results, "first version", aims=aims)
 
 
-@contextlib.contextmanager
-def made(place: Place, count: int, size: int) -> Iterator[Path]:
-    """Make a folder of ``count`` random files of ``size`` bytes together, for the block."""
-    with place.folder("source") as around:
-        root = around / "model"
-        for number in range(count):
-            folder = root / f"part-{number // _A_FOLDER:04}"
-            folder.mkdir(parents=True, exist_ok=True)
-            write(folder / f"file-{number:06}.bin", size // count)
-        yield root
-
-
-def write(path: Path, size: int) -> None:
-    """Write random bytes."""
-    with path.open("wb", buffering=0) as file:
-        for start in range(0, size, 4 * MIB):
-            file.write(os.urandom(min(4 * MIB, size - start)))
-
-
-def rewrite(folder: Path) -> None:
-    """Write other bytes into one file."""
-    file = sorted(path for path in folder.rglob("*.bin"))[3]
-    write(file, file.stat().st_size)
-
-
 def publish(
     place: Place, path: Path, *, by_tar: bool = False, before: Callable[[], None] | None = None
 ) -> Run:
     """Measure ``shardcast broadcast``; with ``before`` that of the next version, after a call of it."""
     with place.folder("data") as data_dir:
-        words = shardcast_words("broadcast", str(path), "--data-dir", str(data_dir), "--quiet")
+        words = broadcast_words(path, data_dir)
         version = "v1"
         if before:
             run_command(words)
