@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from shardcast.folders.entries import EntryKind
 from shardcast.folders.layout import FolderLayout, TooManyShards
 from shardcast.folders.listing import ListingReader
 from shardcast.json_text import parse_json
-from shardcast.protocol.manifest import Header, Manifest
+from shardcast.protocol.manifest import DIGESTS_KEY, Header, Manifest
 from shardcast.protocol.manifest_reader import ManifestError
 
 _KIND_NAMES = {
@@ -70,10 +71,8 @@ def layout_of_lines(header: Header, raw: bytes) -> FolderLayout:
     if header.shard_size is None:
         raise ManifestError("the header of a folder without the size of its shards")
     reader = ListingReader(facts.entries)
-    for line in _lines(raw):
-        values = parse_json(line)  # a reader of manifests has parsed each before
-        if not {"format", "shard", "complete"} & values.keys():
-            reader.read(values)
+    for values in _folder_lines(raw):
+        reader.read(values)
     if not reader.whole:
         raise ManifestError(f"{len(reader.table)} of the {facts.entries} entries that its header says")
     try:
@@ -82,6 +81,19 @@ def layout_of_lines(header: Header, raw: bytes) -> FolderLayout:
         raise ManifestError(str(error)) from None
     reader.note_digests(layout)
     return layout
+
+
+def note_digests(layout: FolderLayout, manifest: Manifest) -> None:
+    """Give the small files of a layout the digests in its whole manifest.
+
+    Raises:
+        ManifestError: a line of digests is none.
+    """
+    reader = ListingReader(len(layout.table))
+    for values in _folder_lines(manifest.raw, DIGESTS_KEY.encode()):
+        if DIGESTS_KEY in values:
+            reader.read(values)
+    reader.note_digests(layout)
 
 
 def check_shards(layout: FolderLayout, manifest: Manifest) -> None:
@@ -132,9 +144,15 @@ def _large_digests(layout: FolderLayout, manifest: Manifest) -> dict[int, str]:
     }
 
 
-def _lines(raw: bytes) -> Iterator[bytes]:
-    """Yield the lines of a manifest without copying all of it."""
+def _folder_lines(raw: bytes, key: bytes = b"") -> Iterator[dict[str, Any]]:
+    """Yield the values of the lines of a manifest that tell of no shard, of those with ``key`` in them.
+
+    A reader of manifests has parsed each line before.
+    """
     start = 0
     while (end := raw.find(b"\n", start)) >= 0:
-        yield raw[start:end]
+        if raw.find(key, start, end) >= 0:
+            values = parse_json(raw[start:end])
+            if not {"format", "shard", "complete"} & values.keys():
+                yield values
         start = end + 1

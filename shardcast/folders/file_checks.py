@@ -6,18 +6,16 @@ from hashlib import sha256
 
 from shardcast.errors import IntegrityError
 from shardcast.folders.places import FolderPlaces
-from shardcast.folders.table import FolderTable
 from shardcast.protocol.manifest import Manifest
 
 _CHUNK = 1 << 20
 
 
-def check_small_files(places: FolderPlaces, digests: FolderTable, version: str) -> None:
+def check_small_files(places: FolderPlaces, version: str) -> None:
     """Check the digests of all small files that are not known to have them, and note that they have.
 
     Args:
-        places: the files of the folder.
-        digests: the same entries, with the digests of the whole manifest.
+        places: the files of the folder, whose table has the digests of the whole manifest.
         version: the version's name, for errors.
 
     Raises:
@@ -29,7 +27,7 @@ def check_small_files(places: FolderPlaces, digests: FolderTable, version: str) 
         if places.hashed[index] or not places.selection.has_bytes_of(index):
             continue
         data = places.read(layout.body(index), layout.table.size(index))
-        if sha256(data).digest() != digests.digest(index):
+        if sha256(data).digest() != layout.table.digest(index):
             raise IntegrityError(
                 f"{version}: {layout.table[index].text!r} has another SHA-256 than its manifest says; "
                 "nothing was kept under a final name; name other servers, or broadcast it again"

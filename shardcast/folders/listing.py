@@ -142,12 +142,12 @@ class ListingReader:
             self._read_digests(values)
 
     def note_digests(self, layout: FolderLayout) -> None:
-        """Give the small files of a laid out table the digests that have arrived."""
+        """Give the small files of a layout the digests that have arrived."""
         for number, index in enumerate(layout.small_files()):
             digest = bytes(self._digests[number * 32 : (number + 1) * 32])
             if not digest:
                 return
-            self.table.set_digest(index, digest)
+            layout.table.set_digest(index, digest)
 
     def _read_entries(self, entries: Any) -> None:
         """Take a list of entries, packed or as it is."""

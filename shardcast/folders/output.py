@@ -12,7 +12,7 @@ from pathlib import Path
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import IntegrityError, LocalDiskError
 from shardcast.filesystem import replace
-from shardcast.folders.contents import check_shards, layout_of_lines
+from shardcast.folders.contents import check_shards, layout_of_lines, note_digests
 from shardcast.folders.file_checks import check_payload, check_small_files
 from shardcast.folders.file_states import FileStates
 from shardcast.folders.finishing import finish_folder
@@ -274,12 +274,13 @@ class FolderOutput:
         places = self._places
         try:
             check_shards(places.layout, manifest)
-            digests = layout_of_lines(manifest.header, manifest.raw).table if not self.hashes_whole else None
+            if not self.hashes_whole:
+                note_digests(places.layout, manifest)
         except ManifestError as error:
             raise self._wrong(str(error)) from None
         with disk_errors("could not finish", self.output):
-            if digests is not None:
-                check_small_files(places, digests, manifest.version)
+            if not self.hashes_whole:
+                check_small_files(places, manifest.version)
                 if not self.is_authentic():
                     check_payload(places, manifest)  # of a part of the folder it is never right
             states = finish_folder(self._part.root, places)

@@ -135,27 +135,45 @@ class FolderPlaces:
         Raises:
             OSError: it can't be written.
         """
+        may_link = links and bool(digests) and found.has_looks_of(self.layout.table, index)
+        if may_link and self._link_known(index, found):
+            return
         descriptor = open_seed(found)
         if descriptor is None:
             return
-        entry = self.layout.table[index]
         try:
-            is_known = bool(digests) and found.seed.is_known(found.index, descriptor)
-            alike = (entry.mode, entry.mtime) == (found.entry.mode, found.entry.mtime)
+            state = os.fstat(descriptor)
+            is_known = bool(digests) and found.is_known(state)
             with self._writers.tree() as tree:
-                if links and alike and (is_known or _has_digests(descriptor, digests)):
-                    self.hashed[index] = self._link(tree, index, found, descriptor)
-                    if self.hashed[index]:
-                        self._linked.add(index)
-                        self._present[index] = self._settled[index] = 1
-                        return
+                may_link = may_link and (is_known or _has_digests(descriptor, digests))
+                if may_link and self._link(tree, index, found, state):
+                    return
                 cloned = self._copy(tree, index, descriptor)
-            self.hashed[index] = cloned and is_known and found.seed.is_known(found.index, descriptor)
+            self.hashed[index] = cloned and is_known and found.is_known(os.fstat(descriptor))
         finally:
             close(descriptor)
 
-    def _link(self, tree: GrowingTree, index: int, found: SeedFile, descriptor: int) -> bool:
-        """Give a seed's file another name here; return whether that is the open file."""
+    def _link_known(self, index: int, found: SeedFile) -> bool:
+        """Link a seed's file that is known by its record, without opening it; return whether this was done.
+
+        Raises:
+            OSError: the name can't be made.
+        """
+        state = found.look()
+        if state is None or not found.is_known(state):
+            return False
+        with self._writers.tree() as tree:
+            return self._link(tree, index, found, state)
+
+    def _link(self, tree: GrowingTree, index: int, found: SeedFile, state: os.stat_result) -> bool:
+        """Give a seed's file another name here, and count it as verified.
+
+        Returns:
+            Whether the linked file is the one with this state; otherwise nothing was linked.
+
+        Raises:
+            OSError: the name can't be made.
+        """
         source, name = found.seed.place(found.index)
         path = self.selection.path(index)
         folder, new = tree.parent(path)
@@ -165,11 +183,13 @@ class FolderPlaces:
             if error.errno not in NO_LINKS:
                 raise
             return False
-        if os.path.samestat(os.fstat(descriptor), tree.stat(path)):
-            found.seed.note_link(found.index)
-            return True
-        os.unlink(new, dir_fd=folder)
-        return False
+        if not os.path.samestat(state, os.stat(new, dir_fd=folder, follow_symlinks=False)):
+            os.unlink(new, dir_fd=folder)
+            return False
+        found.seed.note_link(found.index)
+        self._linked.add(index)
+        self.hashed[index] = self._present[index] = self._settled[index] = 1
+        return True
 
     def _copy(self, tree: GrowingTree, index: int, source: int) -> bool:
         """Clone or copy a seed's file; return whether it was cloned."""

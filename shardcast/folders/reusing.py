@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from shardcast.folders.entries import EntryKind
 from shardcast.folders.kept import MANIFEST
 from shardcast.folders.layout import FolderShard
 from shardcast.folders.places import FileShard, FolderPlaces
@@ -51,9 +50,9 @@ class FolderReuse:
             return False
         table = self._places.layout.table
         return any(
-            self._seeds.find_small(table.digest(index), entry.size) or self._seeds.find_alike(entry)
-            for index, entry in enumerate(table)
-            if entry.kind is EntryKind.FILE and entry.size
+            self._seeds.find_small(table.digest(index), size) or self._seeds.find_alike(table[index])
+            for index, size in enumerate(table.sizes)
+            if size
         )
 
     def take_small(self, start: int, end: int) -> None:
@@ -86,7 +85,7 @@ class FolderReuse:
         if not self._places.lacks(index) or not shards:
             return
         first = self._seeds.find_shard(shards[0][1].sha256)
-        if first is None or first.offset or first.entry.size != self._places.layout.table.size(index):
+        if first is None or first.offset or first.size != self._places.layout.table.size(index):
             return
         parts = []
         for placed, shard in shards:

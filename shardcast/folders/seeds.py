@@ -18,6 +18,7 @@ from shardcast.folders.entries import EntryKind, FolderEntry
 from shardcast.folders.file_states import FileStates
 from shardcast.folders.kept import kept_states, read_kept
 from shardcast.folders.layout import FolderLayout
+from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
 from shardcast.open_files import close
 from shardcast.protocol.manifest import Manifest
@@ -81,10 +82,6 @@ class SeedFolder:
         """
         return self._tree.parent(self.layout.table.path(index))
 
-    def is_known(self, index: int, descriptor: int) -> bool:
-        """Return whether an open file was hashed when it came, and was not touched since."""
-        return self.states is not None and self.states.is_known(index, os.fstat(descriptor))
-
     def note_link(self, index: int) -> None:
         """Remember that a file got another name by us, which changes its ctime."""
         self._linked.add(index)
@@ -94,9 +91,10 @@ class SeedFolder:
         if self.states is not None and self._linked:
             table = self.layout.table
             firsts = {table.path(index) for index in self._linked}
-            for index, entry in enumerate(table):
-                if index in self._linked or (entry.kind is EntryKind.HARD_LINK and entry.link in firsts):
-                    self.states.renew(index, self._tree, entry.path)
+            hard_links = (each for each in table.links.items() if table.kind(each[0]) is EntryKind.HARD_LINK)
+            others = {index for index, link in hard_links if link in firsts}
+            for index in sorted(self._linked | others):
+                self.states.renew(index, self._tree, table.path(index))
             identity = sha256(self.manifest.raw).hexdigest()
             replace(kept_states(self.path), self.states.encode(identity))
             self._linked.clear()
@@ -118,9 +116,26 @@ class SeedFile:
     offset: int = 0
 
     @property
-    def entry(self) -> FolderEntry:
-        """The file's entry in its own version."""
-        return self.seed.layout.table[self.index]
+    def size(self) -> int:
+        """The bytes of the file in its own version."""
+        return self.seed.layout.table.size(self.index)
+
+    def has_looks_of(self, table: FolderTable, index: int) -> bool:
+        """Return whether mode and time are those of a file in another table."""
+        here, at = self.seed.layout.table, self.index
+        return here.mode(at) == table.mode(index) and here.mtime(at) == table.mtime(index)
+
+    def look(self) -> os.stat_result | None:
+        """Return the state of the file, or of the link in its place; None where it can't be looked at."""
+        try:
+            folder, name = self.seed.place(self.index)
+            return os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return None
+
+    def is_known(self, state: os.stat_result) -> bool:
+        """Return whether the file of this state was hashed when it came, and was not touched since."""
+        return self.seed.states is not None and self.seed.states.is_known(self.index, state)
 
 
 class FolderSeeds:
@@ -154,7 +169,7 @@ class FolderSeeds:
     def find_small(self, digest: bytes | None, size: int) -> SeedFile | None:
         """Return a file with a digest and a size; None where there is none."""
         found = self._small.get(digest) if digest else None
-        return found if found and found.entry.size == size else None
+        return found if found and found.size == size else None
 
     def find_shard(self, digest: str | None) -> SeedFile | None:
         """Return a file with the bytes of a shard; None where there is none."""
@@ -192,7 +207,7 @@ def open_seed(found: SeedFile) -> int | None:
         descriptor = found.seed.open_file(found.index)
     except OSError:
         return None
-    if os.fstat(descriptor).st_size != found.entry.size:
+    if os.fstat(descriptor).st_size != found.size:
         close(descriptor)
         return None
     return descriptor
