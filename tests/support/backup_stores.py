@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,16 +114,16 @@ async def running_server(folder: Path, **rules: object) -> AsyncIterator[BackupS
         yield node
 
 
-@contextmanager
-def registered(
+@asynccontextmanager
+async def registered(
     url: str, folder: Path, host: str = "desk", **words: object
-) -> Iterator[tuple[BackupServer, bytes]]:
+) -> AsyncIterator[tuple[BackupServer, bytes]]:
     """Yield a client that has registered, and its key for ids; ``words`` are of the invitation."""
     with StoreManager.opened(StoreFolder(folder)) as manager:
         invitation = manager.invite(100.0, **words)  # type: ignore[arg-type]
     stranger = BackupServer(url)
     try:
-        made = stranger.register(invitation, host, b"/home/me")
+        made = await asyncio.to_thread(stranger.register, invitation, host, b"/home/me")
     finally:
         stranger.close()
     client = BackupServer(url, made.key if isinstance(made.key, Secret) else Secret(made.key))
@@ -133,5 +134,6 @@ def registered(
 
 
 async def call(work: Callable[..., T], *args: object) -> T:
-    """Return the result of a blocking call, made in a thread."""
-    return await asyncio.to_thread(work, *args)
+    """Return the result of a blocking call, made in a thread that a server of this process can't need."""
+    with ThreadPoolExecutor(1) as thread:
+        return await asyncio.get_running_loop().run_in_executor(thread, work, *args)

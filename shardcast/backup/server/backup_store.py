@@ -21,7 +21,7 @@ from shardcast.backup.server.pack_table import (
 from shardcast.backup.server.refusals import BackupRefused
 from shardcast.backup.server.runs import ActiveRun
 from shardcast.backup.server.store_folder import StoreFolder
-from shardcast.concurrency import run_to_completion
+from shardcast.concurrency import Notifier, run_to_completion
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import IntegrityError, LocalDiskError
 from shardcast.store.spare import Spare
@@ -58,9 +58,12 @@ class BackupStore:
             self.database.close()
             raise
         self._indexing = asyncio.Lock()
+        self._receiving = 0
+        self._received = Notifier()
 
     async def close(self) -> None:
-        """Release the store; what still arrives is discarded."""
+        """Release the store, once the packs that still arrive have come or were withdrawn."""
+        await self._received.wait_for(lambda: not self._receiving)
         await self.packs.close()
         await asyncio.to_thread(self.database.close)
 
@@ -87,6 +90,23 @@ class BackupStore:
             BackupRefused: the quota has no room, the run has ended, or the bytes are no such pack.
             LocalDiskError: the disk can't take it.
         """
+        self._receiving += 1
+        try:
+            return await self._receive(client, run, digest, size, parts, quota)
+        finally:
+            self._receiving -= 1
+            self._received.notify()
+
+    async def _receive(
+        self,
+        client: int,
+        run: ActiveRun | None,
+        digest: str,
+        size: int,
+        parts: AsyncIterable[bytes],
+        quota: int | None,
+    ) -> tuple[int, int]:
+        """Announce a pack, write its file, and accept or withdraw the pack; see ``receive_pack``."""
         key = bytes.fromhex(digest)
         pack = await self.database.write(announce_pack, client, run, key, size, quota)
         try:
