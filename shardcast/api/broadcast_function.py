@@ -65,6 +65,8 @@ def broadcast(
     to: str,
     token: str | None = ...,
     live: bool = ...,
+    exclude: Sequence[str] = ...,
+    mtimes: bool = ...,
 ) -> RemoteBroadcast: ...
 @overload
 def broadcast(
@@ -105,10 +107,10 @@ def broadcast(
 ) -> str | Broadcast | RemoteBroadcast:
     """Publish a file or a folder as the next version.
 
-    Works from any thread, inside a running event loop, and from a forked worker. With ``to`` the file is sent
-    to an origin elsewhere, and ``initialize`` is not needed. The version appears there once all bytes have
-    come and their digest is right; a broken connection is gone on with, and a call for the same file goes on
-    where an earlier one was killed.
+    Works from any thread, inside a running event loop, and from a forked worker. With ``to`` the file or
+    folder is sent to an origin elsewhere, and ``initialize`` is not needed. The version appears there once
+    all bytes have come and their digest is right; a broken connection is gone on with, and a call for the
+    same payload goes on where an earlier one was killed.
 
     Args:
         file_path: the file or folder to publish. Receivers of earlier versions get a folder as a tar.
@@ -161,19 +163,22 @@ def broadcast(
             timeout,
             data_dir,
             not copy or None,
-            exclude or None,
-            not mtimes or None,
             checksum or None,
         )
         if any(value is not None for value in local):
-            raise UsageError(
-                "copies, timeout, data_dir, copy=False, exclude, mtimes and checksum do not go with to="
-            )
+            raise UsageError("copies, timeout, data_dir, copy=False and checksum do not go with to=")
         credentials = None if shown is None else Credentials.from_text(shown, "the token")
         access = ClientAccess.from_environment(credentials)
         path = Path(file_path).absolute()
         sent = RemoteBroadcast(
-            path, to, shard_size_of(shard_size), add_tags(metadata, tags), live=live, access=access
+            path,
+            to,
+            shard_size_of(shard_size),
+            add_tags(metadata, tags),
+            live=live,
+            access=access,
+            exclude=exclude,
+            mtimes=mtimes,
         )
         return sent.result() if wait else sent
     if live or shown is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_url
 from shardcast.api.background import Background
 from shardcast.api.broadcasting import BroadcastProgress
-from shardcast.nodes.payload_sources import FileSource, check_sendable
+from shardcast.folders.survey import SurveyRules
+from shardcast.nodes.folder_source import FolderSource, announcement, is_sendable_folder, open_source
+from shardcast.nodes.payload_sources import FileSource
 from shardcast.nodes.remote_broadcast import RemoteProgress, broadcast_to
 from shardcast.protocol.manifest import check_metadata
-from shardcast.protocol.uploads import UploadRequest
 
 
 class RemoteBroadcast:
@@ -32,16 +34,20 @@ class RemoteBroadcast:
         *,
         live: bool,
         access: ClientAccess,
+        exclude: Sequence[str] = (),
+        mtimes: bool = True,
     ) -> None:
-        """Start to send a file, in a thread.
+        """Start to send a file or a folder, in a thread.
 
         Args:
-            path: the file.
+            path: the file or folder.
             server: address of the origin.
             shard_size: bytes of a shard; None for the origin's own.
             metadata: JSON object that goes with the version.
             live: whether the version opens at once and grows.
             access: what the origin is shown, and what is required of it.
+            exclude: patterns of the paths in a folder that are left out.
+            mtimes: whether times of a folder's files are published.
 
         Raises:
             UsageError: the address or the metadata make no sense, or the address is not https and must be.
@@ -51,23 +57,25 @@ class RemoteBroadcast:
         self.server = server_url(server)
         access.check_server(self.server)
         check_metadata(metadata or {})
-        check_sendable(path)
+        is_sendable_folder(path, SurveyRules(tuple(exclude), mtimes))
         self._told = RemoteProgress(None, 0, None)
-        self._work = Background(self._send(path, shard_size, dict(metadata or {}), live=live, access=access))
+        opening = partial(open_source, path, exclude=exclude, mtimes=mtimes, shard_size=shard_size)
+        self._work = Background(
+            self._send(opening, shard_size, dict(metadata or {}), live=live, access=access)
+        )
 
     async def _send(
         self,
-        path: Path,
+        opening: Callable[[], FileSource | FolderSource],
         shard_size: int | None,
         metadata: dict[str, Any],
         *,
         live: bool,
         access: ClientAccess,
     ) -> str:
-        """Send the file, and return the version's name."""
-        with FileSource(path) as source:
-            key = source.key(shard_size=shard_size, metadata=metadata, live=live)
-            request = UploadRequest(source.name, source.size, shard_size, metadata, live, key)
+        """Send the payload, and return the version's name."""
+        with opening() as source:
+            request = announcement(source, shard_size, metadata, live=live)
             return await broadcast_to(
                 self.server,
                 source,

@@ -28,7 +28,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.data_dir_layout import own_folder
 
 if TYPE_CHECKING:
-    from shardcast.cli.broadcast_to import RemoteOrigin
+    from shardcast.cli.broadcast_to import RemoteOrigin, SentPath
 
 _SHOW_INTERVAL = 0.2
 """Seconds between two updates of the progress, where this process publishes itself."""
@@ -124,15 +124,18 @@ def broadcast(
     nodes below the origin: middles, and clients that follow. Nodes of 0.4.0 and 0.1.0 do not count.
 
     With --to it sends the payload to an origin elsewhere. The version appears there once all of it has come
-    and its digest is right. It goes on after a broken connection; a file also by the same command once more.
+    and its digest is right. It goes on after a broken connection; a file or folder also by the same command
+    once more.
     """
     options.start_logging()
     streamed = str(path) == "-"
     if streamed and link:
         raise click.UsageError("--link needs a file, and - is none")
     for given, option in ((exclude, "--exclude"), (no_mtimes, "--no-mtimes"), (checksum, "--checksum")):
-        if given and (streamed or to is not None):
-            raise click.UsageError(f"{option} needs a folder that is published on this machine")
+        if given and streamed:
+            raise click.UsageError(f"{option} needs a folder, and - is none")
+    if checksum and to is not None:
+        raise click.UsageError("--checksum needs a folder that is published on this machine")
     if timeout is not None and copies is None:
         raise click.UsageError("--timeout goes with --copies")
     if upload_limit and to is None:
@@ -146,10 +149,11 @@ def broadcast(
             if given:
                 raise click.UsageError(f"{option} does not go with --to")
         access, uploads = client_access.load(), FairLimit.of(upload_limit)
-        from shardcast.cli.broadcast_to import RemoteOrigin
+        from shardcast.cli.broadcast_to import RemoteOrigin, SentPath
 
         origin = RemoteOrigin(server_url(to), shard_size, live, access, uploads, metadata or {})
-        _send(None if streamed else path, name, origin, as_json=as_json)
+        sent = None if streamed else SentPath(path, exclude, not no_mtimes)
+        _send(sent, name, origin, as_json=as_json)
         return
     payload = (
         Streamed(name, shard_size, metadata)
@@ -172,23 +176,23 @@ def broadcast(
         raise missing
 
 
-def _send(path: Path | None, name: str, origin: RemoteOrigin, *, as_json: bool) -> None:
-    """Send a file, or stdin without a ``path``, to an origin elsewhere, and print the version.
+def _send(sent: SentPath | None, name: str, origin: RemoteOrigin, *, as_json: bool) -> None:
+    """Send a file or folder, or stdin without one, to an origin elsewhere, and print the version.
 
     Raises:
         ShardcastError: sending failed, or the origin refused.
     """
-    from shardcast.cli.broadcast_to import send_file, send_stdin
+    from shardcast.cli.broadcast_to import send_path, send_stdin
 
     origin.access.check_server(origin.url)
-    where = str(path.absolute()) if path else None
+    where = str(sent.path.absolute()) if sent else None
 
     def answer(version: str) -> None:
         display.pause()
         click.echo(json.dumps({"version": version, "path": where}) if as_json else version)
 
     with progress_display(options.is_quiet()) as display:
-        send = partial(send_stdin, name) if path is None else partial(send_file, path)
+        send = partial(send_stdin, name) if sent is None else partial(send_path, sent)
         send(origin, display, answer)
 
 

@@ -12,7 +12,8 @@ from shardcast.cli.pipes import read_some
 from shardcast.cli.progress import Display
 from shardcast.cli.streams import input_descriptor
 from shardcast.fair_limit import FairLimit
-from shardcast.nodes.payload_sources import FileSource, PayloadSource, StreamSource
+from shardcast.nodes.folder_source import announcement, open_source
+from shardcast.nodes.payload_sources import PayloadSource, StreamSource
 from shardcast.nodes.remote_broadcast import RemoteProgress, broadcast_to
 from shardcast.nodes.runtime import run
 from shardcast.protocol.uploads import UploadRequest
@@ -39,22 +40,39 @@ class RemoteOrigin:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def send_file(path: Path, origin: RemoteOrigin, display: Display, answer: Callable[[str], None]) -> None:
-    """Send a file, show its progress, and ``answer`` the version's name once it is complete.
+@dataclass(frozen=True)
+class SentPath:
+    """A file or a folder to send.
+
+    Attributes:
+        path: the file or folder.
+        exclude: patterns of the paths in a folder that are left out.
+        mtimes: whether times of a folder's files are published.
+    """
+
+    path: Path
+    exclude: tuple[str, ...] = ()
+    mtimes: bool = True
+
+
+def send_path(
+    payload: SentPath, origin: RemoteOrigin, display: Display, answer: Callable[[str], None]
+) -> None:
+    """Send a file or a folder, show its progress, and ``answer`` the version's name once it is complete.
 
     Raises:
         ShardcastError: as ``broadcast_to`` does.
     """
-    with FileSource(path) as source:
-        key = source.key(shard_size=origin.shard_size, metadata=origin.metadata, live=origin.live)
-        request = UploadRequest(
-            source.name, source.size, origin.shard_size, dict(origin.metadata), origin.live, key
-        )
+    shard_size = origin.shard_size
+    with open_source(
+        payload.path, exclude=payload.exclude, mtimes=payload.mtimes, shard_size=shard_size
+    ) as source:
+        request = announcement(source, shard_size, dict(origin.metadata), live=origin.live)
         run(_send(source, request, origin, display, answer))
 
 
 def send_stdin(name: str, origin: RemoteOrigin, display: Display, answer: Callable[[str], None]) -> None:
-    """Send stdin under a name; see ``send_file``.
+    """Send stdin under a name; see ``send_path``.
 
     Raises:
         ShardcastError: as ``broadcast_to`` does.

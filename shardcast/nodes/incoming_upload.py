@@ -6,15 +6,30 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from shardcast.concurrency import cancel, in_thread
 from shardcast.errors import UsageError
+from shardcast.folders.tar_publishing import ListedFolder
 from shardcast.nodes.upload_bodies import write_through
 from shardcast.nodes.upload_ending import UploadEnding
-from shardcast.protocol.uploads import UploadRequest, UploadState, UploadStatus, WholePayload, WrongOffset
+from shardcast.protocol.manifest import FolderFacts
+from shardcast.protocol.uploads import (
+    UploadedFolder,
+    UploadRequest,
+    UploadState,
+    UploadStatus,
+    WholePayload,
+    WrongOffset,
+)
 from shardcast.server.callers import CONFIRM_SECONDS
 from shardcast.store.upload_folder import UploadFolder
+
+
+def listed(folder: UploadedFolder) -> ListedFolder:
+    """Return the folder that an upload announced, as it is published."""
+    return ListedFolder(FolderFacts(folder.name, folder.entries), folder.list_size)
 
 
 class IncomingUpload(ABC):
@@ -83,7 +98,7 @@ class IncomingUpload(ABC):
         """
         self.check_open()
         self.last_used = self._clock()
-        return UploadStatus(self.id, self.offset, self.state, self.version)
+        return UploadStatus(self.id, self.offset, self.state, self.version, self.request.folder is not None)
 
     @abstractmethod
     def check_open(self) -> None:
@@ -172,8 +187,9 @@ class IncomingUpload(ABC):
             yield {"complete": self.version}
             return
         self.check_open()
-        if whole.size != self.offset:
+        if whole.size != self.offset or whole.size < self.request.list_size:
             raise WrongOffset(self.offset)
+        whole = replace(whole, size=whole.size - self.request.list_size)
         if self._ending and self._ending.whole != whole:
             await self._ending.cancel()
         if self._ending is None or self._ending.failed:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Self
+from typing import BinaryIO, Self
 
 from shardcast.concurrency import in_thread
 from shardcast.control.pipe import PipeWriter
-from shardcast.nodes.incoming_upload import IncomingUpload
+from shardcast.nodes.incoming_upload import IncomingUpload, listed
 from shardcast.nodes.publisher import PendingBroadcast, Publisher
 from shardcast.nodes.upload_ending import UploadEnding
 from shardcast.protocol.manifest import Manifest
@@ -54,20 +54,34 @@ class LiveUpload(IncomingUpload):
         source = pipe.take_source()
         try:
             upload._writer = PipeWriter(str(pipe.path), folder.record.request.name, folder.folder)
-            upload._pending = await publisher.publish_stream(
-                source,
-                upload.request.name,
-                upload.request.shard_size,
-                metadata=upload.request.metadata,
-                confirm=upload._confirm,
-                check=upload._check,
-            )
+            upload._pending = await upload._begin(publisher, source)
         except BaseException:
             source.close()
             await upload.close()
             raise
         await in_thread(lambda: folder.write_record(version=upload._opened.version))
         return upload
+
+    async def _begin(self, publisher: Publisher, source: BinaryIO) -> PendingBroadcast:
+        """Start to publish what comes through the pipe: a file, or list and tar of a folder."""
+        request = self.request
+        if request.folder:
+            return await publisher.publish_tar(
+                source,
+                listed(request.folder),
+                request.shard_size,
+                metadata=request.metadata,
+                confirm=self._confirm,
+                check=self._check,
+            )
+        return await publisher.publish_stream(
+            source,
+            request.name,
+            request.shard_size,
+            metadata=request.metadata,
+            confirm=self._confirm,
+            check=self._check,
+        )
 
     @property
     def _opened(self) -> PendingBroadcast:

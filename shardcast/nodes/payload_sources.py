@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import platform
-import stat
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 from shardcast.concurrency import cancel, in_thread
 from shardcast.digest import new_hasher
 from shardcast.disk_errors import disk_errors
-from shardcast.errors import LocalDiskError, PayloadChanged, TransferFailed
+from shardcast.errors import PayloadChanged, TransferFailed
 from shardcast.file_identity import FileIdentity
 from shardcast.sharding.publishing import check_payload
 
@@ -76,21 +76,70 @@ class PayloadSource(Protocol):
         """
 
 
-def check_sendable(path: Path) -> None:
-    """Check that a payload can be sent to an origin elsewhere.
+class ReadSource(ABC):
+    """A payload on the disk to send, which another run can read again.
 
-    Raises:
-        PayloadMissing: there is no such file.
-        LocalDiskError: it is no file, or can't be read.
+    Attributes:
+        size: the bytes to send.
     """
-    if stat.S_ISDIR(check_payload(path).st_mode):
-        raise LocalDiskError(
-            f"can't broadcast {path}: a folder can't be sent to an origin elsewhere yet; send a tar of it: "
-            f"tar -C {path} -c . | shardcast broadcast - --name {path.name}.tar --to …"
-        )
+
+    size: int
+
+    def __init__(self, unhashed: int = 0) -> None:
+        """Read nothing yet; the first ``unhashed`` bytes are not in the digest."""
+        self._hasher, self._hashed = new_hasher("sha256"), unhashed
+
+    @property
+    def resumable(self) -> bool:
+        """True: the same payload is found again by ``key``."""
+        return True
+
+    def ended_at(self, offset: int) -> bool:
+        """Return whether ``offset`` is the payload's end."""
+        return offset >= self.size
+
+    async def seek(self, offset: int) -> None:
+        """Hash what the origin has already from an earlier run."""
+        while self._hashed < offset:
+            await in_thread(self._next, self._hashed)
+
+    async def chunks(self, offset: int) -> AsyncGenerator[bytes, None]:
+        """Yield the payload from ``offset`` on; the next chunk is read and hashed while one is sent."""
+        data = await in_thread(self._next, offset)
+        while data:
+            offset += len(data)
+            following = asyncio.ensure_future(in_thread(self._next, offset))
+            try:
+                yield data
+                data = await following
+            finally:
+                await cancel([following])
+                if not following.cancelled():
+                    following.exception()
+
+    def _next(self, offset: int) -> bytes:
+        """Read from ``offset`` on, and hash what was not hashed before; in a thread.
+
+        Raises:
+            PayloadChanged: the payload is not what it was.
+            LocalDiskError: it can't be read.
+        """
+        data = self._read(offset, min(_CHUNK, self.size - offset))
+        if offset <= self._hashed < offset + len(data):
+            self._hasher.update(memoryview(data)[self._hashed - offset :])
+            self._hashed = offset + len(data)
+        return data
+
+    @abstractmethod
+    def _read(self, offset: int, length: int) -> bytes:
+        """Return bytes from ``offset`` on, at most ``length``; none at the end."""
+
+    def sha256(self) -> str:
+        """Return the digest of the payload in hex."""
+        return self._hasher.hexdigest()
 
 
-class FileSource:
+class FileSource(ReadSource):
     """A file to send.
 
     Attributes:
@@ -105,13 +154,13 @@ class FileSource:
             PayloadMissing: there is no such file.
             LocalDiskError: it can't be read.
         """
-        check_sendable(path)
+        super().__init__()
+        check_payload(path)
         self.path = path
-        self._hasher, self._hashed = new_hasher("sha256"), 0
         with disk_errors("could not read", path):
             self._file = path.open("rb", buffering=0)
             self._before = FileIdentity.from_stat(os.fstat(self._file.fileno()))
-        self.size: int = self._before.size
+        self.size = self._before.size
 
     def __enter__(self) -> Self:
         return self
@@ -124,11 +173,6 @@ class FileSource:
         """Name of the file."""
         return self.path.name
 
-    @property
-    def resumable(self) -> bool:
-        """True: the same file is found again by ``key``."""
-        return True
-
     def key(self, **options: Any) -> str:
         """Return the digest that another run of the same command finds its upload by.
 
@@ -138,48 +182,18 @@ class FileSource:
         words = [platform.node(), str(self.path.absolute()), inode, size, mtime_ns, options]
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
-    def ended_at(self, offset: int) -> bool:
-        """Return whether ``offset`` is the file's end."""
-        return offset >= self.size
-
-    async def seek(self, offset: int) -> None:
-        """Hash what the origin has already from an earlier run."""
-        while self._hashed < offset:
-            await in_thread(self._read, self._hashed)
-
-    async def chunks(self, offset: int) -> AsyncGenerator[bytes, None]:
-        """Yield the file from ``offset`` on; the next chunk is read and hashed while one is sent."""
-        data = await in_thread(self._read, offset)
-        while data:
-            offset += len(data)
-            following = asyncio.ensure_future(in_thread(self._read, offset))
-            try:
-                yield data
-                data = await following
-            finally:
-                await cancel([following])
-                if not following.cancelled():
-                    following.exception()
-
-    def _read(self, offset: int) -> bytes:
-        """Read from ``offset`` on, and hash what was not hashed before; in a thread.
+    def _read(self, offset: int, length: int) -> bytes:
+        """Return bytes of the file.
 
         Raises:
             PayloadChanged: the file is shorter than it was.
             LocalDiskError: it can't be read.
         """
         with disk_errors("could not read", self.path):
-            data = os.pread(self._file.fileno(), min(_CHUNK, self.size - offset), offset)
+            data = os.pread(self._file.fileno(), length, offset)
         if not data and offset < self.size:
             raise self._changed()
-        if offset <= self._hashed < offset + len(data):
-            self._hasher.update(memoryview(data)[self._hashed - offset :])
-            self._hashed = offset + len(data)
         return data
-
-    def sha256(self) -> str:
-        """Return the digest of the file in hex."""
-        return self._hasher.hexdigest()
 
     def check_unchanged(self) -> None:
         """Check that nothing wrote to the file since it was opened.

@@ -16,6 +16,7 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import ShardcastError, UsageError
 from shardcast.folders.publishing import PublishedFolders, check_folder_options, publish_folder
 from shardcast.folders.survey import SurveyRules
+from shardcast.folders.tar_publishing import ListedFolder, publish_tar_file, publish_tar_stream
 from shardcast.protocol.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.protocol.wire import version_name
 from shardcast.sharding.publication import (
@@ -219,6 +220,50 @@ class Publisher:
         broadcast = await self._begin(name, cut, confirm, check)
         assert broadcast.task
         broadcast.task.add_done_callback(lambda _: source.close())
+        broadcast.state.shard_size = description.shard_size
+        return broadcast
+
+    async def publish_tar(
+        self,
+        source: BinaryIO | Path,
+        folder: ListedFolder,
+        shard_size: int | None = None,
+        *,
+        lines: bytes = b"",
+        metadata: Mapping[str, Any] | None = None,
+        confirm: Confirm | None = None,
+        check: CheckManifest | None = None,
+    ) -> PendingBroadcast:
+        """Start to broadcast a folder whose tar comes from elsewhere, or has come; see ``publish_stream``.
+
+        Args:
+            source: an unbuffered file with list and tar, read to its end and closed then; or the path of the
+                tar.
+            folder: the folder.
+            shard_size: bytes of a shard; None for the usual ones.
+            lines: the list, beside a path.
+            metadata: carried to readers in the manifest's header.
+            confirm: awaited before the version becomes complete.
+            check: called with the manifest before ``confirm``.
+
+        Raises:
+            LocalDiskError: the number can't be recorded.
+            UsageError: the shard size or the metadata can't be used.
+        """
+        description = self._describe(shard_size, metadata, copy=False)
+
+        def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
+            opened.space.shard_size = description.shard_size
+            if isinstance(source, Path):
+                return publish_tar_file(
+                    source, lines, folder, opened, description, progress=state, reserve=claim
+                )
+            return publish_tar_stream(source, folder, opened, description, progress=state, reserve=claim)
+
+        broadcast = await self._begin(folder.facts.name, cut, confirm, check)
+        assert broadcast.task
+        if not isinstance(source, Path):
+            broadcast.task.add_done_callback(lambda _: source.close())
         broadcast.state.shard_size = description.shard_size
         return broadcast
 

@@ -23,6 +23,7 @@ from shardcast.errors import (
     ServerUnreachable,
     ShardcastError,
     TransferFailed,
+    UploadRefused,
 )
 from shardcast.fair_limit import FairLimit
 from shardcast.nodes.payload_sources import PayloadSource
@@ -213,7 +214,21 @@ class PayloadSender:
                 log.info("the origin has %d bytes of %s already", status.offset, self._source.name)
         else:
             status = await self._client.status(self._upload)
+        await self._check_folder(status)
         return self._note(status)
+
+    async def _check_folder(self, status: UploadStatus) -> None:
+        """Check that the origin takes a folder as one.
+
+        Raises:
+            UploadRefused: it knows no folders, and would publish list and tar as one file.
+        """
+        if self._announcement.folder and not status.is_folder:
+            await self._forget()
+            raise UploadRefused(
+                f"{self._client.server} can't take folders: its shardcast is an earlier one; update it, or "
+                "send a tar: tar -C FOLDER -c . | shardcast broadcast - --name NAME.tar --to …"
+            )
 
     async def _await_turn(self, status: UploadStatus) -> UploadStatus:
         """Wait until the version of a live broadcast is open.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shardcast.concurrency import in_thread
-from shardcast.nodes.incoming_upload import IncomingUpload
+from shardcast.nodes.incoming_upload import IncomingUpload, listed
 from shardcast.nodes.publisher import PendingBroadcast, Publisher
 from shardcast.nodes.upload_ending import UploadEnding, mismatch
 from shardcast.store.upload_folder import UploadFolder
@@ -45,14 +45,14 @@ class StoredUpload(IncomingUpload):
     @property
     def offset(self) -> int:
         """Bytes that are received and kept."""
-        return self.folder.offset
+        return self.folder.received
 
     def check_open(self) -> None:
         """Do nothing: what failed once may succeed the next time."""
 
     def _keep(self, data: bytearray) -> None:
         self.folder.append(data)
-        if self.folder.offset - self.folder.record.durable >= _SYNC_BYTES:
+        if self.folder.received - self.folder.record.durable >= _SYNC_BYTES:
             self._check_room()
             self.folder.sync()
 
@@ -75,15 +75,7 @@ class StoredUpload(IncomingUpload):
         if (sha256 := self.folder.digest()) != ending.whole.sha256:
             raise mismatch(ending.whole, self.offset, sha256)
         await in_thread(self.folder.seal)
-        pending = self._pending = await self._publisher.publish(
-            self.folder.payload,
-            self.request.shard_size,
-            metadata=self.request.metadata,
-            copy=False,
-            name=self.request.name,
-            confirm=ending.confirm,
-            check=ending.check,
-        )
+        pending = self._pending = await self._begin(ending)
         try:
             await pending.result()
         except asyncio.CancelledError:
@@ -95,6 +87,30 @@ class StoredUpload(IncomingUpload):
             self._pending = None
         await in_thread(self.folder.note_complete)
         return pending.version
+
+    async def _begin(self, ending: UploadEnding) -> PendingBroadcast:
+        """Start to publish the payload, which is a file or the tar of a folder."""
+        folder, request = self.request.folder, self.request
+        if folder:
+            lines = await in_thread(self.folder.read_list)
+            return await self._publisher.publish_tar(
+                self.folder.payload,
+                listed(folder),
+                request.shard_size,
+                lines=lines,
+                metadata=request.metadata,
+                confirm=ending.confirm,
+                check=ending.check,
+            )
+        return await self._publisher.publish(
+            self.folder.payload,
+            request.shard_size,
+            metadata=request.metadata,
+            copy=False,
+            name=request.name,
+            confirm=ending.confirm,
+            check=ending.check,
+        )
 
     def _progress(self) -> Mapping[str, Any]:
         """Return the progress of the cut, or of the digest before."""

@@ -204,7 +204,7 @@ class ManifestReader:
         if not isinstance(values, dict):
             raise ManifestError("its folder is no JSON object")
         name = _text(values, "name", 255)
-        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        if not is_folder_name(name):
             raise ManifestError("the name of its folder is no folder's name")
         return FolderFacts(name, _integer(values, "entries", 0, MAX_ENTRIES))
 
@@ -277,3 +277,9 @@ def _digest(values: Mapping[str, Any], key: str) -> str:
     if not is_digest(value):
         raise ManifestError(f"{key!r} is no digest of 64 hex digits")
     return str(value)
+
+
+def is_folder_name(name: str) -> bool:
+    """Return whether a text is the name of a folder, and no path."""
+    slashes = "/" in name or "\\" in name
+    return name not in ("", ".", "..") and not slashes and len(name) <= 255 and name.isprintable()

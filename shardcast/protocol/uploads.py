@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from shardcast.digest import is_digest
 from shardcast.errors import ShardcastError
-from shardcast.protocol.manifest import check_metadata
+from shardcast.protocol.manifest import MAX_ENTRIES, check_metadata
+from shardcast.protocol.manifest_reader import MAX_MANIFEST, is_folder_name
 from shardcast.protocol.wire import UPLOADS_PATH, version_number
 
 MAX_PAYLOAD = 1 << 62
@@ -58,16 +59,55 @@ class UploadState(StrEnum):
 
 
 @dataclass(frozen=True)
+class UploadedFolder:
+    """The folder whose tar is announced; its list comes before the tar.
+
+    Attributes:
+        name: of the folder.
+        entries: the number of its entries.
+        list_size: bytes of the list, which are the lines of a manifest with the entries.
+    """
+
+    name: str
+    entries: int
+    list_size: int
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Return the folder in a JSON value; unknown keys are ignored.
+
+        Raises:
+            ValueError: the value is no folder.
+        """
+        values = _object(value)
+        name = values.get("name")
+        if not isinstance(name, str) or not is_folder_name(name):
+            raise ValueError("a folder's name is one of a file, without slashes")
+        entries, list_size = (
+            _whole(values.get("entries"), 0, "entries"),
+            _whole(values.get("list_size"), 0, "list_size"),
+        )
+        if entries > MAX_ENTRIES or list_size > MAX_MANIFEST:
+            raise ValueError(f"a folder has at most {MAX_ENTRIES} entries, in a list of {MAX_MANIFEST} bytes")
+        return cls(name, entries, list_size)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the folder as a JSON object."""
+        return {"name": self.name, "entries": self.entries, "list_size": self.list_size}
+
+
+@dataclass(frozen=True)
 class UploadRequest:
     """The announcement of a payload.
 
     Attributes:
         name: of the payload's file.
-        size: bytes of the payload; None where its sender does not know them yet.
+        size: bytes of the payload, and of a folder's list; None where its sender does not know them yet.
         shard_size: bytes of a shard; None for the origin's own.
         metadata: for the manifest.
         live: whether the version opens at once and grows as the bytes come.
         key: a digest by which a sender finds an upload again that it began earlier; empty for none.
+        folder: the folder whose tar is the payload; None for a file.
     """
 
     name: str
@@ -76,6 +116,12 @@ class UploadRequest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     live: bool = False
     key: str = ""
+    folder: UploadedFolder | None = None
+
+    @property
+    def list_size(self) -> int:
+        """Bytes that come before those of the payload."""
+        return self.folder.list_size if self.folder else 0
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -97,7 +143,10 @@ class UploadRequest:
         shard_size = (
             None if values.get("shard_size") is None else _whole(values["shard_size"], 1, "shard_size")
         )
-        return cls(name, size, shard_size, metadata or {}, values.get("live") is True, key or "")
+        folder = None if values.get("folder") is None else UploadedFolder.parse(values["folder"])
+        if folder and (size is None or size < folder.list_size):
+            raise ValueError("the upload of a folder has a size, that of its list among it")
+        return cls(name, size, shard_size, metadata or {}, values.get("live") is True, key or "", folder)
 
     def as_json(self) -> dict[str, Any]:
         """Return the announcement as a JSON object."""
@@ -108,6 +157,7 @@ class UploadRequest:
             "metadata": dict(self.metadata),
             "live": self.live,
             "key": self.key or None,
+            **({"folder": self.folder.as_json()} if self.folder else {}),
         }
 
 
@@ -120,12 +170,14 @@ class UploadStatus:
         offset: bytes that the origin has and keeps.
         state: how far it is.
         version: of a live or published upload, ``v7``; None before.
+        is_folder: whether it is taken as a folder: origins that know none tell nothing of it.
     """
 
     upload: str
     offset: int
     state: UploadState
     version: str | None = None
+    is_folder: bool = False
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -143,7 +195,8 @@ class UploadStatus:
         state = UploadState(str(values.get("state")))
         if state is UploadState.COMPLETE and version is None:
             raise ValueError("the answer does not name the version")
-        return cls(str(upload), _whole(values.get("offset"), 0, "offset"), state, version)
+        offset = _whole(values.get("offset"), 0, "offset")
+        return cls(str(upload), offset, state, version, values.get("folder") is True)
 
     def as_json(self) -> dict[str, Any]:
         """Return the status as a JSON object."""
@@ -152,6 +205,7 @@ class UploadStatus:
             "offset": self.offset,
             "state": self.state.value,
             "version": self.version,
+            **({"folder": True} if self.is_folder else {}),
         }
 
 

@@ -3,6 +3,7 @@
 ::
 
     .shardcast/uploads/<id>/record     JSON: the announcement, the durable bytes, the version
+    .shardcast/uploads/<id>/list       the list of a folder, which comes before its tar
     .shardcast/uploads/<id>/payload    the bytes; none of a live upload, written into its version at once
 """
 
@@ -31,7 +32,7 @@ from shardcast.temporary_files import create_private
 
 log = logging.getLogger(__name__)
 
-_RECORD, _PAYLOAD = "record", "payload"
+_RECORD, _LIST, _PAYLOAD = "record", "list", "payload"
 _READ = 1 << 20
 """Bytes hashed at a time."""
 
@@ -42,7 +43,7 @@ class UploadRecord:
 
     Attributes:
         request: the announcement.
-        durable: bytes of the payload safe from a power cut.
+        durable: bytes of list and payload safe from a power cut.
         version: its version, written down before the version is complete; empty before.
         complete: whether this version is complete.
     """
@@ -89,16 +90,27 @@ class UploadFolder:
     Attributes:
         folder: path, named by the upload's id.
         record: the record on the disk.
+        listed: written bytes of a folder's list.
         offset: written bytes of the payload.
     """
 
     def __init__(self, folder: Path, record: UploadRecord) -> None:
         self.folder = folder
         self.record = record
-        self.offset = record.durable
+        self._count_durable()
         self._descriptor = -1
         self._hasher = new_hasher("sha256")
         self._hashed = 0
+
+    def _count_durable(self) -> None:
+        """Count what a power cut leaves as received, and no more."""
+        self.listed = min(self.record.request.list_size, self.record.durable)
+        self.offset = self.record.durable - self.listed
+
+    @property
+    def received(self) -> int:
+        """Bytes of list and payload that were written."""
+        return self.listed + self.offset
 
     @classmethod
     def create(cls, folder: Path, request: UploadRequest) -> Self:
@@ -113,6 +125,7 @@ class UploadFolder:
             make_folder(folder)
             if not request.live:
                 close(create_private(created.payload))
+                close(create_private(created.list))
             replace_file(folder / _RECORD, created.record.to_bytes())
         return created
 
@@ -131,6 +144,8 @@ class UploadFolder:
                     size = loaded.payload.stat().st_size
                     if size < loaded.offset:
                         raise ValueError("the payload is shorter than its record says")
+                    if loaded.listed and loaded.list.stat().st_size < loaded.listed:
+                        raise ValueError("the list is shorter than its record says")
                     if size > loaded.offset:
                         os.truncate(loaded.payload, loaded.offset)
             except FileNotFoundError as error:
@@ -152,8 +167,38 @@ class UploadFolder:
         """The file of the bytes."""
         return self.folder / _PAYLOAD
 
+    @property
+    def list(self) -> Path:
+        """The file of a folder's list."""
+        return self.folder / _LIST
+
+    def read_list(self) -> bytes:
+        """Return the list of a folder, all of which was received.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
+        with disk_errors("could not read", self.list):
+            return self.list.read_bytes()[: self.listed]
+
     def append(self, data: bytes | bytearray) -> None:
-        """Write the next bytes, and hash them.
+        """Write the next bytes, and hash those of the payload.
+
+        Raises:
+            LocalDiskError: the disk failed; the bytes count as not received.
+        """
+        head = memoryview(data)[: self.record.request.list_size - self.listed]
+        if head:
+            with disk_errors("could not write", self.list), self.list.open("r+b", buffering=0) as file:
+                file.seek(self.listed)
+                write_all(file.fileno(), head)
+                os.fsync(file.fileno())
+            self.listed += len(head)
+        if len(head) < len(data):
+            self._append(bytes(data[len(head) :]) if head else data)
+
+    def _append(self, data: bytes | bytearray) -> None:
+        """Write the next bytes of the payload, and hash them.
 
         Raises:
             LocalDiskError: the disk failed; the bytes count as not received.
@@ -174,16 +219,16 @@ class UploadFolder:
         Raises:
             LocalDiskError: the disk failed; what was not made durable counts as not received.
         """
-        if self.offset == self.record.durable:
+        if self.received == self.record.durable:
             return
         with disk_errors("could not write", self.payload):
             try:
                 if self._descriptor >= 0:
                     os.fsync(self._descriptor)
-                self.write_record(durable=self.offset)
+                self.write_record(durable=self.received)
             except OSError:
                 # The system may have dropped the bytes, and a second fsync would report success.
-                self.offset = self.record.durable
+                self._count_durable()
                 self._hasher, self._hashed = new_hasher("sha256"), 0
                 raise
 
@@ -263,6 +308,7 @@ class UploadFolder:
             self.write_record(complete=True)
             self.release()
             self.payload.unlink(missing_ok=True)
+            self.list.unlink(missing_ok=True)
         except OSError as error:
             log.warning(
                 "%s is complete, but its upload could not be tidied: %s",

@@ -71,11 +71,6 @@ def test_options_that_do_not_go_together_are_refused(words: tuple[str, ...], say
     assert not (model / "data").exists()
 
 
-def test_folder_for_an_origin_elsewhere_is_refused_with_a_way_out(model: Path) -> None:
-    done = processes.run("broadcast", str(model), "--to", "http://127.0.0.1:9")
-    assert "can't be sent to an origin elsewhere yet" in done.stderr and "tar -C" in done.stderr
-
-
 def test_link_out_of_the_folder_is_refused_by_the_origin_by_name(model: Path, tmp_path: Path) -> None:
     (model / "logs" / "out").symlink_to("/etc/passwd")
     data = tmp_path / "data"

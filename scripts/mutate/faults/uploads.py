@@ -101,7 +101,7 @@ FAULTS = [
     Fault(
         name="bytes-that-could-not-be-synced-count-as-received",
         file=FOLDER,
-        old="                self.offset = self.record.durable\n",
+        old="                self._count_durable()\n",
         new="                pass\n",
         tests=["tests/unit/store/test_upload_folder.py"],
     ),

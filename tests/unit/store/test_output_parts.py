@@ -470,6 +470,7 @@ _ALLOWED: dict[str, set[str]] = {
     "blobs/directory/layout.py": {"marker.open('x')"},
     "blobs/directory/marks.py": {"note.touch()"},
     "blobs/maintenance/gc_roots.py": {"(place / digest).touch(exist_ok=False)"},
+    "store/version_place.py": {"os.link(name, target, src_dir_fd=folder, follow_symlinks=False)"},
     "store/output_part.py": {"os.link(f'/proc/self/fd/{descriptor}', name, follow_symlinks=True)"},
     # Entries of a folder that has no name yet, by descriptors of their folders:
     "folders/finishing.py": {
