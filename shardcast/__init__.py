@@ -26,9 +26,11 @@ if TYPE_CHECKING:
         broadcast,
         initialize,
         open_broadcast,
+        open_broadcast_folder,
         shutdown,
         withdraw,
     )
+    from shardcast.api.open_folder import FolderWriter
     from shardcast.constants import (
         HTTP_PORT,
         LOG_LEVEL,
@@ -70,7 +72,8 @@ __version__ = "0.4.0"
 _HOMES = {
     "shardcast.api": (
         "Archive", "Broadcast", "BroadcastProgress", "ClientNode", "Followed", "MiddleNode", "OriginServer",
-        "RemoteBroadcast", "broadcast", "initialize", "open_broadcast", "shutdown", "withdraw",
+        "RemoteBroadcast", "broadcast", "initialize", "open_broadcast", "open_broadcast_folder", "shutdown",
+        "withdraw",
     ),
     "shardcast.constants": (
         "HTTP_PORT", "LOG_LEVEL", "MAX_DISTRIBUTION_FOLDERS", "MAX_MIDDLE_NODE_LAYERS",
@@ -84,6 +87,7 @@ _HOMES = {
         "VersionNotOffered", "VersionWithdrawn",
     ),
     "shardcast.nodes.client": ("Client", "Offered", "Release"),
+    "shardcast.api.open_folder": ("FolderWriter",),
     "shardcast.control.writer": ("BroadcastWriter",),
     "shardcast.upstream.lease": ("Lease",),
 }  # fmt: skip
@@ -124,6 +128,7 @@ __all__ = [
     "ClientNode",
     "CopiesMissing",
     "DataDirInUse",
+    "FolderWriter",
     "Followed",
     "IntegrityError",
     "Lease",
@@ -151,6 +156,7 @@ __all__ = [
     "broadcast",
     "initialize",
     "open_broadcast",
+    "open_broadcast_folder",
     "shutdown",
     "withdraw",
 ]

@@ -9,7 +9,13 @@ from shardcast.api.archive import Archive
 from shardcast.api.broadcast_function import broadcast
 from shardcast.api.broadcasting import Broadcast, BroadcastProgress
 from shardcast.api.client import ClientNode, Followed
-from shardcast.api.current_origin import initialize, open_broadcast, shutdown, withdraw
+from shardcast.api.current_origin import (
+    initialize,
+    open_broadcast,
+    open_broadcast_folder,
+    shutdown,
+    withdraw,
+)
 from shardcast.api.middle import MiddleNode
 from shardcast.api.nodes import OriginServer
 from shardcast.api.remote_broadcast import RemoteBroadcast
@@ -28,6 +34,7 @@ __all__ = [
     "broadcast",
     "initialize",
     "open_broadcast",
+    "open_broadcast_folder",
     "shutdown",
     "withdraw",
 ]

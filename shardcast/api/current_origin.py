@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 
 from shardcast.api.nodes import OriginServer
+from shardcast.api.open_folder import FolderWriter
 from shardcast.api.publishing import ByteSize, Metadata, StrPath
 from shardcast.control.waiting import check_wait
 from shardcast.control.writer import BroadcastWriter
@@ -143,6 +144,43 @@ def open_broadcast(
         NodeFailed: the origin has ended.
     """
     return current_origin("open_broadcast").open_broadcast(name, shard_size, metadata, tags=tags)
+
+
+def open_broadcast_folder(
+    name: str,
+    shard_size: ByteSize | None = None,
+    metadata: Metadata | None = None,
+    *,
+    tags: Sequence[str] = (),
+) -> FolderWriter:
+    """Open the next version as a folder; each file goes out when it is closed, or at once with its size.
+
+    Leaving the ``with`` block completes the version; an exception in it aborts the version everywhere::
+
+        with shardcast.open_broadcast_folder("step-1200") as folder:
+            with folder.open("model-00001.safetensors", size=n) as file:
+                file.write(data)
+            folder.write("config.json", b"{}")
+            folder.add("/data/tokenizer.json")
+
+    Its files stand in the version in the order in which they were closed, at most 800 with their folders, so
+    that the digest is another one than that of the folder broadcast whole.
+
+    Args:
+        name: name of the folder.
+        shard_size: bytes of a shard; None for the origin's 50 000 000.
+        metadata: JSON object, at most 16 KiB, that goes with the version.
+        tags: names of the version beside its number, for receivers to ask for.
+
+    Returns:
+        The folder to write files into.
+
+    Raises:
+        NotInitialized: ``initialize`` was not called.
+        NodeFailed: the origin has ended, or is one of an earlier shardcast.
+    """
+    origin = current_origin("open_broadcast_folder")
+    return origin.open_broadcast_folder(name, shard_size, metadata, tags=tags)
 
 
 def withdraw(version: str, reason: str = "") -> Withdrawal:

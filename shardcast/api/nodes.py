@@ -8,6 +8,7 @@ from typing import Literal, overload
 
 from shardcast.api.broadcasting import Broadcast
 from shardcast.api.file_options import file_options
+from shardcast.api.open_folder import FolderWriter
 from shardcast.api.origin_process import OriginProcess
 from shardcast.api.publishing import ByteSize, LocalPayload, Metadata, StrPath, publish_payload
 from shardcast.control.client import withdraw
@@ -236,6 +237,31 @@ class OriginServer:
         """
         data_dir, size, values = Path(self.data_dir), shard_size_of(shard_size), add_tags(metadata, tags)
         return self._process.restarting(lambda: BroadcastWriter(data_dir, name, size, values))
+
+    def open_broadcast_folder(
+        self,
+        name: str,
+        shard_size: ByteSize | None = None,
+        metadata: Metadata | None = None,
+        *,
+        tags: Sequence[str] = (),
+    ) -> FolderWriter:
+        """Open the next version as a folder to write files into; see ``shardcast.open_broadcast_folder``.
+
+        Args:
+            name: name of the folder.
+            shard_size: bytes of a shard, or ``50MB``; None for the origin's 50 000 000.
+            metadata: JSON object, at most 16 KiB, that goes with the version.
+            tags: names of the version beside its number.
+
+        Returns:
+            The folder to write files into.
+
+        Raises:
+            NodeFailed: the origin has ended, and could not be started again.
+        """
+        data_dir, size, values = Path(self.data_dir), shard_size_of(shard_size), add_tags(metadata, tags)
+        return self._process.restarting(lambda: FolderWriter(data_dir, name, size, values))
 
     def withdraw(self, version: str, reason: str = "") -> Withdrawal:
         """Withdraw a version; see ``shardcast.withdraw``.

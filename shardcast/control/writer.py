@@ -42,12 +42,21 @@ class BroadcastWriter(io.RawIOBase):
         name: str,
         shard_size: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        *,
+        as_folder: bool = False,
     ) -> None:
         """Open a version at the origin of a data directory.
 
+        Args:
+            data_dir: the data directory.
+            name: the payload's name.
+            shard_size: bytes of a shard; None for the origin's own.
+            metadata: JSON object for the version.
+            as_folder: whether files of a folder are written, one by one.
+
         Raises:
             NoNode: no origin runs on the data directory.
-            NodeFailed: the origin went away.
+            NodeFailed: the origin went away, or is an earlier one without such folders.
             UsageError: the shard size or the metadata make no sense.
         """
         super().__init__()
@@ -64,11 +73,18 @@ class BroadcastWriter(io.RawIOBase):
         self.shard_size: int | None = None
         self._connection = connect(data_dir)
         request = {"name": name, "shard_size": shard_size, "metadata": metadata, "confirm": True}
+        if as_folder:
+            request["folder"] = True
         with self._abort_on_error():
             self._connection.start_request(STREAM_PATH, request)
             self._lines = request_lines(self._connection, data_dir)
             opened = next(self._lines)
             self.version = str(opened["version"])
+            if as_folder and opened.get("folder") is not True:
+                raise NodeFailed(
+                    f"the origin of {data_dir} is one of an earlier shardcast, which takes no folders file "
+                    "by file; start it again with this one, or broadcast the folder whole"
+                )
             size = opened.get("shard_size")
             self.shard_size = size if type(size) is int and size > 0 else None
             self._pipe = PipeWriter(str(opened["pipe"]), self.version, data_dir)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardcast.folders.entries import EntryKind
+from shardcast.folders.growing_list import GrowingList
 from shardcast.folders.layout import FolderLayout, TooManyShards
 from shardcast.folders.listing import ListingReader
 from shardcast.json_text import parse_json
@@ -70,6 +71,8 @@ def layout_of_lines(header: Header, raw: bytes) -> FolderLayout:
     assert facts
     if header.shard_size is None:
         raise ManifestError("the header of a folder without the size of its shards")
+    if facts.entries is None:
+        return _written_layout(header, raw)
     reader = ListingReader(facts.entries)
     for values in _folder_lines(raw):
         reader.read(values)
@@ -94,6 +97,18 @@ def note_digests(layout: FolderLayout, manifest: Manifest) -> None:
         if DIGESTS_KEY in values:
             reader.read(values)
     reader.note_digests(layout)
+
+
+def _written_layout(header: Header, raw: bytes) -> FolderLayout:
+    """Return the entries so far of a folder that is written file by file.
+
+    Raises:
+        ManifestError: an entry is unsafe.
+    """
+    listed = GrowingList(header)
+    listed.take(raw)
+    listed.note_digests()
+    return listed.layout
 
 
 def check_shards(layout: FolderLayout, manifest: Manifest) -> None:

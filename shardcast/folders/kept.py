@@ -101,8 +101,12 @@ def unchanged_folder(folder: Path, manifest: Manifest) -> tuple[FolderLayout, Fi
     """
     try:
         facts, identity = manifest.header.folder, sha256(manifest.raw).hexdigest()
-        states = FileStates.load(kept_states(folder), identity, facts.entries) if facts else None
-        layout = folder_layout(manifest) if states is not None else None
+        if facts is None or not kept_states(folder).exists():
+            return None
+        layout = folder_layout(manifest) if facts.entries is None else None
+        entries = len(layout.table) if layout else facts.entries or 0
+        states = FileStates.load(kept_states(folder), identity, entries)
+        layout = layout or (folder_layout(manifest) if states is not None else None)
         if states is None or layout is None:
             return None
         with OpenTree.at(folder) as tree:

@@ -92,6 +92,16 @@ def packed_entry_lines(table: FolderTable) -> Iterator[bytes]:
         yield line
 
 
+def entry_values(table: FolderTable, index: int) -> tuple[Any, ...]:
+    """Return an entry as JSON values."""
+    return _values(table, index, index + 1)[0]
+
+
+def entry_line(table: FolderTable, index: int) -> bytes:
+    """Return a line with one entry."""
+    return _encode({ENTRIES_KEY: [entry_values(table, index)]}).encode() + b"\n"
+
+
 def digest_lines(first: int, digests: Iterable[bytes]) -> Iterator[bytes]:
     """Yield lines with the digests of small files.
 
@@ -112,15 +122,19 @@ class ListingReader:
         table: the entries so far.
     """
 
-    def __init__(self, expected: int) -> None:
-        """Expect so many entries.
+    def __init__(self, expected: int, table: FolderTable | None = None) -> None:
+        """Expect so many entries at most.
+
+        Args:
+            expected: the number.
+            table: takes them; None for a new one.
 
         Raises:
             ManifestError: they are too many.
         """
         if not 0 <= expected <= MAX_ENTRIES:
             raise ManifestError(f"a folder of {expected} entries; at most {MAX_ENTRIES} can be received")
-        self.table = FolderTable()
+        self.table = FolderTable() if table is None else table
         self._expected = expected
         self._unpacked = 0
         self._digests = bytearray()
@@ -162,7 +176,7 @@ class ListingReader:
             for values in entries:
                 if not run.take(values):
                     run.end()
-                    self.table.append(_entry(values))
+                    self.table.append(parse_entry(values))
             run.end()
         except UnsafeEntry as error:
             raise ManifestError(f"an entry of the folder can't be taken: {error}") from None
@@ -253,7 +267,7 @@ def _values(table: FolderTable, start: int, end: int) -> list[tuple[Any, ...]]:
     return values
 
 
-def _entry(values: Any) -> FolderEntry:
+def parse_entry(values: Any) -> FolderEntry:
     """Return the entry that JSON values are.
 
     Raises:

@@ -16,6 +16,7 @@ from shardcast.folders.contents import check_shards, layout_of_lines, note_diges
 from shardcast.folders.file_checks import check_payload, check_small_files
 from shardcast.folders.file_states import FileStates
 from shardcast.folders.finishing import finish_folder
+from shardcast.folders.growing_list import GrowingList
 from shardcast.folders.kept import keep, keep_states, kept_manifest
 from shardcast.folders.layout import FolderLayout, FolderShard
 from shardcast.folders.name_folding import find_collision, probe_folding
@@ -79,14 +80,15 @@ class FolderOutput:
         self._writing: dict[int, threading.Lock] = {}
         self._hashed_bytes: dict[int, int] = {}
         self._taking = asyncio.Lock()
-        layout = self._lay_out()
+        self._growing = self._grow_list() if live.manifest is None else None
+        layout = self._growing.layout if self._growing else self._lay_out()
         selection = FolderSelection(layout.table, options.only, options.exclude)
         self._shards = list(layout.shards())
         with disk_errors("could not write", output):
             self._target = resolve_folder(output, kept_manifest(output))
             self._part: PartFolder = new_part_folder(self._target)
             self._places = FolderPlaces(self._part.root, layout, selection)
-            seeds = FolderSeeds(seed_folders(self._target, options.seeds))
+            seeds = FolderSeeds([] if self._growing else seed_folders(self._target, options.seeds))
             self._reuse = FolderReuse(self._places, seeds, links=options.links)
             try:
                 self._check_names()
@@ -129,6 +131,35 @@ class FolderOutput:
                 f"{self.output.parent}; choose an output on another one, or leave one of them out (--exclude)"
             )
 
+    def _grow_list(self) -> GrowingList | None:
+        """Return the list so far of a folder that is written file by file; None for others.
+
+        Raises:
+            IntegrityError: it is not that of a folder.
+        """
+        facts = self._live.header.folder
+        if facts is None or facts.entries is not None:
+            return None
+        try:
+            growing = GrowingList(self._live.header)
+            growing.take(self._live.raw)
+        except ManifestError as error:
+            raise self._wrong(str(error)) from None
+        return growing
+
+    def _grow(self) -> None:
+        """Take the entries that came since the last shard.
+
+        Raises:
+            IntegrityError: they are not those of a folder.
+        """
+        try:
+            if self._growing and self._growing.take(self._live.raw):
+                self._places.extend()
+                self._shards = list(self._places.layout.shards())
+        except ManifestError as error:
+            raise self._wrong(str(error)) from None
+
     def _check_room(self) -> None:
         """Fail now rather than when the disk is full, where nothing of the folder is here.
 
@@ -152,6 +183,7 @@ class FolderOutput:
             IntegrityError: the manifest's entries and shards are not those of one folder.
             LocalDiskError: the folder can't be read or written.
         """
+        self._grow()
         placed = self._shards[shard.number - 1] if shard.number <= len(self._shards) else None
         if placed is None or (placed.offset, placed.size) != (shard.offset, shard.size):
             raise self._wrong(f"shard {shard.number} is not the one that follows from its entries")
@@ -272,6 +304,7 @@ class FolderOutput:
     def _complete(self, manifest: Manifest) -> None:
         """Finish the folder and name it; blocks on the disk."""
         places = self._places
+        self._grow()
         try:
             check_shards(places.layout, manifest)
             if not self.hashes_whole:

@@ -90,6 +90,13 @@ class FolderPlaces:
         self._writers.close()
         self._readers.close()
 
+    def extend(self) -> None:
+        """Make room for the entries that a growing list got; all of them are wanted."""
+        more = bytes(len(self.layout.table) - len(self.hashed))
+        for column in (self._present, self._settled, self.hashed):
+            column.extend(more)
+        self.selection.extend()
+
     def open_root(self) -> int:
         """Return another descriptor of the folder, which the caller closes.
 

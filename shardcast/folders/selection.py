@@ -52,6 +52,10 @@ class FolderSelection:
                 if first is not None and not self._wanted[first]:
                     self._paths.setdefault(first, entry.path)
 
+    def extend(self) -> None:
+        """Choose all entries that the table got since; only where all are chosen."""
+        self._wanted.extend(b"\1" * (len(self._table) - len(self._wanted)))
+
     def has_bytes_of(self, index: int) -> bool:
         """Return whether the bytes of a file are wanted."""
         return bool(self._wanted[index]) or index in self._paths

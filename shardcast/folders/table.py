@@ -193,7 +193,11 @@ class FolderTable(Sequence[FolderEntry]):
             first = self.find(entry.link)
             if first is None or self._kinds[first] != EntryKind.FILE:
                 raise UnsafeEntry(f"{entry.text!r} is a hard link to no file before it")
-        self._last = path
+        self._add(entry)
+
+    def _add(self, entry: FolderEntry) -> None:
+        """Add an entry that was checked."""
+        path = self._last = entry.path
         self._bytes += entry.size
         self._paths += path
         self._ends.append(len(self._paths))

@@ -181,6 +181,8 @@ class Downloads:
             if header.folder:
                 with self.waits.waiting(lambda: _manifest_from(version, peers)):
                     await live.wait_first_shard()
+                if header.folder.entries is None and self.folders.selects:
+                    await live.wait_ended()  # to choose by patterns from the whole list
             return await self._receive(
                 live,
                 peers,

@@ -17,6 +17,7 @@ from shardcast.errors import ShardcastError, UsageError
 from shardcast.folders.publishing import PublishedFolders, check_folder_options, publish_folder
 from shardcast.folders.survey import SurveyRules
 from shardcast.folders.tar_publishing import ListedFolder, publish_tar_file, publish_tar_stream
+from shardcast.folders.written_publishing import publish_written_folder
 from shardcast.protocol.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.protocol.wire import version_name
 from shardcast.sharding.publication import (
@@ -196,6 +197,7 @@ class Publisher:
         metadata: Mapping[str, Any] | None = None,
         confirm: Confirm | None = None,
         check: CheckManifest | None = None,
+        as_folder: bool = False,
     ) -> PendingBroadcast:
         """Start to broadcast a stream while it comes; ``PendingBroadcast.cancel`` aborts it.
 
@@ -206,6 +208,7 @@ class Publisher:
             metadata: carried to readers in the manifest's header.
             confirm: awaited before the version becomes complete.
             check: called with the manifest before ``confirm``.
+            as_folder: whether files of a folder come, one by one (``written_publishing``).
 
         Raises:
             LocalDiskError: the number can't be recorded.
@@ -215,7 +218,8 @@ class Publisher:
 
         def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
             opened.space.shard_size = description.shard_size
-            return publish_stream(source, name, opened, description, progress=state, reserve=claim)
+            cut_pipe = publish_written_folder if as_folder else publish_stream
+            return cut_pipe(source, name, opened, description, progress=state, reserve=claim)
 
         broadcast = await self._begin(name, cut, confirm, check)
         assert broadcast.task

@@ -49,6 +49,8 @@ class SharedFolderOutput:
 
     def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
         """Return a piece; None where its bytes are not those that were verified any more."""
+        if shard >= len(self._placed):  # the list of a folder that is written file by file grows
+            self._placed = list(self._pieces.layout.shards())
         placed = self._placed[shard - 1]
         try:
             if placed.index is None:

@@ -47,11 +47,12 @@ class FolderFacts:
 
     Attributes:
         name: the folder's name, for people; never a path.
-        entries: the number of its entries, whose lines follow the header.
+        entries: the number of its entries, whose lines follow the header; None for a folder that is written
+            file by file, where the lines of entries stand before the shards with them.
     """
 
     name: str
-    entries: int
+    entries: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,6 @@ def header_line(header: Header) -> bytes:
         UsageError: the metadata are no JSON object, or too long.
     """
     check_metadata(header.metadata)
-    folder = header.folder
     return _line(
         {
             "format": FORMAT,
@@ -216,9 +216,18 @@ def header_line(header: Header) -> bytes:
             "piece_size": header.piece_size,
             "created": header.created,
             "metadata": dict(header.metadata),
-            **({"folder": {"name": folder.name, "entries": folder.entries}} if folder else {}),
+            **_folder_values(header.folder),
         }
     )
+
+
+def _folder_values(folder: FolderFacts | None) -> dict[str, Any]:
+    """Return what a header says of a folder; readers that don't know the second key receive the tar."""
+    if folder is None:
+        return {}
+    if folder.entries is None:
+        return {"written_folder": {"name": folder.name}}
+    return {"folder": {"name": folder.name, "entries": folder.entries}}
 
 
 def shard_line(shard: Shard) -> bytes:

@@ -196,17 +196,21 @@ class ManifestReader:
             piece_size=_integer(values, "piece_size", 1024, MAX_PIECE_SIZE),
             created=created,
             metadata=metadata,
-            folder=None if values.get("folder") is None else self._folder(values["folder"]),
+            folder=self._folder(values),
         )
 
-    def _folder(self, values: object) -> FolderFacts:
-        """Return the header's facts about a folder, every bound checked."""
+    def _folder(self, header: dict[str, Any]) -> FolderFacts | None:
+        """Return the header's facts about a folder, every bound checked; None for a file."""
+        is_written = header.get("folder") is None
+        values = header.get("written_folder" if is_written else "folder")
+        if values is None:
+            return None
         if not isinstance(values, dict):
             raise ManifestError("its folder is no JSON object")
         name = _text(values, "name", 255)
         if not is_folder_name(name):
             raise ManifestError("the name of its folder is no folder's name")
-        return FolderFacts(name, _integer(values, "entries", 0, MAX_ENTRIES))
+        return FolderFacts(name, None if is_written else _integer(values, "entries", 0, MAX_ENTRIES))
 
     def _shard(self, values: dict[str, Any], header: Header) -> Shard:
         """Return the next shard, every bound checked."""

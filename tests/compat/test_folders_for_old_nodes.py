@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.api.open_folder import FolderWriter
 from tests.compat.test_earlier_state import earlier_middle, earlier_run
 from tests.support import legacy, processes
 from tests.support.folder_trees import Node, read_tree
@@ -47,13 +48,37 @@ def broadcast(model: Path, data_dir: Path) -> None:
 
 
 @pytest.mark.legacy
-def test_old_client_receives_a_folder_as_a_tar(old: OldShardcast, model: Path, tmp_path: Path) -> None:
-    broadcast(model, tmp_path / "data")
-    with processes.origin(tmp_path / "data") as origin:
+@pytest.mark.parametrize("way", ["copied", "linked", "sent", "written"])
+def test_old_client_receives_a_folder_as_a_tar(
+    old: OldShardcast, model: Path, tmp_path: Path, way: str
+) -> None:
+    expected = read_tree(model)
+    with processes.origin(tmp_path / "data", "--publish", "--shard-size", "300kB") as origin:
+        if way == "written":
+            expected = write_files(model, tmp_path / "data")
+        else:
+            options = {
+                "linked": ("--data-dir", str(tmp_path / "data"), "--link"),
+                "sent": ("--to", origin.url),
+            }
+            words = options.get(way, ("--data-dir", str(tmp_path / "data")))
+            done = processes.run("broadcast", str(model), *words)
+            assert done.stdout == "v1\n", done.stderr
         tar = tmp_path / "old.tar"
         done = old.client("--servers", origin.url, "--version", "v1", "--output-file", str(tar))
     assert done.returncode == 0, done.stderr
-    assert unpacked(tar) == read_tree(model)
+    assert unpacked(tar) == expected
+
+
+def write_files(model: Path, data_dir: Path) -> dict[bytes, Node]:
+    """Write the files of a folder one by one as a version; return what readers get."""
+    (model / "same").unlink()
+    with FolderWriter(data_dir, "model") as folder:
+        for file in sorted(model.rglob("*")):
+            if file.is_file() and not file.is_symlink():
+                folder.add(file, str(file.relative_to(model)))
+    found = read_tree(model)
+    return {path: node for path, node in found.items() if path not in (b"link", b"sub/empty")}
 
 
 def test_earlier_middle_and_client_receive_a_folder_as_a_tar(model: Path, tmp_path: Path) -> None:

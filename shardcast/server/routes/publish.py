@@ -91,6 +91,7 @@ class PublishTarget(Protocol):
         *,
         metadata: Mapping[str, Any] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
+        as_folder: bool = False,
     ) -> Publishing:
         """Start to broadcast the bytes of ``source`` until its end."""
 
@@ -124,6 +125,7 @@ def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Ca
         try:
             caller, values = await read_request(request, by_line=True)
             name, shard_size, metadata = str(values["name"]), values.get("shard_size"), values.get("metadata")
+            as_folder = values.get("folder") is True
         except (ValueError, KeyError) as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         with contextlib.ExitStack() as stack:
@@ -133,7 +135,12 @@ def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Ca
                 source = pipe.take_source()
                 try:
                     publishing = await publisher.publish_stream(
-                        source, name, shard_size, metadata=metadata, confirm=caller.confirm
+                        source,
+                        name,
+                        shard_size,
+                        metadata=metadata,
+                        confirm=caller.confirm,
+                        as_folder=as_folder,
                     )
                 except BaseException:
                     source.close()
@@ -142,7 +149,7 @@ def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Ca
                 return web.json_response(_failure(error), content_type=NDJSON)
             ending = asyncio.ensure_future(_await_end(request, pipe, publishing))
             try:
-                return await _report(caller, publishing, str(pipe.path))
+                return await _report(caller, publishing, str(pipe.path), as_folder=as_folder)
             finally:
                 await cancel([ending])
 
@@ -165,7 +172,9 @@ async def _await_end(request: web.Request, pipe: NamedPipe, publishing: Publishi
         pipe.close()
 
 
-async def _report(caller: Caller, publishing: Publishing, pipe: str = "") -> web.StreamResponse:
+async def _report(
+    caller: Caller, publishing: Publishing, pipe: str = "", *, as_folder: bool = False
+) -> web.StreamResponse:
     """Stream progress and the final result, and return the answer.
 
     Pipe writers do not read the answer, so they get no progress. An incomplete version is aborted when its
@@ -175,7 +184,7 @@ async def _report(caller: Caller, publishing: Publishing, pipe: str = "") -> web
     result.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
         shard_size = publishing.progress().get("shard_size")  # by which a pipe writer counts its shards
-        of_pipe = {"pipe": pipe, "shard_size": shard_size} if pipe else {}
+        of_pipe = {"pipe": pipe, "shard_size": shard_size, "folder": as_folder} if pipe else {}
         await caller.send_line({"version": publishing.version} | of_pipe)
         while not result.done():
             if not pipe:

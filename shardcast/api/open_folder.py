@@ -1,0 +1,385 @@
+"""A version written as a folder: each file goes out when it is closed, or at once with its size."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from shardcast.control.writer import BroadcastWriter
+from shardcast.disk_errors import disk_errors
+from shardcast.errors import LocalDiskError, PayloadChanged, UsageError
+from shardcast.file_identity import FileIdentity
+from shardcast.folders.entries import PERMISSIONS, EntryKind, FolderEntry, UnsafeEntry, check_entry
+from shardcast.folders.listing import entry_values
+from shardcast.folders.written_publishing import LENGTH_BYTES
+from shardcast.folders.written_table import WrittenTable
+
+_IN_MEMORY = 32 << 20
+"""Bytes of a file of unknown size that are kept in memory until it is closed; more go to a temporary file."""
+_CHUNK = 1 << 20
+"""Bytes that are copied at a time."""
+_FOLDER_MODE = 0o755
+
+
+class FolderWriter:
+    """A folder that publishes the files written into it, in the order in which they are closed.
+
+    Leaving the block completes the version; an exception in it aborts the version, on every node::
+
+        with shardcast.open_broadcast_folder("step-1200") as folder:
+            with folder.open("model-00001.safetensors", size=n) as file:
+                file.write(data)
+            folder.write("config.json", b"{}")
+
+    One thread at a time writes, and one file is open at a time.
+
+    Attributes:
+        version: the version's name, ``v7``.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        name: str,
+        shard_size: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open a version at the origin of a data directory.
+
+        Args:
+            data_dir: the data directory.
+            name: name of the folder.
+            shard_size: bytes of a shard; None for the origin's own.
+            metadata: JSON object for the version; None for none.
+
+        Raises:
+            NoNode: no origin runs on the data directory.
+            NodeFailed: the origin went away, or is one of an earlier shardcast.
+            UsageError: the name, the shard size or the metadata make no sense.
+        """
+        if not name or "/" in name:
+            raise UsageError(f"{name!r} is no name for a folder; it has no slashes")
+        self._table = WrittenTable()
+        self._file: FolderFile | None = None
+        self._is_whole = False
+        self._writer = BroadcastWriter(data_dir, name, shard_size, metadata, as_folder=True)
+        self.version = self._writer.version
+
+    def open(
+        self, path: str, size: int | None = None, *, mode: int = 0o644, mtime: int | None = None
+    ) -> FolderFile:
+        """Open the next file for writing, in binary.
+
+        Args:
+            path: in the folder, with slashes; folders on the way are made.
+            size: bytes of the file, which then goes out while it is written; None where they are not known:
+                it goes out when it is closed, and is kept here until then.
+            mode: permission bits.
+            mtime: seconds since 1970; None for now.
+
+        Returns:
+            The file; leaving its block closes it.
+
+        Raises:
+            UsageError: the path is unsafe or there already, or another file is still open.
+            ShardcastError: publishing failed, and why.
+        """
+        if self._file is not None and not self._file.closed:
+            raise UsageError(f"close {self._file.name!r} before {path!r} is opened")
+        modified = int(time.time()) if mtime is None else mtime
+        entry = FolderEntry(os.fsencode(path), EntryKind.FILE, size or 0, mode & PERMISSIONS, modified)
+        self._check(entry)
+        self._file = FolderFile(self, entry) if size is None else SizedFile(self, entry)
+        return self._file
+
+    def write(self, path: str, data: bytes, *, mode: int = 0o644, mtime: int | None = None) -> None:
+        """Write a whole file.
+
+        Args:
+            path: in the folder, with slashes; folders on the way are made.
+            data: the bytes.
+            mode: permission bits.
+            mtime: seconds since 1970; None for now.
+
+        Raises:
+            UsageError: the path is unsafe or there already, or another file is still open.
+            ShardcastError: publishing failed, and why.
+        """
+        with self.open(path, len(data), mode=mode, mtime=mtime) as file:
+            file.write(data)
+
+    def add(self, source: str | os.PathLike[str], name: str | None = None) -> None:
+        """Write a file that is on the disk, with its mode and time.
+
+        Args:
+            source: the file.
+            name: its path in the folder; None for its name.
+
+        Raises:
+            PayloadChanged: it changed meanwhile, and the version was aborted.
+            LocalDiskError: it is no file, or can't be read.
+            UsageError: the path is unsafe or there already, or another file is still open.
+            ShardcastError: publishing failed, and why.
+        """
+        path = Path(source)
+        with disk_errors("could not read", path), open(path, "rb", buffering=0, opener=_open_at_once) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise LocalDiskError(f"can't add {path}: it is no file")
+            mtime = found.st_mtime_ns // 10**9
+            target = self.open(name or path.name, found.st_size, mode=found.st_mode, mtime=mtime)
+            with target, self._aborting():
+                while data := file.read(_CHUNK):
+                    target.write(data)
+                after = FileIdentity.from_stat(os.fstat(file.fileno()))
+                if not after.same_content(FileIdentity.from_stat(found)):
+                    raise PayloadChanged(f"{path} changed while it was read; {self.version} was given up")
+
+    def complete(self) -> str:
+        """Wait until the version is complete.
+
+        Returns:
+            The version's name.
+
+        Raises:
+            UsageError: a file is still open, and the version was aborted.
+            ShardcastError: publishing failed, and why.
+        """
+        with self._aborting():
+            if self._file is not None and not self._file.closed:
+                raise UsageError(f"{self._file.name!r} is still open; {self.version} was given up")
+            if not self._is_whole:
+                self._writer.write(bytes(LENGTH_BYTES))
+                self._is_whole = True
+        return self._writer.complete()
+
+    def abort(self) -> None:
+        """Abort the version."""
+        self._writer.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.complete()
+        finally:
+            self._writer.close()
+
+    def _check(self, entry: FolderEntry) -> None:
+        """Check that an entry can be written next.
+
+        Raises:
+            UsageError: it can't.
+        """
+        try:
+            check_entry(entry)
+            if self._table.has(entry.path):
+                raise UnsafeEntry(f"{entry.text!r} is there twice")
+            if any(self._table.find(above[:-1]) is not None for above in _above(entry.path)):
+                raise UnsafeEntry(f"{entry.text!r} lies in a file")
+        except UnsafeEntry as error:
+            raise UsageError(f"{self.version} can't have this file: {error}") from None
+
+    def _missing_above(self, path: bytes) -> Iterator[FolderEntry]:
+        """Yield the entries of folders above a path that are not written yet."""
+        for above in _above(path):
+            if self._table.find(above) is None:
+                yield FolderEntry(above, EntryKind.FOLDER, 0, _FOLDER_MODE)
+
+    def _begin(self, entry: FolderEntry) -> None:
+        """Send the entry of a file, after those of the folders above it.
+
+        Raises:
+            UsageError: it can't be written.
+            ShardcastError: publishing failed, and why.
+        """
+        with self._aborting():
+            try:
+                for each in (*self._missing_above(entry.path), entry):
+                    self._table.append(each)
+                    self._send_entry()
+            except UnsafeEntry as error:
+                raise UsageError(f"{self.version} can't have this file: {error}") from None
+
+    def _send_entry(self) -> None:
+        """Send the newest entry."""
+        text = json.dumps(entry_values(self._table, len(self._table) - 1)).encode()
+        self._writer.write(len(text).to_bytes(LENGTH_BYTES, "big") + text)
+
+    def _send(self, data: memoryview) -> None:
+        """Send bytes of the file that was begun."""
+        self._writer.write(data)
+
+    def _flush(self) -> None:
+        """Send what was gathered."""
+        self._writer.flush()
+
+    @contextmanager
+    def _aborting(self) -> Iterator[None]:
+        """Abort the version where the block raises."""
+        try:
+            yield
+        except BaseException:
+            self.abort()
+            raise
+
+
+class FolderFile(io.RawIOBase):
+    """A file of a folder whose size is known only when it is closed; kept here until then.
+
+    An exception in its block drops it; the folder goes on without it.
+    """
+
+    def __init__(self, folder: FolderWriter, entry: FolderEntry) -> None:
+        super().__init__()
+        self.name = entry.text
+        self._folder = folder
+        self._entry = entry
+        self._written = 0
+        self._kept: BinaryIO | None = self._keep()
+
+    def _keep(self) -> BinaryIO | None:
+        """Return the place of its bytes until it is closed."""
+        return tempfile.SpooledTemporaryFile(_IN_MEMORY)  # type: ignore[return-value]
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the bytes written so far."""
+        return self._written
+
+    def write(self, data: Any, /) -> int:
+        """Write the next bytes.
+
+        Raises:
+            LocalDiskError: they can't be kept.
+            ShardcastError: publishing failed, and why.
+            ValueError: the file was closed.
+        """
+        if self.closed:
+            raise ValueError(f"{self.name!r} is closed")
+        view = memoryview(data).cast("B")
+        self._put(view)
+        self._written += len(view)
+        return len(view)
+
+    def _put(self, view: memoryview) -> None:
+        """Take the next bytes."""
+        assert self._kept
+        with disk_errors("could not keep", tempfile.gettempdir()):
+            self._kept.write(view)
+
+    def close(self) -> None:
+        """Send the file.
+
+        Raises:
+            UsageError: it has another size than was told.
+            ShardcastError: publishing failed, and why.
+        """
+        if self.closed:
+            return
+        super().close()
+        self._end()
+
+    def _end(self) -> None:
+        """Send the entry, then the bytes that were kept."""
+        folder, kept = self._folder, self._kept
+        assert kept
+        with kept, folder._aborting():
+            folder._begin(
+                FolderEntry(
+                    self._entry.path, EntryKind.FILE, self._written, self._entry.mode, self._entry.mtime
+                )
+            )
+            kept.seek(0)
+            while data := kept.read(_CHUNK):
+                folder._send(memoryview(data))
+            folder._flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Forget the file."""
+        if self._kept:
+            self._kept.close()
+        super().close()
+
+    def __del__(self) -> None:
+        """Forget a file that was never closed."""
+        if not self.closed:
+            self._drop()
+
+
+class SizedFile(FolderFile):
+    """A file of a folder that goes out while it is written; an exception in its block aborts the version."""
+
+    def __init__(self, folder: FolderWriter, entry: FolderEntry) -> None:
+        super().__init__(folder, entry)
+        folder._begin(entry)
+        folder._flush()  # its header goes out before its first byte
+
+    def _keep(self) -> None:
+        """Return None: its bytes go out at once."""
+
+    def _put(self, view: memoryview) -> None:
+        """Send the next bytes.
+
+        Raises:
+            UsageError: they are more than was told, and the version was aborted.
+        """
+        if self._written + len(view) > self._entry.size:
+            self._folder.abort()
+            raise UsageError(
+                f"{self.name!r} has more than its {self._entry.size} bytes; "
+                f"{self._folder.version} was given up"
+            )
+        self._folder._send(view)
+
+    def _end(self) -> None:
+        """Check that all bytes were written."""
+        if self._written != self._entry.size:
+            self._folder.abort()
+            raise UsageError(
+                f"{self.name!r} has {self._written} of its {self._entry.size} bytes; "
+                f"{self._folder.version} was given up"
+            )
+        self._folder._flush()
+
+    def _drop(self) -> None:
+        """Abort the version: the file's size is announced, and its bytes will not come."""
+        self._folder.abort()
+        super()._drop()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; of a named pipe, without waiting for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """Yield the folders above a path, the outermost first, each with its slash."""
+    at = path.find(b"/")
+    while at >= 0:
+        yield path[: at + 1]
+        at = path.find(b"/", at + 1)
