@@ -22,6 +22,7 @@ from shardcast.folders.entries import PERMISSIONS, EntryKind, FolderEntry, Unsaf
 from shardcast.folders.listing import entry_values
 from shardcast.folders.written_publishing import LENGTH_BYTES
 from shardcast.folders.written_table import WrittenTable
+from shardcast.protocol.manifest_reader import is_folder_name
 
 _IN_MEMORY = 32 << 20
 """Bytes of a file of unknown size that are kept in memory until it is closed; more go to a temporary file."""
@@ -66,8 +67,8 @@ class FolderWriter:
             NodeFailed: the origin went away, or is one of an earlier shardcast.
             UsageError: the name, the shard size or the metadata make no sense.
         """
-        if not name or "/" in name:
-            raise UsageError(f"{name!r} is no name for a folder; it has no slashes")
+        if not is_folder_name(name):
+            raise UsageError(f"{name!r} is no name of a folder: printable, without slashes, not . or ..")
         self._table = WrittenTable()
         self._file: FolderFile | None = None
         self._is_whole = False

@@ -149,9 +149,11 @@ class FolderLayout:
         """Yield the parts of the payload that are cut by themselves, in order."""
         return _segments(self, self.large)
 
-    def shards(self) -> Iterator[FolderShard]:
-        """Yield the shards in order."""
+    def shards(self, begin: int = 0) -> Iterator[FolderShard]:
+        """Yield the shards in order, those of the segments from an offset on."""
         for segment in self.segments():
+            if segment.offset < begin:
+                continue
             for start in range(0, segment.size, self.shard_size):
                 size = min(self.shard_size, segment.size - start)
                 in_file = 0 if segment.index is None else start

@@ -154,9 +154,14 @@ class FolderOutput:
             IntegrityError: they are not those of a folder.
         """
         try:
-            if self._growing and self._growing.take(self._live.raw):
+            if self._growing is None:
+                return
+            settled = self._growing.layout.settled
+            if self._growing.take(self._live.raw):
                 self._places.extend()
-                self._shards = list(self._places.layout.shards())
+                while self._shards and self._shards[-1].offset >= settled:
+                    self._shards.pop()
+                self._shards += self._growing.layout.shards(settled)
         except ManifestError as error:
             raise self._wrong(str(error)) from None
 

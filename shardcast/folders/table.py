@@ -305,6 +305,10 @@ class FolderTable(Sequence[FolderEntry]):
         found = bytes(self._digests[index * _DIGEST : (index + 1) * _DIGEST])
         return found if found and found != _NO_DIGEST else None
 
+    def clear_digests(self) -> None:
+        """Forget the SHA-256 of all files."""
+        self._digests = bytearray()
+
     def set_digest(self, index: int, sha256: bytes) -> None:
         """Note the SHA-256 of a file."""
         if not self._digests:

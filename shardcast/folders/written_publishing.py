@@ -20,7 +20,7 @@ from shardcast.folders.tar_publishing import SUFFIX
 from shardcast.folders.written_table import WrittenLayout, WrittenTable
 from shardcast.json_text import parse_json
 from shardcast.protocol.manifest import FolderFacts, Manifest
-from shardcast.protocol.manifest_reader import ManifestError
+from shardcast.protocol.manifest_reader import ManifestError, is_folder_name
 from shardcast.sharding.chunk_source import ByteSource
 from shardcast.sharding.cutter import cut
 from shardcast.sharding.first_line import new_header, safe_name
@@ -62,6 +62,8 @@ def publish_written_folder(
         Cancelled: ``progress.cancelled`` was set, or the pipe ended before the folder.
     """
     facts = FolderFacts(safe_name(name, 200), None)
+    if not is_folder_name(facts.name):
+        raise UsageError(f"{name!r} is no name of a folder")
     header = new_header(facts.name + SUFFIX, None, opened.number, description, facts)
     with disk_errors("could not read", Path(name)):
         written = WrittenSource(source, description.shard_size, progress, opened.live.add)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from shardcast.folders.entries import EntryKind, FolderEntry, UnsafeEntry, check_entry
@@ -112,6 +113,11 @@ class WrittenLayout(FolderLayout):
             raise TooManyShards(
                 f"{self.size} bytes in shards of {self.shard_size}; at most {MAX_SHARDS} can be had"
             )
+
+    @property
+    def settled(self) -> int:
+        """Offset behind the shards that stay as they are when entries are added."""
+        return deque(self.segments(), 1)[0].offset
 
     def segments(self) -> Iterator[Segment]:
         """Yield the parts of the payload that are cut by themselves, in order."""

@@ -39,6 +39,7 @@ class SharedFolderOutput:
         self._shards = shards
         self._piece_size = piece_size
         self._placed: list[FolderShard] = list(pieces.layout.shards())
+        self._entries = len(pieces.layout.table)
         self._large: OrderedDict[int, BinaryIO] = OrderedDict()
         self._built: OrderedDict[tuple[int, int], BinaryIO] = OrderedDict()
 
@@ -49,9 +50,7 @@ class SharedFolderOutput:
 
     def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
         """Return a piece; None where its bytes are not those that were verified any more."""
-        if shard >= len(self._placed):  # the list of a folder that is written file by file grows
-            self._placed = list(self._pieces.layout.shards())
-        placed = self._placed[shard - 1]
+        placed = self._place(shard)
         try:
             if placed.index is None:
                 return self._build(shard, start, length)
@@ -60,6 +59,13 @@ class SharedFolderOutput:
             return None
         is_unchanged = partial(self._pieces.is_unchanged, placed.index, file.fileno())
         return GivenPiece(file, placed.file_offset + start, length, is_unchanged) if is_unchanged() else None
+
+    def _place(self, shard: int) -> FolderShard:
+        """Return where a shard lies; the list of a folder that is written file by file grows meanwhile."""
+        entries = len(self._pieces.layout.table)
+        if entries != self._entries:
+            self._placed, self._entries = list(self._pieces.layout.shards()), entries
+        return self._placed[shard - 1]
 
     def _open(self, index: int) -> BinaryIO:
         """Return a large file, opened.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -94,6 +96,21 @@ async def test_list_of_no_folder_is_not_published(origin: Origin, model: Path, l
         with pytest.raises(IntegrityError, match="not that of a folder"):
             await send(origin.url, source)
     assert origin.folders.listings == ()
+
+
+async def test_digests_in_a_list_count_for_nothing(origin: Origin, model: Path) -> None:
+    lie = json.dumps({"file_digests": 0, "sha256": base64.b64encode(bytes(range(32))).decode()}).encode()
+    with opened(model) as source:
+        source._list += lie + b"\n"
+        grown = len(source._list) - source.folder.list_size
+        source.folder = dataclasses.replace(source.folder, list_size=len(source._list))
+        source.size, source._hashed = source.size + grown, len(source._list)
+        assert await send(origin.url, source) == "v1"
+    manifest = origin.folders.manifest_of("v1")
+    assert manifest
+    digests = {file.path: file.sha256 for file in contained_files(manifest)}
+    expected = hashlib.sha256((model / "part-01").read_bytes()).hexdigest()
+    assert digests["part-01"] == expected and bytes(range(32)).hex() not in digests.values()
 
 
 async def test_folder_that_changes_while_it_is_sent_is_not_published(origin: Origin, model: Path) -> None:

@@ -203,6 +203,12 @@ async def test_path_that_is_unsafe_or_there_already_is_refused_and_the_folder_go
     assert [file.path for file in contained_files(manifest)] == ["here", "sub/", "sub/x", "other"]
 
 
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\nb", "x" * 256])
+def test_name_of_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="is no name of a folder"):
+        FolderWriter(tmp_path, name)
+
+
 async def test_exception_aborts_the_version_at_clients(origin: Origin, tmp_path: Path) -> None:
     def write() -> None:
         with FolderWriter(tmp_path / "data", "model") as folder:
