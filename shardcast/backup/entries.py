@@ -52,6 +52,7 @@ class SavedEntry:
         chunks: ids of a file's chunks, in order.
         sizes: bytes of each chunk, where there are several.
         chunk_lists: ids of ``listing`` chunks with a file's ids, where these are too many for a line.
+        listed: chunks in these lists.
         sparse: whether the file had holes.
         segments: ids of a folder's listing, in order.
         target: what a symbolic link leads to.
@@ -73,6 +74,7 @@ class SavedEntry:
     chunks: tuple[bytes, ...] = ()
     sizes: tuple[int, ...] = ()
     chunk_lists: tuple[bytes, ...] = ()
+    listed: int = 0
     sparse: bool = False
     segments: tuple[bytes, ...] = ()
     target: bytes = b""
@@ -114,9 +116,9 @@ def entry_fields(entry: SavedEntry) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": entry.name, "kind": entry.kind.value, "mode": entry.mode, "uid": entry.uid, "gid": entry.gid,
         "user": entry.user, "group": entry.group, "mtime": entry.mtime, "chunks": entry.chunks,
-        "sizes": entry.sizes, "chunk_lists": entry.chunk_lists, "sparse": entry.sparse,
-        "segments": entry.segments, "target": entry.target, "device": entry.device, "hard": entry.hard,
-        "xattrs": entry.xattrs, "problems": entry.problems,
+        "sizes": entry.sizes, "chunk_lists": entry.chunk_lists, "listed": entry.listed or None,
+        "sparse": entry.sparse, "segments": entry.segments, "target": entry.target,
+        "device": entry.device, "hard": entry.hard, "xattrs": entry.xattrs, "problems": entry.problems,
     }  # fmt: skip
     if entry.kind is SavedKind.FILE:
         fields["size"] = entry.size
@@ -190,6 +192,7 @@ def entry_of_fields(fields: Mapping[str, Any]) -> SavedEntry:
         chunks=chunks,
         sizes=sizes,
         chunk_lists=_ids(fields, "chunk_lists") if is_file else (),
+        listed=_number(fields, "listed", 0, _MAX_NUMBER) if is_file else 0,
         sparse=is_file and fields.get("sparse") is True,
         segments=_ids(fields, "segments") if is_folder else (),
         target=_target(fields) if is_link else b"",

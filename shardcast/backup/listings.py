@@ -28,22 +28,51 @@ _CUT_ENTRIES, _CUT_IDS = 512, 1024
 """One in so many names, or ids, ends a segment."""
 
 
-def cut_lines(lines: Iterable[tuple[bytes, bytes]]) -> Iterator[list[bytes]]:
-    """Yield the lines of each segment.
+class SegmentCutter:
+    """A listing that is cut into segments, entry by entry."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        """Return the number of entries since the last cut."""
+        return len(self._lines)
+
+    def add(self, name: bytes, line: bytes) -> bool:
+        """Add an entry, and return whether the segment ends with it; then ``take`` it.
+
+        Args:
+            name: the entry's name, which is greater than the last one's.
+            line: its line.
+        """
+        self._lines.append(line)
+        self._size += len(line)
+        return (
+            self._size >= MAX_SEGMENT
+            or len(self._lines) == MAX_ENTRIES
+            or zlib.crc32(name) % _CUT_ENTRIES == 0
+        )
+
+    def take(self) -> bytes:
+        """Return the segment, and begin the next one."""
+        segment = b"".join(self._lines)
+        self._lines, self._size = [], 0
+        return segment
+
+
+def cut_lines(lines: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """Yield the segments of a whole listing.
 
     Args:
         lines: each entry's name and line, sorted by name.
     """
-    segment: list[bytes] = []
-    size = 0
+    cutter = SegmentCutter()
     for name, line in lines:
-        segment.append(line)
-        size += len(line)
-        if size >= MAX_SEGMENT or len(segment) == MAX_ENTRIES or zlib.crc32(name) % _CUT_ENTRIES == 0:
-            yield segment
-            segment, size = [], 0
-    if segment:
-        yield segment
+        if cutter.add(name, line):
+            yield cutter.take()
+    if len(cutter):
+        yield cutter.take()
 
 
 def read_segment(plain: bytes) -> list[SavedEntry]:

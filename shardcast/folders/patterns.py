@@ -38,7 +38,7 @@ class PathPatterns:
         Raises:
             UsageError: one is no pattern, or they are too many.
         """
-        sources = [_source(pattern) for pattern in patterns]
+        sources = [pattern_source(pattern) for pattern in patterns]
         if len(sources) > MAX_PATTERNS:
             raise UsageError(f"{len(sources)} patterns of paths; at most {MAX_PATTERNS} can be taken")
         self._pattern = re.compile("|".join(sources) or r"(?!)", re.DOTALL)
@@ -67,7 +67,7 @@ def read_patterns(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _source(pattern: str) -> str:
+def pattern_source(pattern: str) -> str:
     """Return the regular expression of a pattern, for paths of which those of folders end in ``/``.
 
     Raises:

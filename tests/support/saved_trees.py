@@ -117,7 +117,7 @@ class SavedTree:
     def put_listing(self, entries: Iterable[SavedEntry]) -> tuple[bytes, ...]:
         """Store a folder's listing and return its segments."""
         lines = ((entry.name, entry_line(entry)) for entry in entries)
-        return tuple(self.put(ChunkKind.LISTING, b"".join(segment)) for segment in cut_lines(lines))
+        return tuple(self.put(ChunkKind.LISTING, segment) for segment in cut_lines(lines))
 
     def file(self, name: bytes, data: bytes, **fields: object) -> SavedEntry:
         """Store the bytes of a file and return its entry."""

@@ -18,6 +18,9 @@ _COMMANDS = (
     LazyCommand("revoke", "shardcast.cli.backup.revoke", "Make the keys of CLIENT worthless."),
     LazyCommand("prune", "shardcast.cli.backup.prune", "Delete what no snapshot needs."),
     LazyCommand("check", "shardcast.cli.backup.check", "Check that everything that snapshots need is there."),
+    LazyCommand("register", "shardcast.cli.backup.register", "Register a folder, by an invitation."),
+    LazyCommand("backup", "shardcast.cli.backup.backup", "Save a folder, and print the snapshot's id."),
+    LazyCommand("scan", "shardcast.cli.backup.scan", "Show what a backup would save."),
 )
 """The commands in the order of the help text: first of the server, then of clients."""
 

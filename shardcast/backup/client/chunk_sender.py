@@ -1,0 +1,185 @@
+"""Chunks ─▶ packs at the server: ask what is missing, encode, pack and send, in threads beside the reader.
+
+::
+
+    reader ─▶ batch ─▶ [queue] ─▶ missing? ─▶ encode ─▶ pack ─▶ send        (three threads take batches)
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from shardcast.backup.encoding import encode_chunk
+from shardcast.backup.ids import ChunkKind
+from shardcast.backup.packs import Pack, PackWriter
+from shardcast.digest import Buffer
+from shardcast.errors import CannotAsk, LocalLimit
+
+THREADS = 3
+_BATCH_BYTES, _BATCH_CHUNKS = 4 << 20, 2048
+"""Size at which a batch is handed on."""
+_QUEUED = 3
+"""Batches that wait: they bound the memory, and let the reader run ahead of the server."""
+_RENEW = 60.0
+"""Seconds without a batch after which the run is renewed."""
+
+QueuedChunk = tuple[ChunkKind, bytes, Buffer, bytes | None]
+"""Kind, id, bytes, and the encoded bytes where they are known."""
+
+
+class ChunkStore(Protocol):
+    """What chunks are sent to: a ``BackupRun``."""
+
+    def missing(self, ids: Sequence[bytes]) -> list[bool]:
+        """Return which chunks are missing there."""
+
+    def put_pack(self, pack: Pack) -> None:
+        """Send a pack."""
+
+
+class ChunkSender:
+    """Sends the chunks that a server lacks.
+
+    Attributes:
+        sent_bytes: bytes of the packs that were sent.
+        sent_chunks: chunks in them.
+    """
+
+    def __init__(self, store: ChunkStore) -> None:
+        self.sent_bytes = self.sent_chunks = 0
+        self._store = store
+        self._batch: list[QueuedChunk] = []
+        self._batch_bytes = 0
+        self._queue: queue.Queue[list[QueuedChunk] | None] = queue.Queue(_QUEUED)
+        self._lock = threading.Lock()
+        self._packs = {kind: PackWriter() for kind in ChunkKind}
+        self._under_way: set[bytes] = set()
+        self._failure: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+
+    def take(self, kind: ChunkKind, chunk: bytes, data: Buffer, encoded: bytes | None = None) -> None:
+        """Take a chunk; waits while the server is slower than the reader.
+
+        Args:
+            kind: its kind.
+            chunk: its id.
+            data: its bytes.
+            encoded: its encoded bytes, where they are known.
+
+        Raises:
+            PeerError, UploadRefused: an earlier chunk could not be sent.
+        """
+        self._batch.append((kind, chunk, data, encoded))
+        self._batch_bytes += len(data)
+        if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_CHUNKS:
+            self._hand_on()
+
+    def finish(self) -> None:
+        """Send what is left, and return when the server has everything.
+
+        Raises:
+            PeerError, UploadRefused: a chunk could not be sent.
+        """
+        if self._batch:
+            self._hand_on()
+        self.stop()
+        self._check()
+        for kind in ChunkKind:
+            if len(self._packs[kind]):
+                self._send(self._take_pack(kind))
+
+    def stop(self) -> None:
+        """End the threads, once they have sent the batches that wait."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    def abandon(self) -> None:
+        """Drop what waits; requests under way end by themselves."""
+        self._failure = self._failure or CannotAsk("the backup server", "the backup was broken off")
+
+    def _hand_on(self) -> None:
+        """Put the batch into the queue, and see that threads take from it."""
+        self._check()
+        if len(self._threads) < THREADS:
+            self._start_thread()
+        self._queue.put(self._batch)
+        self._batch, self._batch_bytes = [], 0
+
+    def _start_thread(self) -> None:
+        """Start one more thread; with fewer than there may be the work goes on, but for none.
+
+        Raises:
+            CannotAsk: this machine allows no thread.
+        """
+        thread = threading.Thread(target=self._run, daemon=True, name="backup-sender")
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise CannotAsk("the backup server", str(LocalLimit.of(error) or error)) from error
+            return
+        self._threads.append(thread)
+
+    def _check(self) -> None:
+        """Raise the first failure of a thread."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        """Take batches until the end; after a failure they are dropped, so that the reader never waits."""
+        while True:
+            try:
+                batch = self._queue.get(timeout=_RENEW)
+            except queue.Empty:
+                batch = []  # an empty question renews the run, while nothing that changed is found
+            if batch is None:
+                return
+            if self._failure is not None:
+                continue
+            try:
+                self._work(batch)
+            except BaseException as error:  # noqa: BLE001  raised in the reader's thread
+                self._failure = self._failure or error
+
+    def _work(self, batch: list[QueuedChunk]) -> None:
+        """Send what the server lacks of a batch, once its pack is full."""
+        for kind, chunk, encoded in self._wanted(batch):
+            with self._lock:
+                pack = self._packs[kind]
+                pack.add(chunk, encoded)
+                full = self._take_pack(kind) if pack.is_full else None
+            if full is not None:
+                self._send(full)
+
+    def _wanted(self, batch: list[QueuedChunk]) -> list[tuple[ChunkKind, bytes, bytes]]:
+        """Return the chunks of a batch that the server lacks and nobody sends yet, encoded."""
+        chunks = {one[1]: one for one in batch}
+        ids = list(chunks)
+        missing = self._store.missing(ids)
+        wanted = []
+        with self._lock:
+            for chunk, lacks in zip(ids, missing, strict=True):
+                if lacks and chunk not in self._under_way:
+                    self._under_way.add(chunk)
+                    wanted.append(chunks[chunk])
+        return [(kind, chunk, encoded or encode_chunk(data)) for kind, chunk, data, encoded in wanted]
+
+    def _take_pack(self, kind: ChunkKind) -> PackWriter:
+        """Return the pack of a kind, and begin a new one."""
+        pack, self._packs[kind] = self._packs[kind], PackWriter()
+        return pack
+
+    def _send(self, writer: PackWriter) -> None:
+        """Send a pack. From then on the server knows its chunks, so that nothing here need remember them."""
+        pack = writer.finish()
+        self._store.put_pack(pack)
+        with self._lock:
+            self._under_way.difference_update(chunk.id for chunk in pack.chunks)
+            self.sent_bytes += len(pack.data)
+            self.sent_chunks += len(pack.chunks)

@@ -1,0 +1,201 @@
+"""Files, links and devices of an open folder ─▶ the fields of their entries, and their chunks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from shardcast.backup.attributes import read_attributes
+from shardcast.backup.chunking import ONE_CHUNK, cut_chunks
+from shardcast.backup.client.folder_cache import FACTS
+from shardcast.backup.entries import SavedKind
+from shardcast.backup.ids import ChunkKind, chunk_id
+from shardcast.backup.listings import INLINE_IDS, cut_chunk_list
+from shardcast.digest import Buffer
+
+CHANGED = "changed while read"
+UNREADABLE = "unreadable"
+GONE = (errno.ENOENT, errno.ENOTDIR)
+"""Errors of a name that has gone since its folder was listed."""
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TRIES = 2
+"""Times that a file which changes while it is read is read."""
+_MAX_REMEMBERED = 10_000
+"""Files of several names whose chunks are remembered."""
+_BLOCK = 512
+"""Bytes of the blocks in which a file's room on the disk is counted."""
+
+TakeChunk = Callable[[ChunkKind, bytes, Buffer], None]
+"""Takes a chunk to send: its kind, id and bytes."""
+Fields = dict[str, Any]
+"""Fields of an entry, as ``entries.json_fields`` takes them."""
+
+
+class ChunkingReader:
+    """Reads what is in folders.
+
+    Attributes:
+        bytes: of the files that were read so far.
+    """
+
+    def __init__(self, key: bytes, take: TakeChunk) -> None:
+        """Read nothing yet.
+
+        Args:
+            key: the key of ids.
+            take: takes each chunk that is read.
+        """
+        self.bytes = 0
+        self._key = key
+        self._take = take
+        self._remembered: dict[tuple[int, bytes], tuple[Fields, bytes]] = {}
+
+    def file(self, folder: int, name: bytes, facts: bytes, device: int | None = None) -> tuple[Fields, bytes]:
+        """Read a file; return the fields of its entry and the ids of its chunks, joined.
+
+        Args:
+            folder: descriptor of its folder.
+            name: its name.
+            facts: ``FACTS`` of it when the folder was listed.
+            device: of the folder, for a file of several names: it is read under the first of them only.
+
+        Raises:
+            OSError: it has gone, can't be read, or is no file any more.
+        """
+        if device is not None and (known := self._remembered.get((device, facts))):
+            return {**known[0], "name": name}, known[1]
+        seen = facts
+        for _ in range(_TRIES):
+            expected, seen = seen, b""
+            fields, ids, seen = self._read(folder, name, expected)
+            if seen == expected:
+                if device is not None and len(self._remembered) < _MAX_REMEMBERED:
+                    self._remembered[device, facts] = fields, ids
+                return fields, ids
+        fields.setdefault("problems", []).append(CHANGED)
+        return fields, ids
+
+    def stream(self, read: Callable[[int], Buffer]) -> tuple[Fields, bytes]:
+        """Read a stream to its end; return the fields of a file with its bytes, and the ids of its chunks."""
+        chunks: list[tuple[bytes, int]] = []
+        for chunk in cut_chunks(read):
+            chunks.append((self._chunk(ChunkKind.DATA, chunk), len(chunk)))
+            self.bytes += len(chunk)
+        return self._content(chunks)
+
+    def _read(self, folder: int, name: bytes, expected: bytes) -> tuple[Fields, bytes, bytes]:
+        """Read a file; return its fields, its ids, and what it looked like afterwards."""
+        descriptor = os.open(name, _FLAGS, dir_fd=folder)
+        try:
+            data = os.read(descriptor, ONE_CHUNK + 1)
+            size = FACTS.unpack(expected)[0]
+            if len(data) == size <= ONE_CHUNK:
+                fields, ids = self._one_chunk(data)
+            else:
+                fields, ids = self.stream(_continued(data, descriptor))
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise FileNotFoundError(errno.ENOENT, "it is no file any more")
+            fields |= read_attributes(folder, name, found, descriptor=descriptor)
+        finally:
+            os.close(descriptor)
+        fields["name"] = name
+        if found.st_blocks * _BLOCK < fields["size"]:
+            fields["sparse"] = True
+        if found.st_nlink > 1:
+            fields["hard"] = f"{found.st_dev}:{found.st_ino}"
+        return fields, ids, facts_of(found)
+
+    def _one_chunk(self, data: bytes) -> tuple[Fields, bytes]:
+        """Return the fields of a small file, and its id; of an empty one no id."""
+        fields: Fields = {"kind": "file", "size": len(data)}
+        if not data:
+            return fields, b""
+        self.bytes += len(data)
+        fields["chunks"] = (found := self._chunk(ChunkKind.DATA, data),)
+        return fields, found
+
+    def _content(self, chunks: list[tuple[bytes, int]]) -> tuple[Fields, bytes]:
+        """Return the fields of a file of these chunks, and all ids that it needs, those of lists first."""
+        fields: Fields = {"kind": "file", "size": sum(size for _, size in chunks)}
+        lists: list[bytes] = []
+        ids = [chunk for chunk, _ in chunks]
+        if len(chunks) > INLINE_IDS:
+            lists = [self._chunk(ChunkKind.LISTING, piece) for piece in cut_chunk_list(chunks)]
+            fields |= {"chunk_lists": lists, "listed": len(ids)}
+        else:
+            fields["chunks"] = ids
+            if len(chunks) > 1:
+                fields["sizes"] = [size for _, size in chunks]
+        return fields, b"".join((*lists, *ids))
+
+    def _chunk(self, kind: ChunkKind, data: Buffer) -> bytes:
+        """Hand on a chunk to be sent, and return its id."""
+        found = chunk_id(self._key, kind, data)
+        self._take(kind, found, data)
+        return found
+
+
+def other_entry(folder: int, name: bytes) -> Fields:
+    """Return the fields of a link, a named pipe or a device.
+
+    Raises:
+        OSError: it has gone, or is something else by now.
+    """
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    if kind is None:
+        raise FileNotFoundError(errno.ENOENT, "it is something else by now")
+    fields: Fields = {"name": name, "kind": kind.value}
+    if kind is SavedKind.LINK:
+        fields["target"] = os.readlink(name, dir_fd=folder)
+    elif kind is not SavedKind.FIFO:
+        fields["device"] = [os.major(found.st_rdev), os.minor(found.st_rdev)]
+    if found.st_nlink > 1:
+        fields["hard"] = f"{found.st_dev}:{found.st_ino}"
+    return fields | read_attributes(folder, name, found)
+
+
+def unreadable_entry(folder: int, name: bytes, why: str) -> Fields:
+    """Return the fields of a file that can't be read.
+
+    Raises:
+        OSError: it can't even be looked at.
+    """
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    fields: Fields = {
+        "name": name,
+        "kind": "file",
+        "size": found.st_size,
+        "problems": [f"{UNREADABLE}: {why}"],
+    }
+    fields |= {"mode": stat.S_IMODE(found.st_mode), "uid": found.st_uid, "gid": found.st_gid}
+    return fields | {"mtime": found.st_mtime_ns}
+
+
+def facts_of(found: os.stat_result) -> bytes:
+    """Return the facts by which an unchanged file is known."""
+    return FACTS.pack(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def _continued(first: bytes, descriptor: int) -> Callable[[int], Buffer]:
+    """Return a function that reads on behind the first bytes of a file."""
+    begun = [first]
+
+    def read(count: int) -> Buffer:
+        if begun and len(begun[0]) <= count:
+            return begun.pop() or os.read(descriptor, count)
+        return os.read(descriptor, count)
+
+    return read
+
+
+_KINDS = {
+    stat.S_IFLNK: SavedKind.LINK,
+    stat.S_IFIFO: SavedKind.FIFO,
+    stat.S_IFCHR: SavedKind.CHAR,
+    stat.S_IFBLK: SavedKind.BLOCK,
+}

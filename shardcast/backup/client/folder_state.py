@@ -1,0 +1,193 @@
+"""A folder as it is now: its names and the facts by which an unchanged file is known."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from shardcast.backup.client.folder_cache import FACTS, FolderSums
+from shardcast.backup.ignoring import CACHE_SIGNATURE, CACHE_TAG, IGNORE_FILES, MAX_IGNORE_FILE, IgnoreRules
+
+_SLASH = ord("/")
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_SETTLED = 2 * 10**9
+"""Nanoseconds after which a change of a file shows in its times: of some file systems these are seconds."""
+
+Problem = Callable[[bytes, str], None]
+"""Takes the path of what could not be saved, and why, in words."""
+
+
+@dataclass(slots=True)
+class FolderState:
+    """A folder as it is now.
+
+    Attributes:
+        rules: those of the folder, with those of its ignore files.
+        names: in order, those of folders with ``/`` at the end.
+        facts: ``FACTS`` of each.
+        unsettled: indexes of names that may change without a sign of it: they changed just now, or could
+            not be saved whole. They are read again next time.
+        others: indexes of names that are neither files nor folders.
+        linked: indexes of files that have several names.
+        left_out: names that the rules leave out.
+        sockets: sockets, which are nothing to save.
+    """
+
+    rules: IgnoreRules
+    names: list[bytes] = field(default_factory=list)
+    facts: bytearray = field(default_factory=bytearray)
+    unsettled: set[int] = field(default_factory=set)
+    others: set[int] = field(default_factory=set)
+    linked: set[int] = field(default_factory=set)
+    left_out: int = 0
+    sockets: int = 0
+
+    def facts_at(self, index: int) -> bytes:
+        """Return the facts of a name."""
+        return bytes(self.facts[index * FACTS.size : (index + 1) * FACTS.size])
+
+    def folders(self) -> list[int]:
+        """Return the indexes of subfolders."""
+        return [index for index, name in enumerate(self.names) if name[-1] == _SLASH]
+
+    def sums(self) -> FolderSums:
+        """Return the sums of the folder by itself."""
+        folders = set(self.folders())
+        plain = [index for index in range(len(self.names)) if index not in folders]
+        size = sum(
+            FACTS.unpack_from(self.facts, index * FACTS.size)[0]
+            for index in plain
+            if index not in self.others
+        )
+        return FolderSums(len(plain), 1, size)
+
+    def keep_only(self, name: bytes) -> None:
+        """Leave out all names but one."""
+        left_out = self.left_out
+        _leave_out(self, [name])
+        self.left_out += left_out
+
+    def recorded(self, gone: AbstractSet[int]) -> tuple[bytes, bytes]:
+        """Return the names and facts for the cache, where no facts stand for what is unsettled.
+
+        Args:
+            gone: indexes of names without an entry.
+        """
+        for index in self.unsettled:
+            FACTS.pack_into(self.facts, index * FACTS.size, -1, 0, 0, 0)
+        if not gone:
+            return b"\0".join(self.names), bytes(self.facts)
+        kept = [index for index in range(len(self.names)) if index not in gone]
+        return b"\0".join(self.names[index] for index in kept), b"".join(map(self.facts_at, kept))
+
+
+def read_state(folder: int, path: bytes, rules: IgnoreRules, problem: Problem) -> FolderState:
+    """Return the state of an open folder.
+
+    Its ignore files count where ``rules`` allow them, for the folder itself and those below.
+
+    Args:
+        folder: its descriptor.
+        path: its path from the top, with ``/`` at the end; empty for the top.
+        rules: what is left out.
+        problem: told what can't be looked at.
+
+    Raises:
+        OSError: the folder can't be listed.
+    """
+    recent = time.time_ns() - _SETTLED
+    listed = sorted(map(os.fsencode, os.listdir(folder)))
+    found = FolderState(rules_in(folder, path, listed, rules, problem))
+    names, facts = found.names, found.facts
+    look, pack, is_folder, is_file = os.stat, FACTS.pack, stat.S_ISDIR, stat.S_ISREG
+    for name in listed:
+        try:
+            seen = look(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # it has gone since the folder was listed
+        except OSError as error:
+            problem(path + name, f"can't be looked at: {error.strerror}")
+            continue
+        changed = seen.st_ctime_ns
+        mode = seen.st_mode
+        if is_folder(mode):
+            name += b"/"
+        elif not is_file(mode):
+            if stat.S_ISSOCK(mode):
+                found.sockets += 1
+                continue
+            found.others.add(len(names))
+        elif seen.st_nlink > 1:
+            found.linked.add(len(names))
+        if changed > recent:
+            found.unsettled.add(len(names))
+        names.append(name)
+        facts += pack(seen.st_size, seen.st_mtime_ns, changed, seen.st_ino)
+    _leave_out(found, found.rules.keep(path, names))
+    return found
+
+
+def rules_in(
+    folder: int, path: bytes, names: list[bytes], rules: IgnoreRules, problem: Problem
+) -> IgnoreRules:
+    """Return the rules of a folder with those of its ignore files.
+
+    Args:
+        folder: its descriptor.
+        path: its path from the top, with ``/`` at the end; empty for the top.
+        names: in it.
+        rules: those of the folder above.
+        problem: told of an ignore file that can't be read.
+    """
+    for name in IGNORE_FILES if rules.by_files else ():
+        if name not in names:
+            continue
+        try:
+            if (text := _read_small(folder, name, MAX_IGNORE_FILE)) is not None:
+                rules = rules.with_file(path, text)
+        except OSError as error:
+            problem(path + name, f"its patterns can't be read: {error.strerror}")
+    return rules
+
+
+def is_cache(folder: int) -> bool:
+    """Return whether an open folder is marked as a cache (CACHEDIR.TAG)."""
+    try:
+        text = _read_small(folder, CACHE_TAG, len(CACHE_SIGNATURE), cut=True)
+    except OSError:
+        return False
+    return text == CACHE_SIGNATURE
+
+
+def _read_small(folder: int, name: bytes, max_bytes: int, *, cut: bool = False) -> bytes | None:
+    """Return the bytes of a plain file; None where there is none, or it is longer and shall not be cut."""
+    try:
+        descriptor = os.open(name, _FLAGS, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        text = os.read(descriptor, max_bytes + (not cut))
+        return text if len(text) <= max_bytes else None
+    finally:
+        os.close(descriptor)
+
+
+def _leave_out(state: FolderState, kept: list[bytes]) -> None:
+    """Drop the names that are not kept, with their facts."""
+    state.left_out = len(state.names) - len(kept)
+    if not state.left_out:
+        return
+    wanted, size = set(kept), FACTS.size
+    indexes = [index for index, name in enumerate(state.names) if name in wanted]
+    for marked in (state.unsettled, state.others, state.linked):
+        moved = {new for new, old in enumerate(indexes) if old in marked}
+        marked.clear()
+        marked |= moved
+    state.facts = bytearray().join(state.facts[index * size : (index + 1) * size] for index in indexes)
+    state.names = kept

@@ -1,0 +1,246 @@
+"""One backup of a folder: a run at the server, the tree in passes, a snapshot, the cache for the next one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shardcast.backup.client.cache_file import CacheFile
+from shardcast.backup.client.cache_plan import CachePlan
+from shardcast.backup.client.chunk_sender import ChunkSender
+from shardcast.backup.client.commits import SnapshotFacts, commit_snapshot
+from shardcast.backup.client.file_reader import ChunkingReader
+from shardcast.backup.client.folder_cache import FolderCache, FolderSums
+from shardcast.backup.client.id_changes import IdChanges
+from shardcast.backup.client.listing_builder import ListingBuilder
+from shardcast.backup.client.old_listing import CacheDamaged
+from shardcast.backup.client.remote import BackupRun, BackupServer
+from shardcast.backup.client.tree_saver import SaveCounts, SavedTree, SaveRules, TreeSaver
+from shardcast.disk_errors import disk_errors
+from shardcast.errors import AccessDenied, BadAnswer, ServerLacks
+
+_MAX_PASSES = 4
+"""Times that a tree is saved when the server lacks what the cache says it has."""
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOrder:
+    """What is saved.
+
+    Attributes:
+        folder: absolute path of the folder.
+        rules: what of it is left out.
+        host: the name of this machine.
+        user: who saves.
+        tags: words for the snapshot.
+        command: what the user asked for, for the record.
+        checksum: whether every file is read, whatever the cache says.
+        cache: file of the cache.
+    """
+
+    folder: bytes
+    rules: SaveRules
+    host: str
+    user: str
+    cache: Path
+    tags: tuple[str, ...] = ()
+    command: Mapping[str, Any] = field(default_factory=dict)
+    checksum: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """A backup that was made.
+
+    Attributes:
+        snapshot: its id.
+        sums: of the tree.
+        read_bytes: bytes of files that were read.
+        sent_bytes: bytes that were sent.
+        problems: entries that could not be saved whole.
+        left_out: names that rules left out.
+        sockets: sockets, which are nothing to save.
+        seconds: how long it took.
+    """
+
+    snapshot: str
+    sums: FolderSums
+    read_bytes: int
+    sent_bytes: int
+    problems: int
+    left_out: int
+    sockets: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class BackupProgress:
+    """How far a backup is; read from another thread.
+
+    Attributes:
+        counts: of the folders that are finished.
+        reader: of the files; None before it begins.
+        sender: of the chunks; likewise.
+        expected: bytes in the last snapshot of this folder; None where there was none.
+    """
+
+    counts: SaveCounts = field(default_factory=SaveCounts)
+    reader: ChunkingReader | None = None
+    sender: ChunkSender | None = None
+    expected: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A tree that was saved once: what it is, and how it differs from the last snapshot."""
+
+    tree: SavedTree
+    changes: IdChanges
+    cache: FolderCache
+
+
+class FolderBackup:
+    """A backup of one folder to one server.
+
+    Attributes:
+        progress: how far it is.
+        problems: what could not be saved whole: path below the folder, and why.
+    """
+
+    def __init__(self, server: BackupServer, order: BackupOrder, tell: Callable[[bytes, str], None]) -> None:
+        """Begin nothing yet.
+
+        Args:
+            server: where it goes.
+            order: what is saved.
+            tell: told each problem once.
+        """
+        self.progress = BackupProgress()
+        self.problems: dict[bytes, str] = {}
+        self._server = server
+        self._order = order
+        self._tell = tell
+
+    def run(self) -> BackupResult:
+        """Save the folder, and return what was saved.
+
+        Raises:
+            AccessDenied: this client is read-only.
+            PeerError, UploadRefused: the server can't be asked, or has no room.
+            LocalDiskError: the folder can't be listed, or the cache not be written.
+        """
+        started, clock = time.time_ns(), time.monotonic()
+        with begun_run(self._server, self._order.host, self._order.folder) as (run, key):
+            sender = self.progress.sender = ChunkSender(run)
+            reader = self.progress.reader = ChunkingReader(key, sender.take)
+            try:
+                with CacheFile(self._order.cache, key) as cache_file:
+                    snapshot, tree = self._in_passes(run, key, cache_file, started)
+            except BaseException:
+                sender.abandon()
+                raise
+        counts = self.progress.counts
+        return BackupResult(
+            snapshot,
+            tree.sums,
+            reader.bytes,
+            sender.sent_bytes,
+            len(self.problems),
+            counts.left_out,
+            counts.sockets,
+            time.monotonic() - clock,
+        )
+
+    def _in_passes(self, run: BackupRun, key: bytes, file: CacheFile, started: int) -> tuple[str, SavedTree]:
+        """Save the tree until the server has all that it needs; return the snapshot's id, and the tree."""
+        cache = None if self._order.checksum else file.last()
+        base = cache.snapshot if cache else None
+        distrusted: AbstractSet[bytes] = frozenset()
+        for _ in range(_MAX_PASSES):
+            try:
+                done = self._pass(key, file, cache, distrusted)
+            except CacheDamaged:
+                cache = base = None
+                continue
+            found = self._commit(run, done, base, started)
+            if isinstance(found, str):
+                file.keep(found)
+                return found, done.tree
+            # What is missing may lie in what the last pass did not read: read that.
+            cache, base, distrusted = done.cache, None, distrusted | set(found)
+        raise BadAnswer(self._server.url, f"it still lacks chunks after they were sent {_MAX_PASSES} times")
+
+    def _pass(
+        self, key: bytes, file: CacheFile, cache: FolderCache | None, distrusted: AbstractSet[bytes]
+    ) -> _Pass:
+        """Save the tree once."""
+        progress, changes = self.progress, IdChanges()
+        assert progress.sender and progress.reader
+        if cache and (top := cache.top()):
+            progress.expected = top.sums.bytes
+        plan = CachePlan(cache, file.begin)
+        builder = ListingBuilder(key, progress.reader, progress.sender, self._problem)
+        saver = TreeSaver(
+            builder, self._order.rules, plan, changes, self._problem, key, cache=cache, distrusted=distrusted
+        )
+        progress.counts = saver.counts
+        with disk_errors("could not save", os.fsdecode(self._order.folder)):
+            tree = saver.save(os.open(self._order.folder, _FOLDER_FLAGS))
+            written = file.end(plan.written) if plan.written else cache
+        progress.sender.finish()
+        assert written is not None
+        return _Pass(tree, changes, written)
+
+    def _commit(self, run: BackupRun, done: _Pass, base: str | None, started: int) -> str | list[bytes]:
+        """Make the snapshot; return its id, or ids of chunks that the server lacks."""
+        assert self.progress.sender
+        order, top = self._order, done.cache.top()
+        if top is None:
+            raise BadAnswer(self._server.url, "the cache was changed by another program; try again")
+        facts = SnapshotFacts(
+            order.folder, order.host, order.user, order.tags, order.command, started,
+            self.progress.sender.sent_bytes, len(self.problems), base,
+        )  # fmt: skip
+        if base is not None and not done.changes.too_many:
+            added, removed = done.changes.added(), done.changes.removed(done.cache.ids(top))
+            try:
+                return commit_snapshot(run, facts, done.tree.root, done.tree.sums, added, removed)
+            except ServerLacks:  # the last snapshot was forgotten: name every id
+                pass
+        facts = facts.without_base()
+        return commit_snapshot(run, facts, done.tree.root, done.tree.sums, done.cache.ids(top))
+
+    def _problem(self, path: bytes, words: str) -> None:
+        """Tell of a problem, unless an earlier pass did."""
+        if path not in self.problems:
+            self.problems[path] = words
+            self._tell(path, words)
+
+
+@contextmanager
+def begun_run(server: BackupServer, host: str, folder: bytes) -> Iterator[tuple[BackupRun, bytes]]:
+    """Begin a run, and end it afterwards.
+
+    Yields:
+        The run, and the key of ids.
+
+    Raises:
+        AccessDenied: this client is read-only.
+        PeerError: the server can't be asked.
+    """
+    facts = server.facts()
+    if facts.read_only:
+        raise AccessDenied(server.url, "this client may only restore; ask for another invitation")
+    run = server.begin_run(host, folder)
+    try:
+        yield run, facts.id_key
+    finally:
+        with suppress(Exception):  # the server ends a run that nobody renews
+            run.end()
