@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from shardcast.access.secret import Secret
 from shardcast.backup.client.remote import BackupServer
 from shardcast.backup.encoding import encode_chunk
 from shardcast.backup.ids import ChunkKind, chunk_id
@@ -126,7 +125,7 @@ async def registered(
         made = await asyncio.to_thread(stranger.register, invitation, host, b"/home/me")
     finally:
         stranger.close()
-    client = BackupServer(url, made.key if isinstance(made.key, Secret) else Secret(made.key))
+    client = BackupServer(url, made.key)
     try:
         yield client, made.id_key
     finally:

@@ -19,7 +19,7 @@ from shardcast.backup.server.schema import MIGRATIONS
 from shardcast.blobs.sqlite_file import transaction
 from shardcast.concurrency import ThreadPool, in_pool
 from shardcast.errors import LocalDiskError, WrongStore
-from shardcast.file_locks import open_lock_file
+from shardcast.temporary_files import create_private
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -50,7 +50,10 @@ def connect(file: Path) -> sqlite3.Connection:
         WrongStore: a newer version made it.
     """
     with database_errors(file):
-        os.close(open_lock_file(file))  # with the mode of a secret file
+        # Never opened by hand where it is there: closing any descriptor drops all locks of the process on the
+        # file (fcntl(2)), also those of other connections; another process then deletes the log under them.
+        with contextlib.suppress(FileExistsError):
+            os.close(create_private(file))
         database = sqlite3.connect(file, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         try:
             database.executescript(_SETTINGS)
