@@ -119,6 +119,10 @@ def _publish(
         source, opened, header, description=description, progress=progress, reserve=lambda size: None
     )
     _check_complete(progress.done, layout.size, progress)
+    # Wait for the end that the sender tells: only then its word on the digest is here.
+    if reader.fill(memoryview(bytearray(1)), folder.list_size + layout.size):
+        raise IntegrityError(f"{name} has more than the {layout.size} bytes that its list makes")
+    _check_complete(progress.done, layout.size, progress)
     return manifest
 
 

@@ -89,6 +89,7 @@ class WrittenSource:
             announce: called with the line of each entry, before its first shard.
         """
         self._pipe = ByteSource(pipe, _MAX_BYTES, shard_size, progress)
+        self._progress = progress
         self._read = 0  # bytes of the pipe so far
         self._announce = announce
         self._shard_size = shard_size
@@ -107,6 +108,10 @@ class WrittenSource:
                 if segment.offset >= cut_to:
                     yield from self._split(segment.size)
                     cut_to = segment.offset + segment.size
+        if self._pipe.fill(memoryview(bytearray(1)), self._read):  # waits for the end that the writer tells
+            raise UsageError("the folder has bytes behind its end")
+        if self._progress.cancelled:
+            raise Cancelled("the folder was called off")
         self._is_whole = True
         yield from self._split(layout.size - cut_to)
 

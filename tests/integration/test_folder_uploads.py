@@ -10,15 +10,17 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 import shardcast
 from shardcast.errors import IntegrityError, PayloadChanged, UploadRefused
+from shardcast.folders import tar_publishing
 from shardcast.folders.contents import contained_files
 from shardcast.folders.layout import LEAST_LARGE
 from shardcast.folders.survey import SurveyRules
@@ -26,6 +28,8 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.folder_source import FolderSource, announcement
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.remote_broadcast import broadcast_to
+from shardcast.peer.uploads import UploadClient
+from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.uploads import UploadRequest
 from tests.support import processes
 from tests.support.folder_trees import read_tree
@@ -78,6 +82,31 @@ async def test_folder_becomes_the_version_that_its_own_machine_would_publish(
         release = await client.download("v1", tmp_path / "got")
     assert read_tree(release.path) == read_tree(model)
     assert not list((tmp_path / "data" / ".shardcast" / "uploads").iterdir())
+
+
+async def test_live_folder_waits_for_the_end_that_its_sender_tells(
+    origin: Origin, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = tar_publishing.cut
+    loop, is_cut = asyncio.get_running_loop(), asyncio.Event()
+    finish = UploadClient.finish
+
+    def note(*words: Any, **options: Any) -> Manifest:
+        manifest = cut(*words, **options)
+        loop.call_soon_threadsafe(is_cut.set)
+        return manifest
+
+    async def finish_late(*words: Any) -> AsyncGenerator[Mapping[str, Any], None]:
+        await is_cut.wait()
+        await asyncio.sleep(0)
+        async for line in finish(*words):
+            yield line
+
+    monkeypatch.setattr(tar_publishing, "cut", note)
+    monkeypatch.setattr(UploadClient, "finish", finish_late)
+    with opened(model) as source:
+        async with asyncio.timeout(20):
+            assert await send(origin.url, source, live=True) == "v1"
 
 
 async def test_tar_that_differs_from_its_list_is_not_published(origin: Origin, model: Path) -> None:
