@@ -21,6 +21,7 @@ from pathlib import Path
 
 from shardcast.directories import remove_tree
 from shardcast.errors import LocalDiskError, UsageError
+from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import replace
 from shardcast.folders.contents import folder_layout
 from shardcast.folders.file_states import FileStates, open_trusted, read_patterns, renewed_states
@@ -126,8 +127,26 @@ def unchanged_pieces(folder: Path, manifest: Manifest) -> FolderPieces | None:
             pieces = FolderPieces(tree.root, layout)
     except OSError:
         return None
-    pieces.mark_named(folder, states)
+    pieces.mark_named(folder, states, KeptStates(folder, manifest, len(layout.table)).reload)
     return pieces
+
+
+class KeptStates:
+    """The record of a folder's files, read again after each renewal."""
+
+    def __init__(self, folder: Path, manifest: Manifest, entries: int) -> None:
+        """Take the record as it is now for known; blocks on the disk."""
+        self._record, self._entries = kept_states(folder), entries
+        self._manifest = sha256(manifest.raw).hexdigest()
+        self._known = FileIdentity.at(self._record)
+
+    def reload(self) -> FileStates | None:
+        """Return the states of the files where the record was replaced since the last call; None else."""
+        now = FileIdentity.at(self._record)
+        if now == self._known:
+            return None
+        self._known = now
+        return FileStates.load(self._record, self._manifest, self._entries)
 
 
 def _looks_unchanged(tree: OpenTree, table: FolderTable, states: FileStates) -> bool:

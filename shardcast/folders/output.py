@@ -17,7 +17,7 @@ from shardcast.folders.file_checks import check_payload, check_small_files
 from shardcast.folders.file_states import FileStates
 from shardcast.folders.finishing import finish_folder
 from shardcast.folders.growing_list import GrowingList
-from shardcast.folders.kept import keep, keep_states, kept_manifest
+from shardcast.folders.kept import KeptStates, keep, keep_states, kept_manifest
 from shardcast.folders.layout import FolderLayout, FolderShard
 from shardcast.folders.name_folding import find_collision, probe_folding
 from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
@@ -330,7 +330,8 @@ class FolderOutput:
                     states = FileStates.of(tree, places.layout.table, places.hashed)
                 keep_states(self._target, manifest, states, places.selection)
             if self._pieces:
-                self._pieces.mark_named(self._target, states)
+                kept = KeptStates(self._target, manifest, len(places.layout.table))
+                self._pieces.mark_named(self._target, states, kept.reload)
         self.close()
 
     @property

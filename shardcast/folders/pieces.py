@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from shardcast.file_identity import FileIdentity
@@ -29,10 +30,17 @@ class FolderPieces:
         self._trees = TreePool(root)
         self._output: Path | None = None
         self._states: FileStates | None = None
+        self._reload: Callable[[], FileStates | None] = lambda: None
 
-    def mark_named(self, output: Path, states: FileStates) -> None:
-        """Note that the folder got its name, and how its files looked then."""
-        self._output, self._states = output, states
+    def mark_named(self, output: Path, states: FileStates, reload: Callable[[], FileStates | None]) -> None:
+        """Note that the folder got its name, and how its files looked then.
+
+        Args:
+            output: the folder.
+            states: of its files.
+            reload: returns their states when the record of them was renewed; None else.
+        """
+        self._output, self._states, self._reload = output, states, reload
 
     @property
     def unchanged(self) -> bool:
@@ -76,7 +84,12 @@ class FolderPieces:
 
     def is_unchanged(self, index: int, descriptor: int) -> bool:
         """Return whether an open file was not touched since the folder got its name."""
-        return self._states is None or self._states.is_same(index, os.fstat(descriptor))
+        found = os.fstat(descriptor)
+        if self._states is None or self._states.is_same(index, found):
+            return True
+        # Another version that shared the file may have gone, which changes its ctime, and renewed the record.
+        self._states = self._reload() or self._states
+        return self._states.is_same(index, found)
 
     def close(self) -> None:
         """Close the folder."""

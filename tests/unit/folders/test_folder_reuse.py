@@ -10,7 +10,7 @@ import pytest
 
 from shardcast.errors import IntegrityError
 from shardcast.folders.entries import EntryKind, FolderEntry
-from shardcast.folders.kept import is_unchanged, kept_states, remove_kept
+from shardcast.folders.kept import is_unchanged, kept_states, remove_kept, unchanged_pieces
 from shardcast.folders.options import SHARDS, FolderOptions
 from shardcast.folders.output import FolderOutput
 from shardcast.folders.table import FolderTable
@@ -110,6 +110,23 @@ async def test_removing_a_version_renews_the_records_of_those_linked_to_it(tmp_p
     assert not list(tmp_path.glob("*v1*"))
     assert kept_states(tmp_path / "v2").read_bytes() != states
     assert is_unchanged(tmp_path / "v2", later[0])
+
+
+async def test_pieces_are_given_on_once_a_linked_version_is_removed(tmp_path: Path) -> None:
+    await receive(tmp_path, OLD)
+    later = version(2, files(("b", 70_000), ("big", LARGE)))
+    await receive(tmp_path, later, LINKS)
+    pieces = unchanged_pieces(tmp_path / "v2", later[0])
+    assert pieces
+    big = pieces.layout.table.find(b"big")
+    assert big is not None
+    descriptor = pieces.open_large(big)
+    remove_kept(tmp_path / "v1")
+    assert pieces.is_unchanged(big, descriptor)
+    (tmp_path / "v2" / "big").chmod(0o600)
+    assert not pieces.is_unchanged(big, descriptor)
+    os.close(descriptor)
+    pieces.close()
 
 
 async def test_removing_a_version_hides_no_change_of_a_linked_file(tmp_path: Path) -> None:
