@@ -1,4 +1,4 @@
-"""``shardcast backup check``: whether everything that snapshots need is there."""
+"""``shardcast backup check``: whether all that snapshots need is there, at the server or from a client."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.backup.server_options import SETTINGS
+from shardcast.cli.backup.snapshot_source import SnapshotSource, source_options
 from shardcast.errors import UsageError
 
 
@@ -35,24 +36,38 @@ class PackPart(click.ParamType[tuple[int, int]]):
     "store_dir",
     env="BACKUP_STORE_DIR",
     type=options.NamedPath(path_type=Path, file_okay=False),
-    required=True,
-    help="Check the whole store, at the server.",
+    help="Check the whole store, at the server; without it, the snapshots of a client.",
 )
+@source_options
 @click.option("--read-data", is_flag=True, help="Read every byte, and digest it.")
 @click.option(
-    "--read-data-subset", "part", type=PackPart(), help="Read a part of the packs: 1/7 today, 2/7 tomorrow."
+    "--read-data-subset", "part", type=PackPart(), help="Read a part of it: 1/7 today, 2/7 tomorrow."
 )
 @options.json_option
 @options.logging_options
-def check(store_dir: Path, *, read_data: bool, part: tuple[int, int] | None, as_json: bool) -> int:
-    """Check the store of a backup server, beside a running one and running backups.
+def check(
+    store_dir: Path | None,
+    source: SnapshotSource,
+    *,
+    read_data: bool,
+    part: tuple[int, int] | None,
+    as_json: bool,
+) -> int:
+    """Check that all is there that snapshots need; print the damage, and the snapshots that are hurt.
 
-    It prints which packs are damaged or gone and which snapshots that hurts, and records it: the next backup
-    sends again what it still has. The exit code is 5 when something is wrong.
+    With --store_dir at the server: the whole store, beside a running server and running backups. Damage is
+    recorded, and the next backup sends again what it still has. Without it: the snapshots of the folder, from
+    the client, byte by byte if wished. The exit code is 5 when something is
+    wrong.
     """
     options.start_logging()
-    from shardcast.cli.backup.check_store import check_store_dir
-
     if read_data and part:
         raise UsageError("--read-data and --read-data-subset exclude each other")
-    return check_store_dir(store_dir, (1, 1) if read_data else part, as_json)
+    part = (1, 1) if read_data else part
+    if store_dir is None:
+        from shardcast.cli.backup.check_client import check_client
+
+        return check_client(source, part, as_json)
+    from shardcast.cli.backup.check_store import check_store_dir
+
+    return check_store_dir(store_dir, part, as_json)

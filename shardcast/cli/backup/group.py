@@ -21,6 +21,13 @@ _COMMANDS = (
     LazyCommand("register", "shardcast.cli.backup.register", "Register a folder, by an invitation."),
     LazyCommand("backup", "shardcast.cli.backup.backup", "Save a folder, and print the snapshot's id."),
     LazyCommand("scan", "shardcast.cli.backup.scan", "Show what a backup would save."),
+    LazyCommand("snapshots", "shardcast.cli.backup.snapshots", "List the snapshots."),
+    LazyCommand("ls", "shardcast.cli.backup.ls", "List a folder of snapshot ID."),
+    LazyCommand("find", "shardcast.cli.backup.find", "Find NAME in snapshots."),
+    LazyCommand("diff", "shardcast.cli.backup.diff", "Show how the snapshots A and B differ."),
+    LazyCommand("cat", "shardcast.cli.backup.cat", "Print the file PATH of snapshot ID."),
+    LazyCommand("restore", "shardcast.cli.backup.restore", "Restore snapshot ID."),
+    LazyCommand("forget", "shardcast.cli.backup.forget", "Delete snapshots that no rule keeps."),
 )
 """The commands in the order of the help text: first of the server, then of clients."""
 

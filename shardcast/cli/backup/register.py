@@ -49,7 +49,7 @@ def register(
 ) -> None:
     """Register a folder at a backup server, with an invitation from there.
 
-    The key that this machine gets is kept in ~/.config/shardcast/backup, readable by this user only. From then
+    The key of this machine is kept in ~/.config/shardcast/backup, readable by this user only. From then
     on `shardcast backup backup` saves the folder, and every folder below it.
     """
     options.start_logging()

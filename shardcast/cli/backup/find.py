@@ -1,0 +1,44 @@
+"""``shardcast backup find``: in which snapshots a name is."""
+
+from __future__ import annotations
+
+import click
+
+from shardcast.cli import options
+from shardcast.cli.backup.snapshot_source import SETTINGS, SnapshotSource, source_options
+from shardcast.cli.streams import print_answer
+
+
+@click.command(context_settings=SETTINGS, short_help="Find NAME in snapshots.")
+@click.argument("name")
+@source_options
+@click.option("--snapshot", metavar="ID", help="Only in this snapshot; in all of the folder if missing.")
+@options.json_option
+def find(name: str, source: SnapshotSource, *, snapshot: str | None, as_json: bool) -> None:
+    """Find a NAME such as `report.odt`, `*.key`, `photos/` or `/etc/*.conf`, in the newest snapshot first.
+
+    The exit code is 3 where the name is in none.
+    """
+    from shardcast.backup.client.browsing import SnapshotSearch
+    from shardcast.backup.client.snapshot_choice import choose_snapshot, snapshots_of
+    from shardcast.cli.backup.entry_lines import entry_object, long_lines, shown_time
+    from shardcast.errors import VersionNotOffered
+
+    search, any_found = SnapshotSearch(name), False
+    with source.open() as opened:
+        listed = opened.server.snapshots()
+        chosen = (
+            [choose_snapshot(listed, snapshot, opened.folder)]
+            if snapshot
+            else list(reversed(snapshots_of(listed, opened.folder)))
+        )
+        for one in chosen:
+            found = search.run(opened.tree(one.id))
+            any_found = any_found or bool(found)
+            if as_json:
+                for path, entry in found:
+                    print_answer(entry_object(path, entry, snapshot=one.id))
+            elif found:
+                print_answer("\n".join([f"{one.id} of {shown_time(one.arrived)}:", *long_lines(found)]))
+    if not any_found:
+        raise VersionNotOffered(f"{name!r} is in none of {len(chosen)} snapshots")
