@@ -43,7 +43,7 @@ class BackupClient:
 
 
 @dataclass(frozen=True)
-class Registration:
+class AdmittedClient:
     """A client that has just registered.
 
     Attributes:
@@ -92,7 +92,9 @@ def make_invitation(
     return text
 
 
-def register(database: sqlite3.Connection, invitation: str, host: str, path: str, now: float) -> Registration:
+def register(
+    database: sqlite3.Connection, invitation: str, host: str, path: str, now: float
+) -> AdmittedClient:
     """Use up an invitation, and return the client with its new key.
 
     Raises:
@@ -112,7 +114,7 @@ def register(database: sqlite3.Connection, invitation: str, host: str, path: str
     elif replaces:
         _revoke_keys(database, client, now)
     name, id_key = database.execute("SELECT name, id_key FROM client WHERE number = ?", (client,)).fetchone()
-    return Registration(name, _add_key(database, client, bool(read_only), now), id_key, bool(read_only))
+    return AdmittedClient(name, _add_key(database, client, bool(read_only), now), id_key, bool(read_only))
 
 
 def authenticate(database: sqlite3.Connection, key: str) -> BackupClient | None:

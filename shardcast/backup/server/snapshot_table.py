@@ -16,6 +16,7 @@ from shardcast.backup.server.pack_table import check_quota
 from shardcast.backup.server.refusals import BackupRefused, ChunksMissing
 from shardcast.backup.server.runs import ActiveRun, renew_run
 from shardcast.backup.wire import MAX_IDS
+from shardcast.json_text import parse_json
 
 _ID_DIGITS = 16
 """Hex digits of a snapshot's id."""
@@ -87,7 +88,7 @@ def list_snapshots(database: sqlite3.Connection, client: int) -> Iterator[dict[s
         "SELECT id, arrived, head FROM snapshot WHERE client = ? ORDER BY number", (client,)
     )
     for name, arrived, head in rows:
-        yield {"id": name, "arrived": arrived, **json.loads(head)}
+        yield {"id": name, "arrived": arrived, **parse_json(head)}
 
 
 def read_record(database: sqlite3.Connection, client: int, name: str) -> bytes:

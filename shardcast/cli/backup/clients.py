@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shardcast.ages import age
 from shardcast.cli import options
 from shardcast.cli.backup.server_options import SETTINGS, store_dir_option
 from shardcast.errors import UsageError
@@ -77,7 +78,7 @@ def _log_line(entry: LogEntry) -> str:
 
 def _ago(then: float) -> str:
     """Return how long ago a time was."""
-    seconds = max(0.0, time.time() - then)
+    seconds = age(then, time.time())
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit}s ago"

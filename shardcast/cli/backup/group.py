@@ -19,7 +19,7 @@ _COMMANDS = (
     LazyCommand("prune", "shardcast.cli.backup.prune", "Delete what no snapshot needs."),
     LazyCommand("check", "shardcast.cli.backup.check", "Check that everything that snapshots need is there."),
     LazyCommand("register", "shardcast.cli.backup.register", "Register a folder, by an invitation."),
-    LazyCommand("backup", "shardcast.cli.backup.backup", "Save a folder, and print the snapshot's id."),
+    LazyCommand("backup", "shardcast.cli.backup.save", "Save a folder, and print the snapshot's id."),
     LazyCommand("scan", "shardcast.cli.backup.scan", "Show what a backup would save."),
     LazyCommand("snapshots", "shardcast.cli.backup.snapshots", "List the snapshots."),
     LazyCommand("ls", "shardcast.cli.backup.ls", "List a folder of snapshot ID."),

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from shardcast.cli.cluster.drivers import End, NodeError, NodeState
 from shardcast.cli.cluster.network import ROLES, ClusterNode
+from shardcast.json_text import parse_json
 
 # sh outlives the node to write down its exit code: a signal to the group ends the node, and sh waits for it.
 WRAPPER = 'trap : TERM INT HUP; "$@"; echo $? >"$0"'
@@ -84,7 +85,7 @@ class LocalDriver:
         """Return a node's record."""
         path = self.folder(node) / "node.json"
         try:
-            record = NodeRecord(**json.loads(path.read_bytes()))
+            record = NodeRecord(**parse_json(path.read_bytes()))
             if [type(value) for value in asdict(record).values()] != [int, int, str]:
                 raise TypeError
         except FileNotFoundError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +28,12 @@ from shardcast.cli.cluster.network import (
 from shardcast.cli.cluster.ssh_driver import SshDriver
 from shardcast.constants import IP_ADDR_LIST
 from shardcast.errors import UsageError
+from shardcast.file_locks import locked
 
 _AT_ONCE = 32
-"""Nodes that are asked at once."""
+"""Nodes asked at once."""
+_LOCK_SECONDS = 600.0
+"""Maximum seconds to wait for another command that starts or stops the same cluster."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,10 @@ def _locked(options: ClusterOptions) -> Iterator[None]:
     elif not options.state_dir.is_dir():
         yield
         return
-    with (options.state_dir / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    try:
+        with locked(options.state_dir / "lock", _LOCK_SECONDS):
+            yield
+    except BlockingIOError as error:
+        raise UsageError(
+            f"another cluster command is at work in {options.state_dir}; try again later"
+        ) from error

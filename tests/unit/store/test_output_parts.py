@@ -485,6 +485,24 @@ _ALLOWED: dict[str, set[str]] = {
     "folders/part_folder.py": {"content.rename(self.output)"},
     "folders/kept.py": {"folder.rename(removed)"},
     "store/special_files.py": {"link.symlink_to(path.parent, target_is_directory=True)"},
+    "backup/client/cache_file.py": {"newest.replace(self._path)"},  # a cache: gone after a crash, read anew
+    # What a backup gives back, below open descriptors, under a temporary name until it is right:
+    "backup/client/restore_entries.py": {
+        "os.symlink(entry.target, temporary, dir_fd=folder)",
+        "os.mknod(temporary, 384 | _TYPES[entry.kind], device, dir_fd=folder)",
+        "os.link(first, temporary_name(name), src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)",
+    },
+    "backup/client/restore_places.py": {
+        "os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)",
+        "os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 384, dir_fd=folder)",
+        "os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)",
+    },
+    # A cluster's notes of processes, which a start makes again:
+    "cli/cluster/local_driver.py": {
+        "(folder / 'log').open('wb')",
+        "path.with_suffix('.new').write_text(json.dumps(asdict(record)))",
+        "path.with_suffix('.new').replace(path)",
+    },
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from shardcast.backup.server.accounts import BackupClient, Registration, register
+from shardcast.backup.server.accounts import BackupClient, AdmittedClient, register
 from shardcast.backup.server.activity_log import add_entry
 from shardcast.backup.server.pack_table import used_bytes
 from shardcast.backup.server.refusals import BackupRefused
@@ -75,7 +75,7 @@ def add_account_routes(app: web.Application, state: BackupServerState) -> None:
 
 def _register(
     database: sqlite3.Connection, invitation: str, host: str, path: str, address: str, now: float
-) -> Registration:
+) -> AdmittedClient:
     """Register a client, and log it."""
     registration = register(database, invitation, host, path, now)
     add_entry(database, now, registration.client, address, "register", f"{host}:{path}")
