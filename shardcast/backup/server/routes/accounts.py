@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from shardcast.backup.server.accounts import BackupClient, AdmittedClient, register
+from shardcast.backup.server.accounts import AdmittedClient, BackupClient, register
 from shardcast.backup.server.activity_log import add_entry
 from shardcast.backup.server.pack_table import used_bytes
 from shardcast.backup.server.refusals import BackupRefused
