@@ -1,4 +1,4 @@
-"""A node as a child process that dies with this one."""
+"""A node as a child process, ended together with this one."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ spec.loader.exec_module(sys.modules["shardcast"])
 from shardcast.cli.main import main
 main()
 """
-"""What a child runs. Its ``sys.path`` comes through stdin, and its ``shardcast`` is the package that runs
-here, wherever that path leads. Before it has the path, it imports nothing. Secrets come the same way: ``ps``
-shows the arguments of a process, and the environment that it began with."""
+"""The program of a child. Its ``sys.path`` comes through stdin, and its ``shardcast`` is the package running
+here, wherever this path leads. Before it has the path, it imports nothing. Secrets come the same way: ``ps``
+shows the arguments and the initial environment of a process."""
 
 
 @contextlib.contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Have SIGINT and SIGTERM act at the end of the block, so that every process that starts is recorded.
+    """Have SIGINT and SIGTERM act at the end of the block, so every started process is recorded.
 
     In a thread other than the main one this does nothing: no signal handler runs there.
     """
@@ -59,7 +59,7 @@ def deferred_interrupts() -> Iterator[None]:
         return
     pending: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    # None: a handler that was not set by Python code, and that Python code could not put back.
+    # None: a handler not set by Python code, and impossible for Python code to put back.
     before = {which: handler for which in numbers if (handler := signal.getsignal(which)) is not None}
     for which in before:
         signal.signal(which, lambda number, _: pending.append(number))
@@ -79,11 +79,11 @@ def start_command(
 
     The path is handed over whole and in its order. With any other, the child finds other modules: a backport
     in site-packages instead of the module of the standard library, or none where the path has changed since
-    the start. The environment stays as it is, ``PYTHONPATH`` with it.
+    the start. The environment stays the same, ``PYTHONPATH`` included.
 
     Args:
         words: the command and its options.
-        secrets: environment variables that the child sets itself, where no other process sees them.
+        secrets: environment variables for the child to set itself, invisible to other processes.
         options: of ``subprocess.Popen``.
     """
     process = subprocess.Popen([sys.executable, "-c", _PROGRAM, *words], stdin=subprocess.PIPE, **options)
@@ -94,17 +94,17 @@ def start_command(
 
 
 def _handover(secrets: Mapping[str, Secret]) -> bytes:
-    """Return what a child reads from stdin: the number of path entries, these, and its variables."""
+    """Return the child's input on stdin: the number of path entries, these, and its variables."""
     path = [entry for entry in sys.path if isinstance(entry, str)]
     variables = [f"{name}={value.reveal()}" for name, value in secrets.items()]
     return "\0".join([str(len(path)), *path, *variables]).encode("utf-8", "surrogatepass")
 
 
 def how_started(parent: int | None) -> dict[str, Any]:
-    """Return how this node was started, so that another process of its program can start it again.
+    """Return the command of this node's start, for another process of its program to start it again.
 
-    A node that a person or a service manager started (no ``parent``) is theirs to start again, with options
-    that hold in its working directory; of such a node nothing is told. Tokens are told by no node.
+    A node started by a person or a service manager (no ``parent``) is theirs to start again, with options
+    valid in its working directory; nothing is told of such a node. No node tells its tokens.
     """
     if parent is None or "--parent" not in sys.argv:
         return {}
@@ -118,7 +118,7 @@ def how_started(parent: int | None) -> dict[str, Any]:
 
 
 def pid_namespace() -> str:
-    """Return the namespace in which this process's ids count; empty where the system has none."""
+    """Return the namespace of this process's ids; empty on a system without namespaces."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -128,11 +128,11 @@ def pid_namespace() -> str:
 class NodeProcess:
     """A node as a child process: ``shardcast ROLE OPTION…``.
 
-    It has an interpreter lock of its own, so that neither process slows the other. It ends when this process
-    ends, however that happens.
+    The child has an interpreter lock of its own, so neither process slows the other, and ends with this
+    process, for whatever reason.
 
     Attributes:
-        url: where it listens, once ``wait_until_listening`` has returned.
+        url: address of the listener, once ``wait_until_listening`` has returned.
     """
 
     url: str
@@ -178,10 +178,10 @@ class NodeProcess:
         self._process, self._ready = process, ready
 
     def wait_until_listening(self) -> None:
-        """Wait until the node listens. It is killed if it fails to, or if this is interrupted.
+        """Wait until the node listens. A failure, or an interruption of the wait, kills the node.
 
         Raises:
-            ShardcastError: it can't start; of the type of the error in the child.
+            ShardcastError: the node can't start; of the type of the error in the child.
         """
         try:
             self.url = self._wait(self._ready)
@@ -199,16 +199,16 @@ class NodeProcess:
 
     @property
     def is_owned(self) -> bool:
-        """Whether this process started it, and so may wait for it and end it; a forked process may not."""
+        """Whether this process started the node, and so may wait for it; a forked process may not."""
         return os.getpid() == self._owner
 
     @property
     def owner(self) -> int:
-        """The id of the process that started it."""
+        """Process id of the starter."""
         return self._owner
 
     def exit_reason(self, within: float) -> str | None:
-        """Return how the process ended, in words, once it has within so many seconds; None while it runs."""
+        """Return in words how the process ended within so many seconds; None for a running one."""
         try:
             code = self._process.wait(within)
         except subprocess.TimeoutExpired:
@@ -219,11 +219,11 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id of the node."""
         return self._process.pid
 
     def stop(self) -> None:
-        """End the node cleanly, if this process started it; after a fork, the child leaves it alone."""
+        """End the node cleanly, if started by this process; after a fork, the child leaves it alone."""
         if not self.is_owned or not self.running:
             return
         try:
@@ -256,11 +256,11 @@ class NodeProcess:
             looks += 1
 
     def _wait(self, ready: int) -> str:
-        """Return the URL that the node reports through the pipe ``ready``.
+        """Return the URL reported by the node through the pipe ``ready``.
 
         Raises:
-            NodeFailed: it ended, or reported nothing within 60 s.
-            ShardcastError: the error that it reported.
+            NodeFailed: the node ended, or reported nothing within 60 s.
+            ShardcastError: the reported error.
         """
         line, deadline = b"", time.monotonic() + _START_SECONDS
         while not line.endswith(b"\n"):
@@ -280,7 +280,7 @@ class NodeProcess:
 
 
 def _pipe() -> tuple[int, int]:
-    """Return a pipe whose descriptors are none of 0 to 2, also where those are free.
+    """Return a pipe without the descriptors 0 to 2, also where those are free.
 
     A child has its own standard streams there.
     """
@@ -308,7 +308,7 @@ def signal_name(number: int) -> str:
 
 
 def report_ready(descriptor: int, url: str | None, error: ShardcastError | None = None) -> None:
-    """Report to the process that started this node: its URL, or the error that kept it from starting."""
+    """Report to the starter of this node: the URL, or the error behind a failed start."""
     message = {"url": url} if error is None else {"error": to_wire(error)}
     with contextlib.suppress(OSError):  # the parent does not wait any more
         os.write(descriptor, json.dumps(message).encode() + b"\n")

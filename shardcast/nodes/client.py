@@ -1,4 +1,4 @@
-"""The client: downloads versions into files, one or all that come."""
+"""The client: downloads versions into files, one or all new ones."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Client:
 
     Attributes:
         servers: their base URLs.
-        output_dir: the folder of outputs for which no other place is named.
-        waits: what it waits for now.
+        output_dir: the folder of outputs without another place.
+        waits: the present waits.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Client:
 
         Raises:
             NoServerReachable: no server answered.
-            AccessDenied: a server refused, and no other told its versions.
+            AccessDenied: a server refused, and no other listed its versions.
         """
         async with self._looking() as (_, standing):
             return tuple(listing for _, listing in sorted(standing.listed.items()))
@@ -146,7 +146,7 @@ class Client:
 
         Raises:
             NoServerReachable: no server answered.
-            AccessDenied: a server refused, and no other told its versions.
+            AccessDenied: a server refused, and no other listed its versions.
         """
         async with self._looking() as (_, standing):
             with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
@@ -292,7 +292,7 @@ class Client:
                 yield release
 
     async def seed(self, seconds: float) -> None:
-        """Go on sharing what was downloaded, for some seconds at most.
+        """Go on sharing the downloaded versions, for some seconds at most.
 
         Returns:
             None, once the time has passed, or nothing is shared any more: the files were changed or removed.
@@ -308,16 +308,16 @@ class Client:
 
     @property
     def is_sharing(self) -> bool:
-        """Whether it passes on what it receives."""
+        """Whether received versions are shared."""
         return self._sharing is not None
 
     @property
     def given(self) -> int:
-        """Bytes that went to neighbours in swarms until now; 0 for a client that does not share."""
+        """Bytes given to neighbours in swarms until now; 0 for a client without sharing."""
         return self._downloads.sharing.given if self._downloads.sharing else 0
 
     def lease(self, version: str) -> Lease:
-        """Return a lease: it holds a version at the servers while it is entered.
+        """Return a lease: it holds a version at the servers while entered.
 
         ::
 
@@ -325,7 +325,7 @@ class Client:
                 release = await client.download("v3")
 
         Entering raises ``VersionNotOffered`` when no server holds the version. The lease's ``servers`` are
-        those that do.
+        the holders.
 
         Raises:
             UsageError: ``version`` is no version's name.
@@ -336,7 +336,7 @@ class Client:
 
     @asynccontextmanager
     async def _reporting(self, following: Following) -> AsyncIterator[None]:
-        """Report to the servers inside the block what is shared, where anything is."""
+        """Report the shared versions to the servers inside the block."""
         sharing = self._downloads.sharing
         if sharing is None:
             yield
@@ -356,7 +356,7 @@ class Client:
 
     @asynccontextmanager
     async def _watching(self, follow: Follow) -> AsyncIterator[None]:
-        """Count it as a wait when there is no version to fetch, or no server tells anything."""
+        """Count the time without a version to fetch, or without any server's news, as a wait."""
         with (
             self.waits.watching(lambda: follow.wait),
             self.waits.watching(lambda: follow.following.wait),
@@ -365,10 +365,10 @@ class Client:
 
     @asynccontextmanager
     async def _looking(self, wait: float = 0.0) -> AsyncIterator[tuple[Following, Standing]]:
-        """Yield the servers, followed for one question, and what to believe once they answered.
+        """Yield the servers, followed for one question, and the beliefs after their answers.
 
         Args:
-            wait: seconds to wait for a server, where that is longer than ``unreachable_at_start``.
+            wait: seconds to wait for a server, where longer than ``unreachable_at_start``.
         """
         peers = list(self._downloads.peers.values())
         following = Following(

@@ -48,19 +48,19 @@ if TYPE_CHECKING:
     from shardcast.nodes.sharing import Sharing
 
 Watch = Callable[[Transfer], None]
-"""A callback that gets the transfer, whose ``progress`` has the bytes that are here."""
+"""A callback with the transfer, whose ``progress`` has the local bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """The output of a download, and who watches it.
+    """The output of a download, and its watcher.
 
     Attributes:
-        outputs: the folder of outputs for which no other place is named.
-        named: the output; None for one that is named after its version.
-        watch: called with the transfer when it begins.
-        folder: the folder in which the output is recorded; None for an output that is not followed.
-        template: of the output's name below ``outputs``; None for the usual names.
+        outputs: the folder of outputs without another place.
+        named: the output; None for one named after its version.
+        watch: called with the transfer at its beginning.
+        folder: the folder with the output's record; None for an output outside a followed folder.
+        template: template of the output's name below ``outputs``; None for the usual names.
     """
 
     outputs: Path
@@ -70,7 +70,7 @@ class Destination:
     template: OutputTemplate | None = None
 
     def path(self, header: Header) -> Path:
-        """Return the absolute path of the output of a version, which is a file or a folder."""
+        """Return the absolute path of the output of a version, a file or a folder."""
         if self.template:
             name = str(self.template.render(header))
         else:
@@ -85,10 +85,10 @@ class Downloads:
     Attributes:
         peers: its servers, by URL.
         limits: bounds of a transfer.
-        under_way: the transfers that run now.
-        waits: what is waited for now.
-        sharing: passes on to neighbours what comes; None for a client that does not share.
-        folders: how versions that are folders are received.
+        under_way: the running transfers.
+        waits: the present waits.
+        sharing: shares received pieces with neighbours; None for a client without sharing.
+        folders: settings for versions from folders.
     """
 
     peers: Mapping[str, Peer]
@@ -113,10 +113,10 @@ class Downloads:
         Args:
             listing: the version.
             peers: its servers.
-            destination: where it goes.
-            following: the servers that are followed meanwhile. They tell of a withdrawal; with ``listed``,
-                those that get the version meanwhile join the transfer.
-            origin: the origin id of its line; None while that is not known.
+            destination: its output.
+            following: the servers followed meanwhile. They tell of a withdrawal; with ``listed``, later
+                servers of the version join the transfer.
+            origin: the origin id of its line; None for unknown.
             listed: whether the line lists the version.
 
         Raises:
@@ -346,7 +346,7 @@ class Downloads:
 
 
 def _make_parent(output: Path) -> None:
-    """Make the folders that a template names above an output.
+    """Make the folders named by a template above an output.
 
     Raises:
         LocalDiskError: they can't be made.
@@ -356,7 +356,7 @@ def _make_parent(output: Path) -> None:
 
 
 async def _recorded(release: Release, destination: Destination, final: os.stat_result | None) -> Release:
-    """Record a version where its outputs are recorded, and return the release."""
+    """Record a version in the folder of its outputs, and return the release."""
     return await destination.folder.record(release, final) if destination.folder else release
 
 
@@ -372,7 +372,7 @@ def _manifest_from(version: str, peers: Sequence[Peer]) -> str:
 
 
 def _check_kind(header: Header) -> None:
-    """Refuse a payload of a kind that a newer shardcast publishes."""
+    """Refuse a payload of a kind from a newer shardcast."""
     if header.kind != FILE:
         raise TransferFailed(
             f"{header.version} is a {header.kind}, which this shardcast can't receive; update it"

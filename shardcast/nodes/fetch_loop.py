@@ -1,4 +1,4 @@
-"""The fetch loop of a middle: which versions it fetches from its upstreams, and when."""
+"""The fetch loop of a middle: the versions to fetch from its upstreams, and when."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from shardcast.upstream.offers import open_versions
 log = logging.getLogger(__name__)
 
 _MAX_OPEN = 3
-"""Open versions that are fetched at once."""
+"""Maximum open versions fetched at once."""
 
 
 class OpenFetches:
-    """The versions that are fetched while they are being made, beside everything else."""
+    """The open versions under way, beside everything else."""
 
     def __init__(self, folders: VersionFolders, following: Following, fetcher: VersionFetcher) -> None:
         self._folders = folders
@@ -49,14 +49,14 @@ class OpenFetches:
 
     @property
     def numbers(self) -> Collection[int]:
-        """The numbers of the versions that are fetched now."""
+        """The numbers of the versions under way."""
         return self._tasks.keys()
 
     def start(self, standing: Standing, *, several: bool) -> None:
-        """Start to fetch versions that are being made.
+        """Start to fetch open versions.
 
         Args:
-            standing: what is believed now.
+            standing: the present beliefs.
             several: whether there are several upstreams; then the versions of one of them take no more than
                 all places but one.
         """
@@ -89,11 +89,11 @@ class OpenFetches:
 
 
 class FetchLoop:
-    """The loop of one middle: complete versions one after the other, and beside them those being made.
+    """The loop of one middle: complete versions one after the other, and beside them open ones.
 
     Attributes:
-        fetcher: fetches single versions, and knows which of them failed.
-        suspect: URLs of upstreams that offered a version and did not serve it; their versions come last until
+        fetcher: fetches single versions, and knows the failed ones.
+        suspect: URLs of upstreams with an offered but unserved version; their versions come last until
             everything is tried again.
     """
 
@@ -118,9 +118,9 @@ class FetchLoop:
         return self._line.place
 
     async def run(self, interval: float) -> None:
-        """Fetch what the upstreams offer, for as long as ``following`` is entered; for ever.
+        """Fetch the upstreams' versions, for as long as ``following`` is entered; for ever.
 
-        ``interval``: seconds until versions that failed are tried again.
+        ``interval``: seconds until failed versions are tried again.
         """
         following = self._following
         async with background_task(self._keep_up()):
@@ -154,7 +154,7 @@ class FetchLoop:
         await self._open.stop()
 
     def behind(self) -> str | None:
-        """Return in words the versions that the middle has yet to get; None when it has caught up."""
+        """Return in words the versions still missing at the middle; None when none is."""
         try:
             standing = self._following.standing_or_error()
         except ShardcastError as error:
@@ -164,9 +164,9 @@ class FetchLoop:
         failures, keep = self.fetcher.failures, self._folders.keep
         newest = sorted(standing.listed)[-keep:]
         local = self._folders.complete_numbers
-        # Versions that have no room beside newer ones are not waited for.
+        # Versions without room beside newer ones are not waited for.
         passed_over = {number for number in failures.no_room if number < max(local, default=0)}
-        # Nor are versions that are listed but not served, until another upstream offers them or they come.
+        # Nor are listed but unserved versions, until another upstream offers them or they come.
         unserved = {n for n, servers in _offers(standing).items() if failures.is_unserved(n, servers)}
         missing = sorted(set(missing_versions(newest, local, (), keep)) - passed_over - unserved)
         if not missing:
@@ -179,7 +179,7 @@ class FetchLoop:
     async def _keep_up(self) -> None:
         """Take over withdrawals and new numbers, and start open versions, beside other fetches; for ever.
 
-        It logs which upstreams refuse this node, too.
+        Log refusing upstreams, too.
         """
         while True:
             changes = self._following.changes
@@ -198,7 +198,7 @@ class FetchLoop:
     # Complete versions, one after the other
 
     async def _fetch_next(self) -> bool:
-        """Fetch the first version on offer that is wanted, or change over to another line.
+        """Fetch the first wanted version on offer, or change over to another line.
 
         Returns:
             False when there is nothing to do now.
@@ -224,7 +224,7 @@ class FetchLoop:
         return False
 
     async def _drop_self(self) -> None:
-        """Follow no upstream that turned out to be this very node."""
+        """Stop following an upstream recognised as this very node."""
         for url, peer in list(self._peers.items()):
             if peer.node_id == self._node_id:
                 log.warning("%s is this very middle, and is not asked", url)
@@ -232,7 +232,7 @@ class FetchLoop:
                 await self._following.remove_server(url)
 
     async def _discard_unwanted(self, window: Sequence[int], standing: Standing) -> None:
-        """Discard versions that were fetched halfway and that nothing will be fetched of any more."""
+        """Discard half-fetched versions without any further fetch."""
         folders, opened, offers = self._folders, open_versions(self._following), _offers(standing)
         oldest = max(folders.complete_numbers, default=0) - folders.keep
         for number in folders.open_numbers - {*window, *self._open.numbers}:
@@ -242,7 +242,7 @@ class FetchLoop:
                 await folders.discard(number)
 
     def _window(self, standing: Standing) -> list[int]:
-        """Return the complete versions that are wanted and not here, the first one first."""
+        """Return the wanted, missing complete versions, the first one first."""
         folders = self._folders
         return versions_to_fetch(
             _offers(standing),
@@ -258,11 +258,11 @@ class FetchLoop:
         return [number for number in self._window(standing) if number not in passed_over]
 
     async def _fetch_or_abandon(self, number: int, standing: Standing) -> None:
-        """Fetch a complete version, unless it is withdrawn or makes no progress while others have another."""
+        """Fetch a complete version, unless withdrawn or without progress while others have another."""
         servers, listing = _offers(standing)[number], standing.listed[number]
 
         def abandon() -> ShardcastError | None:
-            """Return why to abandon the version: it makes no progress, and others offer another version."""
+            """Return why to abandon the version: no progress, and another version on offer elsewhere."""
             opened = self._folders.opened(number)
             if opened and opened.verified_bytes:
                 return None
@@ -288,9 +288,9 @@ class FetchLoop:
         self._note_served(number, servers)
 
     def _note_served(self, number: int, servers: Sequence[str]) -> None:
-        """Note, after a version was asked for, whether its servers have it.
+        """Record, after a request for a version, whether its servers have it.
 
-        Servers that can't be reached may have it all the same.
+        Unreachable servers may have it all the same.
         """
         failures = self.fetcher.failures
         if number in self._folders.complete_numbers:
@@ -307,5 +307,5 @@ class FetchLoop:
 
 
 def _offers(standing: Standing) -> dict[int, tuple[str, ...]]:
-    """Return the servers that have each of the line's versions whole."""
+    """Return the servers of each of the line's versions, whole there."""
     return {n: servers for n, servers in standing.group.complete.items() if n in standing.listed}

@@ -1,4 +1,4 @@
-"""Versions from upstreams into version folders, complete ones and those that are being made."""
+"""Versions from upstreams into version folders, complete and open ones."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class FetchFailures:
-    """The versions of a line that could not be fetched lately.
+    """The versions of a line with a recent failure.
 
     Attributes:
         failed: the numbers to do without until everything is tried again.
-        local: those of them for which this machine is to blame, and no server.
-        aborted: numbers whose publishers aborted them; a server that tells of one as open hasn't heard yet.
-        unserved: numbers that servers answered for but did not serve, and these servers' URLs.
-        denied: numbers that a server refused, and why.
-        no_room: numbers that there was no room for, and why.
+        local: those failed through this machine, and no server.
+        aborted: numbers aborted by their publishers; a server with such an open version hasn't heard yet.
+        unserved: numbers answered for but not served, with these servers' URLs.
+        denied: numbers refused by a server, and why.
+        no_room: numbers without enough room, and why.
         disk: the last error of this machine's disk; None once a version has come since.
     """
 
@@ -62,7 +62,7 @@ class FetchFailures:
     disk: str | None = None
 
     def note(self, number: int, failure: ShardcastError | OSError) -> None:
-        """Note that a version could not be fetched."""
+        """Record a failed fetch of a version."""
         self.failed.add(number)
         self.local.discard(number)
         if isinstance(failure, OSError):
@@ -70,21 +70,21 @@ class FetchFailures:
             self.disk = str(failure)
 
     def note_fetched(self, number: int) -> None:
-        """Note that a version has come."""
+        """Record a fetched version."""
         self.disk = None
         self.no_room.pop(number, None)
         self.denied.pop(number, None)
 
     def note_unserved(self, number: int, servers: Collection[str]) -> None:
-        """Note servers that answered, and did not serve a version that they list."""
+        """Record servers with an answer, but without a version of their list."""
         self.unserved[number] = self.unserved.get(number, frozenset()).union(servers)
 
     def is_unserved(self, number: int, servers: Collection[str]) -> bool:
-        """Return whether all servers of a version were asked for it, and none of them served it."""
+        """Return whether all servers of a version were asked, and none of them served it."""
         return bool(servers) and self.unserved.get(number, frozenset()).issuperset(servers)
 
     def keep_no_room_of(self, numbers: Collection[int]) -> None:
-        """Forget that other versions than these had no room or were refused: they are not wanted any more."""
+        """Forget lack of room and refusals of all versions but these: the others are no longer wanted."""
         self.no_room = {number: why for number, why in self.no_room.items() if number in numbers}
         self.denied = {number: why for number, why in self.denied.items() if number in numbers}
 
@@ -95,11 +95,11 @@ class FetchFailures:
 
 
 class VersionFetcher:
-    """A fetcher of single versions; a failure is logged and noted, not raised.
+    """A fetcher of single versions; a failure is logged and recorded, not raised.
 
     Attributes:
-        failures: the versions that could not be fetched.
-        transfers: those that run now.
+        failures: the failed versions.
+        transfers: the running transfers.
         sharing: shares them with neighbours; None where nothing is shared.
     """
 
@@ -111,12 +111,12 @@ class VersionFetcher:
         self.sharing: SharedFolders | None = None
 
     async def fetch(self, listing: Listing, peers: Sequence[Peer], origin: str | None = None) -> None:
-        """Fetch a complete version from servers that offer it.
+        """Fetch a complete version from its servers.
 
         Args:
             listing: the version.
             peers: the servers.
-            origin: the origin id of its line; None while that is not known.
+            origin: the origin id of its line; None for unknown.
         """
         failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
         try:
@@ -174,12 +174,12 @@ class VersionFetcher:
         return False
 
     async def fetch_open(self, number: int, peers: list[Peer], nearer_than: int) -> None:
-        """Fetch a version while it is being made.
+        """Fetch an open version.
 
         Args:
             number: the version's number.
-            peers: the servers that have a part of it.
-            nearer_than: hops from the origin below which servers that get it later join the transfer.
+            peers: the servers of a part of the version.
+            nearer_than: hops from the origin below which later servers of the version join the transfer.
         """
         version = version_name(number)
         try:
@@ -230,7 +230,7 @@ class VersionFetcher:
         self._folders.quota.forget_failures()
 
     def _note_failure(self, version: str, failure: ShardcastError | OSError, line: str = "") -> None:
-        """Note a version that is tried again later; a refusal is logged when it begins."""
+        """Record a version to be tried again later; a refusal is logged when it begins."""
         number = version_number(version) or 0
         self.failures.note(number, failure)
         again = isinstance(failure, AccessDenied) and self.failures.denied.get(number) == str(failure)
@@ -242,7 +242,7 @@ class VersionFetcher:
             self.failures.denied[number] = str(failure)
 
     async def _pass_over(self, number: int, error: ShardcastError | OSError) -> None:
-        """Do without a version until there is room for it. The room that it took is given back at once."""
+        """Do without a version until there is room for it. Its room so far is given back at once."""
         opened = self._folders.opened(number)
         if opened is not None:
             self._folders.quota.record_out_of_room(opened)
@@ -253,7 +253,7 @@ class VersionFetcher:
         self.failures.no_room[number] = str(error)
 
     async def _receive(self, listing: Listing, described: VersionDescription) -> None:
-        """Fetch a complete version as one server describes it, and use the shards of it that are here."""
+        """Fetch a complete version by one server's description, and use its local shards."""
         manifest = described.manifest
         number = version_number(manifest.version) or 0
         opened = self._folders.opened(number)
@@ -294,7 +294,7 @@ class VersionFetcher:
         Args:
             transfer: the transfer.
             opened: the version.
-            peers: its servers, to which those that get it later are added; None to add none.
+            peers: its servers, with later ones added; None to add none.
             nearer_than: hops from the origin below which servers may be added; None for any.
 
         Raises:
@@ -338,7 +338,7 @@ class VersionFetcher:
 
 
 def _listed_by(manifest: Manifest, listing: Listing) -> str:
-    """Return the name of the whole digest that the distribution list shows."""
+    """Return the name of the whole digest in the distribution list."""
     return next(name for name, digest in manifest.digests.items() if digest == listing.digest)
 
 
@@ -346,7 +346,7 @@ def _listed_by(manifest: Manifest, listing: Listing) -> str:
 def _room_errors(opened: OpenVersion | None = None) -> Iterator[None]:
     """Turn failures for want of room, of ``opened`` or on a full disk, into ``NoRoom``.
 
-    A transfer that is refused room fails in many ways.
+    A transfer without enough room fails in many ways.
     """
     try:
         yield
@@ -363,7 +363,7 @@ async def _first_line(live: LiveManifest) -> None:
 
     Raises:
         TransferFailed: the line doesn't come within ``HTTP_TIMEOUT``.
-        ShardcastError: it can't be had.
+        ShardcastError: there is none.
     """
     try:
         async with asyncio.timeout(HTTP_TIMEOUT):

@@ -22,14 +22,14 @@ from shardcast.nodes.output_records import is_number, json_object, parse_digest,
 
 MAX_LINES = 16
 MAX_NUMBERS = 1000
-"""Numbers of each kind that a line keeps, the newest ones."""
+"""Numbers of each kind kept of a line, the newest ones."""
 MAX_FILE_BYTES = 8 << 20
-"""Bytes of the file that a reader takes; 16 full lines are 4 MB."""
+"""Maximum bytes of the file; 16 full lines are 4 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """The version that was announced last in a folder, of all lines."""
+    """The last announced version in a folder, of all lines."""
 
     origin: str | None
     number: int
@@ -41,10 +41,10 @@ class FollowedLine:
     """The notes about one line.
 
     Attributes:
-        origin: its origin id; None for versions of nodes without an id.
-        seen: digests of the numbers that the line listed.
-        announced: digests of the numbers that were announced in this folder.
-        withdrawn: versions that the publisher withdrew, each (number, digest), and whether the follower was
+        origin: origin id; None for versions of nodes without an id.
+        seen: digests of the numbers listed on the line.
+        announced: digests of the numbers announced in this folder.
+        withdrawn: versions withdrawn by the publisher, each (number, digest), and whether the follower was
             told.
     """
 
@@ -54,7 +54,7 @@ class FollowedLine:
     withdrawn: dict[tuple[int, str], bool] = field(default_factory=dict)
 
     def conflict(self, listed: Mapping[int, str]) -> int | None:
-        """Return the lowest number that was noted with another digest than is ``listed`` now, if any."""
+        """Return the lowest number noted with another digest than ``listed`` now, if any."""
         known = self.announced | self.seen
         return min(
             (number for number in listed if known.get(number, listed[number]) != listed[number]), default=None
@@ -81,7 +81,7 @@ class FolderLines:
 
     Attributes:
         lines: the notes of each, the line used last at the end.
-        announced: the version that was announced last; None in a folder in which none was.
+        announced: the last announced version; None in a folder without one.
     """
 
     lines: list[FollowedLine] = field(default_factory=list)

@@ -39,8 +39,8 @@ from shardcast.waits import Wait
 log = logging.getLogger(__name__)
 
 _HEADER_TIMEOUT = 5.0
-"""Seconds that servers have to answer with the header of their newest version; without an answer the line
-counts as one of nodes without an origin id."""
+"""Maximum seconds to wait for the header of the newest version; without an answer the line counts as one of
+nodes without an origin id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class FollowSettings:
 
     Attributes:
         first: the number to begin with; None for the newest.
-        every: whether each version is downloaded; else the newest, where several came meanwhile.
+        every: whether each version is downloaded; else only the newest of several new ones.
         check_interval: seconds until failed versions are tried again, and servers without a feed are asked.
-        watch: called with each transfer when it begins.
-        resume: whether to begin after the last version that was announced in the folder.
-        accepted: the only origin id that counts; None for any.
-        template: of the outputs' names; None for the usual ones.
+        watch: called with each transfer at its beginning.
+        resume: whether to begin after the last version announced in the folder.
+        accepted: the only valid origin id; None for any.
+        template: template of the outputs' names; None for the usual ones.
     """
 
     first: int | None = None
@@ -99,9 +99,9 @@ class Follow:
         self._denials = DenialLog()
 
     async def remember(self) -> None:
-        """Take up the line that was followed here last, before the servers are followed.
+        """Load the line last followed here, before the servers are followed.
 
-        Else the server that answers first after a restart could make this folder change over at once.
+        Otherwise the first server to answer after a restart could make this folder change over at once.
 
         Raises:
             LocalDiskError: the folder can't be read.
@@ -111,11 +111,11 @@ class Follow:
 
     @property
     def origin(self) -> str | None:
-        """The origin id of its line; None while that is not known, and for a line of 0.1.0."""
+        """The origin id of its line; None while unknown, and for a line of 0.1.0."""
         return self._entered_origin[0] if self._entered_origin else self.memory.origin
 
     def here(self) -> list[str]:
-        """Return the versions of its line whose files are here, oldest first."""
+        """Return the versions of its line with files here, oldest first."""
         return [version_name(number) for number, path in sorted(self._local.items()) if path.exists()]
 
     @property
@@ -178,7 +178,7 @@ class Follow:
                 self._queue.retry_all()
 
     async def _enter(self, standing: Standing) -> None:
-        """Find out, once for each line, which of its versions the folder had before this run."""
+        """Find out, once for each line, the versions in the folder before this run."""
         if self._entered == (standing.origin,):
             return
         origin = standing.origin or await _manifest_origin(standing, self._downloads.peers)
@@ -191,7 +191,7 @@ class Follow:
         self._entered, self._entered_origin, self._resume = (standing.origin,), (origin,), False
 
     async def _share_kept(self, standing: Standing, number: int) -> None:
-        """Share the folder at which the last run into this folder ended, if that is still offered."""
+        """Share the folder of the last run's last version here, if still on offer."""
         listing, servers = standing.listed.get(number), standing.group.complete.get(number, ())
         if listing and servers and number in self._local:
             peers = [self._downloads.peers[url] for url in servers]
