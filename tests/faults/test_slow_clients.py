@@ -73,7 +73,7 @@ SOCKET_OF_ORIGIN: Mapping[Route, Example] = SOCKET_OF_MIDDLE | {
     for path in (
         "/publish", "/confirmed/publish", "/stream", "/withdraw", "/confirmed/withdraw", "/finish", "/copies",
     )
-}  # fmt: skip
+} | {("GET", "/running"): Example("/running")}  # fmt: skip
 HASHES: Mapping[Route, Example] = {
     ("GET", "/healthcheck"): Example("/healthcheck"),
     ("GET", "/has"): Example("/has", LISTED),

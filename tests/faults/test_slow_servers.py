@@ -21,7 +21,7 @@ import shardcast
 from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.control import client as control
-from shardcast.control import waiting, writer
+from shardcast.control import running, waiting, writer
 from shardcast.errors import BadAnswer, PeerError, ShardcastError
 from shardcast.peer import server as peer
 from shardcast.peer.announcing import SwarmClient
@@ -200,6 +200,10 @@ async def write(asked: Asked) -> None:
     await asyncio.to_thread(writer.BroadcastWriter, asked.folder, "file")
 
 
+async def find_origin(asked: Asked) -> None:
+    await asyncio.to_thread(running.find_origin, asked.folder)
+
+
 async def upload(asked: Asked) -> None:
     async def chunks() -> AsyncGenerator[bytes, None]:
         yield LARGE
@@ -363,6 +367,13 @@ REQUESTS: dict[str, Request] = {
         wait_for_copies,
         local=True,
     ),
+    "finding an origin": Request(
+        ("control/running.py:find_origin",),
+        "/",
+        Reply(json.dumps({"url": "http://127.0.0.1:1", "keep": 5}).encode(), "application/json"),
+        find_origin,
+        local=True,
+    ),
     "writing a version": Request(
         ("control/writer.py:BroadcastWriter.__init__",),
         "/",
@@ -383,6 +394,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time-outs that no parameter sets."""
     monkeypatch.setattr(peer, "FEED_DEAD", SECONDS)
     monkeypatch.setattr(control, "_SILENCE_SECONDS", SECONDS)
+    monkeypatch.setattr(running, "_ANSWER_SECONDS", SECONDS)
     monkeypatch.setattr(waiting, "_SILENCE_SECONDS", SECONDS)
     monkeypatch.setattr(waiting, "_FIRST_LINE_SECONDS", SECONDS)
 
@@ -492,7 +504,12 @@ ASKS = ("peer", "control", "blobs/client")
 """The rooms that send requests."""
 SENDING = {"request", "putrequest", "begin", "start_request", "endheaders"}
 ROUND = {
-    "http.client": {"peer/bounded_answers.py", "peer/bulk.py", "control/client.py"},
+    "http.client": {
+        "peer/bounded_answers.py",
+        "peer/bulk.py",
+        "control/client.py",
+        "backup/client/connections.py",  # bounds each request itself, in time and in bytes
+    },
     "sock_connect": {"peer/connecting.py"},
 }
 """What a request could be sent with, and the files that may: all else would go round the bounds. Sessions of

@@ -224,8 +224,9 @@ def test_proxy_of_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 MAKERS = {
     "ClientSession": {"peer/session.py"},
     "TCPConnector": {"peer/session.py"},
-    "HTTPConnection": set(),
-    "HTTPSConnection": set(),
+    # Of backups: connections that follow no redirect, and bound each request themselves.
+    "HTTPConnection": {"backup/client/connections.py"},
+    "HTTPSConnection": {"backup/client/connections.py"},
     "Connection": {"peer/bulk.py"},
     "SecureConnection": {"peer/bulk.py"},
     "UnixConnector": set(),

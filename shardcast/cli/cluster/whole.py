@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from shardcast.cli.cluster.network import (
     server_words,
 )
 from shardcast.cli.cluster.ssh_driver import SshDriver
+from shardcast.concurrency import ThreadPool
 from shardcast.constants import IP_ADDR_LIST
 from shardcast.errors import UsageError
 from shardcast.file_locks import locked
@@ -163,7 +163,7 @@ def _in_parallel(
         except OSError as error:
             return False, f"{error.filename or 'this machine'}: {error.strerror}"
 
-    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+    with ThreadPool(_AT_ONCE, "shardcast-cluster") as pool:
         yield from zip(nodes, pool.map(outcome, nodes), strict=True)
 
 
