@@ -118,7 +118,7 @@ def test_files_of_a_version_are_listed(tmp_path: Path) -> None:
         listed = processes.run("client", "--servers", origin.url, "--list", "--files", "latest")
         as_json = processes.run("client", "--servers", origin.url, "--list", "--files", "v1", "--json")
         unknown = processes.run("client", "--servers", origin.url, "--list", "--files", "v7")
-    assert versions.stdout.split()[-1] == "model/"
+    assert versions.stdout.split()[-2:] == ["model/", "-"]
     lines = [line.split() for line in listed.stdout.splitlines()]
     assert [(line[0], line[1], line[-1]) for line in lines] == [
         ("-rw-r--r--", "2", "config.json"),

@@ -220,7 +220,7 @@ def test_version_is_stored_linked_hooked_and_printed_in_order(
         assert told.pop("received") == {source.url: source.size}
         assert told == {
             "version": right.version, "path": str(folder / name), "name": "source.payload", "kind": "file",
-            "size": source.size, "shards": 3, "sha256": right.sha256, "metadata": {},
+            "size": source.size, "shards": 3, "sha256": right.sha256, "tags": [], "metadata": {},
             "origin": right.manifest.header.origin, "new_line": False,
         }  # fmt: skip
     assert one.log.count("noise\n") == 3
