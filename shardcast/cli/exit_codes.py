@@ -1,4 +1,4 @@
-"""Exit codes and the errors that lead to them. README shows the same table."""
+"""Exit codes and the errors that lead to them. docs/operations.md shows the same table."""
 
 from __future__ import annotations
 

@@ -19,14 +19,15 @@ TAGS_KEY = "tags"
 """The key of the metadata that has the tags."""
 MAX_TAGS = 16
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,63}", re.ASCII)
-_RESERVED = re.compile(r"latest|v[0-9]+", re.ASCII | re.IGNORECASE)
-"""Names that mean versions in other ways."""
+_RESERVED = re.compile(r"latest|v[+-]?[0-9]+", re.ASCII | re.IGNORECASE)
+"""Names that mean versions in other ways, or are slips of the pen for them."""
 
 
 def is_tag(value: object) -> TypeGuard[str]:
     """Return whether a value is a tag.
 
-    That is 1 to 64 ASCII letters, digits and ``._+=-``, a letter or digit first; never ``latest`` or ``v7``.
+    A tag has 1 to 64 ASCII letters, digits and ``._+=-``, a letter or digit first. ``latest``, ``v7`` and
+    ``v-7`` are none.
     """
     return isinstance(value, str) and bool(_TAG.fullmatch(value)) and not _RESERVED.fullmatch(value)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +40,7 @@ NOTHING = subprocess.DEVNULL
 @dataclass
 class Scene:
     """A command, and what shows that it has done its work. ``{name}`` is a path in the folder of the test;
-    {url} is an origin with v1."""
+    {url} is an origin with v1. For those of ``backup`` see ``backups``."""
 
     words: list[str]
     made: str = ""
@@ -77,6 +79,23 @@ SCENES = {
     "store pin": Scene([BLOB, "-d", "{store}"], made=f"store/.shardcast-store/pinned/{BLOB}"),
     "store unpin": Scene([OTHER, "-d", "{store}"], gone=f"store/.shardcast-store/pinned/{OTHER}"),
     "token new": Scene(["--scope", "read", "--append", "{new}"], made="new"),
+    "backup start": Scene(["--store_dir", "{new}", *LISTEN], serves="/healthcheck"),
+    "backup stop": Scene(["--store_dir", "{new}"]),
+    "backup invite": Scene(["--store_dir", "{kept}"]),
+    "backup clients": Scene(["--store_dir", "{kept}"]),
+    "backup revoke": Scene(["{client}", "--store_dir", "{kept}"]),
+    "backup prune": Scene(["--store_dir", "{kept}"]),
+    "backup check": Scene(["--store_dir", "{kept}"]),
+    "backup register": Scene(["--dir", "{data}", "--url", "{backup}", "--invitation", "{invitation}"]),
+    "backup backup": Scene(["--dir", "{work}"]),
+    "backup scan": Scene(["--dir", "{work}"]),
+    "backup snapshots": Scene(["--dir", "{work}"]),
+    "backup ls": Scene(["latest", "--dir", "{work}"]),
+    "backup find": Scene(["file", "--dir", "{work}"]),
+    "backup diff": Scene(["latest", "latest", "--dir", "{work}"]),
+    "backup cat": Scene(["latest", "file", "--dir", "{work}"], code=2),
+    "backup restore": Scene(["latest", "--dir", "{work}", "--dest", "{new}"], made="new/file"),
+    "backup forget": Scene(["--keep-last", "1", "--dir", "{work}"]),
 }
 
 
@@ -105,6 +124,39 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield origin.url
 
 
+@pytest.fixture(scope="module")
+def backups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A backup server, an invitation there, a registered folder with a snapshot, and an unserved store."""
+    top = tmp_path_factory.mktemp("backups")
+    work, kept, served = top / "work", top / "kept", top / "served"
+    work.mkdir()
+    (work / "file").write_bytes(PAYLOAD)
+    variables = {"XDG_CONFIG_HOME": str(top / "config"), "XDG_CACHE_HOME": str(top / "cache")}
+
+    def succeed(*words: str) -> str:
+        done = processes.run("backup", *words, env=variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def invite(store: Path) -> str:
+        return succeed("invite", "--store_dir", str(store))
+
+    with processes.reserved_port() as port:
+        listen = ("--host", "127.0.0.1", "--port", str(port))
+        with processes.node("backup", "start", "--store_dir", str(kept), *listen) as server:
+            address = server.url
+            succeed("register", "--dir", str(work), "--url", address, "--invitation", invite(kept))
+            succeed("backup", "--dir", str(work))
+            assert server.stop() == 0
+        client = json.loads(succeed("clients", "--json", "--store_dir", str(kept)))["name"]
+        shutil.copytree(kept, served)
+        with processes.node("backup", "start", "--store_dir", str(served), *listen):
+            yield variables | {
+                "work": str(work), "kept": str(kept), "client": client, "backup": address,
+                "invitation": invite(served),
+            }  # fmt: skip
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A file, a data directory with v1 and v2, which is pinned, and a store with a blob, which is pinned."""
@@ -131,11 +183,13 @@ def nobody_reads() -> Iterator[int]:
         os.close(writer)
 
 
-def start(words: list[str], close: str, **streams: object) -> subprocess.Popen[str]:
+def start(
+    words: list[str], close: str, env: Mapping[str, str] | None = None, **streams: object
+) -> subprocess.Popen[str]:
     """Start a command; ``close``: what the shell is told about its descriptors, ``<&- >&-``."""
     script = f'exec "$@" {close}'
     arguments = ["sh", "-c", script, "sh", *processes.command(*words)]
-    return subprocess.Popen(arguments, env=processes.environment(), text=True, **streams)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(arguments, env=processes.environment(**(env or {})), text=True, **streams)  # type: ignore[call-overload, no-any-return]
 
 
 def answers(port: int, path: str) -> bool:
@@ -146,13 +200,16 @@ def answers(port: int, path: str) -> bool:
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_command_does_its_work_with_closed_streams(name: str, here: Path, url: str) -> None:
+def test_command_does_its_work_with_closed_streams(
+    name: str, here: Path, url: str, request: pytest.FixtureRequest
+) -> None:
     """Closed stdin and stdout, and a stderr whose reader has gone."""
     scene = SCENES[name]
+    more = request.getfixturevalue("backups") if name.startswith("backup ") else {}
     with processes.reserved_port() as port, nobody_reads() as unread:
         paths = {one: str(here / one) for one in ("file", "data", "store", "new")}
-        words = [word.format(url=url, port=port, **paths) for word in scene.words]
-        process = start([*name.split(), *words], "<&- >&-", stderr=unread)
+        words = [word.format(url=url, port=port, **paths, **more) for word in scene.words]
+        process = start([*name.split(), *words], "<&- >&-", more, stderr=unread)
         try:
             if scene.serves:
                 processes.wait_until(

@@ -105,7 +105,9 @@ def register(
         "UPDATE invitation SET used = ? WHERE digest = ? AND used IS NULL AND expires > ?", (now, digest, now)
     )
     if used.rowcount != 1:
-        raise BackupRefused(403, "this server does not know the invitation, or it was used, or has expired")
+        raise BackupRefused(
+            "this server does not know the invitation, or it was used, or has expired", status=403
+        )
     client, read_only, replaces = database.execute(
         "SELECT client, read_only, replaces FROM invitation WHERE digest = ?", (digest,)
     ).fetchone()

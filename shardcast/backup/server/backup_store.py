@@ -148,11 +148,11 @@ class BackupStore:
                     break
                 await writer.write(part)
             if count != size:
-                raise BackupRefused(422, f"{size} bytes of a pack were announced, and others came")
+                raise BackupRefused(f"{size} bytes of a pack were announced, and others came", status=422)
             try:
                 await writer.commit()
             except IntegrityError as error:
-                raise BackupRefused(422, str(error)) from None
+                raise BackupRefused(str(error), status=422) from None
 
     def _read_index(self, digest: str) -> list[PackedChunk]:
         """Return the chunks of a pack; blocks on the disk.
@@ -165,7 +165,7 @@ class BackupStore:
         try:
             return read_index(file)
         except IntegrityError as error:
-            raise BackupRefused(422, f"{digest} is not kept: {error}") from None
+            raise BackupRefused(f"{digest} is not kept: {error}", status=422) from None
 
     async def _withdraw(self, pack: int, digest: bytes) -> None:
         """Withdraw a pack that did not come whole; a full disk leaves that to the next sweep."""

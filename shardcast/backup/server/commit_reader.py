@@ -59,10 +59,12 @@ class BodyReader:
         """
         size = await self.read_count()
         if size > max_size:
-            raise BackupRefused(413, f"the {what} of a snapshot has at most {max_size} bytes, not {size}")
+            raise BackupRefused(
+                f"the {what} of a snapshot has at most {max_size} bytes, not {size}", status=413
+            )
         data = await self.read(size)
         if len(data) != size:
-            raise BackupRefused(400, f"the body ends inside the {what}")
+            raise BackupRefused(f"the body ends inside the {what}", status=400)
         return data
 
     async def read_count(self) -> int:
@@ -74,7 +76,7 @@ class BodyReader:
         try:
             return decode_count(await self.read(4))
         except ValueError as error:
-            raise BackupRefused(400, str(error)) from None
+            raise BackupRefused(str(error), status=400) from None
 
     async def ids(self, count: int | None) -> AsyncIterator[list[bytes]]:
         """Yield the next ``count`` ids in batches; None for all that are left.
@@ -90,13 +92,13 @@ class BodyReader:
             try:
                 batch = split_ids(data)
             except ValueError as error:
-                raise BackupRefused(400, str(error)) from None
+                raise BackupRefused(str(error), status=400) from None
             if not batch:
-                raise BackupRefused(400, f"{left} ids are missing at the end of the body")
+                raise BackupRefused(f"{left} ids are missing at the end of the body", status=400)
             left -= len(batch)
             yield batch
         if count is None:
-            raise BackupRefused(413, f"a snapshot needs at most {MAX_SNAPSHOT_IDS} chunks")
+            raise BackupRefused(f"a snapshot needs at most {MAX_SNAPSHOT_IDS} chunks", status=413)
 
 
 async def read_commit(store: BackupStore, run: ActiveRun, parts: AsyncIterator[bytes]) -> NewSnapshot:
@@ -116,7 +118,7 @@ async def read_commit(store: BackupStore, run: ActiveRun, parts: AsyncIterator[b
         needs = await store.database.read(read_needs, run.client, base)
         count = await body.read_count()
         if count > MAX_SNAPSHOT_IDS:
-            raise BackupRefused(413, f"a snapshot needs at most {MAX_SNAPSHOT_IDS} chunks")
+            raise BackupRefused(f"a snapshot needs at most {MAX_SNAPSHOT_IDS} chunks", status=413)
     added, missing = ChunkSet(), list[bytes]()
     async for batch in body.ids(count):
         if len(missing) >= MAX_IDS:
@@ -129,7 +131,7 @@ async def read_commit(store: BackupStore, run: ActiveRun, parts: AsyncIterator[b
         async for batch in body.ids(None):
             needs.remove(await store.database.read(numbers_of, run.client, batch))
     if missing:
-        raise ChunksMissing(list(dict.fromkeys(missing))[:MAX_IDS])
+        raise ChunksMissing.of(list(dict.fromkeys(missing))[:MAX_IDS])
     needs.unite(added)
     return NewSnapshot(head, record, needs)
 
@@ -151,7 +153,7 @@ def parse_head(data: bytes) -> dict[str, Any]:
             "base": _base(fields.get("base")),
         }
     except ValueError as error:
-        raise BackupRefused(400, f"the head of the snapshot is malformed: {error}") from None
+        raise BackupRefused(f"the head of the snapshot is malformed: {error}", status=400) from None
 
 
 def _text(value: object) -> str:

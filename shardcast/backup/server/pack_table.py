@@ -63,9 +63,9 @@ def check_quota(database: sqlite3.Connection, client: int, more: int, default_qu
     used = used_bytes(database, client)
     if used + more > quota:
         raise BackupRefused(
-            507,
             f"the client's quota of {format_size(quota)} is used up ({format_size(used)}); "
             "forget snapshots and prune, or raise it by `shardcast backup clients --quota`",
+            status=507,
         )
 
 
@@ -99,7 +99,7 @@ def accept_pack(
             "UPDATE pack SET state = 'whole' WHERE number = ? AND state = 'arriving'", (pack,)
         )
         if not accepted.rowcount:
-            raise BackupRefused(404, "the backup run of this pack has ended; begin a new one")
+            raise BackupRefused("the backup run of this pack has ended; begin a new one", status=404)
         return add_chunks(database, client, pack, chunks)
     database.execute("DELETE FROM pack WHERE number = ? AND state = 'arriving'", (pack,))
     database.execute(

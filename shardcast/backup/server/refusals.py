@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shardcast.errors import ShardcastError
 
 
@@ -12,7 +14,7 @@ class BackupRefused(ShardcastError):
         status: of the answer.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
 
@@ -24,6 +26,11 @@ class ChunksMissing(BackupRefused):
         ids: some of the chunks.
     """
 
-    def __init__(self, ids: list[bytes]) -> None:
-        super().__init__(409, f"{len(ids)} chunks of the snapshot are missing or damaged; send them")
+    def __init__(self, message: str, ids: Sequence[bytes] = ()) -> None:
+        super().__init__(message, 409)
         self.ids = ids
+
+    @classmethod
+    def of(cls, ids: Sequence[bytes]) -> ChunksMissing:
+        """Return the error of these chunks."""
+        return cls(f"{len(ids)} chunks of the snapshot are missing or damaged; send them", ids)

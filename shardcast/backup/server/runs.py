@@ -46,7 +46,9 @@ def begin_run(database: sqlite3.Connection, client: int, host: str, path: str, n
     database.execute("DELETE FROM run WHERE expires <= ?", (now,))
     (count,) = database.execute("SELECT count(*) FROM run WHERE client = ?", (client,)).fetchone()
     if count >= MAX_RUNS:
-        raise BackupRefused(429, f"{count} backups of this client run already; wait until one has ended")
+        raise BackupRefused(
+            f"{count} backups of this client run already; wait until one has ended", status=429
+        )
     run = secrets.token_hex(16)
     database.execute(
         "INSERT INTO run (id, client, host, path, began, expires) VALUES (?, ?, ?, ?, ?, ?)",
@@ -65,7 +67,7 @@ def find_run(database: sqlite3.Connection, client: int, run: str, now: float) ->
         "SELECT number, expires FROM run WHERE id = ? AND client = ? AND expires > ?", (run, client, now)
     ).fetchone()
     if row is None:
-        raise BackupRefused(404, "this backup run has ended; begin a new one")
+        raise BackupRefused("this backup run has ended; begin a new one", status=404)
     return ActiveRun(run, row[0], client, row[1])
 
 
@@ -79,7 +81,7 @@ def renew_run(database: sqlite3.Connection, run: ActiveRun, now: float) -> None:
         "UPDATE run SET expires = ? WHERE number = ? AND expires > ?", (now + LEASE_SECONDS, run.number, now)
     )
     if not renewed.rowcount:
-        raise BackupRefused(404, "this backup run has ended; begin a new one")
+        raise BackupRefused("this backup run has ended; begin a new one", status=404)
 
 
 def end_run(database: sqlite3.Connection, client: int, run: str) -> None:

@@ -72,7 +72,7 @@ def commit_snapshot(
         return name, known[0]
     missing = [chunk.id for chunk in bad_chunks(database, run.client) if chunk.number in snapshot.needs]
     if missing:
-        raise ChunksMissing(missing[:MAX_IDS])
+        raise ChunksMissing.of(missing[:MAX_IDS])
     needs, head = snapshot.needs.encode(), json.dumps(snapshot.head, separators=(",", ":"))
     check_quota(database, run.client, len(snapshot.record) + len(needs) + len(head), default_quota)
     database.execute(
@@ -136,7 +136,8 @@ def forget_snapshots(
     for name in dict.fromkeys(names):
         if _column(database, client, name, "arrived") > youngest:
             raise BackupRefused(
-                409, f"snapshot {name} is younger than --min-age of this server; nothing was deleted"
+                f"snapshot {name} is younger than --min-age of this server; nothing was deleted",
+                status=409,
             )
         database.execute("DELETE FROM snapshot WHERE id = ? AND client = ?", (name, client))
 
@@ -157,5 +158,5 @@ def _column(database: sqlite3.Connection, client: int, name: str, column: str) -
         f"SELECT {column} FROM snapshot WHERE id = ? AND client = ?", (name, client)
     ).fetchone()
     if row is None:
-        raise BackupRefused(404, f"this client has no snapshot {name}; nothing was changed")
+        raise BackupRefused(f"this client has no snapshot {name}; nothing was changed", status=404)
     return row[0]

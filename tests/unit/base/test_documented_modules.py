@@ -1,4 +1,4 @@
-"""The index of modules in docs/design.md lists the modules that there are."""
+"""Pages that scripts write from the code are current: the index of modules, docs/cli.md and docs/api.md."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 
 
-def test_index_of_modules_is_current() -> None:
+@pytest.mark.parametrize("script", ["modules", "reference"])
+def test_written_pages_are_current(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "modules", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "scripts" / script, "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -115,9 +115,9 @@ def parse_fields(data: bytes) -> dict[str, Any]:
     try:
         fields = parse_json(data)
     except ValueError as error:
-        raise BackupRefused(400, f"the body is no JSON: {error}") from None
+        raise BackupRefused(f"the body is no JSON: {error}", status=400) from None
     if not isinstance(fields, dict):
-        raise BackupRefused(400, "the body is no JSON object")
+        raise BackupRefused("the body is no JSON object", status=400)
     return fields
 
 
@@ -129,11 +129,11 @@ def text_field(fields: Mapping[str, Any], name: str, *, default: str | None = No
     """
     value = fields.get(name, default)
     if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise BackupRefused(400, f"{name!r} must be a text of at most {MAX_TEXT} characters")
+        raise BackupRefused(f"{name!r} must be a text of at most {MAX_TEXT} characters", status=400)
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BackupRefused(400, f"{name!r} is no text in Unicode") from None
+        raise BackupRefused(f"{name!r} is no text in Unicode", status=400) from None
     return value
 
 
@@ -148,7 +148,7 @@ def path_field(fields: Mapping[str, Any]) -> str:
     try:
         return bytes_of_text(fields, "path").decode(errors="backslashreplace")
     except ValueError as error:
-        raise BackupRefused(400, f"'path' is malformed: {error}") from None
+        raise BackupRefused(f"'path' is malformed: {error}", status=400) from None
 
 
 def json_lines(items: list[dict[str, Any]]) -> web.Response:

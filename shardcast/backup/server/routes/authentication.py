@@ -33,9 +33,9 @@ async def client_of(state: BackupServerState, request: web.Request, *, writes: b
     client = await known_client(state, request)
     if client is None:
         await slow_down(state, request, "a key that this server does not know")
-        raise BackupRefused(401, "this server does not know the key, or it was revoked")
+        raise BackupRefused("this server does not know the key, or it was revoked", status=401)
     if writes and client.read_only:
-        raise BackupRefused(403, "this key only reads: it was made by an invitation with --read-only")
+        raise BackupRefused("this key only reads: it was made by an invitation with --read-only", status=403)
     return client
 
 
@@ -47,7 +47,7 @@ async def known_client(state: BackupServerState, request: web.Request) -> Backup
     """
     bearer = bearer_of(request.headers.getall(hdrs.AUTHORIZATION, []))
     if isinstance(bearer, Refusal):
-        raise BackupRefused(401, "send the client's key as `Authorization: Bearer shardcast_…`, once")
+        raise BackupRefused("send the client's key as `Authorization: Bearer shardcast_…`, once", status=401)
     return await state.store.database.read(authenticate, bearer)
 
 
@@ -63,7 +63,7 @@ async def slow_down(state: BackupServerState, request: web.Request, what: str) -
         if slowing.first:
             log.warning("%s sent %s", address, what)
         if slowing.seconds is None:
-            raise BackupRefused(429, "too many wrong keys came from this address; wait a minute")
+            raise BackupRefused("too many wrong keys came from this address; wait a minute", status=429)
         await while_connected(request, asyncio.sleep(slowing.seconds))
 
 
@@ -77,8 +77,9 @@ async def check_admin_key(state: BackupServerState, request: web.Request) -> Non
     shown = request.headers.getall(ADMIN_KEY_HEADER, [])
     if not shown:
         raise BackupRefused(
-            403, "this server is append-only: deleting needs its admin key, which is in its folder"
+            "this server is append-only: deleting needs its admin key, which is in its folder",
+            status=403,
         )
     if len(shown) != 1 or not hmac.compare_digest(shown[0].strip().encode(), state.admin_key.encode()):
         await slow_down(state, request, "a wrong admin key")
-        raise BackupRefused(403, "this is not the admin key of this server")
+        raise BackupRefused("this is not the admin key of this server", status=403)

@@ -51,7 +51,7 @@ async def read_ids(request: web.Request) -> list[bytes]:
     try:
         return split_ids(await read_body(request, MAX_IDS * ID_BYTES))
     except ValueError as error:
-        raise BackupRefused(400, str(error)) from None
+        raise BackupRefused(str(error), status=400) from None
 
 
 def _pack_size(database: sqlite3.Connection, client: int, digest: bytes) -> int:
@@ -65,5 +65,5 @@ def _pack_size(database: sqlite3.Connection, client: int, digest: bytes) -> int:
         (client, digest),
     ).fetchone()
     if row is None:
-        raise BackupRefused(404, "this client has no such pack; locate its chunks again")
+        raise BackupRefused("this client has no such pack; locate its chunks again", status=404)
     return int(row[0])

@@ -44,9 +44,9 @@ def add_run_routes(app: web.Application, state: BackupServerState) -> None:
     async def put_pack(request: web.Request, client: BackupClient) -> web.StreamResponse:
         size = request.content_length
         if size is None:
-            raise BackupRefused(411, "a pack needs a Content-Length")
+            raise BackupRefused("a pack needs a Content-Length", status=411)
         if size > MAX_PACK:
-            raise BackupRefused(413, f"a pack has at most {MAX_PACK} bytes, not {size}")
+            raise BackupRefused(f"a pack has at most {MAX_PACK} bytes, not {size}", status=413)
         digest = request.match_info["digest"]
         async with run_of(state, request, client) as run, state.uploads:
             count, new = await store.receive_pack(

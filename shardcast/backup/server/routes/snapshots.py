@@ -134,7 +134,7 @@ def _names(fields: dict[str, Any]) -> list[str]:
     """
     names = fields.get("snapshots")
     if not isinstance(names, list) or not 1 <= len(names) <= _MAX_FORGOTTEN:
-        raise BackupRefused(400, f"'snapshots' must be a list of 1 to {_MAX_FORGOTTEN} ids")
+        raise BackupRefused(f"'snapshots' must be a list of 1 to {_MAX_FORGOTTEN} ids", status=400)
     if not all(isinstance(name, str) for name in names):
-        raise BackupRefused(400, "an id of a snapshot is a text")
+        raise BackupRefused("an id of a snapshot is a text", status=400)
     return list(dict.fromkeys(names))
