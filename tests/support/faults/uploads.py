@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK, OTHER_FAILURE
+from shardcast.nodes.folder_source import announcement
 from shardcast.nodes.payload_sources import FileSource
 from shardcast.nodes.upload_table import UploadBounds
-from shardcast.protocol.uploads import UploadRequest, UploadState
+from shardcast.protocol.uploads import UploadState
 from tests.support.faults.cells import Operation
 from tests.support.faults.origin_operation import KEEP, OriginOperation
 from tests.support.faults.process import Nodes, Outcome, command, outcome_of
@@ -105,8 +106,7 @@ class LeftUploads(UploadOperation):
     def leave(self, size: int) -> str:
         """Begin the payload's upload as ``send`` does, bring bytes of it, and return its id."""
         with FileSource(self.file) as source:
-            key = source.key(shard_size=None, live=False)
-            request = UploadRequest(source.name, source.size, key=key)
+            request = announcement(source, None, {}, live=False)
         upload = str(self.ask("POST", "/uploads", **request.as_json())["upload"])
         self.ask("PATCH", f"/uploads/{upload}", self.payload[:size], offset=0)
         return upload
