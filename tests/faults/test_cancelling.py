@@ -265,7 +265,7 @@ def waits_for_result(thread: int) -> bool:
 
 FORKS = """
 import os, signal, threading
-import shardcast, shardcast.api
+import shardcast, shardcast.api.current_origin
 
 held, go = threading.Event(), threading.Event()
 
@@ -276,7 +276,7 @@ class SlowOrigin:
     def shutdown(self, wait):
         pass
 
-shardcast.api.OriginServer = SlowOrigin
+shardcast.api.current_origin.OriginServer = SlowOrigin
 beginning = threading.Thread(target=shardcast.initialize)
 beginning.start()
 held.wait()

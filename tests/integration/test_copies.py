@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import threading
 import time
 import urllib.request
@@ -196,8 +198,9 @@ def test_wait_raises_when_origin_ends(how: str, payload: Path, tmp_path: Path) -
     try:
         handle = origin.broadcast(payload, wait=False)
         handle.result(10)
+        pid = origin._process.pid
         timer = meanwhile(
-            lambda: origin.shutdown(wait=0) if how == "shut down" else origin._process._process.kill()
+            lambda: origin.shutdown(wait=0) if how == "shut down" else os.kill(pid, signal.SIGKILL)
         )
         begun = time.monotonic()
         with pytest.raises(NodeFailed, match=r"ended while 2 copies of v1 were waited for|went away"):

@@ -34,6 +34,7 @@ from shardcast.nodes.origin import Origin
 from shardcast.peer.session import open_session
 from shardcast.protocol.wire import TLS_ONLY_REASON
 from shardcast.server.bounds import Bounds
+from tests.support import processes
 from tests.support.certificates import Certificates
 from tests.support.loops import on_each_loop, run_on
 from tests.support.published import Published, publish, random_bytes
@@ -325,7 +326,7 @@ def test_library_speaks_tls_also_after_a_restart_of_its_origin(
     try:
         assert origin.url.startswith("https://")
         os.kill(origin._process.pid, signal.SIGKILL)
-        origin._process.exit_reason(10)
+        processes.wait_until(lambda: not origin._process.running, what="it to die")
         assert origin.broadcast(payload) == "v1"
         client = ClientNode([f"https://localhost:{origin.port}"], tmp_path / "out", ca=certificates.ca)
         path = client.download_version("v1")
