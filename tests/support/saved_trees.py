@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
@@ -11,13 +10,12 @@ from pathlib import Path
 
 from shardcast.backup.attributes import read_attributes
 from shardcast.backup.client.chunk_reader import ChunkReader
-from shardcast.backup.client.remote import BackupServer
 from shardcast.backup.client.snapshot_tree import SnapshotTree
 from shardcast.backup.encoding import encode_chunk
 from shardcast.backup.entries import SavedEntry, SavedKind, entry_line
 from shardcast.backup.ids import ChunkKind, chunk_id
 from shardcast.backup.listings import cut_chunk_list, cut_lines
-from shardcast.backup.packs import Pack, PackWriter
+from shardcast.backup.packs import PackWriter
 from shardcast.backup.snapshots import Snapshot, snapshot_record
 from shardcast.backup.wire import NOWHERE, ChunkLocation
 from shardcast.errors import ServerLacks
@@ -181,17 +179,3 @@ def _save(saved: SavedTree, path: bytes, name: bytes) -> SavedEntry:
     elif kind in (SavedKind.CHAR, SavedKind.BLOCK):
         fields["device"] = os.major(facts.st_rdev), os.minor(facts.st_rdev)
     return SavedEntry(name, kind, **fields)  # type: ignore[arg-type]
-
-
-def upload(saved: SavedTree, server: BackupServer, path: bytes, tags: Sequence[str] = ()) -> str:
-    """Send what was saved to a backup server, and return the id of the snapshot."""
-    run = server.begin_run("host", path)
-    for data in saved.server.packs.values():
-        run.put_pack(Pack(bytearray(data), hashlib.sha256(data).hexdigest(), []))
-    head: dict[str, object] = {"path": path.decode(), "host": "host", "tags": list(tags), "base": None}
-    head |= {"files": 0, "bytes": 0, "new_bytes": 0}
-    record = snapshot_record(Snapshot(saved.root, path, "host", tags=tuple(tags)))
-    snapshot = run.commit(head, record, saved.server.places)
-    run.end()
-    assert isinstance(snapshot, str), f"{len(snapshot)} chunks are missing"
-    return snapshot

@@ -4,62 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardcast.backup.client.restore_entries import RestoreSettings
-from shardcast.backup.client.restore_places import TEMPORARY, UNFINISHED, RestorePlaces, temporary_name
-from shardcast.backup.client.restore_report import RestoreReport
-from shardcast.backup.client.restore_selection import RestoreSelection
-from shardcast.backup.client.restoring import Restore
+from shardcast.backup.client.restore_places import TEMPORARY, UNFINISHED, temporary_name
 from shardcast.backup.entries import SavedEntry, SavedKind
 from shardcast.backup.ids import ChunkKind
 from tests.support.exact_trees import dress, read_exactly
 from tests.support.folder_trees import FolderTree, folder_trees
+from tests.support.restores import Restored
 from tests.support.saved_trees import SavedTree, save, saved
-
-IS_ROOT = os.geteuid() == 0
-
-
-class Restored:
-    """A restore that ran.
-
-    Attributes:
-        report: its counts.
-        told: what was said of paths.
-    """
-
-    def __init__(self, saved_tree: SavedTree, folder: Path, **options: object) -> None:
-        self.told: dict[str, str] = {}
-        self.report = RestoreReport(self.told.__setitem__)
-        self.shown: list[tuple[str, bytes]] = []
-        include: Sequence[str] = options.pop("include", ())  # type: ignore[assignment]
-        exclude: Sequence[str] = options.pop("exclude", ())  # type: ignore[assignment]
-        how = RestoreSettings(
-            RestoreSelection(include, exclude),
-            as_root=IS_ROOT,
-            show=lambda word, path: self.shown.append((word, path)),
-            **options,  # type: ignore[arg-type]
-        )
-        fresh = not folder.exists()
-        if fresh:
-            folder.mkdir()
-        root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        places = RestorePlaces(root)
-        try:
-            Restore(saved_tree.tree, saved_tree.reader, places, how, self.report).run(fresh=fresh, ours=fresh)
-        finally:
-            places.close()
-            os.close(root)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The counts that are not zero."""
-        return {name: count for name, count in vars(self.report.counts).items() if count}
 
 
 def _file(tree: SavedTree, name: bytes, data: bytes = b"x") -> SavedEntry:
