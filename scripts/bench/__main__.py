@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+import backups
 import carriers
 import elsewhere
 import folder_downloads
@@ -68,6 +69,7 @@ CASES = {
         trainer.CASE,
         loops.CASE,
         tls.CASE,
+        backups.CASE,
         *networks.CASES,
         *swarm.CASES,
         *store_blobs.CASES,

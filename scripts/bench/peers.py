@@ -20,7 +20,7 @@ from processes import Ended, Running, program_words, run_command, running
 
 _INSTALLED = Path(__file__).resolve().parents[2] / ".peers"
 OLD = ("0.1.0", "0.3.2")
-TOOLS = ("aria2c", "curl", "nginx")
+TOOLS = ("aria2c", "curl", "nginx", "restic", "borg")
 PACKAGES = ("libtorrent", "hashserver")
 
 
@@ -37,7 +37,7 @@ def folder(name: str) -> Path:
 
 
 def tool(name: str) -> str:
-    """Return the path of aria2c, curl or nginx.
+    """Return the path of aria2c, curl, nginx, restic or borg.
 
     Raises:
         Skipped: there is none.
@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
             found[f"shardcast {name}"] = name
     for name in TOOLS:
         with contextlib.suppress(Skipped, OSError):
-            word = "-v" if name == "nginx" else "--version"
+            word = {"nginx": "-v", "restic": "version"}.get(name, "--version")
             done = subprocess.run([tool(name), word], capture_output=True, text=True, check=False)
             number = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
             found[name] = number[0] if number else "?"
