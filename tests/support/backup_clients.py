@@ -14,6 +14,7 @@ from shardcast.backup.client.remote import BackupServer
 from shardcast.backup.client.saving import BackupOrder, FolderBackup
 from shardcast.backup.client.tree_saver import SaveRules
 from shardcast.backup.ignoring import IgnoreRules, Patterns
+from shardcast.backup.server.app import BackupServerNode
 from shardcast.backup.server.management import StoreManager
 from shardcast.backup.server.store_folder import StoreFolder
 from tests.support.backup_stores import running_server
@@ -28,10 +29,12 @@ class Client:
         server: the server, asked as the client.
         id_key: the key of the ids.
         key_file: the file with the client's key.
+        store: the store of the server, which runs in this process.
     """
 
-    def __init__(self, url: str, server: BackupServer, id_key: bytes, key_file: Path) -> None:
-        self.url = url
+    def __init__(self, node: BackupServerNode, server: BackupServer, id_key: bytes, key_file: Path) -> None:
+        self.url = node.url
+        self.store = node.state.store
         self.server = server
         self.id_key = id_key
         self.key_file = key_file
@@ -73,4 +76,4 @@ async def a_client(folder: Path, **rules: object) -> AsyncIterator[Client]:
         key_file = folder / "key"
         key_file.write_text(made.key.reveal())
         with contextlib.closing(BackupServer(node.url, made.key)) as server:
-            yield Client(node.url, server, made.id_key, key_file)
+            yield Client(node, server, made.id_key, key_file)
