@@ -12,14 +12,17 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
 MAX_ATTRIBUTES = 256 * 1024
 """Bytes of all extended attributes of one file: a folder's list of entries stays small."""
 _LACKING = (errno.ENOTSUP, errno.ENOENT, errno.ENODATA, errno.ELOOP)
 """Errors of a file without extended attributes, or of one that has just gone."""
-_ROOT_ONLY = ("trusted.", "security.")
+_OF_SYSTEM = ("trusted.", "security.")
 """Extended attributes that only root can set."""
+_CAPABILITIES = "security.capability"
+_SPECIAL = stat.S_ISUID | stat.S_ISGID
 _INHERITED = ("system.posix_acl_", "user.")
 """Extended attributes that a new file gets from its folder, or an earlier one has."""
 
@@ -46,6 +49,33 @@ class Attributes(TypedDict, total=False):
     mtime: int
     xattrs: dict[str, bytes]
     problems: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeRights:
+    """Attributes that a restore may give.
+
+    Attributes:
+        owners: whether files get their owners, as only root can do it.
+        privileged: whether a file may lend rights that its reader lacks: setuid and setgid, for root also
+            capabilities, other attributes of the system, and devices. A hostile server could make them up.
+    """
+
+    owners: bool = False
+    privileged: bool = False
+
+    @property
+    def of_system(self) -> bool:
+        """Whether devices and attributes of the system are restored."""
+        return self.owners and self.privileged
+
+    def allows_mode(self, mode: int, entry: Described) -> bool:
+        """Return whether a file with this mode needs no other one for an entry."""
+        return mode == entry.mode or (not self.of_system and mode == entry.mode & ~_SPECIAL)
+
+    def leaves_out(self, entry: Described) -> bool:
+        """Return whether an entry has attributes of the system that it does not get."""
+        return not self.of_system and any(name.startswith(_OF_SYSTEM) for name in entry.xattrs)
 
 
 class Described(Protocol):
@@ -137,7 +167,7 @@ def _read_xattrs(target: int | bytes, problems: list[str]) -> Iterator[tuple[str
         yield name, value
 
 
-def apply_attributes(target: int | bytes, entry: Described, *, as_root: bool) -> list[str]:
+def apply_attributes(target: int | bytes, entry: Described, rights: AttributeRights) -> list[str]:
     """Give a new file its attributes, and return what could not be set.
 
     The order matters: changing the owner clears setuid and capabilities, and an ACL sets the group's bits.
@@ -145,16 +175,16 @@ def apply_attributes(target: int | bytes, entry: Described, *, as_root: bool) ->
     Args:
         target: a descriptor, or ``name_of`` one that can't be read or written.
         entry: the attributes.
-        as_root: whether to set owners, and attributes that only root can set.
+        rights: which of them are given.
     """
     problems: list[str] = []
     facts = os.stat(target)
-    if as_root:
+    if rights.owners:
         facts = _set_owner(target, facts, entry, problems)
-    _set_xattrs(target, entry.xattrs, as_root, problems)
+    _set_xattrs(target, entry.xattrs, rights, problems)
     if not stat.S_ISLNK(facts.st_mode):
         try:
-            os.chmod(target, _allowed_mode(entry, facts, problems))
+            os.chmod(target, _allowed_mode(entry, facts, rights, problems))
         except OSError as error:
             problems.append(f"mode not restored: {_reason(error)}")
     try:
@@ -190,8 +220,16 @@ def owner_of(entry: Described) -> tuple[int, int]:
     return entry.uid if uid is None else uid, entry.gid if gid is None else gid
 
 
-def _allowed_mode(entry: Described, facts: os.stat_result, problems: list[str]) -> int:
-    """Return the mode, without setuid and setgid where they would lend another owner's rights."""
+def _allowed_mode(
+    entry: Described, facts: os.stat_result, rights: AttributeRights, problems: list[str]
+) -> int:
+    """Return the mode, without setuid and setgid where these lend rights that they may not lend.
+
+    A folder's setgid lends none: what is made in the folder gets its group.
+    """
+    if not rights.privileged and entry.mode & _SPECIAL and not stat.S_ISDIR(facts.st_mode):
+        problems.append("setuid or setgid left out; --privileged restores it, from a server that you trust")
+        return entry.mode & ~_SPECIAL
     uid, gid = owner_of(entry)
     mode = entry.mode
     if facts.st_uid != uid:
@@ -203,7 +241,9 @@ def _allowed_mode(entry: Described, facts: os.stat_result, problems: list[str]) 
     return mode
 
 
-def _set_xattrs(target: int | bytes, xattrs: Mapping[str, bytes], as_root: bool, problems: list[str]) -> None:
+def _set_xattrs(
+    target: int | bytes, xattrs: Mapping[str, bytes], rights: AttributeRights, problems: list[str]
+) -> None:
     """Set the extended attributes, and remove those that the folder of a new file lent it."""
     if not hasattr(os, "setxattr"):
         if xattrs:
@@ -219,7 +259,9 @@ def _set_xattrs(target: int | bytes, xattrs: Mapping[str, bytes], as_root: bool,
         except OSError as error:
             problems.append(f"xattr not removed: {name}: {error.strerror}")
     for name, value in xattrs.items():
-        if not as_root and name.startswith(_ROOT_ONLY):
+        if not rights.of_system and name.startswith(_OF_SYSTEM):
+            if name == _CAPABILITIES:
+                problems.append("capabilities left out; root restores them by --privileged")
             continue
         try:
             os.setxattr(target, name, value)

@@ -20,6 +20,8 @@ MAX_NAME, MAX_TARGET = 1024, 1 << 16
 """Bytes of a name and of a link's target: more than any file system has."""
 MODE_BITS = 0o7777
 _MAX_NUMBER, _MAX_ID = (1 << 63) - 1, (1 << 32) - 1
+_MAX_HARD = 100
+"""Characters of what the names of one file share."""
 _NO_NAMES = (b"", b".", b"..")
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
@@ -197,7 +199,7 @@ def entry_of_fields(fields: Mapping[str, Any]) -> SavedEntry:
         segments=_ids(fields, "segments") if is_folder else (),
         target=_target(fields) if is_link else b"",
         device=_device(fields) if is_device else None,
-        hard=_text(fields, "hard") if "hard" in fields else None,
+        hard=_hard(fields) if "hard" in fields else None,
         xattrs=_xattrs(fields),
         problems=_problems(fields),
     )
@@ -260,6 +262,13 @@ def _device(fields: Mapping[str, Any]) -> tuple[int, int]:
         case [int(major), int(minor)] if 0 <= major <= _MAX_ID and 0 <= minor <= _MAX_ID:
             return major, minor
     raise ValueError("device is no pair of numbers")
+
+
+def _hard(fields: Mapping[str, Any]) -> str:
+    hard = _text(fields, "hard")
+    if not 1 <= len(hard) <= _MAX_HARD:
+        raise ValueError(f"hard is no text of 1 to {_MAX_HARD} characters")
+    return hard
 
 
 def _xattrs(fields: Mapping[str, Any]) -> dict[str, bytes]:

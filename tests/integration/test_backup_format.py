@@ -125,7 +125,7 @@ async def test_page_is_enough_for_a_restorer(tmp_path: Path, through: str) -> No
         words = [sys.executable, str(RESTORER), *map(str, place), saved, str(restored)]
         done = await asyncio.to_thread(subprocess.run, words, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
-        again = await client.run("restore", saved, "--dest", str(tmp_path / "again"))
+        again = await client.run("restore", saved, "--dest", str(tmp_path / "again"), "--privileged")
         assert again.returncode == 0, again.stderr
     assert read_exactly(restored) == read_exactly(tmp_path / "again") == read_exactly(source)
     assert (restored / "sparse").stat().st_blocks * 512 < 1 << 20

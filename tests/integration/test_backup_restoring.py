@@ -37,11 +37,27 @@ def source(tmp_path: Path) -> Path:
 async def test_restore_gives_back_the_tree(tmp_path: Path, source: Path) -> None:
     async with a_client(tmp_path) as client:
         saved = await asyncio.to_thread(client.save, source)
-        done = await client.run("restore", saved[:6], "--dest", str(tmp_path / "restored"))
+        done = await client.run("restore", saved[:6], "--dest", str(tmp_path / "restored"), "--privileged")
         assert (done.returncode, done.stdout) == (0, "")
         assert read_exactly(tmp_path / "restored") == read_exactly(source)
         (again,) = await client.lines("restore", "latest", "--dest", str(tmp_path / "restored"), "--json")
         assert json.loads(again)["kept"] == 5 and json.loads(again)["files"] == 0
+
+
+async def test_setuid_is_restored_on_demand(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "program").touch()
+    (folder / "program").chmod(0o4755)
+    async with a_client(tmp_path) as client:
+        await asyncio.to_thread(client.save, folder)
+        words = ("restore", "latest", "--dest", str(tmp_path / "restored"))
+        done = await client.run(*words)
+        assert (done.returncode, done.stdout) == (7, "")
+        assert "program: setuid or setgid left out; --privileged restores it" in done.stderr
+        assert (tmp_path / "restored" / "program").stat().st_mode & 0o7777 == 0o755
+        assert (await client.run(*words, "--privileged", "--overwrite")).returncode == 0
+        assert (tmp_path / "restored" / "program").stat().st_mode & 0o7777 == 0o4755
 
 
 async def test_snapshots_are_listed_searched_compared_and_printed(tmp_path: Path, source: Path) -> None:
@@ -99,7 +115,8 @@ async def test_new_machine_restores_by_an_invitation(tmp_path: Path, source: Pat
         with StoreManager.opened(StoreFolder(tmp_path / "store")) as manager:
             invitation = manager.invite(100.0, facts.client)
         client.key_file = tmp_path / "new key"
-        words = ("restore", "latest", "--dest", str(tmp_path / "restored"), "--invitation", invitation)
+        words = ("restore", "latest", "--dest", str(tmp_path / "restored"), "--privileged")
+        words = (*words, "--invitation", invitation)
         done = await client.run(*words)
         assert done.returncode == 0, done.stderr
         assert read_exactly(tmp_path / "restored") == read_exactly(source)
@@ -182,7 +199,7 @@ async def test_killed_restore_goes_on(tmp_path: Path) -> None:
             for path in target.rglob("*"):
                 if path.is_file() and not path.name.startswith(".shardcast-restore-"):
                     assert path.read_bytes() == (folder / path.relative_to(target)).read_bytes()
-        done = await client.run("restore", "latest", "--dest", str(target))
+        done = await client.run("restore", "latest", "--dest", str(target), "--privileged")
         assert done.returncode == 0, done.stderr
     assert read_exactly(target) == read_exactly(folder)
 

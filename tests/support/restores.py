@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from shardcast.backup.attributes import AttributeRights
 from shardcast.backup.client.restore_entries import RestoreSettings
 from shardcast.backup.client.restore_places import RestorePlaces
 from shardcast.backup.client.restore_report import RestoreReport
 from shardcast.backup.client.restore_selection import RestoreSelection
 from shardcast.backup.client.restoring import Restore
+from shardcast.backup.client.snapshot_tree import SnapshotTree
 from tests.support.saved_trees import SavedTree
 
 IS_ROOT = os.geteuid() == 0
@@ -28,11 +30,13 @@ class Restored:
         self.told: dict[str, str] = {}
         self.report = RestoreReport(self.told.__setitem__)
         self.shown: list[tuple[str, bytes]] = []
+        tree = SnapshotTree(saved_tree.reader, saved_tree.root, options.pop("snapshot", None))  # type: ignore[arg-type]
         include: Sequence[str] = options.pop("include", ())  # type: ignore[assignment]
+        privileged = bool(options.pop("privileged", True))
         exclude: Sequence[str] = options.pop("exclude", ())  # type: ignore[assignment]
         how = RestoreSettings(
             RestoreSelection(include, exclude),
-            as_root=IS_ROOT,
+            rights=AttributeRights(owners=IS_ROOT, privileged=privileged),
             show=lambda word, path: self.shown.append((word, path)),
             **options,  # type: ignore[arg-type]
         )
@@ -42,7 +46,7 @@ class Restored:
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         places = RestorePlaces(root)
         try:
-            Restore(saved_tree.tree, saved_tree.reader, places, how, self.report).run(fresh=fresh, ours=fresh)
+            Restore(tree, saved_tree.reader, places, how, self.report).run(fresh=fresh, ours=fresh)
         finally:
             places.close()
             os.close(root)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
+
+from blake3 import blake3
 
 from shardcast.backup.client.chunk_reader import ChunkReader
 from shardcast.backup.client.snapshot_tree import Chunk, SnapshotTree, TreeEntry, check_depth, join, shown
@@ -15,8 +18,8 @@ from shardcast.folders.patterns import PathPatterns
 
 _AT_ONCE = 8 << 20
 """Bytes of a file that are fetched together; one chunk may have as many."""
-_DEEPEST = 256
-"""Folders inside each other that are searched and compared: each takes some frames of the interpreter."""
+_MAX_REMEMBERED = 1 << 18
+"""Folders without a match that a search remembers: some 30 MB."""
 _METADATA = ("mode", "uid", "gid", "user", "group", "mtime", "xattrs")
 
 
@@ -50,8 +53,25 @@ def list_entries(tree: SnapshotTree, path: bytes, *, recursive: bool = False) ->
         yield from (TreeEntry(join(path, entry.name), entry) for entry in tree.entries(found, path))
 
 
+@dataclass
+class _Searched:
+    """A folder that is being searched.
+
+    Attributes:
+        path: from the top.
+        key: what tells the folder, with all below it, from others.
+        entries: what is in it, as far as it is still to come.
+        found: whether something in it, or below, matches.
+    """
+
+    path: bytes
+    key: bytes
+    entries: Iterator[SavedEntry]
+    found: bool = False
+
+
 class SnapshotSearch:
-    """Looks for a name in snapshots; folders that several of them share are searched once."""
+    """Looks for a name in snapshots; a folder without it that several of them share is searched once."""
 
     def __init__(self, pattern: str) -> None:
         """Look for entries that match a pattern, as ``folders/patterns.py`` describes it.
@@ -60,31 +80,42 @@ class SnapshotSearch:
             UsageError: it is none.
         """
         self._pattern = PathPatterns([pattern])
-        self._found: dict[tuple[bytes, tuple[bytes, ...]], list[TreeEntry]] = {}
+        self._barren: set[bytes] = set()
 
-    def run(self, tree: SnapshotTree) -> list[TreeEntry]:
-        """Return the entries of a snapshot that match.
+    def run(self, tree: SnapshotTree) -> Iterator[TreeEntry]:
+        """Yield the entries of a snapshot that match.
 
         Raises:
             ShardcastError: a listing is damaged, or the server does not answer.
         """
-        return self._search(tree, tree.root, b"", 1)
-
-    def _search(self, tree: SnapshotTree, folder: SavedEntry, path: bytes, depth: int) -> list[TreeEntry]:
-        known = self._found.get((path, folder.segments))
-        if known is not None:
-            return known
-        check_depth(depth, path, _DEEPEST)
-        found: list[TreeEntry] = []
-        for entry in tree.entries(folder, path):
-            below = join(path, entry.name)
+        open_folders = self._opened(tree, tree.root, b"")
+        while open_folders:
+            folder = open_folders[-1]
+            entry = next(folder.entries, None)
+            if entry is None:
+                self._leave(open_folders)
+                continue
+            below = join(folder.path, entry.name)
             is_folder = entry.kind is SavedKind.FOLDER
             if self._pattern.match(below + b"/" if is_folder else below):
-                found.append(TreeEntry(below, entry))
+                folder.found = True
+                yield TreeEntry(below, entry)
             if is_folder:
-                found.extend(self._search(tree, entry, below, depth + 1))
-        self._found[path, folder.segments] = found
-        return found
+                check_depth(len(open_folders), below)
+                open_folders += self._opened(tree, entry, below)
+
+    def _opened(self, tree: SnapshotTree, folder: SavedEntry, path: bytes) -> list[_Searched]:
+        """Return a folder to search; none where an earlier search found nothing below it."""
+        key = blake3(b"".join(folder.segments) + path).digest(16)
+        return [] if key in self._barren else [_Searched(path, key, tree.entries(folder, path))]
+
+    def _leave(self, open_folders: list[_Searched]) -> None:
+        """Note a folder that was searched."""
+        done = open_folders.pop()
+        if done.found and open_folders:
+            open_folders[-1].found = True
+        if not done.found and len(self._barren) < _MAX_REMEMBERED:
+            self._barren.add(done.key)
 
 
 class SnapshotChange(NamedTuple):
@@ -103,23 +134,39 @@ class SnapshotChange(NamedTuple):
     what: tuple[str, ...] = ()
 
 
+class _BothFolders(NamedTuple):
+    """A folder that is in both snapshots, with different listings."""
+
+    path: bytes
+    before: SavedEntry
+    after: SavedEntry
+
+
 def diff_trees(old: SnapshotTree, new: SnapshotTree) -> Iterator[SnapshotChange]:
     """Yield the differences of two snapshots in the order of their paths; of equal folders nothing is read.
 
     Raises:
         ShardcastError: a listing is damaged, or the server does not answer.
     """
-    yield from _diff_folders(old, new, old.root, new.root, b"", 1)
+    open_folders = [_diff_folders(old, new, _BothFolders(b"", old.root, new.root))]
+    while open_folders:
+        found = next(open_folders[-1], None)
+        if found is None:
+            open_folders.pop()
+        elif isinstance(found, SnapshotChange):
+            yield found
+        else:
+            check_depth(len(open_folders), found.path)
+            open_folders.append(_diff_folders(old, new, found))
 
 
 def _diff_folders(
-    old: SnapshotTree, new: SnapshotTree, before: SavedEntry, after: SavedEntry, path: bytes, depth: int
-) -> Iterator[SnapshotChange]:
+    old: SnapshotTree, new: SnapshotTree, both: _BothFolders
+) -> Iterator[SnapshotChange | _BothFolders]:
     """Yield the differences of two states of a folder, without the segments that both have."""
-    check_depth(depth, path, _DEEPEST)
-    shared = set(before.segments) & set(after.segments)
-    olds = old.entries(_without(before, shared), path)
-    news = new.entries(_without(after, shared), path)
+    path, shared = both.path, set(both.before.segments) & set(both.after.segments)
+    olds = old.entries(_without(both.before, shared), path)
+    news = new.entries(_without(both.after, shared), path)
     one, two = next(olds, None), next(news, None)
     while one is not None or two is not None:
         if two is None or (one is not None and one.name < two.name):
@@ -130,7 +177,7 @@ def _diff_folders(
             yield from _all_of("+", new, two, path)
             two = next(news, None)
         else:
-            yield from _diff_entries(old, new, one, two, path, depth)
+            yield from _diff_entries(old, new, one, two, path)
             one, two = next(olds, None), next(news, None)
 
 
@@ -149,8 +196,8 @@ def _all_of(sign: str, tree: SnapshotTree, entry: SavedEntry, path: bytes) -> It
 
 
 def _diff_entries(
-    old: SnapshotTree, new: SnapshotTree, one: SavedEntry, two: SavedEntry, path: bytes, depth: int
-) -> Iterator[SnapshotChange]:
+    old: SnapshotTree, new: SnapshotTree, one: SavedEntry, two: SavedEntry, path: bytes
+) -> Iterator[SnapshotChange | _BothFolders]:
     """Yield the differences of two states of one name."""
     if one.kind is not two.kind:
         yield from _all_of("-", old, one, path)
@@ -160,7 +207,7 @@ def _diff_entries(
     if what:
         yield SnapshotChange("M", join(path, two.name), two, what)
     if one.kind is SavedKind.FOLDER and one.segments != two.segments:
-        yield from _diff_folders(old, new, one, two, join(path, one.name), depth + 1)
+        yield _BothFolders(join(path, one.name), one, two)
 
 
 def changed_fields(one: SavedEntry, two: SavedEntry) -> tuple[str, ...]:

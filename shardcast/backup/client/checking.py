@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from blake3 import blake3
+
 from shardcast.backup.client.chunk_reader import ChunkReader
-from shardcast.backup.client.snapshot_tree import SnapshotTree, shown
+from shardcast.backup.client.snapshot_tree import EndlessTree, SnapshotTree, check_depth, join, shown
 from shardcast.backup.entries import SavedEntry, SavedKind
 from shardcast.backup.ids import ChunkKind
-from shardcast.backup.snapshots import parse_snapshot
+from shardcast.backup.snapshots import Snapshot, parse_snapshot
 from shardcast.errors import IntegrityError
 
 _BATCH = 16_384
 """Chunks that are looked up together."""
+_MAX_SEEN = 1 << 22
+"""Chunks that are remembered: some 400 MB, and 4 TiB of large files. Of more some are checked again."""
 
 
 class RecordServer(Protocol):
@@ -33,7 +37,7 @@ class CheckCounts:
 
     Attributes:
         snapshots: snapshots.
-        chunks: chunks of files; each counts once.
+        chunks: chunks of files; each counts once, of the first four million.
         read: chunks whose bytes were read and verified.
         bytes: bytes of these.
         damaged: chunks that are damaged or gone.
@@ -46,6 +50,23 @@ class CheckCounts:
     bytes: int = 0
     damaged: int = 0
     hurt: int = 0
+
+
+@dataclass
+class _CheckedFolder:
+    """A folder that is being checked.
+
+    Attributes:
+        path: from the top.
+        entry: its entry.
+        entries: what is in it, as far as it is still to come.
+        is_whole: whether no listing in it, or below, was wrong so far.
+    """
+
+    path: bytes
+    entry: SavedEntry
+    entries: Iterator[SavedEntry]
+    is_whole: bool = True
 
 
 @dataclass
@@ -68,7 +89,7 @@ class SnapshotCheck:
     progress: Callable[[], object] = lambda: None
     counts: CheckCounts = field(default_factory=CheckCounts)
     _seen: set[bytes] = field(default_factory=set)
-    _folders: set[tuple[bytes, ...]] = field(default_factory=set)
+    _folders: set[bytes] = field(default_factory=set)
     _bad: dict[bytes, str] = field(default_factory=dict)
 
     def run(self, snapshots: Iterable[str]) -> None:
@@ -77,23 +98,23 @@ class SnapshotCheck:
         Raises:
             ShardcastError: the server does not answer.
         """
-        trees: dict[str, SnapshotTree] = {}
+        readable: dict[str, Snapshot] = {}
         hurt: set[str] = set()
         for name in snapshots:
             self.counts.snapshots += 1
             try:
-                trees[name] = SnapshotTree(self.reader, parse_snapshot(self.server.record(name)).root)
+                snapshot = readable[name] = parse_snapshot(self.server.record(name))
             except IntegrityError as error:
                 hurt.add(name)
                 self.tell(name, ".", str(error))
                 continue
             for chunk in self.server.damaged(name):
                 self._bad.setdefault(chunk, "the server found it damaged, or gone")
-            if self._check_tree(name, trees[name]):
+            if self._check_tree(name, SnapshotTree.of(self.reader, snapshot)):
                 hurt.add(name)
         self.counts.damaged = len(self._bad)
         if self._bad:
-            hurt |= {name for name, tree in trees.items() if self._name_hurt(name, tree)}
+            hurt |= {name for name, snapshot in readable.items() if self._name_hurt(name, snapshot)}
         self.counts.hurt = len(hurt)
 
     def _check_tree(self, name: str, tree: SnapshotTree) -> bool:
@@ -107,44 +128,51 @@ class SnapshotCheck:
                 continue
             for chunk in tree.chunks(entry):
                 if chunk.id not in self._seen:
-                    self._seen.add(chunk.id)
+                    self._see(chunk.id)
                     wanted.append(chunk.id)
-            if len(wanted) >= _BATCH:
-                self._check_chunks(wanted)
-                wanted = []
+                if len(wanted) >= _BATCH:
+                    self._check_chunks(wanted)
+                    wanted = []
         self._check_chunks(wanted)
         return found_wrong
 
     def _new_entries(self, tree: SnapshotTree) -> Iterator[tuple[bytes, SavedEntry | IntegrityError]]:
         """Yield the files in folders not seen yet, and an error for each folder that can't be read."""
-        waiting = [(b"", tree.root)]
-        while waiting:
-            path, folder = waiting.pop()
-            inside: list[tuple[bytes, SavedEntry]] = []
+        open_folders = [_CheckedFolder(b"", tree.root, tree.entries(tree.root))]
+        while open_folders:
+            folder = open_folders[-1]
+            path = folder.path
             try:
-                for entry in tree.entries(folder, path):
-                    below = path + b"/" + entry.name if path else entry.name
-                    if entry.kind is SavedKind.FILE:
-                        yield from self._file(tree, below, entry)
-                    elif entry.kind is SavedKind.FOLDER and entry.segments not in self._folders:
-                        inside.append((below, entry))
+                entry = next(folder.entries, None)
+                if entry is None:
+                    self._leave(open_folders.pop())
+                    continue
+                path = join(folder.path, entry.name)
+                if entry.kind is SavedKind.FILE:
+                    _read_lists(tree, entry)
+                    yield path, entry
+                elif entry.kind is SavedKind.FOLDER and _key(entry) not in self._folders:
+                    check_depth(len(open_folders), path)
+                    open_folders.append(_CheckedFolder(path, entry, tree.entries(entry, path)))
             except IntegrityError as error:
+                for above in open_folders:
+                    above.is_whole = False
+                if isinstance(error, EndlessTree):
+                    open_folders.clear()
+                elif path == folder.path:
+                    open_folders.pop()
                 yield path, error
-            else:
-                self._folders.add(folder.segments)
-            waiting.extend(reversed(inside))
 
-    def _file(
-        self, tree: SnapshotTree, path: bytes, entry: SavedEntry
-    ) -> Iterator[tuple[bytes, SavedEntry | IntegrityError]]:
-        """Yield a file, or the error of its list of chunks."""
-        try:
-            for _ in tree.chunks(entry) if entry.chunk_lists else ():
-                pass
-        except IntegrityError as error:
-            yield path, error
-        else:
-            yield path, entry
+    def _leave(self, folder: _CheckedFolder) -> None:
+        """Remember a folder without a wrong listing in it or below: snapshots that have it are not hurt."""
+        if folder.is_whole:
+            self._folders.add(_key(folder.entry))
+
+    def _see(self, chunk: bytes) -> None:
+        """Remember a chunk."""
+        if len(self._seen) >= _MAX_SEEN:
+            self._seen.clear()
+        self._seen.add(chunk)
 
     def _check_chunks(self, chunks: list[bytes]) -> None:
         """Check that chunks are there, and read those of the part that is to be read."""
@@ -167,9 +195,9 @@ class SnapshotCheck:
                     self.counts.bytes += len(plain)
             self.progress()
 
-    def _name_hurt(self, name: str, tree: SnapshotTree) -> bool:
+    def _name_hurt(self, name: str, snapshot: Snapshot) -> bool:
         """Tell of the files of a snapshot that need a bad chunk; return whether there is one."""
-        found = False
+        found, tree = False, SnapshotTree.of(self.reader, snapshot)
         self._folders.clear()
         for path, entry in self._new_entries(tree):
             if isinstance(entry, IntegrityError):
@@ -180,3 +208,18 @@ class SnapshotCheck:
                 found = True
                 self.tell(name, shown(path), f"chunk {bad.hex()[:16]}: {self._bad[bad]}")
         return found
+
+
+def _read_lists(tree: SnapshotTree, file: SavedEntry) -> None:
+    """Read the lists of a large file's chunks.
+
+    Raises:
+        IntegrityError: one is damaged, or gone.
+    """
+    for _ in tree.chunks(file) if file.chunk_lists else ():
+        pass
+
+
+def _key(folder: SavedEntry) -> bytes:
+    """Return what tells a folder's listing from others."""
+    return blake3(b"".join(folder.segments)).digest(16)

@@ -61,12 +61,14 @@ class ChunkReader:
     """Reads chunks of one client; for any number of threads.
 
     Attributes:
+        url: of the server.
         id_key: the key of the client's ids.
     """
 
     def __init__(self, server: ChunkServer, id_key: bytes) -> None:
         """Read from a server; ``id_key`` is the key of the client's ids."""
         self._server = server
+        self.url = server.url
         self.id_key = id_key
         self._lock = threading.Lock()
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
@@ -98,7 +100,7 @@ class ChunkReader:
         """
         if not 1 <= place.length <= MAX_ENCODED or place.offset + place.length > MAX_PACK:
             raise IntegrityError(
-                f"{self._server.url}: chunk {chunk.hex()[:16]} would have {place.length} bytes at "
+                f"{self.url}: chunk {chunk.hex()[:16]} would have {place.length} bytes at "
                 f"{place.offset} of a pack; no such chunk exists"
             )
         return chunk, place
@@ -142,7 +144,7 @@ class ChunkReader:
                 yield from ((chunk, self._gone(chunk)) for chunk, _ in moved.chunks)
 
     def _gone(self, chunk: bytes) -> IntegrityError:
-        return IntegrityError(f"{self._server.url}: chunk {chunk.hex()[:16]} is not there any more")
+        return IntegrityError(f"{self.url}: chunk {chunk.hex()[:16]} is not there any more")
 
     def _verified(
         self, kind: ChunkKind, chunk: bytes, encoded: memoryview, pack: bytes
@@ -151,10 +153,10 @@ class ChunkReader:
         try:
             plain = decode_chunk(encoded)
         except IntegrityError as error:
-            return IntegrityError(f"{self._server.url}: pack {pack.hex()[:16]}: {error}")
+            return IntegrityError(f"{self.url}: pack {pack.hex()[:16]}: {error}")
         if chunk_id(self.id_key, kind, plain) != chunk:
             return IntegrityError(
-                f"{self._server.url}: pack {pack.hex()[:16]} has other bytes for chunk {chunk.hex()[:16]}"
+                f"{self.url}: pack {pack.hex()[:16]} has other bytes for chunk {chunk.hex()[:16]}"
             )
         return plain
 
@@ -173,7 +175,7 @@ class ChunkReader:
         parts, missing = self.plan([chunk])
         if missing:
             raise IntegrityError(
-                f"{self._server.url}: chunk {chunk.hex()[:16]} of this snapshot is not there; "
+                f"{self.url}: chunk {chunk.hex()[:16]} of this snapshot is not there; "
                 "`shardcast backup check` names what is hurt, and the next backup mends what it still has"
             )
         for part in parts:

@@ -6,9 +6,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from shardcast.backup.attributes import apply_attributes, name_of
+from shardcast.backup.attributes import AttributeRights, apply_attributes, name_of
 from shardcast.backup.client.chunk_reader import ChunkReader
 from shardcast.backup.client.restore_places import (
     RestorePlaces,
@@ -36,6 +36,8 @@ _TYPES = {
     SavedKind.CHAR: stat.S_IFCHR,
     SavedKind.BLOCK: stat.S_IFBLK,
 }
+_MAX_FIRST_NAMES = 1 << 20
+"""Files of several names whose first one is remembered: some 300 MB."""
 _DEVICES = (SavedKind.CHAR, SavedKind.BLOCK)
 
 
@@ -47,7 +49,7 @@ class RestoreSettings:
         selection: what is restored.
         overwrite: whether what differs is replaced.
         dry_run: whether nothing is written.
-        as_root: whether owners and devices are restored.
+        rights: which attributes and devices are restored.
         show: called with a word and a path for each entry that is made, kept or replaced.
         progress: called when some bytes more are there.
     """
@@ -55,7 +57,7 @@ class RestoreSettings:
     selection: RestoreSelection
     overwrite: bool = False
     dry_run: bool = False
-    as_root: bool = False
+    rights: AttributeRights = field(default_factory=AttributeRights)
     show: Callable[[str, bytes], object] | None = None
     progress: Callable[[], object] = lambda: None
 
@@ -78,7 +80,7 @@ class EntryRestorer:
         self._settings = settings
         self._report = report
         self._window = RestoreWindow(
-            tree, reader, places, report, as_root=settings.as_root, progress=settings.progress
+            tree, reader, places, report, rights=settings.rights, progress=settings.progress
         )
         self._first_names: dict[str, bytes] = {}
         self._links: list[tuple[bytes, SavedEntry, bool]] = []
@@ -129,10 +131,14 @@ class EntryRestorer:
         Raises:
             OSError: it can't be made.
         """
-        if not self._settings.as_root and entry.uid != os.geteuid():
+        rights = self._settings.rights
+        if not rights.owners and entry.uid != os.geteuid():
             self._report.owners = True
-        if entry.kind in _DEVICES and not self._settings.as_root:
+        if rights.leaves_out(entry):
+            self._report.system_attributes = True
+        if entry.kind in _DEVICES and not rights.of_system:
             self._report.devices += 1
+            self._report.problem(path, "a device, left out; root restores it by --privileged")
         elif entry.kind is not SavedKind.FILE:
             self._make_special(path, entry, fresh)
         elif entry.problems and not entry.chunks and not entry.chunk_lists and entry.size:
@@ -142,7 +148,16 @@ class EntryRestorer:
         elif entry.hard in self._first_names:
             self._links.append((path, entry, fresh))
         elif self._restore_file(path, entry, fresh):
-            self._first_names[entry.hard] = path
+            self._remember(path, entry.hard)
+
+    def _remember(self, path: bytes, hard: str) -> None:
+        """Remember the first name of a file, to which its other names are linked."""
+        if len(self._first_names) < _MAX_FIRST_NAMES:
+            self._first_names[hard] = path
+        else:
+            self._report.problem(
+                path, "its other names become files of their own: too many files have several"
+            )
 
     def _restore_file(self, path: bytes, entry: SavedEntry, fresh: bool) -> bool:
         """Put a file into the window, unless an equal one is there; return False where another one stays.
@@ -153,7 +168,7 @@ class EntryRestorer:
         found = None if fresh else self._places.state(path)
         if found is not None:
             if self._has_bytes(path, entry, found):
-                if has_attributes(found, entry, as_root=self._settings.as_root):
+                if has_attributes(found, entry, self._settings.rights):
                     self._keep(path)
                 elif self._settings.overwrite:
                     self._set_attributes(path, entry)
@@ -198,7 +213,7 @@ class EntryRestorer:
         with self._places.folder_of(path) as (folder, name):
             descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
-            problems = apply_attributes(name_of(descriptor), entry, as_root=self._settings.as_root)
+            problems = apply_attributes(name_of(descriptor), entry, self._settings.rights)
         finally:
             close(descriptor)
         for problem in problems:
@@ -286,7 +301,7 @@ class EntryRestorer:
             os.mknod(temporary, 0o600 | _TYPES[entry.kind], device, dir_fd=folder)
         descriptor = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
-            problems = apply_attributes(name_of(descriptor), entry, as_root=self._settings.as_root)
+            problems = apply_attributes(name_of(descriptor), entry, self._settings.rights)
         finally:
             close(descriptor)
         give_name(folder, name, replaces=replaces)

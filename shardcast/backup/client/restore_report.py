@@ -46,13 +46,15 @@ class RestoreReport:
     Attributes:
         counts: the numbers.
         owners: whether owners were left out, since only root can set them.
-        devices: devices that were left out, since only root can make them.
+        system_attributes: whether attributes of the system were left out.
+        devices: devices that were left out.
     """
 
     def __init__(self, tell: Tell) -> None:
         """Count nothing yet; ``tell`` is called for each path that has a problem."""
         self.counts = RestoreCounts()
         self.owners = False
+        self.system_attributes = False
         self.devices = 0
         self._tell = tell
         self._lock = threading.Lock()
@@ -76,4 +78,8 @@ class RestoreReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts for a program."""
-        return asdict(self.counts) | {"owners_left_out": self.owners, "devices_left_out": self.devices}
+        return asdict(self.counts) | {
+            "owners_left_out": self.owners,
+            "devices_left_out": self.devices,
+            "system_attributes_left_out": self.system_attributes,
+        }

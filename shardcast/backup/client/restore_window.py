@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, as_completed
 
+from shardcast.backup.attributes import AttributeRights
 from shardcast.backup.client.chunk_reader import ChunkReader, PackRange
 from shardcast.backup.client.restore_places import RestorePlaces, concerns_one_entry, remove_temporary
 from shardcast.backup.client.restore_report import RestoreReport
@@ -33,7 +34,7 @@ class RestoreWindow:
         places: RestorePlaces,
         report: RestoreReport,
         *,
-        as_root: bool,
+        rights: AttributeRights,
         progress: Callable[[], object],
     ) -> None:
         """Have no files yet; ``progress`` is called when some bytes more are there."""
@@ -41,7 +42,7 @@ class RestoreWindow:
         self._reader = reader
         self._places = places
         self._report = report
-        self._as_root = as_root
+        self._rights = rights
         self._progress = progress
         self._files: list[RestoredFile] = []
         self._targets: dict[bytes, list[tuple[RestoredFile, int]]] = {}
@@ -155,9 +156,9 @@ class RestoreWindow:
         try:
             with self._places.folder_of(file.path) as (folder, name):
                 if offset == _ONLY_CHUNK:
-                    self._done(file, file.write_whole(folder, name, plain, as_root=self._as_root))
+                    self._done(file, file.write_whole(folder, name, plain, self._rights))
                 elif file.write(folder, name, offset, plain):
-                    self._done(file, file.finish(folder, name, as_root=self._as_root))
+                    self._done(file, file.finish(folder, name, self._rights))
         except OSError as error:
             self._failed(file, error)
 
@@ -165,7 +166,7 @@ class RestoreWindow:
         """Give a file its name whose last bytes were there before all chunks were known."""
         try:
             with self._places.folder_of(file.path) as (folder, name):
-                self._done(file, file.finish(folder, name, as_root=self._as_root))
+                self._done(file, file.finish(folder, name, self._rights))
         except OSError as error:
             self._failed(file, error)
 

@@ -8,7 +8,7 @@ import stat
 import threading
 from collections.abc import Iterable
 
-from shardcast.backup.attributes import apply_attributes, owner_of
+from shardcast.backup.attributes import AttributeRights, apply_attributes, owner_of
 from shardcast.backup.client.restore_places import give_name, open_temporary, temporary_name
 from shardcast.backup.client.snapshot_tree import Chunk
 from shardcast.backup.entries import SavedEntry
@@ -104,16 +104,16 @@ class RestoredFile:
             self._left -= 1
             return self._planned and not self._left
 
-    def finish(self, folder: int, name: bytes, *, as_root: bool) -> list[str]:
+    def finish(self, folder: int, name: bytes, rights: AttributeRights) -> list[str]:
         """Give the file its attributes and its name; return what could not be set.
 
         Raises:
             OSError: it can't have the name.
         """
         descriptor = self.open(folder, name)
-        return _finish(descriptor, folder, name, self, as_root)
+        return _finish(descriptor, folder, name, self, rights)
 
-    def write_whole(self, folder: int, name: bytes, plain: bytes, *, as_root: bool) -> list[str]:
+    def write_whole(self, folder: int, name: bytes, plain: bytes, rights: AttributeRights) -> list[str]:
         """Restore a file of one chunk; return what could not be set.
 
         Raises:
@@ -129,7 +129,7 @@ class RestoredFile:
         except BaseException:
             close(descriptor)
             raise
-        return _finish(descriptor, folder, name, self, as_root)
+        return _finish(descriptor, folder, name, self, rights)
 
     def fail(self, problem: str) -> bool:
         """Note why the file can't be restored; return whether this is the first reason."""
@@ -138,10 +138,12 @@ class RestoredFile:
         return first
 
 
-def _finish(descriptor: int, folder: int, name: bytes, file: RestoredFile, as_root: bool) -> list[str]:
+def _finish(
+    descriptor: int, folder: int, name: bytes, file: RestoredFile, rights: AttributeRights
+) -> list[str]:
     """Give an open temporary file its attributes and its name, and close it."""
     try:
-        problems = apply_attributes(descriptor, file.entry, as_root=as_root)
+        problems = apply_attributes(descriptor, file.entry, rights)
     finally:
         close(descriptor)
     give_name(folder, name, replaces=file.replaces)
@@ -194,10 +196,8 @@ def has_chunks(descriptor: int, chunks: Iterable[Chunk], key: bytes) -> bool:
     return True
 
 
-def has_attributes(found: os.stat_result, entry: SavedEntry, *, as_root: bool) -> bool:
+def has_attributes(found: os.stat_result, entry: SavedEntry, rights: AttributeRights) -> bool:
     """Return whether a file has the mode and the time of an entry, and for root its owner."""
-    if as_root and (found.st_uid, found.st_gid) != owner_of(entry):
+    if rights.owners and (found.st_uid, found.st_gid) != owner_of(entry):
         return False
-    special = stat.S_ISUID | stat.S_ISGID
-    modes = {entry.mode, entry.mode & ~special} if not as_root else {entry.mode}
-    return found.st_mtime_ns == entry.mtime and stat.S_IMODE(found.st_mode) in modes
+    return found.st_mtime_ns == entry.mtime and rights.allows_mode(stat.S_IMODE(found.st_mode), entry)

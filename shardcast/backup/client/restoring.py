@@ -26,12 +26,15 @@ from shardcast.backup.client.restore_places import (
 )
 from shardcast.backup.client.restore_report import RestoreReport
 from shardcast.backup.client.restore_window import MAX_FILES
-from shardcast.backup.client.snapshot_tree import SnapshotTree, check_depth, join
+from shardcast.backup.client.snapshot_tree import EndlessTree, SnapshotTree, check_depth, join
 from shardcast.backup.entries import SavedEntry, SavedKind
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import IntegrityError, UsageError
 from shardcast.file_locks import Lock, lock_holder, try_lock
 from shardcast.open_files import close
+
+_MAX_HELD = 64 << 20
+"""Bytes of the entries that wait for others: a few thousand of them may have a megabyte each."""
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Restore:
         self._report = report
         self._entries = EntryRestorer(tree, reader, places, settings, report)
         self._left: list[_Level] = []  # folders that are complete once all entries are
+        self._held = 0
 
     def run(self, *, fresh: bool, ours: bool) -> None:
         """Restore all that is wanted.
@@ -94,7 +98,7 @@ class Restore:
 
         Raises:
             OSError: the disk is full, or failed.
-            ShardcastError: the server failed.
+            ShardcastError: the server failed, or makes up listings.
         """
         root = self._tree.root
         top = _Level(b"", root, self._tree.entries(root), self._settings.selection.is_all, True, fresh, ours)
@@ -110,6 +114,8 @@ class Restore:
             level = levels[-1]
             try:
                 entry = next(level.entries, None)
+            except EndlessTree:
+                raise
             except IntegrityError as error:
                 self._report.problem(level.path, str(error), "damaged")
                 entry = None
@@ -145,7 +151,19 @@ class Restore:
             return  # left by an interrupted restore, and saved by a later backup
         with self._entries.guarded(path):
             self._entries.restore(path, entry, fresh=levels[-1].fresh)
+        self._hold(entry)
         if self._entries.is_full:
+            self._flush()
+
+    def _hold(self, entry: SavedEntry) -> None:
+        """Count an entry that waits for others, and flush when these are large together.
+
+        Raises:
+            OSError: the disk is full, or failed.
+            ShardcastError: the server failed.
+        """
+        self._held += _size_of(entry)
+        if self._held > _MAX_HELD:
             self._flush()
 
     # Folders
@@ -189,6 +207,7 @@ class Restore:
         """Note a folder of which all was seen."""
         if level.ours and level.state and not self._settings.dry_run:
             self._left.append(level)
+            self._hold(level.entry)
             if len(self._left) >= MAX_FILES:
                 self._flush()
 
@@ -199,7 +218,7 @@ class Restore:
             OSError: it can't be opened.
         """
         with self._places.opened(level.path) as descriptor:
-            problems = apply_attributes(descriptor, level.entry, as_root=self._settings.as_root)
+            problems = apply_attributes(descriptor, level.entry, self._settings.rights)
         for problem in problems:
             self._report.problem(level.path, problem)
 
@@ -211,10 +230,17 @@ class Restore:
             ShardcastError: the server failed.
         """
         self._entries.finish()
-        left, self._left = self._left, []
+        left, self._left, self._held = self._left, [], 0
         for level in left:
             with self._entries.guarded(level.path):
                 self._settle(level)
+
+
+def _size_of(entry: SavedEntry) -> int:
+    """Return about how many bytes of memory the attributes and ids of an entry take."""
+    ids = len(entry.chunks) + len(entry.sizes) + len(entry.chunk_lists) + len(entry.segments)
+    texts = sum(map(len, (entry.user or "", entry.group or "", *entry.problems, *entry.xattrs)))
+    return 64 * ids + texts + sum(map(len, entry.xattrs.values()))
 
 
 def restore_into(

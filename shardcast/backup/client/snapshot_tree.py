@@ -9,6 +9,7 @@ from shardcast.backup.client.chunk_reader import ChunkReader
 from shardcast.backup.entries import SavedEntry, SavedKind
 from shardcast.backup.ids import ChunkKind
 from shardcast.backup.listings import read_chunk_list, read_segment
+from shardcast.backup.snapshots import Snapshot
 from shardcast.errors import IntegrityError
 
 MAX_DEPTH = 1024
@@ -41,13 +42,32 @@ class TreeEntry(NamedTuple):
     entry: SavedEntry
 
 
-class SnapshotTree:
-    """The entries of one snapshot."""
+class EndlessTree(IntegrityError):
+    """A snapshot whose listings have more entries than its record: all of it is doubtful."""
 
-    def __init__(self, reader: ChunkReader, root: SavedEntry) -> None:
-        """Read the tree below an entry."""
+
+class SnapshotTree:
+    """The entries of one snapshot, each folder of which is listed once.
+
+    Attributes:
+        root: the entry of its top.
+    """
+
+    def __init__(self, reader: ChunkReader, root: SavedEntry, snapshot: Snapshot | None = None) -> None:
+        """Read the tree below an entry, of at most as many entries as the snapshot has.
+
+        A hostile server, which knows the key of ids, can make folders that share one listing: a few
+        listings in each other would otherwise be a tree without end.
+        """
         self._reader = reader
         self.root = root
+        self._snapshot = snapshot
+        self._files = self._folders = 0
+
+    @classmethod
+    def of(cls, reader: ChunkReader, snapshot: Snapshot) -> SnapshotTree:
+        """Return the tree of a snapshot."""
+        return cls(reader, snapshot.root, snapshot)
 
     def entries(self, folder: SavedEntry, path: bytes = b"") -> Iterator[SavedEntry]:
         """Yield the entries of a folder, sorted by name.
@@ -61,6 +81,7 @@ class SnapshotTree:
             ShardcastError: the server does not answer.
         """
         last = b""
+        self._count(folders=1 if folder.segments else 0)
         self._reader.read_ahead(ChunkKind.LISTING, folder.segments[:_AHEAD])
         for segment in folder.segments:
             try:
@@ -70,7 +91,23 @@ class SnapshotTree:
             if entries and entries[0].name <= last:
                 raise IntegrityError(f"the folder {shown(path)} lists names that are not in order")
             last = entries[-1].name if entries else last
+            self._count(files=sum(entry.kind is not SavedKind.FOLDER for entry in entries))
             yield from self._reading_ahead(entries)
+
+    def _count(self, *, files: int = 0, folders: int = 0) -> None:
+        """Count what is listed.
+
+        Raises:
+            EndlessTree: it is more than the snapshot has.
+        """
+        self._files += files
+        self._folders += folders
+        made = self._snapshot
+        if made and (self._files > made.files or self._folders > made.folders):
+            raise EndlessTree(
+                f"{self._reader.url}: this snapshot lists more than its {made.files} files and "
+                f"{made.folders} folders; do not trust what this server sends"
+            )
 
     def _reading_ahead(self, entries: list[SavedEntry]) -> Iterator[SavedEntry]:
         """Yield entries, and read the listings of the next subfolders together."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import click
 
 from shardcast.cli import options
@@ -23,6 +25,7 @@ def find(name: str, source: SnapshotSource, *, snapshot: str | None, as_json: bo
     from shardcast.backup.client.snapshot_choice import choose_snapshot, snapshots_of
     from shardcast.cli.backup.entry_lines import entry_object, long_lines, shown_time
     from shardcast.errors import VersionNotOffered
+    from shardcast.sizes import format_count
 
     search, any_found = SnapshotSearch(name), False
     with source.open() as opened:
@@ -34,11 +37,16 @@ def find(name: str, source: SnapshotSource, *, snapshot: str | None, as_json: bo
         )
         for one in chosen:
             found = search.run(opened.tree(one.id))
-            any_found = any_found or bool(found)
-            if as_json:
-                for path, entry in found:
-                    print_answer(entry_object(path, entry, snapshot=one.id))
-            elif found:
-                print_answer("\n".join([f"{one.id} of {shown_time(one.arrived)}:", *long_lines(found)]))
+            first = next(found, None)
+            if first is None:
+                continue
+            any_found, found = True, chain((first,), found)
+            if not as_json:
+                print_answer(f"{one.id} of {shown_time(one.arrived)}:")
+            blocks = (
+                (entry_object(*each, snapshot=one.id) for each in found) if as_json else long_lines(found)
+            )
+            for block in blocks:
+                print_answer(block)
     if not any_found:
-        raise VersionNotOffered(f"{name!r} is in none of {len(chosen)} snapshots")
+        raise VersionNotOffered(f"{name!r} is in none of {format_count(len(chosen), 'snapshot')}")

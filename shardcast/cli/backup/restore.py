@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only these: '*.txt', 'docs/', '/a/b'.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not these; may be given again.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there and differs; nothing is deleted.")
+@click.option(
+    "--privileged",
+    is_flag=True,
+    help="Restore setuid and setgid, too; as root also devices, capabilities and other attributes of the "
+    "system. Only from a server that you trust: it could make them up.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be made and replaced, and write nothing.")
 @options.json_option
 @options.logging_options
@@ -45,6 +51,7 @@ def restore(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     overwrite: bool,
+    privileged: bool,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -55,6 +62,7 @@ def restore(
     replaces them, and the exit code is 7.
     """
     options.start_logging()
+    from shardcast.backup.attributes import AttributeRights
     from shardcast.backup.client.restore_entries import RestoreSettings
     from shardcast.backup.client.restore_report import RestoreReport
     from shardcast.backup.client.restore_selection import RestoreSelection
@@ -69,7 +77,7 @@ def restore(
             selection=selection,
             overwrite=overwrite,
             dry_run=dry_run,
-            as_root=os.geteuid() == 0,
+            rights=AttributeRights(owners=os.geteuid() == 0, privileged=privileged),
             show=_show if dry_run and not as_json else None,
             progress=_progress(display, report, found, selection.is_all),
         )
@@ -134,12 +142,13 @@ def _summarize(
         (counts.differing, "differ from what is there, which stays; --overwrite replaces it"),
         (counts.damaged, "are damaged at the server, or gone there; the next backup mends what it still has"),
         (counts.failed, "could not be restored, or not with all attributes"),
-        (report.devices, "are devices, left out: only root can make them"),
     ):
         if number:
             click.echo(f"{number} {text}", err=True)
     if report.owners:
         click.echo("owners were left out: only root can set them", err=True)
+    if report.system_attributes:
+        click.echo("attributes of the system were left out: root restores them by --privileged", err=True)
 
 
 def _code(counts: RestoreCounts) -> int:

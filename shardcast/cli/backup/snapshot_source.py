@@ -68,7 +68,7 @@ class OpenSource:
         from shardcast.backup.client.snapshot_tree import SnapshotTree
         from shardcast.backup.snapshots import parse_snapshot
 
-        return SnapshotTree(self.reader, parse_snapshot(self.server.record(snapshot)).root)
+        return SnapshotTree.of(self.reader, parse_snapshot(self.server.record(snapshot)))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shardcast.backup import attributes
 from shardcast.backup.attributes import (
+    AttributeRights,
     Attributes,
     apply_attributes,
     name_of,
@@ -49,10 +50,10 @@ def _read(path: Path) -> Attributes:
         os.close(parent)
 
 
-def _apply(path: Path, entry: Described, *, as_root: bool = False) -> list[str]:
+def _apply(path: Path, entry: Described, *, owners: bool = False, privileged: bool = True) -> list[str]:
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
-        return apply_attributes(name_of(descriptor), entry, as_root=as_root)
+        return apply_attributes(name_of(descriptor), entry, AttributeRights(owners, privileged))
     finally:
         os.close(descriptor)
 
@@ -143,7 +144,7 @@ def test_attributes_beyond_the_bound_are_named(file: Path, monkeypatch: pytest.M
 
 @needs_root
 def test_setuid_survives_a_change_of_the_owner(file: Path) -> None:
-    assert _apply(file, Described(0o4755, uid=12, gid=34), as_root=True) == []
+    assert _apply(file, Described(0o4755, uid=12, gid=34), owners=True) == []
     found = file.stat()
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12, 34, 0o4755)
 
@@ -157,6 +158,31 @@ def test_setuid_is_left_out_where_the_owner_is_another(file: Path) -> None:
 def test_attributes_for_root_are_left_out_elsewhere(file: Path) -> None:
     assert _apply(file, Described(xattrs={"trusted.a": b"1", "user.b": b"2"})) == []
     assert os.listxattr(file) == ["user.b"]
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6700])
+def test_setuid_needs_privileges(file: Path, mode: int) -> None:
+    """A hostile server could make up a file that lends this user's rights to others."""
+    (problem,) = _apply(file, Described(mode), privileged=False)
+    assert "--privileged" in problem
+    assert stat.S_IMODE(file.stat().st_mode) == mode & 0o1777
+
+
+def test_setgid_of_folders_needs_no_privileges(tmp_path: Path) -> None:
+    assert _apply(tmp_path, Described(0o2755), privileged=False) == []
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o2755
+
+
+@needs_root
+@pytest.mark.parametrize("privileged", [False, True])
+def test_capabilities_need_privileges(file: Path, privileged: bool) -> None:
+    raw_sockets = bytes.fromhex("0100000200200000000000000000000000000000")
+    entry = Described(xattrs={"security.capability": raw_sockets, "trusted.a": b"1"})
+    problems = _apply(file, entry, owners=True, privileged=privileged)
+    assert [problem.split(";")[0] for problem in problems] == (
+        [] if privileged else ["capabilities left out"]
+    )
+    assert sorted(os.listxattr(file)) == (["security.capability", "trusted.a"] if privileged else [])
 
 
 def test_owner_is_found_by_name_then_by_number() -> None:

@@ -28,7 +28,7 @@ class Records:
         self.known_damage: dict[str, list[bytes]] = {}
 
     def record(self, snapshot: str) -> bytes:
-        return snapshot_record(Snapshot(self.tree_of[snapshot], b"/work", "host"))
+        return snapshot_record(Snapshot(self.tree_of[snapshot], b"/work", "host", files=9, folders=9))
 
     def damaged(self, snapshot: str) -> list[bytes]:
         return self.known_damage.get(snapshot, [])
@@ -93,6 +93,21 @@ def test_listing_that_is_gone_hurts_its_snapshots(gone: str) -> None:
         del records.tree.server.packs[records.tree.server.places[segment].pack]
     check, told = records.check()
     assert told == {("one", "d"), ("two", "d")}
+    assert check.counts.hurt == 2
+
+
+def test_listing_below_a_shared_folder_hurts_each_snapshot() -> None:
+    records = Records()
+    inner = records.tree.folder(b"inner", [records.tree.file(b"x", b"1")])
+    shared = records.tree.folder(b"shared", [inner])
+    records.tree_of = {
+        name: records.tree.folder(b"top", [shared, records.tree.file(b"y", name.encode())])
+        for name in ("one", "two")
+    }
+    records.tree.flush()
+    del records.tree.server.places[inner.segments[0]]
+    check, told = records.check()
+    assert told == {("one", "shared/inner"), ("two", "shared/inner")}
     assert check.counts.hurt == 2
 
 
