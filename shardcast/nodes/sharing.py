@@ -121,8 +121,8 @@ class Sharing:
             if not task.cancelled():
                 task.result()
             raise
-        while len(self._parts) > MAX_SHARED:
-            next(iter(self._parts)).over.set()
+        for oldest in list(self._parts)[:-MAX_SHARED]:
+            oldest.over.set()  # its own task takes it out of _parts, once this one waits
         return shared
 
     @property

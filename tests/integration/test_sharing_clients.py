@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from shardcast.access.client_access import ClientAccess
@@ -18,6 +19,7 @@ from shardcast.access.scopes import Scope
 from shardcast.access.secret import Secret
 from shardcast.errors import AccessDenied, UsageError
 from shardcast.nodes.origin import Origin
+from shardcast.nodes.sharing import MAX_SHARED
 from tests.support import legacy, nginx
 from tests.support.access import TokensOnDisk
 from tests.support.published import Published, publish, random_bytes
@@ -152,6 +154,28 @@ async def test_followers_share_each_version_and_withdraw_removed_ones(
         assert await both == [payloads, payloads]
         assert one.from_neighbours + two.from_neighbours > 0
     assert caplog.text.count("v1 is not shared any more: its files were changed or removed") == 2
+
+
+@pytest.mark.timeout(60)  # an event loop that never turns again is ended by nothing else
+async def test_follower_shares_the_newest_versions_of_many(tmp_path: Path) -> None:
+    async with slow_origin(tmp_path / "data", None) as origin, sharer(origin.url, tmp_path / "one") as one:
+        for number in range(MAX_SHARED + 2):
+            await broadcast(origin, b"%d" % number, tmp_path / "payload")
+        names: list[str] = []
+        async with aclosing(one.client.follow("v1", every=True)) as releases:
+            async for release in releases:
+                names.append(release.version)
+                if len(names) == MAX_SHARED + 2:
+                    break
+        async with asyncio.timeout(20):
+            while await shared_versions(origin) != names[-MAX_SHARED:]:
+                await asyncio.sleep(0.05)
+
+
+async def shared_versions(origin: Origin) -> list[str]:
+    """Return the versions with members of a swarm, as the origin tells them."""
+    async with aiohttp.ClientSession() as session, session.get(f"{origin.url}/status") as answer:
+        return [one["version"] for one in (await answer.json())["versions"] if one["members"]]
 
 
 async def test_version_is_shared_while_it_is_being_made(origin: Origin, tmp_path: Path) -> None:
