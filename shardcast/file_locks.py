@@ -82,7 +82,7 @@ def open_lock_file(path: Path | str) -> int:
     Raises:
         OSError: the file can't be opened, or a link has its name.
     """
-    mode = 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600
+    mode = _lock_mode(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         found = os.fstat(descriptor)
@@ -95,6 +95,28 @@ def open_lock_file(path: Path | str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def ensure_lock_mode(path: Path) -> None:
+    """Make a file where there is none, with the mode of a lock file; one that is there gets the mode.
+
+    For files with record locks (fcntl(2)), such as SQLite's: closing any descriptor of one drops all locks of
+    the process on it, so a file that is there is never opened here.
+
+    Raises:
+        OSError: the file can't be made, or not be changed.
+    """
+    mode = _lock_mode(path)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode))
+    found = path.lstat()
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:
+        path.chmod(mode)
+
+
+def _lock_mode(path: Path | str) -> int:
+    """Return the mode of a lock file at a path; see ``open_lock_file``."""
+    return 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600
 
 
 @contextlib.contextmanager

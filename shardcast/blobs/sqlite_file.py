@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TypeVar
 
 from shardcast.concurrency import ThreadPool
 from shardcast.errors import LocalDiskError
-from shardcast.file_locks import open_lock_file
+from shardcast.file_locks import ensure_lock_mode
 from shardcast.file_moves import rename
 
 log = logging.getLogger(__name__)
@@ -115,9 +114,8 @@ class SqliteFile:
         """
         if isinstance(file, Path):
             with contextlib.suppress(OSError):  # SQLite reports the reason, if it can't use the file
-                # With the mode of a lock file: everybody able to open the database can lock it, and make us
-                # wait.
-                os.close(open_lock_file(file))
+                # Everybody able to open the database can lock it, and make us wait.
+                ensure_lock_mode(file)
         database = sqlite3.connect(file, timeout=_BUSY, isolation_level=None)
         try:
             database.executescript(self._schema)

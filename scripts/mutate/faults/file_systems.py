@@ -90,15 +90,15 @@ FAULTS = [
     Fault(
         name="lock-file-opens-for-everybody",
         file=FILE_LOCKS,
-        old="mode = 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600",
-        new="mode = 0o644",
+        old="return 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600",
+        new="return 0o644",
         tests=LOCK_FILES,
     ),
     Fault(
         name="lock-file-of-a-group-is-its-makers",
         file=FILE_LOCKS,
-        old="mode = 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600",
-        new="mode = 0o600",
+        old="return 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600",
+        new="return 0o600",
         tests=LOCK_FILES,
     ),
     Fault(
