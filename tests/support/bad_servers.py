@@ -152,7 +152,7 @@ class BadServer:
         self.failures: list[BaseException] = []
         self.port = port
         self._behaviours: list[tuple[str, Behaviour]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], object] = {}  # with the address of the client
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -187,11 +187,19 @@ class BadServer:
 
     @property
     def idle(self) -> bool:
-        """Whether no client is connected, once all waiting connections were accepted."""
+        """Whether no client is connected, once all waiting connections were accepted.
+
+        A connection of ours tells: those made before it are accepted first.
+        """
 
         async def look() -> bool:
-            await asyncio.sleep(0.01)
-            return not self._tasks
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            own = writer.get_extra_info("sockname")
+            while own not in self._tasks.values():
+                await asyncio.sleep(0.001)
+            others = len(self._tasks) - 1
+            writer.close()
+            return not others
 
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(look(), self._loop).result(10)
@@ -246,7 +254,7 @@ class BadServer:
         """Answer the requests of a connection until either side ends it."""
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._tasks[task] = writer.get_extra_info("peername")
         writer.transport.set_write_buffer_limits(0)
         try:
             while await self._exchange(reader, writer):
@@ -265,7 +273,7 @@ class BadServer:
             except asyncio.CancelledError:
                 writer.transport.abort()
             finally:
-                self._tasks.discard(task)
+                self._tasks.pop(task, None)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; return whether the connection stays open."""
