@@ -157,6 +157,15 @@ class _Cutter:
             self._syncing.append(self._disk_thread.submit(self._opened.files.fsync_shard, number, sha256))
         return Shard(number, self._offset, length, sha256, pieces)
 
+    def _check_not_cancelled(self) -> None:
+        """Check that publishing goes on.
+
+        Raises:
+            Cancelled: ``progress.cancelled`` was set.
+        """
+        if self._progress.cancelled:
+            raise Cancelled(f"{self._header.version} was called off")
+
     def _read(self, target: int, single: Hasher | None, part: BinaryIO | None) -> tuple[int, bytes]:
         """Read a shard, hash its pieces and the whole, and ``single`` where given; write it to ``part``.
 
@@ -165,12 +174,12 @@ class _Cutter:
         """
         pieces, length = PieceDigests(self._header.piece_size), 0
         while length < target:
-            if self._progress.cancelled:
-                raise Cancelled(f"{self._header.version} was called off")
+            self._check_not_cancelled()
             chunk = self._ring.take()[: target - length]
             self._wait_for_syncing(_MAX_SYNCING)
             count = self._source.fill(chunk, self._offset + length)
             if not count:
+                self._check_not_cancelled()  # a cancelled source gives nothing more, and has not shrunk
                 self._ended = True  # a stream ended, or a file shrank, which the caller notices
                 break
             chunk = chunk[:count]

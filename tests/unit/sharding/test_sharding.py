@@ -15,7 +15,7 @@ from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, Usa
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import parse
 from shardcast.sharding import payload_hasher
-from shardcast.sharding.chunk_source import at_end
+from shardcast.sharding.chunk_source import ByteSource, at_end
 from shardcast.sharding.payload_hasher import hash_payload
 from shardcast.sharding.publication import Cancelled, PayloadDescription, PublishProgress
 from shardcast.sharding.publishing import check_payload, publish
@@ -277,6 +277,22 @@ async def test_cancelled_broadcast_ends_soon(folders: VersionFolders, tmp_path: 
         publish(tmp_path / "model.bin", opened, described(shard_size=1000), progress)
     assert 0 < progress.done < 20_000
     assert threads() == []
+
+
+async def test_broadcast_cancelled_while_it_reads_is_not_called_changed(
+    folders: VersionFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.bin").write_bytes(random_bytes(30_000))
+    progress = PublishProgress()
+    fill = ByteSource.fill
+
+    def cancel_and_fill(source: ByteSource, chunk: memoryview, position: int) -> int:
+        progress.cancelled = position > 0
+        return fill(source, chunk, position)
+
+    monkeypatch.setattr(ByteSource, "fill", cancel_and_fill)
+    with pytest.raises(Cancelled, match="v1"):
+        publish(tmp_path / "model.bin", folders.open(1), described(shard_size=20_000), progress)
 
 
 @pytest.mark.parametrize("method", ["part", "publish_shard", "fsync_shard"])
