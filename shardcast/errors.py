@@ -21,6 +21,7 @@
     ├── DataDirInUse                        another node works on this data directory
     ├── NodeFailed                          a node could not start, or ended
     │   ├── AddressTaken                    its address can't be bound
+    │   ├── NodeEnding                      it ends, and takes no more work
     │   └── NoNode                          no node that could do it runs on this data directory
     ├── CopiesMissing (TimeoutError)        too few nodes have a version in time
     ├── UploadRefused                       an origin takes no uploads, or not this one
@@ -190,6 +191,10 @@ class NodeFailed(ShardcastError):
 
 class AddressTaken(NodeFailed):
     """An address that a node was to listen on and that can't be bound."""
+
+
+class NodeEnding(NodeFailed):
+    """A node that ends, and refused work or broke it off."""
 
 
 class NoNode(NodeFailed):

@@ -10,6 +10,7 @@ from shardcast.api.broadcasting import Broadcast
 from shardcast.api.file_options import file_options
 from shardcast.api.open_folder import FolderWriter
 from shardcast.api.origin_process import OriginProcess
+from shardcast.api.origin_settings import OriginSettings
 from shardcast.api.publishing import ByteSize, LocalPayload, Metadata, StrPath, publish_payload
 from shardcast.control.client import withdraw
 from shardcast.control.waiting import check_wait
@@ -87,9 +88,8 @@ class OriginServer:
         words = file_options(**files)
         options += zip(words[::2], words[1::2], strict=True)
         options += [("--publish", None)] if publish else []
-        self._process = OriginProcess(
-            Path(self.data_dir), port, max_distribution_folders, options, attach=attach
-        )
+        settings = OriginSettings(port, max_distribution_folders, options, attach)
+        self._process = OriginProcess(Path(self.data_dir), settings)
 
     @property
     def port(self) -> int:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from shardcast.access.secret import Secret
-from shardcast.api.process_tree import is_descendant_of
-from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
+from shardcast.api.origin_settings import OriginSettings, options_to_start_again
+from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.control.running import RunningOrigin, find_origin
 from shardcast.control.waiting import finish
-from shardcast.errors import DataDirInUse, NodeFailed, NoNode, ShardcastError, UsageError
-from shardcast.nodes.child_process import NodeProcess, pid_namespace
+from shardcast.errors import DataDirInUse, NodeEnding, NodeFailed, NoNode, ShardcastError
+from shardcast.nodes.child_process import NodeProcess
 from shardcast.policy.backoff import Backoff
 
 T = TypeVar("T")
@@ -28,8 +30,14 @@ _RESTART_INTERVAL = 60.0
 """Seconds within which a dead origin is restarted only once by one process."""
 _DEATH_TIMEOUT = 1.0
 """Seconds to wait for the exit of an origin whose socket failed, which comes a moment before."""
-_ANSWER_TIMEOUT = 15.0
-"""Seconds from the moment another process has the data directory until its origin must answer."""
+_END_TIMEOUT = SHUTDOWN_GRACE + 5.0
+"""Seconds to wait for the exit of an origin that has said that it ends."""
+_ANSWER_TIMEOUT = 60.0
+"""Seconds from the moment another process has the data directory until its origin must answer: those that
+the starter of a node waits for it."""
+_START_INTERVAL = 1.0
+"""Seconds for which another process's origin is awaited before this one tries again to start its own, which
+costs a process."""
 _POLL = Backoff(first=0.01, longest=0.2)
 
 
@@ -46,23 +54,12 @@ class OriginProcess:
 
     url: str
 
-    def __init__(
-        self,
-        data_dir: Path,
-        port: int | None,
-        keep: int | None,
-        options: Sequence[tuple[str, str | None]],
-        *,
-        attach: bool,
-    ) -> None:
+    def __init__(self, data_dir: Path, settings: OriginSettings) -> None:
         """Start the origin and wait until it listens, or attach to it.
 
         Args:
             data_dir: the data directory, absolute.
-            port: TCP port; None for the usual one, or that of an origin that runs.
-            keep: number of versions to keep; None likewise.
-            options: further options of the command, each with its value.
-            attach: whether an origin is used that a process runs from which this one does not descend.
+            settings: what this program asks of the origin.
 
         Raises:
             DataDirInUse: another process works on the data directory.
@@ -73,31 +70,24 @@ class OriginProcess:
         """
         self.data_dir = data_dir
         self._child: NodeProcess | None = None
-        self._started_by = os.getpid()
-        # Reentrant: a signal handler may call stop() while its thread is starting the child again.
-        self._starting = threading.RLock()
+        # Each process has its own lock: at a fork a thread of the parent may hold the parent's. Reentrant: a
+        # signal handler may call stop() while its thread is starting the child again.
+        self._locks: dict[int, threading.RLock] = {}
         self._restarted_at: float | None = None
         self._shut_down = False
-        words = [word for pair in options for word in pair if word is not None]
-        self._command = ["--data-dir", str(data_dir), "--keep", str(keep or MAX_DISTRIBUTION_FOLDERS), *words]
+        self._words = settings.words()
         self._variables: dict[str, Secret] = {}
         self._is_restartable = True
 
         def check(running: RunningOrigin) -> None:
-            if not attach and not _descends(running):
-                raise DataDirInUse(
-                    f"the data directory {data_dir} is in use by a shardcast origin at {running.url}; "
-                    "attach=True uses that one, else choose another data_dir",
-                    "origin",
-                )
-            _check_same(running, data_dir, port, keep, options)
+            settings.check(running, data_dir)
 
-        self._find_or_start(HTTP_PORT if port is None else port, check, patient=attach)
+        self._find_or_start(settings.first_port, check, patient=settings.attach)
 
     @property
     def port(self) -> int:
         """TCP port that the origin listens on."""
-        return int(self.url.rsplit(":", 1)[1])
+        return urlsplit(self.url).port or 0
 
     @property
     def pid(self) -> int:
@@ -108,12 +98,23 @@ class OriginProcess:
     @property
     def running(self) -> bool:
         """Whether the origin runs."""
-        return self._child.running if self._child else find_origin(self.data_dir) is not None
+        child = self._own_child
+        return child.running if child else find_origin(self.data_dir) is not None
 
     @property
     def is_attached(self) -> bool:
-        """Whether the origin is another process's."""
-        return self._child is None
+        """Whether the origin is another process's; in a forked worker, that of its parent."""
+        return self._own_child is None
+
+    @property
+    def _own_child(self) -> NodeProcess | None:
+        """The origin as the child of this very process; None where another process started it."""
+        return self._child if self._child and self._child.is_owned else None
+
+    @property
+    def _starting(self) -> threading.RLock:
+        """The lock of this process for starting and stopping the origin."""
+        return self._locks.setdefault(os.getpid(), threading.RLock())
 
     def _find_or_start(self, port: int, check: Callable[[RunningOrigin], None], *, patient: bool) -> None:
         """Attach to the origin that runs, else start one; of several processes that start, one does.
@@ -126,9 +127,9 @@ class OriginProcess:
         Raises:
             ShardcastError: no origin can be used or started.
         """
-        deadline, looks = time.monotonic() + _ANSWER_TIMEOUT, 0
+        deadline, within = time.monotonic() + _ANSWER_TIMEOUT, 0.0
         while True:
-            running = self._look()
+            running = self._look(within)
             if running:
                 check(running)
                 self._attach(running)
@@ -142,32 +143,41 @@ class OriginProcess:
                     raise DataDirInUse(f"{error}{hint}", error.role) from None
                 if time.monotonic() > deadline:
                     raise NodeFailed(
-                        f"{error}; it does not say where it listens: it hangs, or is of an earlier shardcast"
+                        f"{error}; it does not say where it listens: it hangs, runs on another machine, or "
+                        "is of an earlier shardcast"
                     ) from error
+            within = _START_INTERVAL
+
+    def _look(self, within: float) -> RunningOrigin | None:
+        """Return the origin that runs, or does so in ``within`` seconds.
+
+        Returns:
+            None also for one that does not answer, whose lock then decides.
+        """
+        deadline, looks = time.monotonic() + within, 0
+        while True:
+            try:
+                running = find_origin(self.data_dir)
+            except NodeFailed as error:
+                log.debug("%s", error)
+                running = None
+            if running or time.monotonic() >= deadline:
+                return running
             time.sleep(_POLL.pause(looks))
             looks += 1
-
-    def _look(self) -> RunningOrigin | None:
-        """Return the origin that runs; None for one that does not answer, whose lock then decides."""
-        try:
-            return find_origin(self.data_dir)
-        except NodeFailed as error:
-            log.debug("%s", error)
-            return None
 
     def _attach(self, running: RunningOrigin) -> None:
         """Use an origin that runs, and start it again as it was started."""
         self._child, self.url = None, running.url
-        if running.options is None:
-            self._is_restartable = False
-            return
-        self._is_restartable = True
-        self._command = list(running.options[: running.options.index("--port")])
-        self._variables = {name: Secret(value) for name, value in running.variables.items()}
+        self._is_restartable = running.options is not None
+        if running.options is not None:
+            self._words = options_to_start_again(running.options)
+            self._variables = {name: Secret(value) for name, value in running.variables.items()}
 
     def _start(self, port: int) -> None:
         """Start the origin as a child, and wait until it listens."""
-        child = NodeProcess("origin", [*self._command, "--port", str(port)], secrets=self._variables)
+        words = ["--data-dir", str(self.data_dir), "--port", str(port), *self._words]
+        child = NodeProcess("origin", words, secrets=self._variables)
         child.wait_until_listening()
         self._child, self.url = child, child.url
 
@@ -187,8 +197,6 @@ class OriginProcess:
         """
         if self._child and not self._child.is_owned:
             return False
-        if self._started_by != os.getpid():  # a forked process, in which no thread holds the lock
-            self._starting, self._started_by = threading.RLock(), os.getpid()
         with self._starting:
             self._check_not_shut_down()
             cause = self._death()
@@ -198,22 +206,47 @@ class OriginProcess:
             return self._restart(cause)
 
     def _death(self) -> str | None:
-        """Return how the origin ended, in words; None while it runs."""
+        """Return how the origin ended, in words; None while it runs.
+
+        Raises:
+            DataDirInUse: another origin runs instead.
+        """
         if self._child:
             return self._child.exit_reason(0)
-        return "" if find_origin(self.data_dir) is None else None
+        try:
+            running = find_origin(self.data_dir)
+        except NodeFailed as error:
+            log.debug("%s", error)
+            return None  # it is there; the next request finds out whether it hangs or ends
+        if running is None:
+            return ""
+        self._check_same(running)
+        return None
+
+    def _check_same(self, running: RunningOrigin) -> None:
+        """Check that an origin listens where the last one did, where the nodes below ask.
+
+        Raises:
+            DataDirInUse: it listens elsewhere.
+        """
+        if running.port != self.port:
+            raise DataDirInUse(
+                f"the data directory {self.data_dir} is in use by another origin meanwhile, at {running.url} "
+                f"instead of port {self.port}",
+                "origin",
+            )
 
     def _check_restartable(self, cause: str) -> None:
         """Check that this process may start the origin again.
 
         Raises:
-            NoNode: a person or a service manager started it.
+            NoNode: a person, a service manager or another user started it.
             NodeFailed: it died again within a minute.
         """
         if not self._is_restartable:
             raise NoNode(
-                f"the origin of {self.data_dir} has ended; it was started by its command, which starts it "
-                f"again: shardcast-origin --data-dir {self.data_dir} --port {self.port}"
+                f"the origin of {self.data_dir} has ended; it was started by its command or by another user, "
+                f"who starts it again: shardcast-origin --data-dir {self.data_dir} --port {self.port}"
             )
         ago = math.inf if self._restarted_at is None else time.monotonic() - self._restarted_at
         if self._child and ago < _RESTART_INTERVAL:
@@ -225,19 +258,10 @@ class OriginProcess:
 
     def _restart(self, cause: str) -> bool:
         """Start the origin again, or attach to the one that another process started meanwhile."""
-        port, had_child = self.port, self._child is not None
+        had_child = self._child is not None
         if had_child:
             log.warning("the origin of %s has died (%s) and is started again", self.data_dir, cause)
-
-        def check(running: RunningOrigin) -> None:
-            if running.port != port:
-                raise DataDirInUse(
-                    f"the data directory {self.data_dir} is in use by another origin meanwhile, "
-                    f"at {running.url} instead of port {port}",
-                    "origin",
-                )
-
-        self._find_or_start(port, check, patient=True)
+        self._find_or_start(self.port, self._check_same, patient=True)
         if self._child is None:
             return False
         if not had_child:
@@ -279,21 +303,24 @@ class OriginProcess:
                         f"({self._child.owner}) can start it again, by its next broadcast"
                     ) from error
                 raise
-            if not self._dies():
+            if not self._dies(_END_TIMEOUT if isinstance(error, NodeEnding) else _DEATH_TIMEOUT):
                 raise
         self.restart_if_dead()
         return request()
 
-    def _dies(self) -> bool:
-        """Return whether the origin, whose socket failed, ends within a moment."""
+    def _dies(self, within: float) -> bool:
+        """Return whether the origin, whose socket failed, ends within so many seconds."""
         if self._child:
-            return self._child.exit_reason(_DEATH_TIMEOUT) is not None
-        deadline = time.monotonic() + _DEATH_TIMEOUT
-        while self._look() is not None:
+            return self._child.exit_reason(within) is not None
+        deadline, looks = time.monotonic() + within, 0
+        while True:
+            with contextlib.suppress(NodeFailed):  # it does not answer: it hangs, or ends in this moment
+                if find_origin(self.data_dir) is None:
+                    return True
             if time.monotonic() > deadline:
                 return False
-            time.sleep(_POLL.first)
-        return True
+            time.sleep(_POLL.pause(looks))
+            looks += 1
 
     def stop(self, wait: float | None) -> None:
         """End the origin, unless it is another process's; see ``OriginServer.shutdown``."""
@@ -309,40 +336,3 @@ class OriginProcess:
         finally:
             if self._child:
                 self._child.stop()
-
-
-def _descends(running: RunningOrigin) -> bool:
-    """Return whether this process descends from the one that started an origin."""
-    if running.parent is None or running.namespace != pid_namespace():
-        return False
-    return is_descendant_of(running.parent)
-
-
-def _check_same(
-    running: RunningOrigin,
-    data_dir: Path,
-    port: int | None,
-    keep: int | None,
-    options: Sequence[tuple[str, str | None]],
-) -> None:
-    """Check that an origin that runs is as this process wants it.
-
-    Raises:
-        UsageError: it has another port, keeps another number of versions, or lacks one of ``options``.
-    """
-    where = f"the origin that runs on {data_dir}"
-    if port not in (None, 0, running.port):
-        raise UsageError(f"{where} listens on port {running.port}, not on {port}; give its port, or none")
-    if keep not in (None, running.keep):
-        raise UsageError(
-            f"{where} keeps {running.keep} versions, not {keep}; give max_distribution_folders="
-            f"{running.keep}, or none"
-        )
-    if running.options is None:
-        return
-    words = list(running.options)
-    for name, value in options:
-        given = words[words.index(name) + 1] if name in words else None
-        if name not in words or (value is not None and given != value):
-            differs = f"has {name} {given}" if given is not None else f"has no {name}"
-            raise UsageError(f"{where} {differs}, not {name}{'' if value is None else f' {value}'}")

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from shardcast.constants import ENVIRONMENT_PREFIX
 from shardcast.control.client import connect, node_errors
 from shardcast.errors import NoNode
 from shardcast.json_text import parse_json
 from shardcast.protocol.wire import RUNNING_PATH
+from shardcast.store.special_files import socket_path
 
 _ANSWER_SECONDS = 10.0
 """Seconds for the answer, which an origin has at once."""
 _MAX_ANSWER = 1 << 20
 """Bytes of an answer: options and variables of a process."""
+_PEER = struct.Struct("3i")
+"""Process, user and group of the other end of a Unix socket (unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +35,9 @@ class RunningOrigin:
         keep: number of versions that it keeps.
         parent: process whose end ends it; None for one that no program started.
         namespace: namespace in which that id counts.
-        options: of its command, as the program gave them; None where only a person can start it again.
-        variables: environment variables that set others of its options.
+        options: of its command, as the program gave them; None where only a person, or another user, can
+            start it again.
+        variables: environment variables ``SHARDCAST_…`` that set others of its options.
     """
 
     url: str
@@ -41,7 +50,7 @@ class RunningOrigin:
     @property
     def port(self) -> int:
         """The TCP port that it listens on."""
-        return int(self.url.rsplit(":", 1)[1])
+        return urlsplit(self.url).port or 0
 
 
 def find_origin(data_dir: Path) -> RunningOrigin | None:
@@ -61,13 +70,29 @@ def find_origin(data_dir: Path) -> RunningOrigin | None:
     try:
         with node_errors(f"the origin of {data_dir} does not say how it runs; does it end?"):
             connection.sock.settimeout(_ANSWER_SECONDS)
+            is_own = _is_own(connection.sock, data_dir)
             connection.request("GET", RUNNING_PATH)
             response = connection.answer()
             if response.status != 200:
                 return None
-            return _parsed(parse_json(response.text(_MAX_ANSWER)))
+            running = _parsed(parse_json(response.text(_MAX_ANSWER)))
+            return running if is_own else replace(running, options=None, variables={})
     finally:
         connection.close()
+
+
+def _is_own(sock: socket.socket, data_dir: Path) -> bool:
+    """Return whether a program of this user listens at the other end.
+
+    In a directory that others may write to, another user's program could answer, with a command of its choice
+    for this user to run.
+    """
+    if hasattr(socket, "SO_PEERCRED"):
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        owner: int = _PEER.unpack(credentials)[1]
+    else:
+        owner = socket_path(data_dir).lstat().st_uid
+    return owner == os.geteuid()
 
 
 def _parsed(values: Mapping[str, Any]) -> RunningOrigin:
@@ -77,11 +102,19 @@ def _parsed(values: Mapping[str, Any]) -> RunningOrigin:
         ValueError, LookupError, TypeError: the answer makes no sense.
     """
     parent, options = values.get("parent"), values.get("options")
+    told = {str(name): str(value) for name, value in dict(values.get("variables", {})).items()}
+    variables = {name: value for name, value in told.items() if name.startswith(ENVIRONMENT_PREFIX)}
+    words = None if options is None else tuple(map(str, options))
+    if any("\0" in text for pair in variables.items() for text in pair) or "\0" in "".join(words or ()):
+        raise ValueError("NUL in a command")  # where it would begin a further variable
+    url = str(values["url"])
+    if not urlsplit(url).port:
+        raise ValueError(f"{url!r} has no port")
     return RunningOrigin(
-        str(values["url"]),
+        url,
         int(values["keep"]),
         None if parent is None else int(parent),
         str(values.get("namespace", "")),
-        None if options is None else tuple(map(str, options)),
-        {str(name): str(value) for name, value in dict(values.get("variables", {})).items()},
+        words,
+        variables,
     )

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from shardcast.concurrency import cancel
 from shardcast.constants import SHARD_SIZE
 from shardcast.disk_errors import disk_errors
-from shardcast.errors import ShardcastError, UsageError
+from shardcast.errors import NodeEnding, ShardcastError, UsageError
 from shardcast.folders.publishing import PublishedFolders, check_folder_options, publish_folder
 from shardcast.folders.survey import SurveyRules
 from shardcast.folders.tar_publishing import ListedFolder, publish_tar_file, publish_tar_stream
@@ -131,6 +131,7 @@ class Publisher:
         self._digests = digests
         self._turn = asyncio.Lock()
         self._under_way: set[PendingBroadcast] = set()
+        self._is_closed = False
         records = PublishedFolders(folders.data_dir.sources, folders.manifest_of)
         folders.data_dir.links.tell = records.note_links
 
@@ -286,8 +287,15 @@ class Publisher:
     async def _begin(
         self, source: str, cut: Cut, confirm: Confirm | None, check: CheckManifest | None
     ) -> PendingBroadcast:
-        """Allot a number, durably, and have the broadcast carried out."""
+        """Allot a number, durably, and have the broadcast carried out.
+
+        Raises:
+            NodeEnding: ``close`` was called.
+            LocalDiskError: the number can't be recorded.
+        """
+        self._check_open(source)
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
+        self._check_open(source)
         broadcast = PendingBroadcast(version_name(number))
         broadcast.task = asyncio.ensure_future(
             self._carry_out(broadcast, number, source, cut, confirm=confirm, check=check)
@@ -295,6 +303,15 @@ class Publisher:
         broadcast.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._under_way.add(broadcast)
         return broadcast
+
+    def _check_open(self, source: str) -> None:
+        """Check that ``close`` was not called.
+
+        Raises:
+            NodeEnding: it was.
+        """
+        if self._is_closed:
+            raise NodeEnding(f"{source} is not published: its publisher is ending; broadcast it again")
 
     async def _carry_out(
         self,
@@ -306,7 +323,12 @@ class Publisher:
         confirm: Confirm | None,
         check: CheckManifest | None,
     ) -> None:
-        """Publish when the broadcasts before this one have ended, and log how it went."""
+        """Publish when the broadcasts before this one have ended, and log how it went.
+
+        Raises:
+            NodeEnding: ``close`` was called meanwhile.
+            ShardcastError: publishing failed.
+        """
         loop = asyncio.get_running_loop()
 
         def reserve(size: int) -> None:  # in the thread that cuts
@@ -325,6 +347,11 @@ class Publisher:
             )
         except ShardcastError as error:
             log.error("%s was given up: %s", broadcast.version, error)
+            if self._is_closed and isinstance(error, Cancelled):
+                raise NodeEnding(
+                    f"{broadcast.version} is not published: its publisher ended before it was complete; "
+                    "broadcast it again"
+                ) from error
             raise
         finally:
             self._under_way.discard(broadcast)
@@ -360,7 +387,8 @@ class Publisher:
         return manifest
 
     async def close(self) -> None:
-        """Abort the broadcasts under way, and wait until they have ended."""
+        """Abort the broadcasts under way, wait until they have ended, and refuse others."""
+        self._is_closed = True
         tasks = [broadcast.task for broadcast in self._under_way if broadcast.task]
         for broadcast in self._under_way:
             broadcast.cancel()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import shardcast
-from shardcast import ClientNode, DataDirInUse, NoNode, NotInitialized, OriginServer, UsageError
+from shardcast import ClientNode, DataDirInUse, NodeFailed, NoNode, NotInitialized, OriginServer, UsageError
 from shardcast.control.running import find_origin
 from tests.support import processes
 from tests.support.published import random_bytes
@@ -39,6 +39,33 @@ for line in sys.stdin:
 shardcast.shutdown(wait=0)
 """
 """A program that attaches, and broadcasts for each line that it reads."""
+
+
+FORK = """
+import os, signal, sys, threading, shardcast
+data_dir, payload = sys.argv[1], sys.argv[2]
+origin = shardcast.OriginServer(data_dir, attach=True)
+held, go = threading.Event(), threading.Event()
+
+def restart():
+    with origin._process._starting:
+        held.set()
+        go.wait()
+
+thread = threading.Thread(target=restart)
+thread.start()
+held.wait()
+worker = os.fork()
+if not worker:
+    signal.alarm(20)
+    print(origin.broadcast(payload), origin.is_attached, flush=True)
+    origin.shutdown()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]))
+go.set()
+thread.join()
+"""
+"""A program that forks a worker while one of its threads starts the origin again."""
 
 
 @pytest.fixture
@@ -179,6 +206,53 @@ def test_starter_attaches_where_a_worker_has_restarted_the_origin(payload: Path,
         assert not origin.is_attached
     finally:
         shardcast.shutdown(wait=0)
+
+
+@pytest.mark.parametrize("how", ["shut down", "terminated", "killed"])
+def test_end_of_starter_breaks_off_attached_broadcast_in_words(
+    how: str, payload: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.bin"
+    large.write_bytes(bytes(300_000_000))
+    with program(HOLD, tmp_path / "data", payload) as holder:
+        port = int(read(holder)[0])
+        attached = OriginServer(tmp_path / "data", attach=True)
+        try:
+            handle = attached.broadcast(large, 100_000, wait=False)
+            processes.wait_until(lambda: handle.progress.done, what="it to begin")
+            if how == "shut down":
+                assert holder.stdin
+                holder.stdin.write("\n")
+                holder.stdin.flush()
+            else:
+                holder.send_signal(signal.SIGTERM if how == "terminated" else signal.SIGKILL)
+            with pytest.raises(NodeFailed, match=r"v1 is not published: its publisher ended .*again"):
+                handle.result(20)
+            assert attached.broadcast(payload) == "v2", "not even while the origin ends"
+            assert (attached.is_attached, attached.port) == (False, port)
+            assert listed(port) == ["v2"]
+        finally:
+            attached.shutdown(wait=0)
+
+
+def test_attached_process_does_not_publish_through_an_origin_elsewhere(payload: Path, tmp_path: Path) -> None:
+    with program(HOLD, tmp_path / "data", payload) as holder:
+        read(holder)
+        attached = OriginServer(tmp_path / "data", attach=True)
+    with processes.origin(tmp_path / "data") as other:
+        with pytest.raises(DataDirInUse, match=f"another origin meanwhile, at {other.url} instead"):
+            attached.broadcast(payload)
+        assert listed(int(other.url.rsplit(":", 1)[1])) == []
+
+
+def test_worker_forked_while_its_parent_restarts_is_not_locked_out(payload: Path, tmp_path: Path) -> None:
+    with program(HOLD, tmp_path / "data", payload) as holder:
+        read(holder)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "data"), str(payload)],
+            env=processes.environment(), capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.stdout.split() == ["v1", "True", "0"], done.stderr
 
 
 def test_origin_of_a_command_is_used_and_left_to_who_started_it(payload: Path, tmp_path: Path) -> None:

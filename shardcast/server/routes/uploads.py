@@ -17,7 +17,15 @@ from aiohttp import hdrs, web
 
 from shardcast.access.scopes import Scope
 from shardcast.disk_errors import is_full
-from shardcast.errors import NodeFailed, NoRoom, ShardcastError, UploadRefused, UsageError, to_wire
+from shardcast.errors import (
+    NodeEnding,
+    NodeFailed,
+    NoRoom,
+    ShardcastError,
+    UploadRefused,
+    UsageError,
+    to_wire,
+)
 from shardcast.json_text import parse_json
 from shardcast.protocol.uploads import (
     UploadRequest,
@@ -44,6 +52,7 @@ _STATUSES: tuple[tuple[type[ShardcastError], int], ...] = (
     (UploadsBusy, 503),
     (UsageError, 400),
     (NoRoom, 507),
+    (NodeEnding, 503),
     (NodeFailed, 410),
 )
 """The first matching row counts."""

@@ -1,0 +1,105 @@
+"""What a program asks of its origin: the command's options, compared with those of an origin that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardcast.api.process_tree import is_descendant_of
+from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
+from shardcast.control.running import RunningOrigin
+from shardcast.errors import DataDirInUse, UsageError
+from shardcast.nodes.child_process import pid_namespace
+
+_OF_EACH_START = ("--data-dir", "--port")
+"""Options with a value that each process gives anew: a directory's path differs between containers."""
+
+
+@dataclass(frozen=True, slots=True)
+class OriginSettings:
+    """What a program asks of the origin of a data directory.
+
+    Attributes:
+        port: TCP port; None for the usual one, or that of an origin that runs.
+        keep: number of versions to keep; None likewise.
+        options: further options of the command, each with its value.
+        attach: whether an origin is used that a process runs from which this one does not descend.
+    """
+
+    port: int | None
+    keep: int | None
+    options: Sequence[tuple[str, str | None]]
+    attach: bool
+
+    @property
+    def first_port(self) -> int:
+        """TCP port of an origin that this program starts."""
+        return HTTP_PORT if self.port is None else self.port
+
+    def words(self) -> list[str]:
+        """Return the options of the command, without those of each start."""
+        keep = MAX_DISTRIBUTION_FOLDERS if self.keep is None else self.keep
+        return ["--keep", str(keep), *(word for pair in self.options for word in pair if word is not None)]
+
+    def check(self, running: RunningOrigin, data_dir: Path) -> None:
+        """Check that this program may use an origin that runs, and that the origin is as it asks.
+
+        Raises:
+            DataDirInUse: the origin is another program's, and ``attach`` is false.
+            UsageError: it has another port, keeps another number of versions, or has other options.
+        """
+        if not self.attach and not _descends(running):
+            raise DataDirInUse(
+                f"the data directory {data_dir} is in use by a shardcast origin at {running.url}; "
+                "attach=True uses that one, else choose another data_dir",
+                "origin",
+            )
+        where = f"the origin that runs on {data_dir}"
+        if self.port not in (None, 0, running.port):
+            raise UsageError(
+                f"{where} listens on port {running.port}, not on {self.port}; give its port, or none"
+            )
+        if self.keep not in (None, running.keep):
+            raise UsageError(
+                f"{where} keeps {running.keep} versions, not {self.keep}; give max_distribution_folders="
+                f"{running.keep}, or none"
+            )
+        if running.options is not None:
+            self._check_options(running.options, where)
+
+    def _check_options(self, words: Sequence[str], where: str) -> None:
+        """Check that a command has each of the further options, with the same value.
+
+        Raises:
+            UsageError: it lacks one.
+        """
+        for name, value in self.options:
+            given = option_value(words, name)
+            if name not in words or (value is not None and given != value):
+                differs = f"has no {name}" if name not in words else f"has {name} {given}"
+                raise UsageError(f"{where} {differs}, not {name}{'' if value is None else f' {value}'}")
+
+
+def option_value(words: Sequence[str], name: str) -> str | None:
+    """Return the word that follows an option of a command; None where there is none."""
+    after = words.index(name) + 1 if name in words else len(words)
+    return words[after] if after < len(words) else None
+
+
+def options_to_start_again(options: Sequence[str]) -> list[str]:
+    """Return the options of a command without those that each start gives anew."""
+    words, kept = iter(options), []
+    for word in words:
+        if word in _OF_EACH_START:
+            next(words, None)
+        else:
+            kept.append(word)
+    return kept
+
+
+def _descends(running: RunningOrigin) -> bool:
+    """Return whether this process descends from the one that started an origin."""
+    if running.parent is None or running.namespace != pid_namespace():
+        return False
+    return is_descendant_of(running.parent)
