@@ -11,6 +11,7 @@ from typing import Any
 
 from shardcast.control.waiting import check_copies, copies_missing, wait_for_copies
 from shardcast.errors import UsageError
+from shardcast.sizes import format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,12 @@ class BroadcastProgress:
     done: int
     size: int | None
     copies: int = 0
+
+
+def describe_progress(progress: BroadcastProgress) -> str:
+    """Return in words how far a broadcast is."""
+    of = "" if progress.size is None else f" of {format_size(progress.size)}"
+    return f"{format_size(progress.done)}{of}"
 
 
 class Broadcast:
@@ -63,6 +70,15 @@ class Broadcast:
         self._error: BaseException | None = None  # to publish, or to have the copies in time
         self._published, self._ended = threading.Event(), threading.Event()
         threading.Thread(target=self._listen, args=(messages,), name="shardcast", daemon=True).start()
+
+    def __repr__(self) -> str:
+        return f"<Broadcast of {self.version}, {self._describe()}>"
+
+    def _describe(self) -> str:
+        """Return in words how far the broadcast is."""
+        if not self.done():
+            return describe_progress(self._progress)
+        return type(self._error).__name__ if self._error else "complete"
 
     @property
     def progress(self) -> BroadcastProgress:

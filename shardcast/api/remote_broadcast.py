@@ -10,7 +10,7 @@ from typing import Any
 from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_url
 from shardcast.api.background import Background
-from shardcast.api.broadcasting import BroadcastProgress
+from shardcast.api.broadcasting import BroadcastProgress, describe_progress
 from shardcast.folders.survey import SurveyRules
 from shardcast.nodes.folder_source import FolderSource, announcement, is_sendable_folder, open_source
 from shardcast.nodes.payload_sources import FileSource
@@ -84,6 +84,11 @@ class RemoteBroadcast:
                 on_progress=self._tell,
                 on_complete=self._complete,
             )
+
+    def __repr__(self) -> str:
+        version = f" of {self.version}" if self.version else ""
+        state = ", ended" if self.done() else ""
+        return f"<RemoteBroadcast{version} to {self.server}, {describe_progress(self.progress)}{state}>"
 
     def _tell(self, progress: RemoteProgress) -> None:
         self._told = progress

@@ -12,15 +12,20 @@ from shardcast.plain_text import one_line
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Header, Manifest
 from shardcast.protocol.wire import version_number
+from shardcast.sizes import format_size
 from shardcast.transfer.limits import NeighbourProgress
 
 NEIGHBOURS = "neighbours"
 """What ``Release.received`` calls the other clients that a sharing client exchanges pieces with."""
 _LONGEST_ORIGIN = 64
 """Characters of an origin id that people are told."""
+_LONGEST_NAME = 60
+"""Characters of a payload's name in an ``Offered`` as text."""
+_LONGEST_PATH = 200
+"""Characters of the path in a ``Release`` as text."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Offered:
     """A version that the servers offer.
 
@@ -34,13 +39,19 @@ class Offered:
     header: Header | None
     size: int | None = None
 
+    def __repr__(self) -> str:
+        """Return one short line: a header has up to 16 KiB of metadata."""
+        name = f" {one_line(self.header.name, _LONGEST_NAME)}" if self.header else ""
+        size = "" if self.size is None else f", {format_size(self.size)}"
+        return f"<Offered {self.listing.version}{name}{size}>"
+
     @property
     def tags(self) -> tuple[str, ...]:
         """Its tags; empty where no server tells them."""
         return self.header.tags if self.header else ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Release:
     """A version that was downloaded and verified.
 
@@ -64,6 +75,11 @@ class Release:
     received: dict[str, int]
     new_line: bool = False
     neighbours: NeighbourProgress | None = None
+
+    def __repr__(self) -> str:
+        """Return one short line: a manifest has up to a million shards."""
+        path = one_line(str(self.path), _LONGEST_PATH)
+        return f"<Release {self.version} at {path}, {format_size(self.manifest.size)}>"
 
     @property
     def origin(self) -> str | None:
