@@ -15,6 +15,21 @@ from shardcast.sizes import parse_size
 T = TypeVar("T")
 
 ENVIRONMENT_PREFIX = "SHARDCAST_"
+HOOK_VARIABLES = (
+    "SHARDCAST_NEW_LINE",
+    "SHARDCAST_WITHDRAWN",
+    "SHARDCAST_WITHDRAWN_REASON",
+    "SHARDCAST_VERSION",
+    "SHARDCAST_PATH",
+    "SHARDCAST_NAME",
+    "SHARDCAST_PREVIOUS_PATH",
+    "SHARDCAST_METADATA",
+)
+"""Variables in a hook's environment: the origin id of a line that is new, or "none"; the version that was
+withdrawn, and why; the version, its output, the name that it was published under, the output that ``latest``
+named before, and the publisher's JSON object."""
+IN_HOOK = "SHARDCAST_IN_HOOK"
+"""Set for a hook, so that commands in it do not read those variables as options of theirs."""
 IP_ADDR_LIST = "IP_ADDR_LIST"
 """The environment variable that names the servers where no option does."""
 

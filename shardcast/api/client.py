@@ -296,6 +296,9 @@ class ClientNode:
         first: str | int = LATEST,
         every: bool = False,
         on_withdrawn: Callable[[Withdrawal], object] | None = None,
+        *,
+        keep: int | None = None,
+        latest: bool = True,
     ) -> Followed:
         """Download each new version in the background, and call ``callback`` with it; see ``Client.follow``.
 
@@ -307,6 +310,9 @@ class ClientNode:
             first: the first version, ``v3`` or ``latest``.
             every: whether to download also versions that a newer one has overtaken.
             on_withdrawn: called with each withdrawn version that is or was downloaded.
+            keep: number of followed versions of a line that stay in the output folder once the callback has
+                returned; None for all. Outputs that no follower made stay.
+            latest: whether a link ``latest`` in the output folder names the newest version.
 
         Returns:
             A handle to stop or to wait for.
@@ -336,7 +342,9 @@ class ClientNode:
         async def follow() -> None:
             async with (
                 self._client() as client,
-                contextlib.aclosing(client.follow(first, every, on_withdrawn=call_withdrawn)) as releases,
+                contextlib.aclosing(
+                    client.follow(first, every, on_withdrawn=call_withdrawn, keep=keep, latest=latest)
+                ) as releases,
             ):
                 try:
                     async for release in releases:

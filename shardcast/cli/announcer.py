@@ -10,10 +10,25 @@ from pathlib import Path
 import click
 
 from shardcast.cli.client import release_as_dict
-from shardcast.nodes.hook import NEW_LINE, WITHDRAWN, WITHDRAWN_REASON, run_hook
+from shardcast.nodes.hook import (
+    METADATA,
+    NAME,
+    NEW_LINE,
+    PREVIOUS_PATH,
+    WITHDRAWN,
+    WITHDRAWN_REASON,
+    Hook,
+    HookFailed,
+    name_variable,
+)
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release, origin_name
-from shardcast.nodes.release_folder import finish_announcing, restore_latest, start_announcing
+from shardcast.nodes.release_folder import (
+    finish_announcing,
+    previous_output,
+    restore_latest,
+    start_announcing,
+)
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
 
@@ -21,20 +36,25 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Announcer of followed versions and their withdrawals, of which it handles one at a time."""
+    """Announcer of followed versions and their withdrawals, of which it handles one at a time.
 
-    def __init__(self, folder: Path, keep: int | None, hook: str | None) -> None:
+    Attributes:
+        failure: gets the failure of a hook for a withdrawal, where that ends following.
+    """
+
+    def __init__(self, folder: Path, keep: int | None, hook: Hook | None) -> None:
         """Take over the output folder.
 
         Args:
             folder: the output folder, absolute.
             keep: number of followed versions that stay in the folder; None for all.
-            hook: command for ``sh -c``; None for none.
+            hook: the hook; None for none.
         """
         self._outputs = OutputFolder(folder)
         self._keep = keep
         self._hook = hook
         self._turn = asyncio.Lock()
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def announce_release(self, release: Release) -> None:
         """Announce a version whose file is complete in the output folder.
@@ -43,13 +63,13 @@ class Announcer:
             LocalDiskError: the folder can't be written.
         """
         async with self._turn:
-            if not await asyncio.to_thread(start_announcing, self._outputs, release, self._keep):
+            previous = await asyncio.to_thread(previous_output, self._outputs, release)
+            if not await asyncio.to_thread(start_announcing, self._outputs, release):
                 return
             if self._hook:
-                variables = {NEW_LINE: origin_name(release.origin)} if release.new_line else {}
-                await run_hook(self._hook, release.path, release.version, variables)
+                await self._hook.run(release.path, release.version, _variables(release, previous))
             # Marked first: a kill in between loses the line rather than printing it twice.
-            finish_announcing(self._outputs, release)
+            await asyncio.to_thread(finish_announcing, self._outputs, release, self._keep)
             message = {**release_as_dict(release), "origin": release.origin, "new_line": release.new_line}
             click.echo(json.dumps(message))
 
@@ -73,8 +93,28 @@ class Announcer:
                 f"latest is {latest}" if latest else "no good version is here",
             )
             if self._hook:
-                path = good[1] if good else self._outputs.path_of(withdrawal)
-                variables = {WITHDRAWN: withdrawal.version, WITHDRAWN_REASON: withdrawal.reason}
-                await run_hook(self._hook, path, latest or withdrawal.version, variables)
+                withdrawn = await asyncio.to_thread(self._outputs.path_of, withdrawal)
+                path = good[1] if good else withdrawn
+                variables = {
+                    WITHDRAWN: withdrawal.version,
+                    WITHDRAWN_REASON: withdrawal.reason,
+                    PREVIOUS_PATH: str(withdrawn) if withdrawn.exists() else "",
+                }
+                try:
+                    await self._hook.run(path, latest or withdrawal.version, variables)
+                except HookFailed as error:
+                    self.failure.set_exception(error)
+                    # Not noted as told: the next run tells of the withdrawal again.
+                    raise asyncio.CancelledError from error
             message = {"withdrawn": withdrawal.version, "reason": withdrawal.reason, "latest": latest}
             click.echo(json.dumps(message))
+
+
+def _variables(release: Release, previous: Path | None) -> dict[str, str]:
+    """Return what a hook is told of a version, beside its name and path."""
+    variables = {
+        NAME: name_variable(release.manifest.header.content_name),
+        METADATA: json.dumps(dict(release.metadata)),
+        PREVIOUS_PATH: str(previous or ""),
+    }
+    return variables | ({NEW_LINE: origin_name(release.origin)} if release.new_line else {})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ import click
 from shardcast.cli import options
 from shardcast.cli.access_options import ClientAccessOptions, client_access_options
 from shardcast.cli.folder_options import ReceivedFolderOptions, folder_options
+from shardcast.cli.follow import FollowOptions, follow_options, follow_versions
 from shardcast.cli.limit_options import DownloadLimitOptions, download_limit_options
 from shardcast.cli.sharing_options import SharingOptions, is_on_command_line, sharing_options
 from shardcast.cli.streams import print_answer
 from shardcast.cli.tables import format_table
 from shardcast.cli.waiting import note_waits
 from shardcast.concurrency import background_task
-from shardcast.protocol.distribution import is_version
 
 if TYPE_CHECKING:
     from shardcast.cli.progress import Display, ShowTransfer
@@ -30,23 +31,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("VERSION", "DIGEST", "SHARDS", "SIZE", "NAME", "TAGS")
 """Columns of ``--list``."""
-
-
-@dataclass(frozen=True)
-class FollowOptions:
-    """Options that only ``--follow`` takes.
-
-    Attributes:
-        first: the first version to follow, or ``latest``; None to continue after the last run.
-        every: fetch also the versions that a newer one has overtaken.
-        keep: number of followed versions that stay in the output folder; None for all.
-        hook: command for ``sh -c``, run for each version.
-    """
-
-    first: str | None = None
-    every: bool = False
-    keep: int | None = None
-    hook: str | None = None
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,23 +71,7 @@ class FollowOptions:
     help="What to call it in there, such as '{version}/{name}'; also {number}, {stem}, {suffix} and {tag}.",
 )
 @options.option("--follow", is_flag=True, help="Stay, and download each new version.")
-@options.grouped(
-    "following",
-    FollowOptions,
-    options.option(
-        "--from",
-        "first",
-        metavar="VERSION",
-        help="The first to follow: v1, v2, … or latest; by default what came since the last run.",
-    ),
-    options.option(
-        "--every", is_flag=True, help="Skip none when versions come faster than they can be fetched."
-    ),
-    options.option("--keep", type=click.IntRange(1), help="Keep only so many of the versions followed."),
-    options.option(
-        "--exec", "hook", metavar="COMMAND", help="Run by sh -c for each: 'load {path} {version}'."
-    ),
-)
+@follow_options
 @folder_options("folders")
 @options.origin_id_option
 @client_access_options
@@ -142,7 +110,8 @@ def client(
 
     Where the publisher began anew, with v1 of another line, --exec finds SHARDCAST_NEW_LINE set. Where it
     withdrew a version, "latest" goes back to the newest good one here, and --exec runs for that one with
-    SHARDCAST_WITHDRAWN and SHARDCAST_WITHDRAWN_REASON set. --keep counts the versions of each line.
+    SHARDCAST_WITHDRAWN and SHARDCAST_WITHDRAWN_REASON set. --keep counts the versions of each line, and only
+    those that a follower downloaded; the older ones go once --exec has ended.
 
     With --share it passes on to other such clients what it has of a version, while that arrives and for as
     long as it runs, from the output file itself: many clients then need little of the servers' upload.
@@ -162,12 +131,12 @@ def client(
         return
     urls = options.servers_or_ip_addr_list(servers, "--servers")
     if not follow and following != FollowOptions():
-        raise click.UsageError("--from, --every, --keep and --exec belong to --follow")
+        raise click.UsageError("--from, --every, --keep, --exec and --on-hook-failure belong to --follow")
     if version is None and is_on_command_line("--wait"):
         raise click.UsageError("--wait goes with --version; --follow waits for each version by itself")
     from shardcast.cli.progress import ShowTransfer, note_display, progress_display
     from shardcast.nodes.client import Client
-    from shardcast.nodes.runtime import run
+    from shardcast.nodes.runtime import Terminated, run
 
     access, downloads, shared = client_access.load(), download_limits.load(), sharing.load()
     if list_versions and is_on_command_line("--share"):
@@ -179,9 +148,7 @@ def client(
     if follow:
         if output_file is not None:
             raise click.UsageError("--follow names the files itself; give --output-dir")
-        first = following.first
-        if first not in (None, "latest") and not is_version(str(first)):
-            raise click.UsageError(f"--from {first!r}: write v1, v2, … or latest")
+        following.check()
         follower = Client(
             urls,
             output_dir.absolute(),
@@ -194,8 +161,8 @@ def client(
         )
         with progress_display(options.is_quiet()) as display:
             shown = ShowTransfer(display)
-            work = _follow(follower, output_dir.absolute(), following, shown)
-            with shown.interruptible():
+            work = follow_versions(follower, output_dir.absolute(), following, shown)
+            with shown.interruptible(), suppress(Terminated):  # SIGTERM is how a service is ended
                 run(work, fast_loop=True)
         return
     if version is None:
@@ -278,49 +245,6 @@ async def _download(
             await shardcast_client.seed(seed_for or 0)
         finally:
             shown.note(describe_given(shardcast_client.given))
-
-
-async def _follow(
-    shardcast_client: Client, folder: Path, following: FollowOptions, shown: ShowTransfer
-) -> None:
-    """Download versions into the folder and announce each; runs until it fails or is cancelled.
-
-    Args:
-        shardcast_client: the client that downloads.
-        folder: the output folder, absolute.
-        following: which versions, how many stay, and the hook.
-        shown: shows its transfers.
-    """
-    from shardcast.cli.announcer import Announcer
-    from shardcast.cli.sharing_notes import describe_given, describe_sources
-    from shardcast.nodes.client import LATEST
-    from shardcast.nodes.release_folder import can_resume, check_folder
-
-    check_folder(folder)
-    resume = following.first is None and can_resume(folder)
-    announcer = Announcer(folder, following.keep, following.hook)
-    async with (
-        shardcast_client,
-        background_task(shown.run()),
-        background_task(note_waits(shardcast_client.waits, shown.note)),
-    ):
-        releases = shardcast_client.follow(
-            following.first or LATEST,
-            following.every,
-            watch=shown.watch,
-            resume=resume,
-            on_withdrawn=announcer.announce_withdrawal,
-        )
-        try:
-            async for release in releases:
-                shown.pause()
-                if release.neighbours:
-                    shown.note(describe_sources(release))
-                await announcer.announce_release(release)
-        finally:
-            await releases.aclose()
-            if shardcast_client.is_sharing:
-                shown.note(describe_given(shardcast_client.given))
 
 
 def show_offered(versions: list[Offered], as_json: bool, note: Callable[[str], None]) -> None:

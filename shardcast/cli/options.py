@@ -111,6 +111,16 @@ def servers_or_ip_addr_list(servers: list[str] | None, option: str) -> list[str]
     return parse_ip_addr_list(listed)
 
 
+class _Option(click.Option):
+    """An option that does not take what a hook is told of a version for its own value."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the value of the option's variable; None where that is unset, or a hook's."""
+        if constants.IN_HOOK in os.environ and self.envvar in constants.HOOK_VARIABLES:
+            return None
+        return super().resolve_envvar_value(ctx)
+
+
 def option(name: str, *words: Any, env: str | None = None, **settings: Any) -> Callable[[Command], Command]:
     """Make a click option that an environment variable can set.
 
@@ -122,7 +132,9 @@ def option(name: str, *words: Any, env: str | None = None, **settings: Any) -> C
     """
     variable = constants.ENVIRONMENT_PREFIX + (env or name.strip("-").replace("-", "_").upper())
     shown = settings.get("default") is not None
-    return click.option(name, *words, envvar=variable, show_envvar=True, show_default=shown, **settings)
+    return click.option(
+        name, *words, cls=_Option, envvar=variable, show_envvar=True, show_default=shown, **settings
+    )
 
 
 def grouped(

@@ -27,6 +27,7 @@ from shardcast.nodes.offers import describe_offers
 from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
+from shardcast.nodes.release_folder import can_link
 from shardcast.nodes.tagged import find_tagged, version_text
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
@@ -239,6 +240,8 @@ class Client:
         *,
         resume: bool = False,
         on_withdrawn: OnWithdrawn | None = None,
+        keep: int | None = None,
+        latest: bool = True,
     ) -> AsyncGenerator[Release, None]:
         """Download each new version into ``<output_dir>/download_<version>.bin``, as soon as it is on offer.
 
@@ -258,6 +261,9 @@ class Client:
                 now.
             on_withdrawn: called once for each version that its publisher withdrew and that is or was in the
                 folder, also while the caller works on a release; a coroutine is awaited.
+            keep: number of followed versions of a line that stay in the folder, from the moment the caller is
+                done with a release; None for all. Outputs that no follower made stay.
+            latest: whether a link ``latest`` in the folder names the newest version that was yielded.
 
         Yields:
             Each version once its file has its name.
@@ -272,9 +278,12 @@ class Client:
                 f"output name {self._template.text!r}: versions that are followed would replace each other; "
                 "add {version} or {number}"
             )
+        if keep is not None and (not isinstance(keep, int) or keep < 1):
+            raise UsageError(f"keep={keep!r} makes no sense; keep at least one version, or None for all")
         begin = None if first == LATEST else int(first[1:])
         folder = self.output_dir.absolute()
-        followed = await FollowedFolder.open(folder, on_withdrawn)
+        links = latest and await asyncio.to_thread(can_link, folder)
+        followed = await FollowedFolder.open(folder, on_withdrawn, links=links, keep=keep)
         settings = FollowSettings(
             begin, every, check_interval, watch, resume, self._origin_id, self._template
         )

@@ -158,8 +158,9 @@ class Follow:
                     self._queue.mark_fetched(number)
                     self._local[number] = release.path
                     self._downloaded[number] = release.digest
-                    yield release
-                    await self._folder.mark_announced(release)
+                    if await self._folder.start_announcing(release):
+                        yield release
+                        await self._folder.finish_announcing(release)
                     continue
             except LocalDiskError:
                 raise

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release, origin_name
+from shardcast.nodes.release_folder import finish_announcing, restore_latest, start_announcing
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.manifest import Header
 from shardcast.protocol.wire import version_number
@@ -30,14 +31,38 @@ class FollowedFolder:
         outputs: the records in it.
     """
 
-    def __init__(self, outputs: OutputFolder, on_withdrawn: OnWithdrawn | None = None) -> None:
+    def __init__(
+        self,
+        outputs: OutputFolder,
+        on_withdrawn: OnWithdrawn | None = None,
+        *,
+        links: bool = False,
+        keep: int | None = None,
+    ) -> None:
         self.outputs = outputs
         self._on_withdrawn = on_withdrawn
+        self._links = links
+        self._keep = keep
 
     @classmethod
-    async def open(cls, folder: Path, on_withdrawn: OnWithdrawn | None = None) -> FollowedFolder:
-        """Return the followed folder at a path."""
-        return cls(await asyncio.to_thread(OutputFolder, folder), on_withdrawn)
+    async def open(
+        cls,
+        folder: Path,
+        on_withdrawn: OnWithdrawn | None = None,
+        *,
+        links: bool = False,
+        keep: int | None = None,
+    ) -> FollowedFolder:
+        """Return the followed folder at a path.
+
+        Args:
+            folder: the path.
+            on_withdrawn: the follower's callback for a withdrawal.
+            links: whether the link ``latest`` is kept here, not by the follower itself.
+            keep: number of versions of a line that stay; None for all.
+        """
+        outputs = await asyncio.to_thread(OutputFolder, folder)
+        return cls(outputs, on_withdrawn, links=links, keep=keep)
 
     async def remembered(self) -> tuple[str | None, dict[int, str]]:
         """Return the origin id of the line that was followed here last, and the digests that it listed.
@@ -129,14 +154,26 @@ class FollowedFolder:
         )
         return replace(release, new_line=True)
 
-    async def mark_announced(self, release: Release) -> None:
-        """Note that the follower has taken a version.
+    async def start_announcing(self, release: Release) -> bool:
+        """Make ``latest`` name a version that the follower gets now.
+
+        Returns:
+            False, with nothing done, when the publisher withdrew the version meanwhile.
 
         Raises:
-            LocalDiskError: the note can't be written.
+            LocalDiskError: the folder can't be written.
         """
-        mark_announced = self.outputs.lines.mark_announced
-        await asyncio.to_thread(mark_announced, release.origin, release.number, release.digest)
+        if not self._links:
+            return True
+        return await asyncio.to_thread(start_announcing, self.outputs, release)
+
+    async def finish_announcing(self, release: Release) -> None:
+        """Note that the follower has taken a version, and remove older ones beyond ``keep``.
+
+        Raises:
+            LocalDiskError: the note can't be written, or a version can't be removed.
+        """
+        await asyncio.to_thread(finish_announcing, self.outputs, release, self._keep, links=self._links)
 
     async def note_withdrawal(self, origin: str | None, withdrawal: Withdrawal) -> None:
         """Note that the publisher of a line withdrew a version, and tell the follower.
@@ -150,6 +187,8 @@ class FollowedFolder:
         number, digest, lines = withdrawal.number, withdrawal.digest, self.outputs.lines
         if not await asyncio.to_thread(lines.mark_withdrawn, origin, number, digest):
             return
+        if self._links:
+            await asyncio.to_thread(restore_latest, self.outputs, withdrawal)
         known = await asyncio.to_thread(self.outputs.knows, origin, number, digest)
         if known and self._on_withdrawn:
             result = self._on_withdrawn(withdrawal)

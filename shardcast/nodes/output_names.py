@@ -17,6 +17,8 @@ UNDER_WAY_LINK = ".latest-under-way"
 LINES_FILE = ".shardcast-lines"
 """The notes about the lines that were followed into the folder (``folder_lines``)."""
 LOCK_FILE = ".shardcast-lines.lock"
+HOOK_LOCK = ".shardcast-hook.lock"
+"""In the folder of outputs; locked while a hook runs, also one whose client was killed."""
 
 _REPLACED = (LATEST_LINK, UNDER_WAY_LINK, LINES_FILE)
 """Names, beside those of records, that are only ever replaced by a rename."""

@@ -74,6 +74,7 @@ class OutputRecord:
         file: how the file looked when the record was written.
         withdrawn: whether the publisher took the version back.
         path: of an output with a name of its own, below the folder of outputs; empty for others.
+        followed: whether a follower made the output; only such outputs are removed by ``--keep``.
     """
 
     origin: str | None
@@ -82,6 +83,7 @@ class OutputRecord:
     file: FileIdentity
     withdrawn: bool = False
     path: str = ""
+    followed: bool = False
 
     @property
     def is_pending(self) -> bool:
@@ -99,6 +101,7 @@ class OutputRecord:
             "inode": self.file.inode,
             "withdrawn": self.withdrawn,
             **({"path": self.path} if self.path else {}),
+            **({"followed": True} if self.followed else {}),
         }
         return json.dumps(record).encode() + b"\n"
 
@@ -120,7 +123,8 @@ def parse_record(data: bytes) -> OutputRecord:
         raise ValueError("a record with a path that is no text")
     identity = FileIdentity(*(_integer(record, key) for key in ("inode", "size", "mtime_ns")))
     digest = parse_digest(record.get("digest"))
-    return OutputRecord(parse_origin(record), number, digest, identity, withdrawn, path)
+    followed = record.get("followed") is True
+    return OutputRecord(parse_origin(record), number, digest, identity, withdrawn, path, followed)
 
 
 def json_object(data: bytes, limit: int) -> dict[str, Any]:

@@ -90,6 +90,9 @@ class OutputStorage:
                     record = self.read_record(path)
                     found[path] = record if record and record.file == identity else None
         for path, record in self.named_records():
+            for parent in path.parents:  # such as v3 of v3/model.pt
+                if found.get(parent, record) is None:
+                    del found[parent]
             if not record.is_pending and record.file == trusted_identity(path):
                 found[path] = record
         return found

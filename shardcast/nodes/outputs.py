@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +54,8 @@ class OutputFolder:
         self.folder = folder
         self._storage = OutputStorage(folder)
         self.lines = LineNotes(self._storage)
+        self._replaced: set[Path] = set()  # outputs under way where a file that no follower made was before
+        self._told: set[str] = set()  # outputs of which was logged that no follower made them
 
     # What is in the folder
 
@@ -130,7 +132,7 @@ class OutputFolder:
         *,
         file: os.stat_result | None = None,
     ) -> None:
-        """Record that the output at ``path`` is this version.
+        """Record that the output at ``path`` is this version, and whether only followers made it.
 
         Args:
             path: the output.
@@ -148,7 +150,8 @@ class OutputFolder:
             identity = FileIdentity.from_stat(path.stat() if file is None else file).recorded
         with self._storage.locked():
             if trusted_identity(path) == identity:
-                self._write(path, OutputRecord(origin, number, digest, identity))
+                followed = path not in self._replaced
+                self._write(path, OutputRecord(origin, number, digest, identity, followed=followed))
 
     def identify(
         self, listings: Iterable[Listing], origin: str | None, stop: Callable[[], bool] = lambda: False
@@ -170,9 +173,11 @@ class OutputFolder:
                 continue
             if record is None:
                 log.info("looking which version %s is", path)
-                record = hash_output(path, stop)
+                begun, record = self._storage.read_record(path), hash_output(path, stop)
                 if record is None:
                     continue
+                followed = begun is not None and begun.is_pending and begun.followed
+                record = replace(record, followed=followed)
                 with self._storage.locked():
                     self._storage.write_record(path, record)
             numbers = by_digest.get(record.digest)
@@ -180,7 +185,7 @@ class OutputFolder:
                 named = output_number(path.name)
                 number = named if named in numbers else max(numbers)
                 with self._storage.locked():
-                    self._write(path, OutputRecord(origin, number, record.digest, record.file))
+                    self._write(path, replace(record, origin=origin, number=number))
 
     def _write(self, path: Path, record: OutputRecord) -> None:
         """Write the record of a known version, withdrawn if its line has withdrawn it; under the lock."""
@@ -190,6 +195,26 @@ class OutputFolder:
         self._storage.write_record(path, record)
 
     # Removal and links
+
+    def tell_of_others(self, found: Mapping[Path, OutputRecord | None]) -> None:
+        """Log, once, that outputs stay which no follower made as far as their records say.
+
+        Args:
+            found: the outputs in the folder, each with its valid record. One that another follower has just
+                renamed has none yet.
+        """
+        records = {path: record or self._storage.read_record(path) for path, record in found.items()}
+        others = {path for path, record in records.items() if not (record and record.followed)}
+        names = sorted({path.name for path in others if path.exists()} - self._told)
+        self._told.update(names)
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            log.warning(
+                "%s: left here, since no record says that a follower made them: %s%s",
+                self.folder,
+                ", ".join(names[:3]),
+                more,
+            )
 
     def remove(self, path: Path, record: OutputRecord) -> None:
         """Remove an output and its record, unless another file took its name.
@@ -214,17 +239,23 @@ class OutputFolder:
                 folder = folder.parent
 
     def begin(self, path: Path, origin: str | None, number: int) -> None:
-        """Record that an output with a name of its own is under way, so that its leftovers can be found.
+        """Record that an output is under way, where nothing has its name yet.
+
+        By that record the output is known as a follower's after a kill, and leftovers of one with a name of
+        its own are found.
 
         Raises:
             LocalDiskError: the record can't be written.
         """
-        if not is_named_record(record_path(path, self.folder).name):
+        known, is_free = self._storage.read_record(path), not os.path.lexists(path)
+        followed = is_free or (known is not None and _made_by_follower(known, path))
+        (self._replaced.discard if followed else self._replaced.add)(path)
+        if not is_free and (known or not is_named_record(record_path(path, self.folder).name)):
             return
         with disk_errors("could not record", path), self._storage.locked():
             make_folder(path.parent)
-            if not self._storage.read_record(path):
-                self._storage.write_record(path, OutputRecord(origin, number, NO_DIGEST, PENDING))
+            record = OutputRecord(origin, number, NO_DIGEST, PENDING, followed=followed)
+            self._storage.write_record(path, record)
 
     def clear_pending(self, is_over: Callable[[int], bool]) -> None:
         """Remove what interrupted downloads left of outputs with names of their own.
@@ -262,6 +293,11 @@ class OutputFolder:
             for entry in list(self.folder.iterdir()):
                 if is_stale(entry):
                     entry.unlink(missing_ok=True)
+
+
+def _made_by_follower(record: OutputRecord, path: Path) -> bool:
+    """Return whether a record says that a follower made, or began, what is at a path."""
+    return record.followed and (record.is_pending or record.file == trusted_identity(path))
 
 
 def resume_point(outputs: OutputFolder, origin: str | None) -> int | None:

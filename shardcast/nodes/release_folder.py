@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.ages import age_of
 from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError
+from shardcast.file_locks import Lock, open_lock_file, try_lock
 from shardcast.filesystem import has_symlinks
 from shardcast.folders.part_folder import clear_abandoned_folders
 from shardcast.nodes.output_names import (
+    HOOK_LOCK,
     LATEST_LINK,
     UNDER_WAY_LINK,
     folder_name,
@@ -24,6 +30,8 @@ from shardcast.nodes.release import Release
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_number
 from shardcast.store.output_part import clear_abandoned
+
+log = logging.getLogger(__name__)
 
 _OLD = 24 * 3600.0
 """Seconds after which files that an interrupted download left go, whichever version they are of."""
@@ -47,6 +55,16 @@ def check_folder(output_dir: Path) -> None:
             )
 
 
+def can_link(output_dir: Path) -> bool:
+    """Return whether ``latest`` can be a link in a folder; log the reason where it can't."""
+    try:
+        check_folder(output_dir)
+    except LocalDiskError as error:
+        log.warning("versions are followed without the link %r: %s", LATEST_LINK, error)
+        return False
+    return True
+
+
 def can_resume(output_dir: Path) -> bool:
     """Return whether a link in a folder tells where the last run ended.
 
@@ -55,12 +73,11 @@ def can_resume(output_dir: Path) -> bool:
     return any((output_dir / link).exists() for link in (LATEST_LINK, UNDER_WAY_LINK))
 
 
-def start_announcing(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
-    """Make ``latest`` name a version, and remove old versions and parts of interrupted downloads.
+def start_announcing(outputs: OutputFolder, release: Release) -> bool:
+    """Make ``latest`` name a version, and remove parts of interrupted downloads.
 
-    ``latest`` stays where it names a newer version of the same line. All but the newest ``keep`` versions of
-    each line go; files whose version is not known stay (``OutputFolder.identify``). The caller calls
-    ``finish_announcing`` once its hook has ended.
+    ``latest`` stays where it names a newer version of the same line. The caller calls ``finish_announcing``
+    once its hook has ended.
 
     Returns:
         False, with nothing done, when the publisher withdrew the version meanwhile.
@@ -81,10 +98,24 @@ def start_announcing(outputs: OutputFolder, release: Release, keep: int | None) 
         outputs.switch_link(LATEST_LINK, target)
     _clear_leftovers(folder, number)
     outputs.clear_pending(lambda begun: begun < number)
-    if keep is not None:
-        _keep_newest(outputs, keep, release.path)
     outputs.tidy()
     return True
+
+
+def previous_output(outputs: OutputFolder, release: Release) -> Path | None:
+    """Return the output that came before a release; None where there is none.
+
+    That is the one that ``latest`` names before the release is announced. Where a kill cut the announcing
+    off, ``latest`` names the release itself: then the next older version in the folder.
+
+    Raises:
+        LocalDiskError: the folder can't be read.
+    """
+    named = _named_by(outputs.folder / LATEST_LINK)
+    if named and named != release.path and named.exists():
+        return named
+    good = outputs.good_versions(release.origin)
+    return next((path for number, path in reversed(good) if number < release.number), None)
 
 
 def _clear_leftovers(folder: Path, number: int) -> None:
@@ -109,17 +140,42 @@ def _is_old(entry: Path) -> bool:
 
 
 def _keep_newest(outputs: OutputFolder, keep: int, announced: Path) -> None:
-    """Remove all but the newest ``keep`` versions of each line, never the one just announced."""
-    stay = {announced, _named_by(outputs.folder / LATEST_LINK)}
+    """Remove all but the newest ``keep`` versions of each line, never the one just announced.
+
+    Only outputs go that a follower made, as their records say. Others are told of, once a run. While another
+    follower's hook runs for this folder, or one that outlived its follower, nothing goes.
+    """
+    stay = {announced, *(_named_by(outputs.folder / link) for link in (LATEST_LINK, UNDER_WAY_LINK))}
     lines: dict[str | None, list[tuple[int, Path, OutputRecord]]] = {}
-    for path, record in outputs.scan().items():
-        if record and record.number:
+    found = outputs.scan()
+    outputs.tell_of_others(found)
+    for path, record in found.items():
+        if record and record.number and record.followed:
             lines.setdefault(record.origin, []).append((record.number, path, record))
-    for versions in lines.values():
-        newest_first = sorted(versions, key=lambda version: version[0], reverse=True)
-        for _, path, record in newest_first[keep:]:
-            if path not in stay:
-                outputs.remove(path, record)
+    with _without_hook(outputs.folder) as nothing_runs:
+        for versions in lines.values() if nothing_runs else ():
+            newest_first = sorted(versions, key=lambda version: version[0], reverse=True)
+            for _, path, record in newest_first[keep:]:
+                if path not in stay:
+                    outputs.remove(path, record)
+
+
+@contextlib.contextmanager
+def _without_hook(folder: Path) -> Iterator[bool]:
+    """Yield whether no hook runs for a folder; none starts while the block runs.
+
+    Raises:
+        LocalDiskError: the lock can't be opened.
+    """
+    lock = None
+    with disk_errors("could not lock", folder / HOOK_LOCK):
+        if (folder / HOOK_LOCK).exists():
+            lock = open_lock_file(folder / HOOK_LOCK)
+    try:
+        yield lock is None or try_lock(lock) is not Lock.HELD
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _named_by(link: Path) -> Path | None:
@@ -130,8 +186,13 @@ def _named_by(link: Path) -> Path | None:
         return None
 
 
-def finish_announcing(outputs: OutputFolder, release: Release) -> None:
+def finish_announcing(
+    outputs: OutputFolder, release: Release, keep: int | None = None, *, links: bool = True
+) -> None:
     """Note that a version was announced: ``start_announcing`` was called, and the hook has ended.
+
+    Then all but the newest ``keep`` versions of each line go. Not before: until the hook has ended, a program
+    may use the version that came before.
 
     Raises:
         LocalDiskError: the folder can't be written.
@@ -139,8 +200,11 @@ def finish_announcing(outputs: OutputFolder, release: Release) -> None:
     # The note before the link: a kill between the two has the hook run again, but never tells of a line as
     # new whose first version was announced.
     outputs.lines.mark_announced(release.origin, release.number, release.digest)
-    with disk_errors("could not remove", outputs.folder / UNDER_WAY_LINK):
-        (outputs.folder / UNDER_WAY_LINK).unlink(missing_ok=True)
+    if links:
+        with disk_errors("could not remove", outputs.folder / UNDER_WAY_LINK):
+            (outputs.folder / UNDER_WAY_LINK).unlink(missing_ok=True)
+    if keep is not None:
+        _keep_newest(outputs, keep, release.path)
 
 
 def restore_latest(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] | None:

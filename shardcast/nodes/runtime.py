@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -34,6 +35,10 @@ _FEW_THREADS = 2
 """The same where the system gives few threads: receiving shards needs some, too."""
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was told to end by SIGTERM."""
+
+
 def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
     """Run a coroutine to its end on an event loop of its own.
 
@@ -53,27 +58,27 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
     except BaseException:
         main.close()
         raise
-    interrupted = False
+    interrupted: type[KeyboardInterrupt] | None = None
     try:
         asyncio.set_event_loop(loop)
         task = loop.create_task(main)
 
-        def interrupt() -> None:
+        def interrupt(number: int) -> None:
             nonlocal interrupted
-            interrupted = True
+            interrupted = Terminated if number == signal.SIGTERM else KeyboardInterrupt
             task.cancel()
             PROCESS_ENDING.set()
 
         handled = []
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not the main thread
-                loop.add_signal_handler(number, interrupt)
+                loop.add_signal_handler(number, interrupt, number)
                 handled.append(number)
         try:
             return loop.run_until_complete(task)
         except asyncio.CancelledError:
             if interrupted:
-                raise KeyboardInterrupt from None
+                raise interrupted from None
             raise
         finally:
             for number in handled:
@@ -161,8 +166,15 @@ def _can_start(count: int) -> bool:
     return True
 
 
+@functools.cache
+def callers_file_limit() -> int:
+    """Return how many open files this process may have had at its start; called before that is raised."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def raise_file_limit() -> None:
     """Allow as many open files as the system does: each reader and each shard under way takes one."""
+    callers_file_limit()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -239,12 +239,12 @@ async def follow(base: Path) -> None:
             outputs = OutputFolder(folder)
             under_way = await origin.publish(file_of(base, 1))
             await under_way.result()
-            releases = client.follow("v1", every=True, check_interval=0.5)
+            releases = client.follow("v1", every=True, check_interval=0.5, latest=False)
             async for release in releases:
                 mark(received=release.number, origin=release.origin)
-                assert start_announcing(outputs, release, 2)
+                assert start_announcing(outputs, release)
                 mark(latest=release.number)
-                finish_announcing(outputs, release)
+                finish_announcing(outputs, release, 2)
                 mark(announced=release.number)
                 if release.number == 4:
                     break
