@@ -1,14 +1,20 @@
-"""Format of the log: one line for each message, whatever the message contains."""
+"""Formats of the log: one line for each message, as text or as JSON, whatever the message contains."""
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import time
 from types import TracebackType
 
 from shardcast.plain_text import one_line
 
 _MAX_LINE = 8000
-"""Maximum characters of a line of the log."""
+"""Maximum characters of a message; of each line of a traceback, too."""
+_VERSION = re.compile(r"(?<![\w.:-])/?(v[1-9][0-9]{0,17})(?![\w.-])")
+_SHARD = re.compile(r"\bshard[ _]0*([1-9][0-9]{0,6})\b(?!/)")
+_SERVER = re.compile(r"\bhttps?://(?:\[[0-9A-Fa-f:.%]+\]|[^\s/,;:()'\"]+)(?::[0-9]{1,5})?")
 
 
 class LogFormat(logging.Formatter):
@@ -30,3 +36,44 @@ class LogFormat(logging.Formatter):
         """Return the traceback with each line indented and printable."""
         lines = super().formatException(ei).splitlines()
         return "\n".join(f"  {one_line(line, _MAX_LINE)}" for line in lines)
+
+
+class JsonFormat(LogFormat):
+    """Formatter that gives each message a line with a JSON object, for programs that collect logs.
+
+    ``time`` is in UTC; ``version``, ``shard`` and ``server`` are the first that the message names.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object."""
+        message = one_line(record.getMessage(), _MAX_LINE)
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        values: dict[str, object] = {
+            "time": f"{seconds}.{int(record.msecs):03}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": message,
+            **named_in(message),
+        }
+        if record.exc_info:
+            values["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(values)
+
+
+def named_in(message: str) -> dict[str, str | int]:
+    """Return the version, the shard and the server that a message names; without those that it doesn't."""
+    found: dict[str, str | int] = {}
+    if version := _VERSION.search(message):
+        found["version"] = version[1]
+    if shard := _SHARD.search(message):
+        found["shard"] = int(shard[1])
+    if server := _SERVER.search(message):
+        found["server"] = server[0]
+    return found
+
+
+def log_format(name: str) -> logging.Formatter:
+    """Return the formatter ``text`` or ``json``."""
+    if name == "json":
+        return JsonFormat()
+    return LogFormat("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")

@@ -16,11 +16,14 @@ import click
 
 from shardcast import constants
 from shardcast.addresses import Network, parse_ip_addr_list, parse_networks, parse_servers
-from shardcast.cli.log_format import LogFormat
+from shardcast.cli.log_file import LogFile
+from shardcast.cli.log_format import log_format
 from shardcast.errors import UsageError
 from shardcast.protocol.feed import check_origin_id
 from shardcast.sizes import parse_size
 
+LOG_FILE_SIZE = 10_000_000
+"""Bytes of a log file after which a new one begins."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -297,33 +300,62 @@ def node_options(command: Command) -> Command:
     return click.option("--parent", type=int, hidden=True)(command)
 
 
+def _remembered(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Return a callback that keeps an option's value for ``start_logging`` and ``is_quiet``."""
+
+    def remember(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        ctx.meta[f"shardcast.{name}"] = value
+
+    return remember
+
+
 def logging_options(command: Command) -> Command:
-    """Add ``--log-level`` and ``--quiet``, which ``start_logging`` and ``is_quiet`` read; no parameters."""
-
-    def set_level(ctx: click.Context, _param: click.Parameter, value: str) -> None:
-        ctx.meta["shardcast.level"] = value
-
-    def set_quiet(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-        ctx.meta["shardcast.quiet"] = value
-
+    """Add the options of the log, which ``start_logging`` and ``is_quiet`` read; they are no parameters."""
     levels = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
-    with_level = option(
-        "--log-level",
-        type=levels,
-        default=constants.LOG_LEVEL,
-        expose_value=False,
-        callback=set_level,
-        help="How much to tell on stderr.",
+    added = (
+        option(
+            "--log-level",
+            type=levels,
+            default=constants.LOG_LEVEL,
+            expose_value=False,
+            callback=_remembered("level"),
+            help="How much to tell; DEBUG also tells of each request.",
+        ),
+        option(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            expose_value=False,
+            callback=_remembered("log_format"),
+            help="json: an object a line, with version, shard and server where a message names them.",
+        ),
+        option(
+            "--log-file",
+            type=NamedPath(path_type=Path),
+            expose_value=False,
+            callback=_remembered("log_file"),
+            help="Write the log to this file instead of stderr; one for each process.",
+        ),
+        option(
+            "--log-file-size",
+            type=Size(),
+            default=LOG_FILE_SIZE,
+            expose_value=False,
+            callback=_remembered("log_file_size"),
+            help="Bytes after which a new file begins; FILE.1 to FILE.5 are the ones before.",
+        ),
+        option(
+            "--quiet",
+            "-q",
+            is_flag=True,
+            expose_value=False,
+            callback=_remembered("quiet"),
+            help="Tell only of errors; no progress.",
+        ),
     )
-    with_quiet = option(
-        "--quiet",
-        "-q",
-        is_flag=True,
-        expose_value=False,
-        callback=set_quiet,
-        help="Tell only of errors; no progress.",
-    )
-    return with_level(with_quiet(command))
+    for add_option in reversed(added):
+        command = add_option(command)
+    return command
 
 
 def is_quiet() -> bool:
@@ -332,10 +364,17 @@ def is_quiet() -> bool:
 
 
 def start_logging() -> None:
-    """Send the log to stderr, at the level of ``--log-level`` and ``--quiet``."""
-    level = click.get_current_context().meta.get("shardcast.level", constants.LOG_LEVEL)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormat("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    """Send the log to stderr or a file, as the options say.
+
+    Raises:
+        LocalDiskError: the file can't be written.
+    """
+    given = click.get_current_context().meta
+    level = given.get("shardcast.level", constants.LOG_LEVEL)
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if path := given.get("shardcast.log_file"):
+        handler = LogFile(path, given.get("shardcast.log_file_size", LOG_FILE_SIZE))
+    handler.setFormatter(log_format(given.get("shardcast.log_format", "text")))
     logging.basicConfig(level=logging.ERROR if is_quiet() else level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     if level != "DEBUG":

@@ -174,7 +174,7 @@ class Origin:
             publisher = Publisher(folders, shard_size, first_version, DIGESTS[listed_digest])
             node_id, directory = secrets.token_hex(8), folders.data_dir
             if directory.is_new:
-                log.warning(
+                log.info(
                     "new data directory %s: its line of versions has the origin id %s",
                     directory.root,
                     directory.origin_id,

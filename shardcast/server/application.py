@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import HttpVersion10, web
+from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.access.live_context import LiveContext
@@ -241,7 +242,8 @@ async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
     """Run an application inside the block, on the sites added by the caller."""
     runner = web.AppRunner(
         app,
-        access_log=None,
+        access_log=_access if _access.isEnabledFor(logging.DEBUG) else None,
+        access_log_class=_AccessLog,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_GRACE / 2,  # aiohttp waits twice: for handlers, then for connections
         keepalive_timeout=app[BOUNDS].idle_seconds,
@@ -254,6 +256,17 @@ async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
         yield runner
     finally:
         await runner.cleanup()
+
+
+class _AccessLog(AbstractAccessLogger):
+    """The log of requests, at debug: each with its status, bytes and seconds once its answer has ended."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        """Log a request."""
+        self.logger.debug(
+            "%s: %s %s: %d, %d bytes, %.3f s",
+            request.remote, request.method, request.path, response.status, response.body_length, time,
+        )  # fmt: skip
 
 
 class _NoNonsense(logging.Filter):
@@ -275,5 +288,6 @@ class _NoNonsense(logging.Filter):
 ACCESS = web.AppKey("access", ServerAccess)
 
 log = logging.getLogger(__name__)
+_access = logging.getLogger("shardcast.access_log")
 _requests = logging.getLogger("shardcast.requests")
 _requests.addFilter(_NoNonsense())

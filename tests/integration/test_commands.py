@@ -695,3 +695,15 @@ def test_interrupted_demo_leaves_nothing_behind(
         assert shown.end(number) == INTERRUPTED, shown.err
         assert shown.out == ""
         assert "Traceback" not in shown.err
+
+
+def test_log_goes_to_a_file_as_json_with_requests_at_debug(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    words = ("--log-format", "json", "--log-file", str(path), "--log-level", "debug")
+    with processes.origin(tmp_path / "data", *words) as origin:
+        assert processes.run("client", "--servers", origin.url, "--list").returncode == 0
+        assert "DEBUG" not in origin.log
+        assert origin.stop() == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    requests = [row["message"] for row in rows if row["logger"] == "shardcast.access_log"]
+    assert any("GET /feed: 200" in message for message in requests), rows
