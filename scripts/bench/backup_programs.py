@@ -62,7 +62,7 @@ class Ours:
 
     def sent_bytes(self, ended: Ended) -> int | None:
         """Return the bytes that a backup sent."""
-        return int(json.loads(ended.output)["sent"])
+        return int(json.loads(ended.output)["sent_bytes"])
 
     def _run(self, *words: str) -> Ended:
         """Run a command of backups."""
