@@ -7,13 +7,18 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
 
+from shardcast.api.completion import Completion
 from shardcast.nodes.runtime import run
 
 T = TypeVar("T")
 
 
 class Background(Generic[T]):
-    """A coroutine that runs in its own thread."""
+    """A coroutine that runs in its own thread.
+
+    Attributes:
+        ended: the end of the coroutine.
+    """
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
         """Start a thread that runs ``work`` in an event loop."""
@@ -23,7 +28,7 @@ class Background(Generic[T]):
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._started = threading.Event()
         # Waited for instead of the thread: before Python 3.13 an interrupted join takes the thread for ended.
-        self._ended = threading.Event()
+        self.ended = Completion()
         self._thread = threading.Thread(target=self._run, name="shardcast", daemon=True)
         self._thread.start()
 
@@ -43,7 +48,7 @@ class Background(Generic[T]):
             self._failure = error
         finally:
             self._started.set()
-            self._ended.set()
+            self.ended.set()
 
     def request_cancel(self) -> None:
         """Cancel the work without waiting for its end."""
@@ -58,14 +63,14 @@ class Background(Generic[T]):
     def cancel(self) -> None:
         """Cancel the work, and wait until it has ended; arrived data is kept."""
         self._started.wait()
-        while not self._ended.is_set():
+        while not self.ended.is_set():
             self.request_cancel()
-            self._ended.wait(_CANCEL_INTERVAL)
+            self.ended.wait(_CANCEL_INTERVAL)
         self._thread.join()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end of the work at most ``timeout`` seconds; return whether it has ended."""
-        return self._ended.wait(timeout)
+        return self.ended.wait(timeout)
 
     def result(self) -> T:
         """Wait for the result and return it; an interrupt of the wait cancels the work.
@@ -74,7 +79,7 @@ class Background(Generic[T]):
             BaseException: whatever the work raised.
         """
         try:
-            self._ended.wait()
+            self.ended.wait()
         except BaseException:
             self.cancel()
             raise

@@ -140,8 +140,9 @@ def broadcast(
     Returns:
         The version's name, ``v7``. With ``wait=False``, at once, a handle: ``.version``, ``.done()``,
         ``.result(timeout)``, ``.progress``. Its ``result`` waits for the copies, and
-        ``handle.wait_for(copies=…)`` for another number of them. With ``to`` the handle's
-        ``.version`` is None until the origin has given it, and the handle has ``.cancel()``.
+        ``handle.wait_for(copies=…)`` for another number of them. ``await handle`` gives its result,
+        ``.add_done_callback(function)`` tells of its end, and ``.cancel()`` aborts it. With ``to`` the
+        handle's ``.version`` is None until the origin has given it.
 
     Raises:
         NotInitialized: ``initialize`` was not called, and there is no ``data_dir`` and no ``to``.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shardcast.api.completion import Completion
 from shardcast.control.waiting import check_copies, copies_missing, wait_for_copies
 from shardcast.errors import UsageError
 from shardcast.sizes import format_size
@@ -37,7 +38,7 @@ def describe_progress(progress: BroadcastProgress) -> str:
 
 
 class Broadcast:
-    """Handle of a broadcast that runs.
+    """Handle of a broadcast that runs; ``await`` gives its result, too.
 
     Attributes:
         version: the version's name, ``v7``.
@@ -49,6 +50,8 @@ class Broadcast:
         data_dir: Path,
         copies: int | None = None,
         timeout: float | None = None,
+        *,
+        break_off: Callable[[], object],
     ) -> None:
         """Read the version's name, and follow the rest of the messages in a thread.
 
@@ -57,18 +60,19 @@ class Broadcast:
             data_dir: the origin's data directory.
             copies: number of nodes below that must have the version; None for none.
             timeout: maximum seconds until they have it; None for no maximum.
+            break_off: breaks off the origin's answer, unless the version is about to be complete.
 
         Raises:
             ShardcastError: the origin refused the broadcast.
         """
         self._started = time.monotonic()
         self.version = str(next(messages)["version"])
-        self._data_dir = data_dir
+        self._data_dir, self._break_off = data_dir, break_off
         self._copies, self._timeout = copies, timeout
         self._progress = BroadcastProgress(0, None)
         self._failure: BaseException | None = None  # to publish
         self._error: BaseException | None = None  # to publish, or to have the copies in time
-        self._published, self._ended = threading.Event(), threading.Event()
+        self._published, self._ended = threading.Event(), Completion()
         threading.Thread(target=self._listen, args=(messages,), name="shardcast", daemon=True).start()
 
     def __repr__(self) -> str:
@@ -104,6 +108,7 @@ class Broadcast:
 
         Raises:
             TimeoutError: the broadcast goes on after ``timeout`` seconds.
+            VersionAborted: ``cancel`` was called.
             CopiesMissing: too few nodes have the version in time; it stays published.
             ShardcastError: publishing failed.
         """
@@ -112,6 +117,35 @@ class Broadcast:
         if self._error:
             raise self._error
         return self.version
+
+    def add_done_callback(self, callback: Callable[[Broadcast], object]) -> None:
+        """Call a function with this handle once the broadcast has ended, with success or without.
+
+        It is called in a thread of the library, or at once where the broadcast has ended. Its exceptions are
+        logged.
+
+        Args:
+            callback: the function.
+        """
+        self._ended.add_callback(lambda: callback(self))
+
+    def __await__(self) -> Generator[Any, None, str]:
+        """Wait for the result in an event loop; a cancelled waiting leaves the broadcast running."""
+        return self._await_result().__await__()
+
+    async def _await_result(self) -> str:
+        """Return the result without blocking the event loop."""
+        await self._ended.reached()
+        return self.result()
+
+    def cancel(self) -> None:
+        """Abort the broadcast, unless the version is complete or about to be, and wait for the outcome.
+
+        After an abort ``result`` raises ``VersionAborted``, and no node keeps anything of the version. A
+        complete version stays; ``shardcast.withdraw`` takes it back.
+        """
+        self._break_off()
+        self._published.wait()
 
     def wait_for(self, copies: int | None = None, timeout: float | None = None) -> str:
         """Wait until the version is complete and ``copies`` nodes below have it whole and verified.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.api.broadcasting import Broadcast
-from shardcast.control.client import publish
+from shardcast.control.client import ChangeRequest, publish
 from shardcast.control.waiting import check_copies
 from shardcast.folders.publishing import check_folder_options
 from shardcast.folders.survey import SurveyRules
@@ -109,6 +109,7 @@ def publish_payload(
     copies_of_handle = None if wait else copies
 
     def begin() -> Broadcast:
+        requests: list[ChangeRequest] = []
         messages = publish(
             data_dir,
             payload.path,
@@ -118,8 +119,15 @@ def publish_payload(
             exclude=payload.exclude,
             mtimes=payload.mtimes,
             checksum=payload.checksum,
+            take_request=requests.append,
         )
-        return Broadcast(messages, data_dir, copies_of_handle, timeout)
+        return Broadcast(
+            messages,
+            data_dir,
+            copies_of_handle,
+            timeout,
+            break_off=lambda: requests[0].cancel(),
+        )
 
     handle = start(begin)
     if not wait:

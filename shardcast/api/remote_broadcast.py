@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_url
 from shardcast.api.background import Background
 from shardcast.api.broadcasting import BroadcastProgress, describe_progress
+from shardcast.errors import VersionAborted
 from shardcast.folders.survey import SurveyRules
 from shardcast.nodes.folder_source import FolderSource, announcement, is_sendable_folder, open_source
 from shardcast.nodes.payload_sources import FileSource
@@ -19,7 +21,7 @@ from shardcast.protocol.manifest import check_metadata
 
 
 class RemoteBroadcast:
-    """Handle of a broadcast to an origin elsewhere that runs.
+    """Handle of a broadcast to an origin elsewhere that runs; ``await`` gives its result, too.
 
     Attributes:
         server: URL of the origin.
@@ -133,10 +135,34 @@ class RemoteBroadcast:
             IntegrityError: the origin received other bytes; nothing was published.
             PayloadChanged: the file changed while it was sent; nothing was published.
             PeerError: the origin could not be reached for too long.
+            VersionAborted: ``cancel`` was called.
         """
         if timeout is not None and not self._work.wait(timeout):
             raise TimeoutError(f"the broadcast to {self.server} goes on after {timeout:g} s")
-        return self._work.result()
+        try:
+            return self._work.result()
+        except asyncio.CancelledError:
+            raise VersionAborted(f"the broadcast to {self.server} was cancelled") from None
+
+    def add_done_callback(self, callback: Callable[[RemoteBroadcast], object]) -> None:
+        """Call a function with this handle once the broadcast has ended, with success or without.
+
+        It is called in a thread of the library, or at once where the broadcast has ended. Its exceptions are
+        logged.
+
+        Args:
+            callback: the function.
+        """
+        self._work.ended.add_callback(lambda: callback(self))
+
+    def __await__(self) -> Generator[Any, None, str]:
+        """Wait for the result in an event loop; a cancelled waiting leaves the broadcast running."""
+        return self._await_result().__await__()
+
+    async def _await_result(self) -> str:
+        """Return the result without blocking the event loop."""
+        await self._work.ended.reached()
+        return self.result()
 
     def cancel(self) -> None:
         """Stop sending, unless the version is complete, and wait for the end.

@@ -6,16 +6,26 @@ after a fork.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from shardcast.constants import DISTRIBUTION_FILE
-from shardcast.errors import LocalDiskError, NodeFailed, NoNode, ShardcastError, UsageError, from_wire
+from shardcast.errors import (
+    LocalDiskError,
+    NodeFailed,
+    NoNode,
+    ShardcastError,
+    UsageError,
+    VersionAborted,
+    from_wire,
+)
 from shardcast.json_text import parse_json
 from shardcast.peer.bounded_answers import BoundedResponse, Connection
 from shardcast.protocol.distribution import Withdrawal, is_version, parse
@@ -92,15 +102,18 @@ def publish(
     exclude: Sequence[str] = (),
     mtimes: bool = True,
     checksum: bool = False,
+    take_request: Callable[[ChangeRequest], object] = lambda _: None,
 ) -> Iterator[Mapping[str, Any]]:
     """Publish a payload through the origin, and yield the lines of its answer.
 
     ``{"version": …}`` comes first, then ``{"progress": {"done": …, "size": …}}`` repeatedly, at last
     ``{"complete": …}``. An error means that the version is not published, and will not be.
+    ``take_request`` gets the request, which another thread may cancel.
 
     Raises:
         NoNode: no origin runs on the data directory.
         NodeFailed: the origin ended meanwhile, or fell silent.
+        VersionAborted: the request was cancelled.
         UsageError: the metadata are no JSON object, or too long.
         ShardcastError: publishing failed; of the type that the origin reports.
     """
@@ -116,6 +129,7 @@ def publish(
     }
     version = ""
     with closing(ChangeRequest(data_dir, PUBLISH_PATH, body)) as asking:
+        take_request(asking)
         try:
             with node_errors(f"the origin of {data_dir} went away while it published {path}"):
                 for line in asking.lines():
@@ -124,7 +138,11 @@ def publish(
                     if "complete" in line:
                         return
             raise NodeFailed(f"the origin of {data_dir} ended while it published {path}")
-        except NodeFailed:
+        except NodeFailed as error:
+            if asking.cancelled:
+                raise VersionAborted(
+                    f"{version or path} was cancelled: nothing of it is published"
+                ) from error
             if not asking.confirmed or not is_published(data_dir, version):
                 raise
     yield {"complete": version}
@@ -177,6 +195,7 @@ class ChangeRequest:
 
     Attributes:
         confirmed: whether this caller has confirmed.
+        cancelled: whether ``cancel`` was called before that.
     """
 
     def __init__(self, data_dir: Path, path: str, body: Mapping[str, Any]) -> None:
@@ -187,7 +206,8 @@ class ChangeRequest:
             NodeFailed: the node does not answer.
             LocalDiskError: the socket belongs to another user.
         """
-        self.confirmed = False
+        self.confirmed = self.cancelled = False
+        self._deciding = threading.Lock()  # of two threads: either the change is confirmed or cancelled
         self._data_dir = data_dir
         self._path = path
         self._body = body
@@ -212,10 +232,32 @@ class ChangeRequest:
             response = self._connection.answer()
         for line in response_lines(response, self._data_dir):
             if "ready" in line:
-                self.confirmed = True
+                self._decide_to_confirm()
                 self._connection.confirm()
             else:
                 yield line
+
+    def _decide_to_confirm(self) -> None:
+        """Note that the change is confirmed.
+
+        Raises:
+            NodeFailed: another thread has cancelled it.
+        """
+        with self._deciding:
+            if self.cancelled:
+                raise NodeFailed("the request was cancelled")
+            self.confirmed = True
+
+    def cancel(self) -> None:
+        """Break off the request from another thread, unless the change is confirmed already."""
+        with self._deciding:
+            if self.confirmed:
+                return
+            self.cancelled = True
+        sock = self._connection.sock
+        if sock:
+            with contextlib.suppress(OSError):  # the origin has closed it
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; an unconfirmed change is not made."""

@@ -1,0 +1,67 @@
+"""The end of work that runs in a thread, for those who wait for it and those who are called at it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger("shardcast")
+
+
+class Completion:
+    """Whether work has ended, and the functions to call once it has."""
+
+    def __init__(self) -> None:
+        """Note work that has not ended."""
+        self._lock = threading.RLock()  # reentrant: a signal handler may add a callback
+        self._ended = threading.Event()
+        self._callbacks: list[Callable[[], object]] = []
+
+    def is_set(self) -> bool:
+        """Return whether the work has ended."""
+        return self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end at most ``timeout`` seconds; return whether the work has ended."""
+        return self._ended.wait(timeout)
+
+    def set(self) -> None:
+        """Note the end, and call the functions in the order in which they were added."""
+        with self._lock:
+            self._ended.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            _call(callback, BaseException)  # one that raises SystemExit keeps no other from being called
+
+    def add_callback(self, callback: Callable[[], object]) -> None:
+        """Call a function at the end, in the thread of the work; at once where the work has ended.
+
+        An exception of the function is logged.
+        """
+        with self._lock:
+            if not self._ended.is_set():
+                self._callbacks.append(callback)
+                return
+        _call(callback, Exception)
+
+    async def reached(self) -> None:
+        """Wait for the end without blocking the event loop."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: its tasks wait no more
+                loop.call_soon_threadsafe(ended.set)
+
+        self.add_callback(tell)
+        await ended.wait()
+
+
+def _call(callback: Callable[[], object], logged: type[BaseException]) -> None:
+    """Call a function, and log an exception of the type ``logged``."""
+    try:
+        callback()
+    except logged:
+        log.exception("the callback at the end of a broadcast failed")
