@@ -22,21 +22,38 @@ _ONE_PIECE = 4 * _SAMPLE
 """Chunks up to this size are their own sample."""
 _GAIN = 0.95
 """A chunk or sample that stays larger than this share of its size is written plain."""
+_TOGETHER = zstandard is not None and "multi_compress_to_buffer" in zstandard.backend_features
 _local = threading.local()
 
 
 def encode_chunk(data: Buffer) -> bytes:
     """Return a chunk encoded: compressed where that makes it smaller, else plain."""
     if zstandard is not None and _is_compressible(data):
-        compressed = _compressor().compress(data)
-        if len(compressed) <= len(data) * _GAIN:
-            return ZSTD + compressed
+        return _smaller(data, _compressor().compress(data))
+    return PLAIN + bytes(data)
+
+
+def _smaller(data: Buffer, compressed: bytes) -> bytes:
+    """Return a chunk encoded: compressed where that gains enough."""
+    if len(compressed) <= len(data) * _GAIN:
+        return ZSTD + compressed
     return PLAIN + bytes(data)
 
 
 def encode_chunks(chunks: Sequence[Buffer]) -> list[bytes]:
-    """Return chunks encoded, in their order."""
-    return [encode_chunk(data) for data in chunks]
+    """Return chunks encoded, in their order.
+
+    Small ones are compressed together, in one call during which other threads run: one call for each would
+    take the interpreter lock from the thread that reads files, thousands of times a second.
+    """
+    small = [data for data in chunks if 0 < len(data) <= _ONE_PIECE]
+    if len(small) < 2 or not _TOGETHER:
+        return [encode_chunk(data) for data in chunks]
+    compressed = iter(_compressor().multi_compress_to_buffer(small, threads=0))  # in this thread
+    return [
+        _smaller(data, next(compressed).tobytes()) if 0 < len(data) <= _ONE_PIECE else encode_chunk(data)
+        for data in chunks
+    ]
 
 
 def decode_chunk(encoded: Buffer) -> bytes:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
-from shardcast.backup.encoding import encode_chunk
+from shardcast.backup.encoding import encode_chunks
 from shardcast.backup.ids import ChunkKind
 from shardcast.backup.packs import Pack, PackWriter
 from shardcast.digest import Buffer
@@ -168,7 +168,8 @@ class ChunkSender:
                 if lacks and chunk not in self._under_way:
                     self._under_way.add(chunk)
                     wanted.append(chunks[chunk])
-        return [(kind, chunk, encoded or encode_chunk(data)) for kind, chunk, data, encoded in wanted]
+        fresh = iter(encode_chunks([data for _, _, data, encoded in wanted if encoded is None]))
+        return [(kind, chunk, encoded or next(fresh)) for kind, chunk, _, encoded in wanted]
 
     def _take_pack(self, kind: ChunkKind) -> PackWriter:
         """Return the pack of a kind, and begin a new one."""

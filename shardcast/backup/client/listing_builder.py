@@ -18,7 +18,7 @@ from shardcast.backup.client.folder_state import FolderState, Problem
 from shardcast.backup.client.id_changes import IdChanges
 from shardcast.backup.client.old_listing import CacheDamaged, OldListing
 from shardcast.backup.encoding import encode_chunk
-from shardcast.backup.entries import MAX_LINE, encode_json, json_fields
+from shardcast.backup.entries import MAX_LINE, fields_line
 from shardcast.backup.ids import ChunkKind, chunk_id
 from shardcast.backup.listings import SegmentCutter
 from shardcast.disk_errors import error_text
@@ -191,9 +191,9 @@ class ListingBuilder:
 
     def _line(self, folder: OpenFolder, name: bytes, fields: Fields) -> bytes:
         """Return the line of an entry, without its attributes where it would be too long."""
-        line = encode_json(json_fields(fields)) + b"\n"
+        line = fields_line(fields)
         if len(line) > MAX_LINE:
             problems = [*fields.get("problems", []), "its attributes are too large to be saved"]
             self._problem(folder.path + name, problems[-1])
-            line = encode_json(json_fields(fields | {"xattrs": {}, "problems": problems})) + b"\n"
+            line = fields_line(fields | {"xattrs": {}, "problems": problems})
         return line

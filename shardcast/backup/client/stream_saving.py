@@ -13,7 +13,7 @@ from shardcast.backup.client.file_reader import ChunkingReader, Fields
 from shardcast.backup.client.folder_cache import FolderSums
 from shardcast.backup.client.remote import BackupServer
 from shardcast.backup.client.saving import BackupOrder, BackupProgress, BackupResult, begun_run
-from shardcast.backup.entries import check_name, encode_json, json_fields
+from shardcast.backup.entries import check_name, fields_line
 from shardcast.backup.ids import ChunkKind, chunk_id
 from shardcast.digest import Buffer
 from shardcast.errors import BadAnswer, UsageError
@@ -86,7 +86,7 @@ class StreamBackup:
 
     def _send_listing(self, key: bytes, sender: ChunkSender, file: Mapping[str, Any]) -> bytes:
         """Hand on the listing with the file, and return its id."""
-        plain = encode_json(json_fields(file)) + b"\n"
+        plain = fields_line(file)
         segment = chunk_id(key, ChunkKind.LISTING, plain)
         sender.take(ChunkKind.LISTING, segment, plain)
         return segment

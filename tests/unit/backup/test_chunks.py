@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardcast.backup import chunking, encoding
-from shardcast.backup.encoding import decode_chunk, encode_chunk
+from shardcast.backup.encoding import decode_chunk, encode_chunk, encode_chunks
 from shardcast.backup.ids import MAX_CHUNK, ChunkKind, chunk_id
 from shardcast.backup.packs import MAGIC, PackedChunk, PackWriter, parse_index
 from shardcast.errors import IntegrityError, UsageError
@@ -174,3 +174,9 @@ def test_index_parser_raises_only_integrity_errors(head: bytes, tail: bytes, siz
         parse_index(MAGIC + head, tail + MAGIC, size)
     except IntegrityError:
         pass
+
+
+@given(st.lists(st.binary(max_size=300), max_size=6), st.lists(st.integers(1, 200), min_size=6, max_size=6))
+def test_chunks_encoded_together_are_as_each_by_itself(parts: list[bytes], repeats: list[int]) -> None:
+    chunks = [memoryview(part * count) for part, count in zip(parts, repeats, strict=False)]
+    assert encode_chunks(chunks) == [encode_chunk(chunk) for chunk in chunks]
