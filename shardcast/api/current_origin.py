@@ -44,6 +44,7 @@ def initialize(
     tokens: StrPath | None = None,
     publish: bool = False,
     upload_limit: int | None = None,
+    site: str | None = None,
     certificate: StrPath | None = None,
     key: StrPath | None = None,
     client_ca: StrPath | None = None,
@@ -69,6 +70,7 @@ def initialize(
             that ``SHARDCAST_TOKENS`` names, or none.
         publish: whether the origin takes payloads from elsewhere (``broadcast(path, to=…)``).
         upload_limit: bytes a second to send at most; None for no limit.
+        site: name of the site of this machine; None to guess it from the address that a node reaches.
         certificate: file (PEM) with the certificate of the node, which then speaks TLS; read again when it
             changes.
         key: file with its key; None where ``certificate`` has it too.
@@ -97,6 +99,7 @@ def initialize(
             tokens=tokens,
             publish=publish,
             upload_limit=upload_limit,
+            site=site,
             certificate=certificate,
             key=key,
             client_ca=client_ca,

@@ -12,6 +12,7 @@ from shardcast.api.file_options import file_options
 from shardcast.api.publishing import StrPath
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT
 from shardcast.nodes.child_process import NodeProcess
+from shardcast.nodes.sharing_settings import checked_site
 from shardcast.policy.byte_limit import Rates
 
 
@@ -38,6 +39,7 @@ class MiddleNode:
         token: str | None = None,
         upload_limit: int | None = None,
         download_limit: int | None = None,
+        site: str | None = None,
         certificate: StrPath | None = None,
         key: StrPath | None = None,
         client_ca: StrPath | None = None,
@@ -61,6 +63,7 @@ class MiddleNode:
                 ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``. No option of the child has it.
             upload_limit: bytes a second to send at most; None for no limit.
             download_limit: bytes a second to receive at most; None for no limit.
+            site: name of the site of this machine; None to guess it from the addresses.
             certificate: file (PEM) with its certificate: speak TLS. Read again when it changes.
             key: file with its key; None where ``certificate`` has it too.
             client_ca: file with the CAs whose certificates clients must show; None for none.
@@ -84,6 +87,7 @@ class MiddleNode:
         options += ["--port", str(port), "--check-interval", str(check_interval)]
         options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         options += ["--origin-id", origin_id] if origin_id is not None else []
+        options += ["--site", name] if (name := checked_site(site)) is not None else []
         limits = {"--upload-limit": upload_limit, "--download-limit": download_limit}
         options += [word for name, limit in limits.items() if limit for word in (name, str(limit))]
         options += file_options(tokens=tokens, certificate=certificate, key=key, client_ca=client_ca)

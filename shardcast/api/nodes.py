@@ -16,6 +16,7 @@ from shardcast.control.client import withdraw
 from shardcast.control.waiting import check_wait
 from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import UsageError
+from shardcast.nodes.sharing_settings import checked_site
 from shardcast.policy.byte_limit import Rates
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.tags import add_tags
@@ -45,6 +46,7 @@ class OriginServer:
         tokens: StrPath | None = None,
         publish: bool = False,
         upload_limit: int | None = None,
+        site: str | None = None,
         certificate: StrPath | None = None,
         key: StrPath | None = None,
         client_ca: StrPath | None = None,
@@ -66,6 +68,7 @@ class OriginServer:
                 ``SHARDCAST_TOKENS`` names, or none.
             publish: whether the origin takes payloads from elsewhere.
             upload_limit: bytes a second to send at most; None for no limit.
+            site: name of the site of this machine; None to guess it from the address that a node reaches.
             certificate: file (PEM) with its certificate: speak TLS. Read again when it changes.
             key: file with its key; None where ``certificate`` has it too.
             client_ca: file with the CAs whose certificates clients must show; None for none.
@@ -85,6 +88,7 @@ class OriginServer:
         options: list[tuple[str, str | None]] = [("--max-bytes", str(max_bytes))] if max_bytes else []
         options += [("--first-version", str(first_version))] if first_version > 1 else []
         options += [("--upload-limit", str(upload_limit))] if upload_limit else []
+        options += [("--site", checked_site(site))] if site is not None else []
         words = file_options(**files)
         options += zip(words[::2], words[1::2], strict=True)
         options += [("--publish", None)] if publish else []
