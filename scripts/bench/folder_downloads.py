@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from folder_sources import MANY, SMALL, WIDE, beside, broadcast_words, made, rewrite
-from harness import Aim, Case, Comparison, Result, Run, Settings, Side, expect, interleave
+from harness import Aim, Case, Comparison, Result, Run, Settings, Side, expect, interleave, ratio
 from nodes import origin_words
+from peers import rsync_daemon, tool
 from places import Place
 from processes import client_words, run_command, running
 from report import format_size
@@ -29,6 +30,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
     yield beside_a_tar(place, settings)
     yield next_version(place, settings)
     yield unchanged(place, settings)
+    yield beside_rsync(place, settings)
 
 
 def beside_one_file(place: Place, settings: Settings) -> Comparison:
@@ -64,6 +66,29 @@ def beside_a_tar(place: Place, settings: Settings) -> Comparison:
                 most=1,
                 size=SMALL * 1024,
             )
+
+
+def beside_rsync(place: Place, settings: Settings) -> Comparison:
+    """Receive very many small files as rsync does from its daemon, alone and published before."""
+    with (
+        made(place, SMALL, SMALL * 1024) as folder,
+        serving(place, folder) as url,
+        place.folder("rsync") as beside,
+        rsync_daemon(folder, beside) as (_, rsync_url),
+    ):
+        sides = [
+            Side("rsync", lambda: receive_by_rsync(place, rsync_url)),
+            Side("folder", lambda: receive(place, url)),
+            Side("folder, published and received", lambda: broadcast_and_receive(place, folder)),
+        ]
+        results = interleave(sides, settings.runs)
+    aims = [
+        Aim(f"rsync, × {name}", ratio(results, "rsync", name), least=1.2)
+        for name in ("folder", "folder, published and received")
+    ]
+    title = f"Receive a folder of {SMALL} files of 1 KiB, beside an rsync daemon, {place.name}"
+    notes = ["rsync -a from a daemon: it compares no digest of a file that was not there before."]
+    return Comparison(title, results, "rsync", SMALL * 1024, aims=aims, notes=notes)
 
 
 def next_version(place: Place, settings: Settings) -> Comparison:
@@ -169,6 +194,27 @@ def receive(
         return Run(
             seconds, cpu, ended.usage.peak_memory, {"received MB": received, "process s": ended.seconds}
         )
+
+
+def receive_by_rsync(place: Place, url: str) -> Run:
+    """Measure ``rsync`` into an empty folder."""
+    with place.folder("output") as output:
+        words = [tool("rsync"), "-a", url, str(output / "v1")]
+        place.settle()
+        ended = run_command(words)
+        return Run(ended.seconds, ended.usage.cpu_seconds, ended.usage.peak_memory)
+
+
+def broadcast_and_receive(place: Place, folder: Path) -> Run:
+    """Measure the way of a folder: published at a running origin, then received."""
+    with place.folder("data") as data_dir, running(origin_words(data_dir)) as origin:
+        url = origin.url()
+        place.settle()
+        sent = run_command(broadcast_words(folder, data_dir))
+        got = receive(place, url)
+        assert got.cpu_seconds is not None
+        cpu = sent.usage.cpu_seconds + got.cpu_seconds
+        return Run(sent.seconds + got.seconds, cpu, got.peak_memory, {"publish s": sent.seconds})
 
 
 CASE = Case(

@@ -20,7 +20,7 @@ from processes import Ended, Running, program_words, run_command, running
 
 _INSTALLED = Path(__file__).resolve().parents[2] / ".peers"
 OLD = ("0.1.0", "0.3.2")
-TOOLS = ("aria2c", "curl", "nginx", "restic", "borg")
+TOOLS = ("aria2c", "curl", "nginx", "restic", "borg", "rsync")
 PACKAGES = ("libtorrent", "hashserver")
 
 
@@ -37,7 +37,7 @@ def folder(name: str) -> Path:
 
 
 def tool(name: str) -> str:
-    """Return the path of aria2c, curl, nginx, restic or borg.
+    """Return the path of one of ``TOOLS``.
 
     Raises:
         Skipped: there is none.
@@ -177,6 +177,29 @@ def nginx_words(place: Path, listen: str, serve: str) -> list[str]:
 def running_nginx(words: Sequence[str]) -> contextlib.AbstractContextManager[Running]:
     """Run nginx; its workers outlive a killed master, but not one that gets SIGTERM."""
     return running(words, death=signal.SIGTERM)
+
+
+# ── rsync ─────────────────────────────────────────────────────────────────────────────────────────
+
+_RSYNC = """
+{user}use chroot = no
+address = 127.0.0.1
+[model]
+path = {root}
+"""
+
+
+@contextlib.contextmanager
+def rsync_daemon(root: Path, place: Path) -> Iterator[tuple[Running, str]]:
+    """Run an rsync daemon over a folder, with its settings in ``place``; yield the process and its URL."""
+    port = free_port()
+    settings = place / "rsyncd.conf"
+    user = "" if os.getuid() else "uid = root\ngid = root\n"  # else it reads as nobody
+    settings.write_text(_RSYNC.format(user=user, root=root))
+    words = [tool("rsync"), "--daemon", "--no-detach", f"--config={settings}", f"--port={port}"]
+    with running(words) as process:
+        process.wait_for(lambda: listens(port), "listening")
+        yield process, f"rsync://127.0.0.1:{port}/model/"
 
 
 def free_port() -> int:
