@@ -26,7 +26,7 @@ class BroadcastWriter(io.RawIOBase):
 
     Leaving the block completes the version; an exception in it aborts the version, on every node::
 
-        with shardcast.open_broadcast("step-1200.safetensors") as out:
+        with shardcast.open_broadcast("step-1200.pt") as out:
             torch.save(model, out)
 
     For ``async with`` there is ``write_async``. One thread at a time writes.

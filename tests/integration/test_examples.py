@@ -76,7 +76,7 @@ def test_worker_follows_training_run(port: int, tmp_path: Path) -> None:
     train = ("--steps", "5", "--size", "4000000", "--port", str(port), "--linger", "600")
     folders = ("--data-dir", str(tmp_path / "data"), "--checkpoints", str(tmp_path / "checkpoints"))
     infer = ("--servers", f"127.0.0.1:{port}", "--output-dir", str(tmp_path / "output"))
-    with script("infer.py", *infer, "--interval", "0.1", "--until", "5") as worker:
+    with script("infer.py", *infer, "--until", "5") as worker:
         with script("train.py", *train, *folders) as trainer:
             assert worker.ends(120) == 0, worker.output + trainer.output
             assert trainer.process.poll() is None, trainer.output
@@ -92,6 +92,9 @@ def test_worker_follows_training_run(port: int, tmp_path: Path) -> None:
     assert numbers == sorted(set(numbers))
     errors = [float(error) for *_, error in answered]
     assert errors == sorted(errors, reverse=True)
+    outputs = {path.name for path in (tmp_path / "output").iterdir() if not path.name.startswith(".")}
+    assert {f"v5-step_000005{suffix}" for suffix in (".npz", ".pt")} & outputs, outputs
+    assert len(outputs - {"latest"}) <= 2, outputs  # the last two: the worker ended while it took v5
     assert [f"published v{n}\n" in trainer.lines for n in range(1, 6)] == [True] * 5
     assert list((tmp_path / "checkpoints").iterdir()) == []  # each removed once it was published
     with pytest.raises(OSError):  # the origin ended with the trainer
