@@ -6,6 +6,7 @@ They are read once, at import; the commands' options and the parameters of the l
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -32,16 +33,26 @@ IN_HOOK = "SHARDCAST_IN_HOOK"
 """Set for a hook, so that commands in it do not read those variables as options of theirs."""
 IP_ADDR_LIST = "IP_ADDR_LIST"
 """The environment variable that names the servers where no option does."""
+_SERVICE_LINK = re.compile(r"\s*(?:tcp|udp|sctp)://")
+
+
+def is_service_link(text: str) -> bool:
+    """Return whether a variable's text is the address that Kubernetes injects for a Service.
+
+    A Service ``shardcast-store`` sets ``SHARDCAST_STORE_PORT=tcp://10.0.0.1:80`` in all containers of its
+    namespace. Nobody meant that as a port to listen on.
+    """
+    return _SERVICE_LINK.match(text) is not None
 
 
 def _setting(name: str, default: T, parse: Callable[[str], T]) -> T:
-    """Return a setting from the environment, or its default where the variable is missing or empty.
+    """Return a setting from the environment, or its default, also where that is empty or a Service's.
 
     Raises:
         UsageError: the variable's text can't be parsed.
     """
     text = os.environ.get(ENVIRONMENT_PREFIX + name, "").strip()
-    if not text:
+    if not text or is_service_link(text):
         return default
     try:
         return parse(text)

@@ -16,6 +16,7 @@ from shardcast.cli import options
 from shardcast.cli.access_options import ClientAccessOptions, client_access_options
 from shardcast.cli.folder_options import ReceivedFolderOptions, folder_options
 from shardcast.cli.follow import FollowOptions, follow_options, follow_versions
+from shardcast.cli.guarded_options import version_option
 from shardcast.cli.limit_options import DownloadLimitOptions, download_limit_options
 from shardcast.cli.sharing_options import SharingOptions, is_on_command_line, sharing_options
 from shardcast.cli.streams import print_answer
@@ -43,7 +44,7 @@ _COLUMNS = ("VERSION", "DIGEST", "SHARDS", "SIZE", "NAME", "TAGS")
     help="Compare a downloaded folder with its version, and print what differs. With --version or --follow: "
     "by which digests a version gets its name; by default the whole one, except where a part was here.",
 )
-@options.option("--version", help="The version to download: v1, v2, …, latest, or a tag.")
+@version_option
 @options.option(
     "--output-file",
     type=click.Path(readable=False),

@@ -16,6 +16,7 @@ import click
 
 from shardcast import constants
 from shardcast.addresses import Network, parse_ip_addr_list, parse_networks, parse_servers
+from shardcast.cli.guarded_options import PortOption
 from shardcast.cli.log_file import LogFile
 from shardcast.cli.log_format import log_format
 from shardcast.errors import UsageError
@@ -234,6 +235,7 @@ listening_options = grouped(
     option("--host", default="::", help="The address to listen on; :: is every one, of IPv4 and IPv6."),
     option(
         "--port",
+        cls=PortOption,
         env="HTTP_PORT",
         type=click.IntRange(0, 65535),
         default=constants.HTTP_PORT,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from shardcast.cli.guarded_options import PortOption
 from shardcast.cli.limit_options import AddOptions
 from shardcast.cli.options import Duration, Rate, grouped, option
 
@@ -75,6 +76,7 @@ sharing_options: AddOptions = grouped(
     option("--share-host", default="::", help="With --share: the address to listen on."),
     option(
         "--port",
+        cls=PortOption,
         env="SHARE_PORT",
         type=click.IntRange(0, 65535),
         default=0,

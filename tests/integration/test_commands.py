@@ -270,7 +270,8 @@ def test_middle_and_client_read_all_options_from_environment(tmp_path: Path) -> 
             processes.wait_until(lambda: list(listed(middle.url)) == ["v3"], 20, "v3 alone, and soon")
             assert middle.log == f"Listening on {middle.url}\n"
             from_it = {"SHARDCAST_SERVERS": middle.url, "SHARDCAST_QUIET": "1"}
-            offered = processes.run("client", env={**from_it, "SHARDCAST_LIST": "1"})
+            image = {"SHARDCAST_VERSION": "0.4.0"}
+            offered = processes.run("client", env={**from_it, **image, "SHARDCAST_LIST": "1"})
             assert offered.stdout.startswith("v3 "), offered.stderr
             env = {"SHARDCAST_VERSION": "v3", "SHARDCAST_OUTPUT_DIR": str(downloads), "SHARDCAST_JSON": "1"}
             done = processes.run("client", env={**from_it, **env})
@@ -278,7 +279,7 @@ def test_middle_and_client_read_all_options_from_environment(tmp_path: Path) -> 
             # What stands on the command line goes before it.
             done = processes.run(
                 "client", "--version", "latest", "--output-file", str(tmp_path / "x.bin"),
-                env={**from_it, "SHARDCAST_VERSION": "v99"},
+                env={**from_it, "SHARDCAST_FETCH_VERSION": "v99"},
             )  # fmt: skip
             assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'x.bin'}\n"), done.stderr
 

@@ -12,6 +12,7 @@ from shardcast.cli import options
 from shardcast.cli.access_options import ServerAccessOptions, server_access_options
 from shardcast.cli.backup.server_options import PORT, SETTINGS, store_dir_option
 from shardcast.cli.backup.start_config import read_config
+from shardcast.cli.guarded_options import PortOption
 from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
 from shardcast.cli.serving import ForegroundNode
 
@@ -22,6 +23,7 @@ from shardcast.cli.serving import ForegroundNode
 @options.option("--host", default="::", help="The address to listen on; :: is every one, of IPv4 and IPv6.")
 @options.option(
     "--port",
+    cls=PortOption,
     env="BACKUP_PORT",
     type=click.IntRange(0, 65535),
     default=PORT,

@@ -15,6 +15,7 @@ from shardcast.cli.access_options import (
     mirror_access_options,
     server_access_options,
 )
+from shardcast.cli.guarded_options import PortOption
 from shardcast.cli.limit_options import (
     DownloadLimitOptions,
     UploadLimitOptions,
@@ -41,6 +42,7 @@ def archive() -> None:
 )
 @click.option(
     "--port",
+    cls=PortOption,
     envvar=["SHARDCAST_ARCHIVE_PORT", "PORT"],
     show_envvar=True,
     type=click.IntRange(0, 65535),
@@ -50,6 +52,7 @@ def archive() -> None:
 )
 @click.option(
     "--authorized-port",
+    cls=PortOption,
     envvar=["SHARDCAST_AUTHORIZED_PORT", "AUTHORIZED_PORT"],
     show_envvar=True,
     type=click.IntRange(0, 65535),

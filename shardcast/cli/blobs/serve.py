@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.access_options import ServerAccessOptions, store_access_options
+from shardcast.cli.guarded_options import PortOption
 from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
 from shardcast.cli.serving import ForegroundNode
 from shardcast.errors import AddressTaken, ShardcastError
@@ -55,6 +56,7 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
 @_option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
+    cls=PortOption,
     type=int,
     envvar=["SHARDCAST_STORE_HTTP_PORT", "SHARDCAST_STORE_PORT", "HASHSERVER_PORT"],
     show_envvar=True,

@@ -33,7 +33,7 @@ MALFORMED = [
     ("MAX_DISTRIBUTION_FOLDERS", "0"),
     ("MAX_DISTRIBUTION_FOLDERS", "1.5"),
     ("HTTP_PORT", "65536"),
-    ("HTTP_PORT", "tcp://10.0.0.1:8000"),
+    ("HTTP_PORT", "http://10.0.0.1:8000"),
     ("HTTP_PORT", "٣"),
     ("RETRY_ATTEMPTS", "-1"),
     ("MAX_CONCURRENT_DOWNLOADS", "many"),
@@ -91,6 +91,7 @@ def test_environment_overrides_every_setting() -> None:
 def test_empty_settings_and_kubernetes_port_are_ignored() -> None:
     env = {"SHARDCAST_SHARD_SIZE": "", "SHARDCAST_HTTP_PORT": " ", "SHARDCAST_PORT": "tcp://10.0.0.1:8000"}
     assert settings_of_a_process(**env) == DEFAULTS
+    assert settings_of_a_process(SHARDCAST_HTTP_PORT="tcp://10.0.0.1:8000") == DEFAULTS
 
 
 @pytest.mark.parametrize(("name", "value"), MALFORMED)
