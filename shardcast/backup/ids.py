@@ -16,6 +16,8 @@ MAX_CHUNK = 8 << 20
 """Bytes of a chunk before it is encoded."""
 MAX_ENCODED = MAX_CHUNK + 1
 """Bytes of an encoded chunk: nothing is compressed that grows by it."""
+_COPIED = 16 << 10
+"""Bytes up to which a chunk is copied behind its kind, since two calls of the digest cost more."""
 
 
 class ChunkKind(Enum):
@@ -27,6 +29,8 @@ class ChunkKind(Enum):
 
 def chunk_id(key: bytes, kind: ChunkKind, data: Buffer) -> bytes:
     """Return the id of a chunk: BLAKE3, keyed, of the kind's byte and the plain bytes."""
+    if len(data) <= _COPIED:
+        return blake3(b"".join((kind.value, data)), key=key).digest()
     hasher = blake3(kind.value, key=key)
     hasher.update(data)
     return hasher.digest()

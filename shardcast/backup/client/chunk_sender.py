@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from shardcast.backup.encoding import encode_chunks
@@ -149,13 +149,19 @@ class ChunkSender:
 
     def _work(self, batch: list[QueuedChunk]) -> None:
         """Send what the server lacks of a batch, once its pack is full."""
-        for kind, chunk, encoded in self._wanted(batch):
-            with self._lock:
+        chunks = iter(self._wanted(batch))
+        while (full := self._fill_packs(chunks)) is not None:
+            self._send(full)
+
+    def _fill_packs(self, chunks: Iterator[tuple[ChunkKind, bytes, bytes]]) -> PackWriter | None:
+        """Add chunks to the packs until one is full, and return that pack; None once no chunk is left."""
+        with self._lock:
+            for kind, chunk, encoded in chunks:
                 pack = self._packs[kind]
                 pack.add(chunk, encoded)
-                full = self._take_pack(kind) if pack.is_full else None
-            if full is not None:
-                self._send(full)
+                if pack.is_full:
+                    return self._take_pack(kind)
+        return None
 
     def _wanted(self, batch: list[QueuedChunk]) -> list[tuple[ChunkKind, bytes, bytes]]:
         """Return the chunks of a batch that the server lacks and nobody sends yet, encoded."""
