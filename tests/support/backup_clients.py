@@ -15,6 +15,7 @@ from shardcast.backup.client.saving import BackupOrder, FolderBackup
 from shardcast.backup.client.tree_saver import SaveRules
 from shardcast.backup.ignoring import IgnoreRules, Patterns
 from shardcast.backup.server.app import BackupServerNode
+from shardcast.backup.server.backup_store import BackupStore
 from shardcast.backup.server.management import StoreManager
 from shardcast.backup.server.store_folder import StoreFolder
 from tests.support.backup_stores import running_server
@@ -29,15 +30,28 @@ class Client:
         server: the server, asked as the client.
         id_key: the key of the ids.
         key_file: the file with the client's key.
-        store: the store of the server, which runs in this process.
+        node: the server, where it runs in this process.
     """
 
-    def __init__(self, node: BackupServerNode, server: BackupServer, id_key: bytes, key_file: Path) -> None:
-        self.url = node.url
-        self.store = node.state.store
+    def __init__(
+        self,
+        url: str,
+        server: BackupServer,
+        id_key: bytes,
+        key_file: Path,
+        node: BackupServerNode | None = None,
+    ) -> None:
+        self.url = url
+        self.node = node
         self.server = server
         self.id_key = id_key
         self.key_file = key_file
+
+    @property
+    def store(self) -> BackupStore:
+        """The store of the server, where that runs in this process."""
+        assert self.node is not None
+        return self.node.state.store
 
     def save(self, folder: Path, *tags: str) -> str:
         """Make a snapshot of a folder, all of which can be saved, and return its id."""
@@ -76,4 +90,4 @@ async def a_client(folder: Path, **rules: object) -> AsyncIterator[Client]:
         key_file = folder / "key"
         key_file.write_text(made.key.reveal())
         with contextlib.closing(BackupServer(node.url, made.key)) as server:
-            yield Client(node, server, made.id_key, key_file)
+            yield Client(node.url, server, made.id_key, key_file, node)
