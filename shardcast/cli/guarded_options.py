@@ -6,21 +6,25 @@ import os
 
 import click
 
-from shardcast.constants import is_service_link
+from shardcast.constants import HOOK_VARIABLES, IN_HOOK, is_service_link
 from shardcast.protocol.distribution import is_version
 
 
 class GuardedOption(click.Option):
-    """Option whose variables others may set for something else; such values count as missing."""
+    """Option whose variables others may set for something else; such values count as missing.
+
+    A hook's environment tells of its version in variables that commands in the hook must not read as options.
+    """
 
     def is_meant(self, variable: str, value: str) -> bool:
-        """Return whether a variable's value is meant for this option."""
-        raise NotImplementedError
+        """Return whether a variable's value is meant for this option, outside of a hook."""
+        return True
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """Return the value of the first variable that is set and meant for this option."""
         names = [self.envvar] if isinstance(self.envvar, str) else self.envvar or ()
-        values = ((name, os.environ.get(name, "")) for name in names)
+        told = HOOK_VARIABLES if IN_HOOK in os.environ else ()
+        values = ((name, os.environ.get(name, "")) for name in names if name not in told)
         return next((value for name, value in values if value and self.is_meant(name, value)), None)
 
 

@@ -16,7 +16,7 @@ import click
 
 from shardcast import constants
 from shardcast.addresses import Network, parse_ip_addr_list, parse_networks, parse_servers
-from shardcast.cli.guarded_options import PortOption
+from shardcast.cli.guarded_options import GuardedOption, PortOption
 from shardcast.cli.log_file import LogFile
 from shardcast.cli.log_format import log_format
 from shardcast.errors import UsageError
@@ -115,29 +115,26 @@ def servers_or_ip_addr_list(servers: list[str] | None, option: str) -> list[str]
     return parse_ip_addr_list(listed)
 
 
-class _Option(click.Option):
-    """An option that does not take what a hook is told of a version for its own value."""
-
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """Return the value of the option's variable; None where that is unset, or a hook's."""
-        if constants.IN_HOOK in os.environ and self.envvar in constants.HOOK_VARIABLES:
-            return None
-        return super().resolve_envvar_value(ctx)
-
-
-def option(name: str, *words: Any, env: str | None = None, **settings: Any) -> Callable[[Command], Command]:
+def option(
+    name: str,
+    *words: Any,
+    env: str | None = None,
+    cls: type[GuardedOption] = GuardedOption,
+    **settings: Any,
+) -> Callable[[Command], Command]:
     """Make a click option that an environment variable can set.
 
     Args:
         name: the option, ``--keep``.
         words: further names of the option, or of the parameter.
         env: name of the variable after ``SHARDCAST_``; by default the option's, ``KEEP``.
+        cls: class of the option.
         settings: what ``click.option`` takes.
     """
     variable = constants.ENVIRONMENT_PREFIX + (env or name.strip("-").replace("-", "_").upper())
     shown = settings.get("default") is not None
     return click.option(
-        name, *words, cls=_Option, envvar=variable, show_envvar=True, show_default=shown, **settings
+        name, *words, cls=cls, envvar=variable, show_envvar=True, show_default=shown, **settings
     )
 
 
