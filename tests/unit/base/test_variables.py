@@ -12,15 +12,10 @@ from click.testing import CliRunner
 
 from shardcast.cli.guarded_options import PortOption, VersionOption
 from shardcast.cli.main import shardcast as program
+from shardcast.constants import HOOK_VARIABLES, IN_HOOK
 
 ROOT = Path(__file__).parents[3]
-GIVEN_TO_HOOKS = {
-    "SHARDCAST_BACKUP_SNAPSHOT",
-    "SHARDCAST_METADATA",
-    "SHARDCAST_NEW_LINE",
-    "SHARDCAST_WITHDRAWN",
-    "SHARDCAST_WITHDRAWN_REASON",
-}
+GIVEN_TO_HOOKS = {"SHARDCAST_BACKUP_SNAPSHOT", IN_HOOK, *HOOK_VARIABLES}
 
 
 def options_of(command: click.Command, parent: click.Context | None = None) -> Iterator[click.Option]:
@@ -78,6 +73,7 @@ def test_port_that_is_no_number_is_refused() -> None:
         ({"SHARDCAST_VERSION": "0.4.0"}, None),
         ({"SHARDCAST_VERSION": "v4"}, "v4"),
         ({"SHARDCAST_VERSION": "latest"}, "latest"),
+        ({"SHARDCAST_VERSION": "v4", IN_HOOK: "1"}, None),
         ({"SHARDCAST_VERSION": "v4", "SHARDCAST_FETCH_VERSION": "0.4.0"}, "0.4.0"),
     ],
 )
