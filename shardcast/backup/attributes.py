@@ -23,6 +23,7 @@ _OF_SYSTEM = ("trusted.", "security.")
 """Extended attributes that only root can set."""
 _CAPABILITIES = "security.capability"
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
+LEFT_OUT = "setuid or setgid left out; --privileged restores it, from a server that you trust"
 _INHERITED = ("system.posix_acl_", "user.")
 """Extended attributes that a new file gets from its folder, or an earlier one has."""
 
@@ -228,7 +229,7 @@ def _allowed_mode(
     A folder's setgid lends none: what is made in the folder gets its group.
     """
     if not rights.privileged and entry.mode & _SPECIAL and not stat.S_ISDIR(facts.st_mode):
-        problems.append("setuid or setgid left out; --privileged restores it, from a server that you trust")
+        problems.append(LEFT_OUT)
         return entry.mode & ~_SPECIAL
     uid, gid = owner_of(entry)
     mode = entry.mode

@@ -54,6 +54,10 @@ async def test_setuid_is_restored_on_demand(tmp_path: Path) -> None:
         words = ("restore", "latest", "--dest", str(tmp_path / "restored"))
         done = await client.run(*words)
         assert (done.returncode, done.stdout) == (7, "")
+        assert "restored 1 file (0 B) of " in done.stderr
+        again = await client.run(*words)
+        assert again.returncode == 7 and "program: setuid" in again.stderr
+        assert "\n1 there already, equal\n" in again.stderr
         assert "program: setuid or setgid left out; --privileged restores it" in done.stderr
         assert (tmp_path / "restored" / "program").stat().st_mode & 0o7777 == 0o755
         assert (await client.run(*words, "--privileged", "--overwrite")).returncode == 0
@@ -88,8 +92,13 @@ async def test_snapshots_are_listed_searched_compared_and_printed(tmp_path: Path
     [
         (["ls", "feed"], 3, "no snapshot feed"),
         (["ls", "x"], 2, "is no snapshot"),
-        (["ls", "latest", "nowhere"], 3, "nowhere is not in this snapshot"),
+        (["ls", "latest", "nowhere"], 3, "nowhere is not in snapshot "),
         (["cat", "latest", "docs"], 2, "is a folder"),
+        (
+            ["restore", "latest", "--dest", "x", "--include", "nothing", "--dry-run"],
+            3,
+            "matches the patterns",
+        ),
         (["find", "nothing"], 3, "in none of 1 snapshot"),
         (["restore", "latest", "--dest", "/dev/null/x"], 6, "could not restore to"),
         (["restore", "latest", "--dest", "x", "--include", "/"], 2, "is no pattern"),

@@ -32,7 +32,7 @@ def entry_at(tree: SnapshotTree, path: bytes) -> SavedEntry:
     """
     found = tree.find(path)
     if found is None:
-        raise VersionNotOffered(f"{shown(path)} is not in this snapshot")
+        raise VersionNotOffered(f"{shown(path)} is not in {tree.name}")
     return found
 
 

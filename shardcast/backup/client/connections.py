@@ -176,7 +176,8 @@ class KeptConnections:
                 return failure
         if isinstance(error, http.client.IncompleteRead | http.client.LineTooLong | ValueError):
             return BadAnswer(self.server, f"{request}: {one_line(str(error), 200)}")
-        return ServerUnreachable(self.server, f"{request}: {one_line(str(error) or repr(error), 200)}")
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or repr(error)
+        return ServerUnreachable(self.server, f"{request}: {one_line(text, 200)}")
 
 
 def _exchange(

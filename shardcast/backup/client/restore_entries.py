@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from shardcast.backup.attributes import AttributeRights, apply_attributes, name_of
+from shardcast.backup.attributes import LEFT_OUT, AttributeRights, apply_attributes, name_of
 from shardcast.backup.client.chunk_reader import ChunkReader
 from shardcast.backup.client.restore_places import (
     RestorePlaces,
@@ -169,7 +169,9 @@ class EntryRestorer:
         if found is not None:
             if self._has_bytes(path, entry, found):
                 if has_attributes(found, entry, self._settings.rights):
-                    self._keep(path)
+                    self._keep(path, entry.size)
+                    if stat.S_IMODE(found.st_mode) != entry.mode:
+                        self._report.problem(path, LEFT_OUT)
                 elif self._settings.overwrite:
                     self._set_attributes(path, entry)
                 else:
@@ -233,7 +235,7 @@ class EntryRestorer:
             return
         found = None if fresh else self._places.state(path)
         if found is not None and os.path.samestat(first, found):
-            self._keep(path)
+            self._keep(path, entry.size)
             return
         if found is not None and not self.replaces(path, found):
             return
@@ -322,9 +324,10 @@ class EntryRestorer:
     def _differs(self, path: bytes, text: str) -> None:
         self._report.problem(path, text, "differing")
 
-    def _keep(self, path: bytes) -> None:
-        self._report.add(kept=1)
+    def _keep(self, path: bytes, size: int = 0) -> None:
+        self._report.add(kept=1, kept_bytes=size)
         self.show("keep", path)
+        self._settings.progress()
 
     def show(self, word: str, path: bytes) -> None:
         """Show what is done with an entry: it is made, kept or replaced."""

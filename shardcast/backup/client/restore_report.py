@@ -22,6 +22,7 @@ class RestoreCounts:
         folders: folders that were made.
         others: symbolic links, FIFOs and devices that were made.
         kept: files, links and devices that were there already, equal.
+        kept_bytes: bytes of these files.
         bytes: bytes of the files that were made.
         replaced: files and others that ``--overwrite`` replaced.
         differing: what was there, differs and stays as it was.
@@ -33,6 +34,7 @@ class RestoreCounts:
     folders: int = 0
     others: int = 0
     kept: int = 0
+    kept_bytes: int = 0
     bytes: int = 0
     replaced: int = 0
     differing: int = 0
@@ -45,6 +47,7 @@ class RestoreReport:
 
     Attributes:
         counts: the numbers.
+        matched: whether anything of the snapshot was wanted.
         owners: whether owners were left out, since only root can set them.
         system_attributes: whether attributes of the system were left out.
         devices: devices that were left out.
@@ -53,6 +56,7 @@ class RestoreReport:
     def __init__(self, tell: Tell) -> None:
         """Count nothing yet; ``tell`` is called for each path that has a problem."""
         self.counts = RestoreCounts()
+        self.matched = False
         self.owners = False
         self.system_attributes = False
         self.devices = 0

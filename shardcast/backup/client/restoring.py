@@ -136,6 +136,7 @@ class Restore:
         if not wanted and not selection.may_hold(path):
             return
         check_depth(len(levels), path)
+        self._report.matched |= wanted
         levels.append(_Level(path, entry, self._tree.entries(entry, path), wanted))
         if wanted and not self._need(levels):
             self._leave(levels.pop())
@@ -145,6 +146,7 @@ class Restore:
         path, selection = join(levels[-1].path, entry.name), self._settings.selection
         if selection.excludes(path) or not (levels[-1].wanted or selection.includes(path)):
             return
+        self._report.matched = True
         if not self._need(levels):
             return
         if entry.name.startswith(TEMPORARY):

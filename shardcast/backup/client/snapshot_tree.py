@@ -51,7 +51,10 @@ class SnapshotTree:
 
     Attributes:
         root: the entry of its top.
+        name: of the snapshot, for errors.
     """
+
+    name = "this snapshot"
 
     def __init__(self, reader: ChunkReader, root: SavedEntry, snapshot: Snapshot | None = None) -> None:
         """Read the tree below an entry, of at most as many entries as the snapshot has.
@@ -105,7 +108,7 @@ class SnapshotTree:
         made = self._snapshot
         if made and (self._files > made.files or self._folders > made.folders):
             raise EndlessTree(
-                f"{self._reader.url}: this snapshot lists more than its {made.files} files and "
+                f"{self._reader.url}: {self.name} lists more than its {made.files} files and "
                 f"{made.folders} folders; do not trust what this server sends"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,8 +69,9 @@ def restore(
     from shardcast.backup.client.restore_selection import RestoreSelection
     from shardcast.backup.client.restoring import restore_into
     from shardcast.cli.progress import progress_display
+    from shardcast.errors import VersionNotOffered
 
-    selection = RestoreSelection(include, exclude)
+    selection, started = RestoreSelection(include, exclude), time.monotonic()
     with source.open() as opened, progress_display(options.is_quiet() or dry_run) as display:
         found, tree = opened.choose(snapshot)
         report = RestoreReport(_teller(display))
@@ -82,7 +84,12 @@ def restore(
             progress=_progress(display, report, found, selection.is_all),
         )
         restore_into(dest, tree, opened.reader, settings, report)
-    _summarize(report, settings, dest, found.id, as_json)
+    if not selection.is_all and not report.matched:
+        raise VersionNotOffered(f"nothing in snapshot {found.id} matches the patterns")
+    if as_json:
+        _print_json(report, dest, found.id)
+    elif not options.is_quiet():
+        _summarize(report, settings, f"{found.id} to {dest}", time.monotonic() - started)
     return _code(report.counts)
 
 
@@ -91,7 +98,7 @@ def _teller(display: Display) -> Callable[[str, str], None]:
     from shardcast.plain_text import one_line
 
     def tell(path: str, text: str) -> None:
-        display.pause()
+        display.erase()
         click.echo(one_line(f"{path}: {text}", 8192), err=True)
 
     return tell
@@ -112,36 +119,41 @@ def _progress(
     size = found.bytes if is_all else None
 
     def show() -> None:
-        display.show(f"restore {found.id[:8]}", report.counts.bytes, size, f"{report.counts.files} files")
+        counts = report.counts
+        done = counts.bytes + counts.kept_bytes
+        total = size if size and size >= done else None
+        display.show(f"restore {found.id[:8]}", done, total, f"{counts.files + counts.kept} files")
 
     return show
 
 
-def _summarize(
-    report: RestoreReport, settings: RestoreSettings, dest: Path, snapshot: str, as_json: bool
-) -> None:
-    """Print what was done: a line on stderr, or JSON on stdout."""
+def _print_json(report: RestoreReport, dest: Path, snapshot: str) -> None:
+    """Print what was done as JSON."""
     from shardcast.cli.streams import print_answer
-    from shardcast.sizes import format_count, format_size
 
-    if as_json:
-        print_answer(json.dumps({"snapshot": snapshot, "dest": str(dest), **report.as_json()}))
-        return
-    if options.is_quiet():
-        return
-    counts = report.counts
-    done = "would be restored" if settings.dry_run else "restored"
+    print_answer(json.dumps({"snapshot": snapshot, "dest": str(dest), **report.as_json()}))
+
+
+def _summarize(report: RestoreReport, settings: RestoreSettings, what: str, seconds: float) -> None:
+    """Print what was done on stderr: a line, and one for each count that a person should know of."""
+    from shardcast.sizes import format_count, format_rate, format_size
+
+    counts, planned = report.counts, settings.dry_run
     parts = [f"{format_count(counts.files, 'file')} ({format_size(counts.bytes)})"]
     parts += [format_count(counts.folders, "folder")] if counts.folders else []
-    parts += [format_count(counts.others, "link and other entry")] if counts.others == 1 else []
-    parts += [f"{counts.others} links and other entries"] if counts.others > 1 else []
-    click.echo(f"{', '.join(parts)} of {snapshot} {done} to {dest}", err=True)
+    others = "link or special file" if counts.others == 1 else "links and special files"
+    parts += [f"{counts.others} {others}"] if counts.others else []
+    if planned:
+        click.echo(f"would restore {', '.join(parts)} of {what}", err=True)
+    else:
+        rate = format_rate(counts.bytes / max(seconds, 0.001))
+        click.echo(f"restored {', '.join(parts)} of {what}, in {seconds:.1f} s ({rate})", err=True)
     for number, text in (
-        (counts.kept, "were there already, equal"),
-        (counts.replaced, "replaced what was there"),
-        (counts.differing, "differ from what is there, which stays; --overwrite replaces it"),
-        (counts.damaged, "are damaged at the server, or gone there; the next backup mends what it still has"),
-        (counts.failed, "could not be restored, or not with all attributes"),
+        (counts.replaced, "of them replacing what is there" if planned else "of them in place of others"),
+        (counts.kept, "there already, equal"),
+        (counts.differing, "there already, different: not restored; --overwrite replaces"),
+        (counts.damaged, "damaged at the server, or gone there; the next backup mends what it still has"),
+        (counts.failed, "not restored, or not with all attributes"),
     ):
         if number:
             click.echo(f"{number} {text}", err=True)

@@ -68,7 +68,9 @@ class OpenSource:
         from shardcast.backup.client.snapshot_tree import SnapshotTree
         from shardcast.backup.snapshots import parse_snapshot
 
-        return SnapshotTree.of(self.reader, parse_snapshot(self.server.record(snapshot)))
+        tree = SnapshotTree.of(self.reader, parse_snapshot(self.server.record(snapshot)))
+        tree.name = f"snapshot {snapshot}"
+        return tree
 
 
 @dataclass(frozen=True)

@@ -85,11 +85,11 @@ def test_equal_files_stay_and_others_are_named(tmp_path: Path) -> None:
     (folder / "l").symlink_to("elsewhere")
     (folder / "more").write_bytes(b"of others")
     found = Restored(kept, folder)
-    assert found.counts == {"files": 1, "bytes": 1, "kept": 1, "differing": 3}
+    assert found.counts == {"files": 1, "bytes": 1, "kept": 1, "kept_bytes": 1, "differing": 3}
     assert set(found.told) == {"a", "c", "l"}
     assert ((folder / "a").read_bytes(), (folder / "b").read_bytes()) == (b"y", b"x")
     found = Restored(kept, folder, overwrite=True)
-    assert found.counts == {"files": 1, "others": 1, "bytes": 1, "kept": 2, "replaced": 3}
+    assert found.counts == {"files": 1, "others": 1, "bytes": 1, "kept": 2, "kept_bytes": 2, "replaced": 3}
     assert (folder / "a").read_bytes() == b"x"
     assert stat.S_IMODE((folder / "c").stat().st_mode) == 0o644
     assert (folder / "l").readlink() == Path("t")
