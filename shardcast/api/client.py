@@ -25,6 +25,7 @@ from shardcast.fair_limit import FairLimit
 from shardcast.folders.options import FolderOptions
 from shardcast.nodes.client import LATEST, Client, Release
 from shardcast.nodes.output_template import OutputTemplate
+from shardcast.nodes.release_folder import check_keep
 from shardcast.nodes.sharing_settings import SharingSettings
 from shardcast.nodes.tagged import version_text
 from shardcast.protocol.distribution import Withdrawal
@@ -318,9 +319,10 @@ class ClientNode:
             A handle to stop or to wait for.
 
         Raises:
-            UsageError: ``first`` is no version's name.
+            UsageError: ``first`` is no version's name, or ``keep`` no number of versions.
         """
         first = version_text(first, tags=False)
+        check_keep(keep)
 
         calling: set[int] = set()
         turn = asyncio.Lock()

@@ -27,7 +27,7 @@ from shardcast.nodes.offers import describe_offers
 from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
-from shardcast.nodes.release_folder import can_link
+from shardcast.nodes.release_folder import can_link, check_keep
 from shardcast.nodes.tagged import find_tagged, version_text
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
@@ -269,7 +269,8 @@ class Client:
             Each version once its file has its name.
 
         Raises:
-            UsageError: ``first`` is no version's name.
+            UsageError: ``first`` is no version's name, ``keep`` no number of versions, or the output name has
+                neither ``{version}`` nor ``{number}``.
             LocalDiskError: a file can't be written.
         """
         first = version_text(first, tags=False)
@@ -278,8 +279,7 @@ class Client:
                 f"output name {self._template.text!r}: versions that are followed would replace each other; "
                 "add {version} or {number}"
             )
-        if keep is not None and (not isinstance(keep, int) or keep < 1):
-            raise UsageError(f"keep={keep!r} makes no sense; keep at least one version, or None for all")
+        check_keep(keep)
         begin = None if first == LATEST else int(first[1:])
         folder = self.output_dir.absolute()
         links = latest and await asyncio.to_thread(can_link, folder)

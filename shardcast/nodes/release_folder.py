@@ -11,7 +11,7 @@ from pathlib import Path
 from shardcast.ages import age_of
 from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
-from shardcast.errors import LocalDiskError
+from shardcast.errors import LocalDiskError, UsageError
 from shardcast.file_locks import Lock, open_lock_file, try_lock
 from shardcast.filesystem import has_symlinks
 from shardcast.folders.part_folder import clear_abandoned_folders
@@ -35,6 +35,16 @@ log = logging.getLogger(__name__)
 
 _OLD = 24 * 3600.0
 """Seconds after which files that an interrupted download left go, whichever version they are of."""
+
+
+def check_keep(keep: int | None) -> None:
+    """Check how many versions a program asks to keep.
+
+    Raises:
+        UsageError: it is no number of versions.
+    """
+    if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
+        raise UsageError(f"keep={keep!r} is no number of versions; write 1 or more, or None for all")
 
 
 def check_folder(output_dir: Path) -> None:

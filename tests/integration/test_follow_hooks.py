@@ -175,6 +175,9 @@ async def test_library_keeps_versions_and_the_latest_link(
 
 def test_blocking_follow_keeps_versions(origin: processes.Node, publish: Publish, tmp_path: Path) -> None:
     out, taken = tmp_path / "out", list[Release]()
+    for wrong in (0, -1, True, "2", 1.5):
+        with pytest.raises(UsageError, match="keep="):
+            ClientNode(origin.url, out).follow(taken.append, keep=wrong)  # type: ignore[arg-type]
     with ClientNode(origin.url, out).follow(taken.append, keep=1):
         for number in range(1, 4):
             publish(str(number))
@@ -229,3 +232,25 @@ def test_nothing_goes_while_another_followers_hook_runs(
             other.stop()
         assert "download_v1.bin" in versions(out), "its hook uses it"
         gate.touch()
+
+
+def test_failing_hook_for_a_withdrawal_stops_and_is_repeated(
+    origin: processes.Node, publish: Publish, tmp_path: Path
+) -> None:
+    out, told = tmp_path / "out", tmp_path / "told"
+    words = f'echo {{version}} "$SHARDCAST_PREVIOUS_PATH" >> {told}; exit 3'
+    script = f'[ -z "$SHARDCAST_WITHDRAWN" ] && exit; {words}'
+    publish("1")
+    with follower(origin, out, "--exec", script, "--on-hook-failure", "stop") as running:
+        wait(lambda: versions(out), "v1")
+        publish("2")
+        wait(lambda: (out / "latest").read_text() == "2", "v2")
+        done = processes.run("withdraw", "v2", "--data-dir", str(tmp_path / "data"))
+        assert done.returncode == 0, done.stderr
+        assert running.process.wait(30) == 1
+        wait(lambda: "ended with exit code 3" in running.log, "the reason")
+        assert "Traceback" not in running.log
+    line = f"v1 {out}/download_v2.bin\n"
+    assert told.read_text() == line
+    with follower(origin, out, "--exec", script):
+        wait(lambda: told.read_text() == 2 * line, "the next run to tell of it again")
