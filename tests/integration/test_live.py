@@ -172,7 +172,7 @@ async def test_shards_reach_follower_while_writer_writes(tmp_path: Path) -> None
         release = follower.releases[0]
         assert release.path.read_bytes() == DATA
         assert dict(release.manifest.header.metadata) == {"step": 7}
-        assert follower.files == {"download_v1.bin"}
+        assert follower.files == {"download_v1.bin", "latest"}
         # The last one may have verified the whole payload before the first one has.
         for node in (first, second):
             await until(lambda node=node: node.folders.listings == origin.folders.listings)  # type: ignore[misc]
