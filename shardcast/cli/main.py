@@ -93,6 +93,8 @@ def _run(program: str, subcommand: LazyCommand | None = None) -> NoReturn:
     """
     code = DONE
     guard_streams()
+    if subcommand and sys.argv[1:] == ["--version"]:  # of `shardcast-client` an option with a value, too
+        subcommand = None
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command = subcommand.load() if subcommand else shardcast

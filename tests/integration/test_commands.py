@@ -122,6 +122,9 @@ def test_commands_run_by_each_of_their_names() -> None:
     scripts = Path(sys.executable).parent
     same = subprocess.run([scripts / "shardcast", "--version"], capture_output=True, text=True, check=True)
     assert same.stdout == version.stdout
+    for role in ("origin", "middle", "client", "store", "backup"):
+        command = [scripts / f"shardcast-{role}", "--version"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == version.stdout
     for role in ("origin", "middle", "client"):
         own = subprocess.run([scripts / f"shardcast-{role}", "--help"], capture_output=True, text=True)
         assert own.returncode == 0, own.stderr

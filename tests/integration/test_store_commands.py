@@ -104,8 +104,7 @@ def test_get_does_not_use_open_file_of_another_user(kept: tuple[Path, str, bytes
 
 
 def test_get_returns_put_blob(tmp_path: Path) -> None:
-    root, one, two = tmp_path / "store", tmp_path / "one", tmp_path / "two"
-    root.mkdir()
+    root, one, two = tmp_path / "new" / "store", tmp_path / "one", tmp_path / "two"
     one.write_bytes(b"Hello!")
     two.write_bytes(random.Random(1).randbytes(3_000_000))
     digests = [sha256(one.read_bytes()), sha256(two.read_bytes())]
@@ -176,6 +175,8 @@ NO_SENSE: list[tuple[list[str], int, str]] = [
     (["get", "-d", "{store}", "{digest}", "-o", "{store}"], 2, "is a directory"),
     (["put", "-d", "{store}"], 2, "Missing argument"),
     (["put", "-d", "{store}", "{nowhere}"], 2, "does not exist"),
+    (["put", "-d", "{file}", "{file}"], 2, "is no directory"),
+    (["put", "-d", "{file}/below", "{file}"], 6, "could not make"),
     (["put", "-d", "{store}", "{store}"], 2, "is a directory"),
     (["put", "-d", "{store}", "--algorithm", "md5", "{file}"], 2, "no digest of a store"),
     (["put", "-d", "{store}", "--layout", "deep", "{file}"], 2, "layout"),

@@ -30,6 +30,7 @@ from shardcast.cli.pipes import open_input, read_some, write_all
 from shardcast.cli.progress import Display, progress_display
 from shardcast.cli.streams import answer_descriptor, input_descriptor, print_answer
 from shardcast.digest import new_hasher
+from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt, BlobMissing
 from shardcast.filesystem import atomic_file
@@ -131,10 +132,13 @@ def has(digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as
 def put(
     files: tuple[str, ...], directory: Path, *, algorithm: str | None, layout: str | None, as_json: bool
 ) -> None:
-    """Put FILES, and print their digests, one a line; - is stdin."""
+    """Put FILES, and print their digests, one a line; - is stdin. The directory is made if it is missing."""
     options.start_logging()
     from shardcast.nodes.runtime import run
 
+    if not directory.exists():
+        with disk_errors("could not make", directory):
+            make_folder(directory)
     store = open_store(directory, True, algorithm, layout)
 
     async def work(display: Display) -> None:
