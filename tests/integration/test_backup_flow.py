@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shardcast.backup.client.remote import BackupServer
 from shardcast.backup.snapshots import parse_snapshot
 from tests.support import processes
-from tests.support.backup_clients import Client
+from tests.support.backup_clients import save_folder
 from tests.support.exact_trees import dress, read_exactly
 from tests.support.folder_trees import FolderTree, folder_trees
 from tests.support.restores import Restored
@@ -82,8 +82,8 @@ def test_flow_of_the_readme_of_hashstore(machine: Machine) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Run a server, and register a client there."""
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BackupServer, bytes]]:
+    """Run a server, register a client there, and yield the server and the key of ids."""
     folder = tmp_path_factory.mktemp("backup")
     words = ("start", "--store_dir", str(folder / "store"), "--host", "127.0.0.1", "--port", "0")
     with processes.node("backup", *words) as node:
@@ -91,13 +91,17 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         with contextlib.closing(BackupServer(node.url)) as stranger:
             made = stranger.register(invitation, "desk", b"/home/me")
         with contextlib.closing(BackupServer(node.url, made.key)) as server:
-            yield Client(node.url, server, made.id_key, folder / "key")
+            yield server, made.id_key
 
 
 @settings(max_examples=25, deadline=None)
 @given(folder_trees(large=1 << 20), st.integers(0, 1 << 32), st.integers(0, 1 << 32))
 def test_saved_tree_comes_back_to_the_last_attribute(
-    tmp_path_factory: pytest.TempPathFactory, client: Client, tree: FolderTree, seed: int, later: int
+    tmp_path_factory: pytest.TempPathFactory,
+    client: tuple[BackupServer, bytes],
+    tree: FolderTree,
+    seed: int,
+    later: int,
 ) -> None:
     """The second backup goes by the cache of the first."""
     folder = tmp_path_factory.mktemp("trees")
@@ -109,9 +113,10 @@ def test_saved_tree_comes_back_to_the_last_attribute(
     restore_and_compare(client, source, folder / "second")
 
 
-def restore_and_compare(client: Client, source: Path, destination: Path) -> None:
+def restore_and_compare(client: tuple[BackupServer, bytes], source: Path, destination: Path) -> None:
     """Save a folder, restore it, and compare the two."""
-    record = client.server.record(client.save(source))
-    saved = SavedTree(client.server, client.id_key, root=parse_snapshot(record).root)  # type: ignore[arg-type]
+    server, key = client
+    record = server.record(save_folder(server, source, source.with_name("cache")))
+    saved = SavedTree(server, key, root=parse_snapshot(record).root)  # type: ignore[arg-type]
     assert Restored(saved, destination).told == {}
     assert read_exactly(destination) == read_exactly(source)

@@ -55,13 +55,7 @@ class Client:
 
     def save(self, folder: Path, *tags: str) -> str:
         """Make a snapshot of a folder, all of which can be saved, and return its id."""
-        told: dict[bytes, str] = {}
-        rules = SaveRules(IgnoreRules(Patterns(()), by_files=False))
-        cache = self.key_file.with_name("cache")
-        order = BackupOrder(os.fsencode(folder), rules, "desk", "me", cache, tags=tags)
-        made = FolderBackup(self.server, order, told.__setitem__).run()
-        assert told == {}
-        return made.snapshot
+        return save_folder(self.server, folder, self.key_file.with_name("cache"), *tags)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -77,6 +71,16 @@ class Client:
         done = await self.run(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
+
+
+def save_folder(server: BackupServer, folder: Path, cache: Path, *tags: str) -> str:
+    """Make a snapshot of a folder, all of which can be saved, and return its id."""
+    told: dict[bytes, str] = {}
+    rules = SaveRules(IgnoreRules(Patterns(()), by_files=False))
+    order = BackupOrder(os.fsencode(folder), rules, "desk", "me", cache, tags=tags)
+    made = FolderBackup(server, order, told.__setitem__).run()
+    assert told == {}
+    return made.snapshot
 
 
 @asynccontextmanager
