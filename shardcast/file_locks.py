@@ -22,6 +22,7 @@ from enum import Enum
 from pathlib import Path
 
 from shardcast.file_systems import NO_LOCKS, log_lack
+from shardcast.temporary_files import create_private
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def ensure_lock_mode(path: Path) -> None:
     """
     mode = _lock_mode(path)
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode))
+        os.close(create_private(path))
     found = path.lstat()
     if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:
         path.chmod(mode)
