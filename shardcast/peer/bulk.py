@@ -27,7 +27,7 @@ from shardcast.peer.connecting import SocketAddress, connect
 from shardcast.peer.download_limit import receive_buffer_size
 from shardcast.peer.failures import broken_error
 from shardcast.peer.landing_writer import BUFFER_SIZE, receive_buffer
-from shardcast.peer.redirects import proxy_of
+from shardcast.peer.proxies import proxy_of
 from shardcast.peer.requests import Answer, RangeRequest
 from shardcast.peer.session import Session
 from shardcast.peer.tls_failures import tls_failure_in_thread

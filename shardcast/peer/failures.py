@@ -27,6 +27,7 @@ from shardcast.errors import (
     ServerUnreachable,
     TlsFailure,
 )
+from shardcast.peer.proxies import through_proxy
 from shardcast.plain_text import one_line
 from shardcast.protocol.wire import (
     ABSENT_STATUSES,
@@ -65,7 +66,9 @@ def status_error(
         return denied_error(server, request, status, headers)
     message = f"{request}: the answer is {status} {one_line(reason or '', _MAX_REASON)}".rstrip()
     if status in GATEWAY_STATUSES and not headers.get(NODE_ID_HEADER, ""):
-        return ServerUnreachable(server, f"{message}, of what stands before the server")
+        return ServerUnreachable(
+            server, f"{message}, of what stands before the server{through_proxy(server)}"
+        )
     if status == 400 and reason == TLS_ONLY_REASON:
         return TlsFailure(server, "it speaks TLS only; write https:// before its address")
     if status in (502, 504):
@@ -126,4 +129,5 @@ def broken_error(server: str, request: str, answered: bool, why: object = None) 
     detail = f" ({why})" if why is not None and str(why) else ""
     if answered:
         return BadAnswer(server, f"{request}: the connection broke in the middle of the answer{detail}")
-    return ServerUnreachable(server, f"{request}: the connection broke before an answer{detail}")
+    proxy = through_proxy(server)
+    return ServerUnreachable(server, f"{request}: the connection broke before an answer{proxy}{detail}")

@@ -13,9 +13,9 @@ from shardcast.peer.bulk import NotPlain
 from shardcast.peer.download_limit import shard_turn
 from shardcast.peer.failures import status_error
 from shardcast.peer.pace import read_paced
+from shardcast.peer.proxies import proxy_of
 from shardcast.peer.quick_connection import QuickHead
 from shardcast.peer.quick_exchange import QuickConnections, SmallRequest
-from shardcast.peer.redirects import proxy_of
 from shardcast.peer.requests import Answer
 from shardcast.peer.session import Session, answer
 from shardcast.protocol.next_range import (

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -20,6 +19,7 @@ from shardcast.access.client_access import ClientAccess
 from shardcast.access.live_context import LiveContext
 from shardcast.access.secret import HeaderValue, clear_locals, has_secret
 from shardcast.errors import BadAnswer
+from shardcast.peer.proxies import proxy_of
 from shardcast.protocol.wire import REDIRECT_STATUSES
 
 MAX_REDIRECTS = 5
@@ -110,16 +110,3 @@ def _may_follow(server: SplitResult, asked: SplitResult, target: SplitResult) ->
         return False
     safe = target.scheme == "https" or (target.scheme, asked.scheme) == ("http", "http")
     return safe and target.hostname == server.hostname
-
-
-def proxy_of(url: str) -> str | None:
-    """Return the proxy for a URL by the environment; None for none, or for one without HTTP.
-
-    The proxy's credentials are those in its own address; no ``.netrc`` is read.
-    """
-    parts, proxies = urlsplit(url), getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.netloc):
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    return proxy if proxy.startswith(("http://", "https://")) else None

@@ -32,6 +32,7 @@ from shardcast.peer.download_limit import buffer_size
 from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import CountedResponse, HeadTimeout, read_head
 from shardcast.peer.pace import Upload
+from shardcast.peer.proxies import through_proxy
 from shardcast.peer.redirects import requested
 from shardcast.peer.tls_failures import tls_failure
 from shardcast.protocol.manifest_reader import ManifestError
@@ -187,7 +188,9 @@ async def answer(
     except (ManifestError, ShardcastError):  # LocalDiskError is an OSError, and no server is to blame
         raise
     except aiohttp.ConnectionTimeoutError as error:
-        raise ServerUnreachable(server, f"no connection within {CONNECT_TIMEOUT:g} s") from error
+        raise ServerUnreachable(
+            server, f"no connection within {CONNECT_TIMEOUT:g} s{through_proxy(server)}"
+        ) from error
     except HeadTimeout as error:
         raise ServerStalled(server, f"{what}: {error}") from error
     except TimeoutError as error:
@@ -196,7 +199,9 @@ async def answer(
         if limit := LocalLimit.of(error.os_error):
             raise CannotAsk(server, str(limit)) from error
         failure = await tls_failure(server, error)
-        raise failure or ServerUnreachable(server, f"no connection ({error.os_error})") from error
+        raise failure or ServerUnreachable(
+            server, f"no connection{through_proxy(server)} ({error.os_error})"
+        ) from error
     except (aiohttp.ClientConnectionError, OSError) as error:
         if limit := LocalLimit.of(error):
             raise CannotAsk(server, str(limit)) from error

@@ -17,7 +17,7 @@ import aiohttp
 
 from shardcast.access.certificates import Certificate, read_certificate
 from shardcast.errors import PeerError, TlsFailure
-from shardcast.peer.redirects import proxy_of
+from shardcast.peer.proxies import proxy_of
 
 _LOOK_SECONDS = 5.0
 """Seconds to connect, and seconds to shake hands, for a second look at a certificate."""

@@ -25,7 +25,8 @@ from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.errors import BadAnswer, ServerLacks, TransferFailed
 from shardcast.nodes.client import Client
-from shardcast.peer.redirects import MAX_REDIRECTS, proxy_of, requested
+from shardcast.peer.proxies import proxy_of
+from shardcast.peer.redirects import MAX_REDIRECTS, requested
 from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
 from shardcast.transfer.limits import Limits

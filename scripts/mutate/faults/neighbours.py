@@ -186,8 +186,8 @@ FAULTS = [
     ),
     Fault(
         name="proxy-is-used-where-none-is-to-be",
-        file=REDIRECTS,
-        old="if not proxy or proxy_bypass(parts.netloc):",
+        file="shardcast/peer/proxies.py",
+        old='if not proxy or is_direct(parts, proxies.get("no", "")):',
         new="if not proxy:",
         tests=["tests/integration/test_redirects.py::test_proxy_of_environment_is_used"],
     ),
