@@ -22,7 +22,6 @@ from enum import Enum
 from pathlib import Path
 
 from shardcast.file_systems import NO_LOCKS, log_lack
-from shardcast.temporary_files import create_private
 
 log = logging.getLogger(__name__)
 
@@ -98,19 +97,16 @@ def open_lock_file(path: Path | str) -> int:
     return descriptor
 
 
-def ensure_lock_mode(path: Path) -> None:
-    """Make a file where there is none, with the mode of a lock file; one that is there gets the mode.
+def set_lock_mode(path: Path) -> None:
+    """Give a file of this user the mode of a lock file, without opening it.
 
     For files with record locks (fcntl(2)), such as SQLite's: closing any descriptor of one drops all locks of
-    the process on it, so a file that is there is never opened here.
+    the process on it.
 
     Raises:
-        OSError: the file can't be made, or not be changed.
+        OSError: the file is not there, or its mode can't be changed.
     """
-    mode = _lock_mode(path)
-    with contextlib.suppress(FileExistsError):
-        os.close(create_private(path))
-    found = path.lstat()
+    mode, found = _lock_mode(path), path.lstat()
     if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:
         path.chmod(mode)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import TypeVar
 
 from shardcast.concurrency import ThreadPool
 from shardcast.errors import LocalDiskError
-from shardcast.file_locks import ensure_lock_mode
+from shardcast.file_locks import set_lock_mode
 from shardcast.file_moves import rename
+from shardcast.temporary_files import create_private
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +116,9 @@ class SqliteFile:
         """
         if isinstance(file, Path):
             with contextlib.suppress(OSError):  # SQLite reports the reason, if it can't use the file
-                # Everybody able to open the database can lock it, and make us wait.
-                ensure_lock_mode(file)
+                with contextlib.suppress(FileExistsError):  # a file that is there is never opened by hand
+                    os.close(create_private(file))
+                set_lock_mode(file)  # everybody able to open the database can lock it, and make us wait
         database = sqlite3.connect(file, timeout=_BUSY, isolation_level=None)
         try:
             database.executescript(self._schema)
