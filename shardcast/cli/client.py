@@ -131,7 +131,8 @@ def client(
         verify_output(Path(verify), as_json)
         return
     urls = options.servers_or_ip_addr_list(servers, "--servers")
-    if not follow and (following != FollowOptions() or is_on_command_line("--keep")):
+    following_given = any(is_on_command_line(option) for option in ("--keep", "--on-hook-failure"))
+    if not follow and (following_given or following != FollowOptions()):
         raise click.UsageError("--from, --every, --keep, --exec and --on-hook-failure belong to --follow")
     if version is None and is_on_command_line("--wait"):
         raise click.UsageError("--wait goes with --version; --follow waits for each version by itself")

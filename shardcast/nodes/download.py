@@ -297,6 +297,8 @@ class Downloads:
                 self.under_way.remove(transfer)
         except (VersionAborted, VersionWithdrawn):
             await asyncio.to_thread(sink.discard)  # nothing of it is of use to a later run
+            if destination.folder:
+                await destination.folder.forget(output)
             raise
         finally:
             if shared:

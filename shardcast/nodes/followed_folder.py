@@ -125,6 +125,14 @@ class FollowedFolder:
         number = version_number(header.version) or 0
         await asyncio.to_thread(self.outputs.begin, output, header.origin, number)
 
+    async def forget(self, output: Path) -> None:
+        """Remove the record of an output that was begun, and never got its name (``OutputFolder.forget``).
+
+        Raises:
+            LocalDiskError: the folder can't be written.
+        """
+        await asyncio.to_thread(self.outputs.forget, output)
+
     async def record(self, release: Release, file: os.stat_result | None) -> Release:
         """Record a version whose file has its name.
 

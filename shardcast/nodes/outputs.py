@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from shardcast.directories import make_folder
+from shardcast.directories import make_folder, sync_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import set_symlink
@@ -150,7 +150,8 @@ class OutputFolder:
             identity = FileIdentity.from_stat(path.stat() if file is None else file).recorded
         with self._storage.locked():
             if trusted_identity(path) == identity:
-                followed = path not in self._replaced
+                known = self._storage.read_record(path)  # perhaps of another follower, which was faster
+                followed = path not in self._replaced or (known is not None and known.followed)
                 self._write(path, OutputRecord(origin, number, digest, identity, followed=followed))
 
     def identify(
@@ -229,6 +230,8 @@ class OutputFolder:
                 else:
                     path.unlink(missing_ok=True)
                 record_path(path, self.folder).unlink(missing_ok=True)
+                # Before its blocks serve another file: a power cut could give the name back without them.
+                sync_folder(path.parent)
                 self._remove_empty(path.parent)
 
     def _remove_empty(self, folder: Path) -> None:
@@ -247,8 +250,10 @@ class OutputFolder:
         Raises:
             LocalDiskError: the record can't be written.
         """
-        known, is_free = self._storage.read_record(path), not os.path.lexists(path)
-        followed = is_free or (known is not None and _made_by_follower(known, path))
+        is_free = not os.path.lexists(path)  # first: another follower records before its file has the name
+        known = self._storage.read_record(path)
+        # Without a file now, another follower's --keep has removed it since.
+        followed = is_free or (known is not None and known.followed) or not os.path.lexists(path)
         (self._replaced.discard if followed else self._replaced.add)(path)
         if not is_free and (known or not is_named_record(record_path(path, self.folder).name)):
             return
@@ -256,6 +261,18 @@ class OutputFolder:
             make_folder(path.parent)
             record = OutputRecord(origin, number, NO_DIGEST, PENDING, followed=followed)
             self._storage.write_record(path, record)
+
+    def forget(self, path: Path) -> None:
+        """Remove the record of an output that was begun, and never got its name.
+
+        Raises:
+            LocalDiskError: the folder can't be written.
+        """
+        with disk_errors("could not tidy", self.folder), self._storage.locked():
+            record = self._storage.read_record(path)
+            if record and record.is_pending and not os.path.lexists(path):
+                record_path(path, self.folder).unlink(missing_ok=True)
+                self._remove_empty(path.parent)
 
     def clear_pending(self, is_over: Callable[[int], bool]) -> None:
         """Remove what interrupted downloads left of outputs with names of their own.
@@ -293,11 +310,6 @@ class OutputFolder:
             for entry in list(self.folder.iterdir()):
                 if is_stale(entry):
                     entry.unlink(missing_ok=True)
-
-
-def _made_by_follower(record: OutputRecord, path: Path) -> bool:
-    """Return whether a record says that a follower made, or began, what is at a path."""
-    return record.followed and (record.is_pending or record.file == trusted_identity(path))
 
 
 def resume_point(outputs: OutputFolder, origin: str | None) -> int | None:
