@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
@@ -114,8 +114,18 @@ def replace(path: Path, data: bytes, mode: int | None = None) -> None:
     Raises:
         LocalDiskError: the disk is full, or may not be written.
     """
+    replace_by_parts(path, (data,), mode)
+
+
+def replace_by_parts(path: Path, parts: Iterable[bytes | memoryview], mode: int | None = None) -> None:
+    """Replace the content of ``path`` as ``replace`` does, by parts that are never in memory as a whole.
+
+    Raises:
+        LocalDiskError: the disk is full, or may not be written.
+    """
     with disk_errors("could not write", path), atomic_file(path, mode) as descriptor:
-        write_all(descriptor, data)
+        for part in parts:
+            write_all(descriptor, part)
 
 
 async def replace_in_thread(path: Path, data: bytes) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from shardcast.file_owners import is_trusted
+from shardcast.folders.identities import column_bytes
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
 from shardcast.json_text import parse_json
@@ -47,7 +48,7 @@ class FileStates:
         Raises:
             OSError: an entry can't be looked at.
         """
-        values = array("Q", bytes(8 * _COLUMNS * len(table)))
+        values = array("Q", [0]) * (_COLUMNS * len(table))
         for first, above, names in table.runs():
             try:
                 found = array("Q", _run_state(tree, above, names))
@@ -85,8 +86,10 @@ class FileStates:
         found = array("Q", _state_or_none(tree, path))
         self._values[index * _COLUMNS : (index + 1) * _COLUMNS] = found
 
-    def encode(self, manifest: str, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> bytes:
-        """Return the states as their file holds them.
+    def encode(
+        self, manifest: str, only: Sequence[str] = (), exclude: Sequence[str] = ()
+    ) -> Iterator[bytes | memoryview]:
+        """Yield the states as their file holds them, part by part.
 
         Args:
             manifest: SHA-256 of the version's manifest.
@@ -96,7 +99,9 @@ class FileStates:
         head = {"manifest": manifest, "entries": len(self), "order": sys.byteorder}
         if only or exclude:
             head |= {"only": list(only), "exclude": list(exclude)}
-        return json.dumps(head).encode() + b"\n" + self._values.tobytes() + self._hashed
+        yield json.dumps(head).encode() + b"\n"
+        yield column_bytes(self._values)
+        yield memoryview(self._hashed)
 
     @classmethod
     def load(cls, path: Path, manifest: str, entries: int) -> Self | None:

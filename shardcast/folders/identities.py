@@ -74,6 +74,11 @@ class EntryIdentities:
         )
 
 
+def column_bytes(column: array[int]) -> memoryview:
+    """Return the bytes of a column, without a copy."""
+    return memoryview(column).cast("B") if column else memoryview(b"")
+
+
 def _columns(found: Sequence[os.stat_result]) -> tuple[array[int], array[int], array[int]]:
     """Return the identities of several entries in columns."""
     return (

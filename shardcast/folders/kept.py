@@ -22,7 +22,7 @@ from pathlib import Path
 from shardcast.directories import remove_tree
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import replace
+from shardcast.filesystem import replace, replace_by_parts
 from shardcast.folders.contents import folder_layout
 from shardcast.folders.file_states import FileStates, open_trusted, read_patterns, renewed_states
 from shardcast.folders.layout import FolderLayout
@@ -66,7 +66,7 @@ def keep_states(folder: Path, manifest: Manifest, states: FileStates, selection:
         LocalDiskError: the disk failed.
     """
     identity = sha256(manifest.raw).hexdigest()
-    replace(kept_states(folder), states.encode(identity, selection.only, selection.exclude))
+    replace_by_parts(kept_states(folder), states.encode(identity, selection.only, selection.exclude))
 
 
 def kept_selection(folder: Path, manifest: Manifest, table: FolderTable) -> FolderSelection:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from shardcast.filesystem import replace
+from shardcast.filesystem import replace_by_parts
 from shardcast.folders.contents import folder_layout
 from shardcast.folders.entries import EntryKind, FolderEntry
 from shardcast.folders.file_states import FileStates
@@ -96,7 +96,7 @@ class SeedFolder:
             for index in sorted(self._linked | others):
                 self.states.renew(index, self._tree, table.path(index))
             identity = sha256(self.manifest.raw).hexdigest()
-            replace(kept_states(self.path), self.states.encode(identity))
+            replace_by_parts(kept_states(self.path), self.states.encode(identity))
             self._linked.clear()
         self._tree.close()
 

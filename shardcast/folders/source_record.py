@@ -14,15 +14,15 @@ import json
 import os
 import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
 from shardcast.directories import new_folder
-from shardcast.filesystem import replace
-from shardcast.folders.identities import EntryIdentities
+from shardcast.filesystem import replace_by_parts
+from shardcast.folders.identities import EntryIdentities, column_bytes
 from shardcast.folders.reuse import COARSE, is_settled
 from shardcast.json_text import parse_json
 from shardcast.protocol.manifest import MAX_ENTRIES, Manifest
@@ -76,7 +76,7 @@ def write_record(
         "entries": len(identities),
         "settled": settled,
     }
-    replace(record_file(folder, source), _encode(header, identities))
+    replace_by_parts(record_file(folder, source), _encode(header, identities))
     records = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
     for old in records[:-MAX_RECORDS]:
         old.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def renew_records(folder: Path, changes: Iterable[LinkChange]) -> None:
         if renewed:
             values = {**parse_json(data.partition(b"\n")[0]), "settled": renewed.settled}
             found = file.stat()
-            replace(file, _encode(values, renewed.identities))
+            replace_by_parts(file, _encode(values, renewed.identities))
             os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))  # the order in which they go
 
 
@@ -164,17 +164,18 @@ def _parse(data: bytes) -> SourceRecord | None:
     return SourceRecord(version, manifest, EntryIdentities(*columns), settled)
 
 
-def _encode(header: Mapping[str, Any], identities: EntryIdentities) -> bytes:
-    """Return the bytes of a record."""
-    return json.dumps(header).encode() + b"\n" + b"".join(map(_little, identities.columns))
+def _encode(header: Mapping[str, Any], identities: EntryIdentities) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a record, part by part."""
+    yield json.dumps(header).encode() + b"\n"
+    yield from map(_little, identities.columns)
 
 
-def _little(column: array[int]) -> bytes:
+def _little(column: array[int]) -> memoryview:
     """Return a column's bytes, little-endian."""
     if sys.byteorder == "big":
         column = array(column.typecode, column)
         column.byteswap()
-    return column.tobytes()
+    return column_bytes(column)
 
 
 def _column(kind: str, data: bytes) -> array[int]:

@@ -70,18 +70,22 @@ class ManifestReader:
         digests: digests of the payload; None until the closing line has arrived.
     """
 
-    def __init__(self, version: str | None = None, memory: int = MAX_MEMORY) -> None:
+    def __init__(
+        self, version: str | None = None, memory: int = MAX_MEMORY, *, keeps_lines: bool = True
+    ) -> None:
         """Read the manifest of a version.
 
         Args:
             version: the version requested, any other is refused; None for any.
             memory: maximum bytes of the lines and the shards together.
+            keeps_lines: whether to keep the lines for ``manifest``; else the caller does.
         """
         self._version = version
         self._memory = memory
         self._received = 0
         self._lines = LineReader()
-        self._raw = io.BytesIO()  # complete lines, verbatim; getvalue() does not copy
+        self._raw = io.BytesIO() if keeps_lines else None  # complete lines; getvalue() does not copy
+        self._length = 0  # of the complete lines
         self._strange = 0
         self._folder_lines = 0
         self.header: Header | None = None
@@ -101,24 +105,28 @@ class ManifestReader:
         try:
             for line in self._lines.feed(data):
                 self._read_line(line)
-                self._raw.write(line + b"\n")
+                self._length += len(line) + 1
+                if self._raw:
+                    self._raw.write(line + b"\n")
         except LineTooLong as error:
             raise ManifestError(str(error)) from None
-        if self._raw.tell() + self.shards.memory > self._memory:
+        if self._length + self.shards.memory > self._memory:
             raise ManifestError(
                 f"its {len(self.shards)} shards take more than {self._memory} bytes of memory; "
                 f"{ENVIRONMENT_PREFIX}TRANSFER_MEMORY sets how much there may be"
             )
 
-    def manifest(self) -> Manifest:
-        """Return the complete manifest.
+    def manifest(self, lines: bytes | None = None) -> Manifest:
+        """Return the complete manifest; ``lines`` are all of its own, where the reader keeps none.
 
         Raises:
             ManifestError: its closing line has not arrived.
         """
         if self.header is None or self.digests is None:
             raise ManifestError("it ends without its closing line")
-        return Manifest(self.header, self.shards, self.digests, self._raw.getvalue())
+        raw = self._raw.getvalue() if self._raw else lines
+        assert raw is not None
+        return Manifest(self.header, self.shards, self.digests, raw)
 
     def _read_line(self, line: bytes) -> None:
         """Take the next line.

@@ -190,8 +190,7 @@ class FilledVersions:
         if withdrawal is not None:
             await self._retirement.discard(number, withdrawal)
             raise withdrawn_error(withdrawal)
-        if not opened.live.manifest:
-            opened.live.add(manifest.raw[len(opened.live.raw) :])
+        opened.live.finish(manifest)
         await self._tidy()
 
     async def list_locked(self, complete: CompleteVersion) -> None:
@@ -207,8 +206,8 @@ class FilledVersions:
             await self._writer.put_record(inventory.line.listing([listing]))
         await self._writer.add_to_list(complete)
         opened = inventory.open.pop(listing.number, None)
-        if opened and not opened.live.manifest and complete.manifest:
-            opened.live.add(complete.manifest.raw[len(opened.live.raw) :])
+        if opened and complete.manifest:
+            opened.live.finish(complete.manifest)
         inventory.hidden.discard(listing.number)
         inventory.known.pop(listing.number, None)
         self._quota.ledger.drop(listing.number)

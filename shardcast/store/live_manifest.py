@@ -36,7 +36,7 @@ class LiveManifest:
         self.manifest: Manifest | None = None
         self.error: ShardcastError | None = None
         self.aborted: str | None = None
-        self._reader = ManifestReader(version)
+        self._reader = ManifestReader(version, keeps_lines=False)
         self._header: Header | None = None
         self._shards = ShardTable()
         self._adding = threading.Lock()
@@ -103,14 +103,22 @@ class LiveManifest:
                 self.abort(error.why)
                 raise
             except ManifestError:  # another server may have the right lines
-                self._reader = ManifestReader(self.version)
+                self._reader = ManifestReader(self.version, keeps_lines=False)
                 self._reader.feed(bytes(self.raw))
                 raise
             self._header = reader.header
             self._shards.extend(reader.shards[len(self._shards) :])
             self.raw += lines
             if reader.digests is not None:
-                self.manifest = reader.manifest()
+                self.raw = bytes(self.raw)
+                self.manifest = reader.manifest(self.raw)
+        self._notifier.notify()
+
+    def finish(self, manifest: Manifest) -> None:
+        """End with a whole manifest that begins with the lines so far, and wake the readers."""
+        with self._adding:
+            if not self.manifest:
+                self._header, self.raw, self.manifest = manifest.header, manifest.raw, manifest
         self._notifier.notify()
 
     def abort(self, why: str) -> None:

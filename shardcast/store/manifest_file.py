@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from shardcast.filesystem import append, replace
 from shardcast.open_files import sync_file
 from shardcast.protocol.manifest import Manifest
 from shardcast.store.live_manifest import LiveManifest
+
+_PORTION = 1 << 20
+"""Bytes of the file that are compared at a time."""
 
 
 class ManifestFile:
@@ -47,7 +51,20 @@ class ManifestFile:
             OSError: the disk failed.
         """
         with self._lock:
-            if self.path.exists() and self.path.read_bytes() == manifest.raw:
+            if _holds(self.path, manifest.raw):
                 sync_file(self.path)  # its lines were appended as they came
             else:
                 replace(self.path, manifest.raw)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Return whether a file has these bytes; both may be a hundred megabytes."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != len(data):
+                return False
+            return all(
+                file.read(_PORTION) == data[at : at + _PORTION] for at in range(0, len(data), _PORTION)
+            )
+    except FileNotFoundError:
+        return False

@@ -200,7 +200,7 @@ FAULTS = [
     Fault(
         name="manifest-without-a-budget",
         file="shardcast/protocol/manifest_reader.py",
-        old="if self._raw.tell() + self.shards.memory > self._memory:",
+        old="if self._length + self.shards.memory > self._memory:",
         new="if False:",
         tests=["tests/unit/transfer/test_transfer_memory.py"],
     ),
