@@ -111,7 +111,7 @@ FAULTS = [
     Fault(
         name="follow-options-without-follow",
         file="shardcast/cli/client.py",
-        old="if not follow and following != FollowOptions():",
+        old="if not follow and (following_given or following != FollowOptions()):",
         new="if False:",
         tests=["tests/integration/test_unnoticed.py"],
     ),
