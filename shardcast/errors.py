@@ -227,7 +227,7 @@ class TransferFailed(ShardcastError):
 
 
 class VersionAborted(TransferFailed):
-    """A version that its publisher aborted before it was complete."""
+    """A version aborted by its publisher before completion."""
 
 
 class RegistryError(ShardcastError):

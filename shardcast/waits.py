@@ -29,7 +29,7 @@ WaitSource = Callable[[], Wait | None]
 
 
 class Waits:
-    """The waits of one client; the one that started last is the one that holds it up."""
+    """The waits of one client; the newest wait holds the client up."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Wait for nothing yet."""

@@ -28,7 +28,7 @@ _DOT = ord(".")
 
 
 class Patterns:
-    """Patterns of one source, of which the last one that matches decides."""
+    """Patterns of one source; the last match decides."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         """Compile patterns.

@@ -1,4 +1,4 @@
-"""Options of a client that passes on what it receives."""
+"""Options of a client for sharing."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class IncomingUpload(ABC):
 
     @abstractmethod
     def check_open(self) -> None:
-        """Check that it has not failed.
+        """Check that the upload has not failed.
 
         Raises:
             ShardcastError: it has.

@@ -1,4 +1,4 @@
-"""What a restore did, and what it could not do."""
+"""The report of a restore: counts, and problems by path."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 class Database:
-    """A database whose transactions run in threads: one that writes, and some that read beside it."""
+    """A database with transactions in threads: one writer, and some readers beside it."""
 
     def __init__(self, file: Path) -> None:
         """Open the database, and wait for it.
