@@ -25,7 +25,7 @@ quick: lint
 	$(MAKE) --no-print-directory -j 2 types layers unit
 
 soak: $(STAMP)
-	SHARDCAST_SOAK_KILLS=100 $(BIN)/pytest tests/faults/test_soak.py tests/faults/test_backup_kills.py tests/faults/test_backup_client_kills.py
+	SHARDCAST_SOAK_KILLS=100 $(BIN)/pytest tests/faults/test_soak.py tests/faults/test_backup_kills.py
 	SHARDCAST_SWARM_NODES=100 $(BIN)/pytest -W ignore::ResourceWarning tests/faults/test_swarm_crowd.py
 	SHARDCAST_SOAK_CELLS=all $(BIN)/pytest -n 4 tests/faults/test_disk_faults.py
 	SHARDCAST_POWER_STATES=1000000 $(BIN)/pytest tests/faults/test_power_cuts.py tests/faults/test_power_cuts_of_stores.py
