@@ -148,11 +148,17 @@ class OutputFolder:
         """
         with disk_errors("could not record", path):
             identity = FileIdentity.from_stat(path.stat() if file is None else file).recorded
+        made = OutputRecord(origin, number, digest, identity, followed=True)
         with self._storage.locked():
-            if trusted_identity(path) == identity:
-                known = self._storage.read_record(path)  # perhaps of another follower, which was faster
-                followed = path not in self._replaced or (known is not None and known.followed)
-                self._write(path, OutputRecord(origin, number, digest, identity, followed=followed))
+            found, known = trusted_identity(path), self._storage.read_record(path)
+            vouched = known is not None and known.followed  # by another follower, which was faster
+            followed = vouched or path not in self._replaced
+            if found == identity:
+                self._write(path, replace(made, followed=followed))
+            elif found and followed and not vouched:
+                # A follower that met this file without a record took it for a stranger's, and replaced it:
+                # its own file would stay for ever. The record of a replaced file does not count otherwise.
+                self._storage.write_record(path, replace(known or made, followed=True))
 
     def identify(
         self, listings: Iterable[Listing], origin: str | None, stop: Callable[[], bool] = lambda: False

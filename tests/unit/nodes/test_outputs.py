@@ -116,6 +116,39 @@ def test_record_is_not_written_when_another_process_replaced_verified_file(outpu
     assert outputs.digests(OTHER) == listed(1, origin=OTHER)
 
 
+@pytest.mark.parametrize("first", ["replaced", "replacing"])
+def test_output_stays_a_followers_when_another_replaces_it_before_its_record(
+    first: str, outputs: OutputFolder
+) -> None:
+    """A third follower's --keep removed the record of the beginning."""
+    other, path = OutputFolder(outputs.folder), outputs.folder / "download_v1.bin"
+    outputs.begin(path, ONE, 1)
+    record_path(path).unlink()
+    made = put(outputs.folder, 1).stat()
+    other.begin(path, ONE, 1)
+    replacing = put(outputs.folder, 1).stat()
+    records = [
+        lambda: outputs.record(path, ONE, 1, digest(1), file=made),
+        lambda: other.record(path, ONE, 1, digest(1), file=replacing),
+    ]
+    for record in records if first == "replaced" else reversed(records):
+        record()
+    known = outputs.scan()[path]
+    assert known and known.followed
+
+
+def test_file_put_in_the_place_of_an_output_is_no_followers(outputs: OutputFolder) -> None:
+    path = outputs.folder / "download_v1.bin"
+    outputs.begin(path, ONE, 1)
+    made = put(outputs.folder, 1).stat()
+    put(outputs.folder, 1)  # by another program
+    record_path(path).unlink()
+    outputs.record(path, ONE, 1, digest(1), file=made)
+    outputs.identify([listing(1)], ONE)
+    known = outputs.scan()[path]
+    assert known and not known.followed
+
+
 def test_folder_pipe_and_other_names_are_not_outputs(outputs: OutputFolder) -> None:
     (outputs.folder / "download_v1.bin").mkdir()
     os.mkfifo(outputs.folder / "download_v2.bin")
