@@ -1,4 +1,4 @@
-"""Attributes of files, folders, links and devices: read from the disk, and given to what is restored.
+"""Attributes of files, folders, links and devices: read from the disk, and set on restored entries.
 
 An ACL is one of the extended attributes (``system.posix_acl_access``), as Linux presents it.
 """
@@ -18,18 +18,18 @@ from typing import Protocol, TypedDict
 MAX_ATTRIBUTES = 256 * 1024
 """Bytes of all extended attributes of one file: a folder's list of entries stays small."""
 _LACKING = (errno.ENOTSUP, errno.ENOENT, errno.ENODATA, errno.ELOOP)
-"""Errors of a file without extended attributes, or of one that has just gone."""
+"""Errors of a file without extended attributes, or of a file removed meanwhile."""
 _OF_SYSTEM = ("trusted.", "security.")
-"""Extended attributes that only root can set."""
+"""Extended attributes only root can set."""
 _CAPABILITIES = "security.capability"
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
 LEFT_OUT = "setuid or setgid left out; --privileged restores it, from a server that you trust"
 _INHERITED = ("system.posix_acl_", "user.")
-"""Extended attributes that a new file gets from its folder, or an earlier one has."""
+"""Extended attributes a new file inherits from its folder, or kept from an earlier restore."""
 
 
 class Attributes(TypedDict, total=False):
-    """Attributes of one file, under the names that its entry has for them.
+    """Attributes of one file, under the names of the fields in its entry.
 
     Attributes:
         mode: permission bits, ``07777``.
@@ -39,7 +39,7 @@ class Attributes(TypedDict, total=False):
         group: name of the group; missing where this machine knows none.
         mtime: nanoseconds since 1970.
         xattrs: extended attributes; missing where there are none.
-        problems: what could not be read; missing where all could.
+        problems: attributes that could not be read; missing where all could.
     """
 
     mode: int
@@ -54,11 +54,11 @@ class Attributes(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class AttributeRights:
-    """Attributes that a restore may give.
+    """Attributes a restore may set.
 
     Attributes:
-        owners: whether files get their owners, as only root can do it.
-        privileged: whether a file may lend rights that its reader lacks: setuid and setgid, for root also
+        owners: whether files get their owners; only root can set owners.
+        privileged: whether a file may lend rights its reader lacks: setuid and setgid, for root also
             capabilities, other attributes of the system, and devices. A hostile server could make them up.
     """
 
@@ -75,7 +75,7 @@ class AttributeRights:
         return mode == entry.mode or (not self.of_system and mode == entry.mode & ~_SPECIAL)
 
     def leaves_out(self, entry: Described) -> bool:
-        """Return whether an entry has attributes of the system that it does not get."""
+        """Return whether an entry has attributes of the system that a restore by these rights leaves out."""
         return not self.of_system and any(name.startswith(_OF_SYSTEM) for name in entry.xattrs)
 
 
@@ -119,8 +119,8 @@ def read_attributes(
     Args:
         dir_fd: the folder.
         name: of the entry; ``b"."`` for the folder itself. A link is not followed.
-        facts: the entry's state.
-        descriptor: of the entry, where it is open.
+        facts: the result of ``stat`` for the entry.
+        descriptor: of the entry, if the caller has opened the entry.
     """
     found = Attributes(
         mode=stat.S_IMODE(facts.st_mode), uid=facts.st_uid, gid=facts.st_gid, mtime=facts.st_mtime_ns
@@ -139,7 +139,7 @@ def read_attributes(
 
 
 def _read_xattrs(target: int | bytes, problems: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the extended attributes of a file, and note those that can't be read."""
+    """Yield the extended attributes of a file, and add each unreadable one to ``problems``."""
     if not hasattr(os, "listxattr"):
         return
     follow = isinstance(target, int)
@@ -169,14 +169,14 @@ def _read_xattrs(target: int | bytes, problems: list[str]) -> Iterator[tuple[str
 
 
 def apply_attributes(target: int | bytes, entry: Described, rights: AttributeRights) -> list[str]:
-    """Give a new file its attributes, and return what could not be set.
+    """Set the attributes of a new file, and return a sentence for each attribute that could not be set.
 
     The order matters: changing the owner clears setuid and capabilities, and an ACL sets the group's bits.
 
     Args:
-        target: a descriptor, or ``name_of`` one that can't be read or written.
+        target: a descriptor, or ``name_of`` a descriptor opened with ``O_PATH``.
         entry: the attributes.
-        rights: which of them are given.
+        rights: the attributes that may be set.
     """
     problems: list[str] = []
     facts = os.stat(target)
@@ -196,7 +196,7 @@ def apply_attributes(target: int | bytes, entry: Described, rights: AttributeRig
 
 
 def name_of(descriptor: int) -> bytes:
-    """Return a path to the very file of a descriptor that was opened with ``O_PATH``."""
+    """Return a path to exactly the file of a descriptor opened with ``O_PATH``."""
     return b"/proc/self/fd/%d" % descriptor
 
 
@@ -224,9 +224,9 @@ def owner_of(entry: Described) -> tuple[int, int]:
 def _allowed_mode(
     entry: Described, facts: os.stat_result, rights: AttributeRights, problems: list[str]
 ) -> int:
-    """Return the mode, without setuid and setgid where these lend rights that they may not lend.
+    """Return the mode, without setuid and setgid that the rights forbid or that would serve another owner.
 
-    A folder's setgid lends none: what is made in the folder gets its group.
+    Folders need no rights for setgid: new files in the folder get its group, and no process gets more rights.
     """
     if not rights.privileged and entry.mode & _SPECIAL and not stat.S_ISDIR(facts.st_mode):
         problems.append(LEFT_OUT)
@@ -245,7 +245,7 @@ def _allowed_mode(
 def _set_xattrs(
     target: int | bytes, xattrs: Mapping[str, bytes], rights: AttributeRights, problems: list[str]
 ) -> None:
-    """Set the extended attributes, and remove those that the folder of a new file lent it."""
+    """Set the extended attributes, and remove the ones a new file inherited from its folder."""
     if not hasattr(os, "setxattr"):
         if xattrs:
             problems.append("xattrs not restored: this system has none")
@@ -271,7 +271,7 @@ def _set_xattrs(
 
 
 def _reason(error: OSError | ValueError | OverflowError) -> str:
-    """Return an error in words, without the file, which the caller names."""
+    """Return an error in words, without the file's name; the caller adds the name."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 

@@ -18,17 +18,19 @@ FIXED_CHUNK = 1 << 20
 ONE_CHUNK = 512 << 10
 """Files up to this size are one chunk."""
 BY_CONTENT = FastCDC is not None
-"""Whether cuts follow the content; else an insertion changes every chunk behind it."""
+"""Whether cuts follow the content. If not, an insertion changes every later chunk."""
 _WINDOW = 2 * LARGEST_CHUNK
-"""Bytes that are read and cut at once. A cut depends on its chunk's bytes alone, so the chunks are the same
-for every window of at least the largest chunk."""
+"""Bytes read and cut at once. A cut depends on its chunk's bytes alone, so any window of at least the largest
+chunk gives the same chunks."""
 
 
 def cut_chunks(read: Callable[[int], Buffer]) -> Iterator[Buffer]:
-    """Yield the chunks of a stream; none for an empty one. They are views, each of which keeps its window.
+    """Yield the chunks of a stream; none for an empty stream.
+
+    Chunks are views: each keeps its whole window in memory.
 
     Args:
-        read: returns the next bytes, at most as many as it is asked for, and none at the end.
+        read: returns the next bytes, at most the requested number, and none at the end.
     """
     rest: Buffer = b""
     while True:
@@ -45,7 +47,7 @@ def cut_chunks(read: Callable[[int], Buffer]) -> Iterator[Buffer]:
 
 
 def _next_window(read: Callable[[int], Buffer], rest: Buffer) -> tuple[memoryview, bool]:
-    """Return the bytes to cut, of which the first were read before, and whether the stream ends with them."""
+    """Return the bytes to cut, beginning with ``rest``, and whether the stream ends with them."""
     parts, size = [rest], len(rest)
     while size < _WINDOW:
         part = read(_WINDOW - size)

@@ -1,4 +1,4 @@
-"""Chunks as they travel and lie: one byte that names the encoding, then the plain or compressed bytes."""
+"""Encoded chunks, as sent and stored: one byte for the encoding, then the plain or compressed bytes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _SAMPLE = 4096
 _ONE_PIECE = 4 * _SAMPLE
 """Chunks up to this size are their own sample."""
 _GAIN = 0.95
-"""A chunk or sample that stays larger than this share of its size is written plain."""
+"""A chunk or sample is written plain if compression leaves more than this share of its size."""
 _TOGETHER = zstandard is not None and "multi_compress_to_buffer" in zstandard.backend_features
 _local = threading.local()
 
 
 def encode_chunk(data: Buffer) -> bytes:
-    """Return a chunk encoded: compressed where that makes it smaller, else plain."""
+    """Return a chunk encoded: compressed if this makes the chunk smaller, else plain."""
     if zstandard is not None and _is_compressible(data):
         return _smaller(data, _compressor().compress(data))
     return PLAIN + bytes(data)
 
 
 def _smaller(data: Buffer, compressed: bytes) -> bytes:
-    """Return a chunk encoded: compressed where that gains enough."""
+    """Return a chunk encoded: compressed if this saves enough, else plain."""
     if len(compressed) <= len(data) * _GAIN:
         return ZSTD + compressed
     return PLAIN + bytes(data)
@@ -43,8 +43,8 @@ def _smaller(data: Buffer, compressed: bytes) -> bytes:
 def encode_chunks(chunks: Sequence[Buffer]) -> list[bytes]:
     """Return chunks encoded, in their order.
 
-    Small ones are compressed together, in one call during which other threads run: one call for each would
-    take the interpreter lock from the thread that reads files, thousands of times a second.
+    Small ones are compressed together, in one call during which other threads run: separate calls would take
+    the interpreter lock from the file-reading thread, thousands of times a second.
     """
     small = [data for data in chunks if 0 < len(data) <= _ONE_PIECE]
     if len(small) < 2 or not _TOGETHER:
@@ -78,10 +78,10 @@ def decode_chunk(encoded: Buffer) -> bytes:
 
 
 def _decompress(body: Buffer) -> bytes:
-    """Return the bytes of one zstd frame whose header names a size within bounds.
+    """Return the bytes of one zstd frame with a size within bounds in its header.
 
     Raises:
-        IntegrityError: it is no such frame.
+        IntegrityError: the body is no such frame.
     """
     try:
         size = zstandard.frame_content_size(body)

@@ -23,7 +23,7 @@ MAX_NAME, MAX_TARGET = 1024, 1 << 16
 MODE_BITS = 0o7777
 _MAX_NUMBER, _MAX_ID = (1 << 63) - 1, (1 << 32) - 1
 _MAX_HARD = 100
-"""Characters of what the names of one file share."""
+"""Characters of the text shared by all names of one file."""
 _NO_NAMES = (b"", b".", b"..")
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 _quote_often = lru_cache(maxsize=256)(encode_basestring)
@@ -47,26 +47,26 @@ class SavedEntry:
     """One entry of a folder.
 
     Attributes:
-        name: its name in the folder.
-        kind: what it is.
+        name: name in the folder.
+        kind: file, folder, link or another kind.
         mode: permission bits, at most 07777.
-        uid: number of its owner.
-        gid: number of its group.
-        user: name of its owner; None where the system knew none.
-        group: name of its group; likewise.
-        mtime: time of its last write, in nanoseconds since 1970.
+        uid: number of the owner.
+        gid: number of the group.
+        user: name of the owner; None where the system knew none.
+        group: name of the group; likewise.
+        mtime: time of the last write, in nanoseconds since 1970.
         size: bytes of a file.
         chunks: ids of a file's chunks, in order.
-        sizes: bytes of each chunk, where there are several.
-        chunk_lists: ids of ``listing`` chunks with a file's ids, where these are too many for a line.
+        sizes: bytes of each chunk, if there are several.
+        chunk_lists: ids of ``listing`` chunks with a file's ids, if these are too many for a line.
         listed: chunks in these lists.
         sparse: whether the file had holes.
         segments: ids of a folder's listing, in order.
-        target: what a symbolic link leads to.
+        target: path in a symbolic link.
         device: major and minor number of a device.
-        hard: what all names of a file that has several share: its device and inode.
+        hard: device and inode of a file with several names, the same for all of them; None for one name.
         xattrs: extended attributes, ACLs among them.
-        problems: what could not be saved, in words.
+        problems: parts that could not be saved, in words.
     """
 
     name: bytes
@@ -92,7 +92,7 @@ class SavedEntry:
 
 
 def text_or_base64(key: str, value: bytes) -> tuple[str, str]:
-    """Return the key and the text under which bytes stand in JSON: ``key64`` for bytes that are not UTF-8."""
+    """Return the key and the text for bytes in JSON: ``key64`` and base64 for bytes other than UTF-8."""
     try:
         return key, value.decode()
     except UnicodeDecodeError:
@@ -100,10 +100,10 @@ def text_or_base64(key: str, value: bytes) -> tuple[str, str]:
 
 
 def bytes_of_text(fields: Mapping[str, Any], key: str) -> bytes:
-    """Return the bytes that ``text_or_base64`` wrote.
+    """Return the bytes written by ``text_or_base64``.
 
     Raises:
-        ValueError: neither key is there, or its value can't be read.
+        ValueError: neither key is there, or the value is malformed.
     """
     if (encoded := fields.get(key + "64")) is not None:
         return _base64(encoded)
@@ -114,14 +114,14 @@ def bytes_of_text(fields: Mapping[str, Any], key: str) -> bytes:
 
 
 def entry_line(entry: SavedEntry) -> bytes:
-    """Return the line of an entry, with its newline."""
+    """Return the line of an entry, with the newline."""
     return encode_json(entry_fields(entry)) + b"\n"
 
 
 def fields_line(fields: Mapping[str, Any]) -> bytes:
-    """Return the line of an entry, with its newline, from fields as ``json_fields`` takes them.
+    """Return the line of an entry, with the newline, from fields as ``json_fields`` takes them.
 
-    The way for a million files: no entry is made of each.
+    Used for a million files: no ``SavedEntry`` is made for each.
     """
     if fields.keys() == _PLAIN_FILE and len(fields["chunks"]) == 1:
         try:
@@ -147,7 +147,7 @@ def _plain_file_line(fields: Mapping[str, Any]) -> bytes:
 
 
 def entry_fields(entry: SavedEntry) -> dict[str, Any]:
-    """Return an entry as it stands in JSON."""
+    """Return an entry as fields for JSON."""
     fields: dict[str, Any] = {
         "name": entry.name, "kind": entry.kind.value, "mode": entry.mode, "uid": entry.uid, "gid": entry.gid,
         "user": entry.user, "group": entry.group, "mtime": entry.mtime, "chunks": entry.chunks,
@@ -179,16 +179,16 @@ def json_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 def encode_json(value: Mapping[str, Any]) -> bytes:
     """Return a JSON object with sorted keys and no spaces.
 
-    Names of users and attributes that are not UTF-8 have lone surrogates, which JSON has as escapes.
+    Names of users and attributes in other encodings than UTF-8 have lone surrogates, written as JSON escapes.
     """
     return _encode(value).encode("utf-8", "backslashreplace")
 
 
 def parse_entry(line: bytes) -> SavedEntry:
-    """Return the entry of a line, which may come from a hostile server; unknown fields are ignored.
+    """Return the entry of a line, perhaps from a hostile server; unknown fields are ignored.
 
     Raises:
-        IntegrityError: it is no entry, or its name could lead out of its folder.
+        IntegrityError: the line is no entry, or its name could lead out of the folder.
     """
     try:
         if len(line) > MAX_LINE:
@@ -205,7 +205,7 @@ def entry_of_fields(fields: Mapping[str, Any]) -> SavedEntry:
     """Return the entry of fields from JSON.
 
     Raises:
-        ValueError: a field is not what it must be.
+        ValueError: a field has a wrong type or value.
     """
     kind = SavedKind(_text(fields, "kind"))
     is_file, is_folder, is_link = (kind is one for one in (SavedKind.FILE, SavedKind.FOLDER, SavedKind.LINK))
@@ -236,10 +236,10 @@ def entry_of_fields(fields: Mapping[str, Any]) -> SavedEntry:
 
 
 def check_name(name: bytes) -> bytes:
-    """Return a name that stays in its folder.
+    """Return a name after checking that a file of this name stays in its folder.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the name is empty, ``.`` or ``..``, too long, or has a ``/`` or a NUL.
     """
     if name in _NO_NAMES or len(name) > MAX_NAME or b"/" in name or b"\0" in name:
         raise ValueError(f"{name[:100]!r} is no name of a file")
@@ -268,7 +268,7 @@ def _ids(fields: Mapping[str, Any], key: str) -> tuple[bytes, ...]:
 
 
 def _content(fields: Mapping[str, Any]) -> tuple[int, tuple[bytes, ...], tuple[int, ...]]:
-    """Return a file's size, the ids of its chunks, and the sizes of these where there are several."""
+    """Return a file's size, the ids of its chunks, and their sizes if there are several."""
     size, chunks = _number(fields, "size", 0, _MAX_NUMBER), _ids(fields, "chunks")
     sizes = fields.get("sizes", [])
     if not isinstance(sizes, list) or not all(type(one) is int and 1 <= one <= MAX_CHUNK for one in sizes):

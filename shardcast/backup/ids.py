@@ -1,4 +1,4 @@
-"""Ids of chunks: keyed digests, so that equal bytes of two clients have different ids."""
+"""Ids of chunks: keyed digests, so equal bytes of two clients have different ids."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shardcast.digest import Buffer
 ID_SIZE = 32
 """Bytes of an id."""
 KEY_SIZE = 32
-"""Bytes of the key that a client's ids are made with."""
+"""Bytes of the key of a client's ids."""
 MAX_CHUNK = 8 << 20
-"""Bytes of a chunk before it is encoded."""
+"""Bytes of a chunk before encoding."""
 MAX_ENCODED = MAX_CHUNK + 1
-"""Bytes of an encoded chunk: nothing is compressed that grows by it."""
+"""Bytes of an encoded chunk: a chunk that compression would enlarge stays plain, behind one byte."""
 _COPIED = 16 << 10
 """Bytes up to which a chunk is copied behind its kind, since two calls of the digest cost more."""
 

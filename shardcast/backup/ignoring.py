@@ -1,8 +1,8 @@
-"""Rules of what a backup leaves out: patterns of the command, ignore files, names that systems leave behind.
+"""Rules of names that a backup leaves out: patterns of the command, ignore files, leftovers of systems.
 
-Patterns are those of ``.gitignore``: the last match decides, ``!`` takes back an earlier one, and nothing is
-taken back in a folder that is left out. Patterns of the command go before those of ignore files, those of a
-deeper file before those of one above it.
+Patterns are those of ``.gitignore``: the last match decides, ``!`` takes back an earlier match, and nothing
+is taken back below a left-out folder. Patterns of the command go before those of ignore files; those of a
+deeper file before those of a file above.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ IGNORE_FILES = (b".gitignore", b".ignore", b".shardcastignore")
 MAX_IGNORE_FILE = 1 << 20
 """Bytes of an ignore file."""
 CACHE_TAG, CACHE_SIGNATURE = b"CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55"
-"""The file that marks a folder of a cache, and how it begins."""
+"""The file that marks a cache folder, and the first bytes of this file."""
 _SYSTEM = re.compile(
     rb"\.(?:shardcast-restore-[0-9a-f]{32}|DS_Store|vol|hotfiles\.btree|Spotlight-V\d+|Trash(?:es|-\d+)?|fseventsd)/?"
 )
-"""Names that systems, and interrupted restores, leave in folders."""
+"""Names left in folders by systems and by interrupted restores."""
 _DOT = ord(".")
 
 
@@ -80,7 +80,7 @@ class IgnoreRules:
         Args:
             command: patterns of the command, of paths from the top.
             files: patterns of ignore files, deepest first, and the length of the path of each one's folder.
-            by_system: whether what systems leave in folders is left out.
+            by_system: whether leftovers of systems are left out.
             by_files: whether ignore files in folders count.
         """
         self.by_files = by_files
@@ -89,22 +89,22 @@ class IgnoreRules:
         self._by_system = by_system
 
     def with_file(self, folder: bytes, text: bytes) -> IgnoreRules:
-        """Return the rules of a folder, and of those below it, that has an ignore file.
+        """Return the rules for a folder with an ignore file, and for the folders below.
 
         Args:
-            folder: its path from the top, with ``/`` at the end; empty for the top.
-            text: of the file. Lines that are no patterns are none: the file is for other programs.
+            folder: path from the top, with ``/`` at the end; empty for the top.
+            text: of the file. Lines that are no patterns are skipped: the file is for other programs.
         """
         patterns = Patterns(_readable(text.decode("utf-8", "surrogateescape")))
         files = ((len(folder), patterns), *self._files)
         return IgnoreRules(self._command, files, by_system=self._by_system, by_files=self.by_files)
 
     def keep(self, folder: bytes, names: list[bytes]) -> list[bytes]:
-        """Return the names that are not left out.
+        """Return the names to save.
 
         Args:
             folder: the path of their folder from the top, with ``/`` at the end; empty for the top.
-            names: names in it, those of folders with ``/`` at the end.
+            names: names in the folder, those of subfolders with ``/`` at the end.
         """
         if self._command or self._files:
             return [name for name in names if not self._leaves_out(folder, name)]
@@ -133,7 +133,7 @@ def _plain(pattern: str) -> str:
 
 
 def _readable(text: str) -> list[str]:
-    """Return the lines of an ignore file that are patterns."""
+    """Return the valid patterns among the lines of an ignore file."""
     found = []
     for pattern in read_patterns(text)[:MAX_PATTERNS]:
         try:

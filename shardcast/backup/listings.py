@@ -1,6 +1,7 @@
 """Listings: a folder's entries, in order, in segments; and a large file's list of chunks.
 
-Cuts follow the content, so that an entry or a chunk more changes one segment. Readers need no rule of it.
+Cuts follow the content, so one more entry or chunk changes one segment. Readers need not know the cutting
+rule.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from shardcast.errors import IntegrityError
 MAX_ENTRIES = 2048
 """Entries of a segment."""
 MAX_SEGMENT = 1 << 20
-"""Bytes at which a segment ends: one line may go beyond."""
+"""Bytes after which a segment ends; the last line may go beyond."""
 MAX_LISTED_IDS = 1 << 16
 """Ids in one chunk of a file's list."""
 INLINE_IDS = 1024
-"""Chunks of a file that stand in its entry; more of them have lists."""
+"""Maximum number of chunk ids in a file's entry; files with more have chunk lists."""
 _LISTED = struct.Struct(f"<{ID_SIZE}sI")
 """A chunk in a file's list: id and size."""
 _CUT_ENTRIES, _CUT_IDS = 512, 1024
@@ -29,7 +30,7 @@ _CUT_ENTRIES, _CUT_IDS = 512, 1024
 
 
 class SegmentCutter:
-    """A listing that is cut into segments, entry by entry."""
+    """A cutter of a listing into segments, entry by entry."""
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
@@ -40,11 +41,11 @@ class SegmentCutter:
         return len(self._lines)
 
     def add(self, name: bytes, line: bytes) -> bool:
-        """Add an entry, and return whether the segment ends with it; then ``take`` it.
+        """Add an entry, and return whether its segment is finished; then call ``take``.
 
         Args:
-            name: the entry's name, which is greater than the last one's.
-            line: its line.
+            name: the entry's name, greater than the last one's.
+            line: the entry's line.
         """
         self._lines.append(line)
         self._size += len(line)
@@ -79,7 +80,7 @@ def read_segment(plain: bytes) -> list[SavedEntry]:
     """Return the entries of a segment.
 
     Raises:
-        IntegrityError: it is none, or its names are not in order.
+        IntegrityError: the bytes are no segment, or the names are not in order.
     """
     if len(plain) > MAX_SEGMENT + MAX_LINE or not plain.endswith(b"\n"):
         raise IntegrityError("a folder's listing is cut off or too long")
@@ -106,7 +107,7 @@ def read_chunk_list(plain: bytes) -> list[tuple[bytes, int]]:
     """Return the ids and sizes in a piece of a file's list of chunks.
 
     Raises:
-        IntegrityError: it is none.
+        IntegrityError: the bytes are no chunk list.
     """
     if not plain or len(plain) % _LISTED.size or len(plain) > MAX_LISTED_IDS * _LISTED.size:
         raise IntegrityError(f"a file's list of chunks has {len(plain)} bytes")

@@ -18,15 +18,15 @@ from shardcast.errors import IntegrityError
 
 MAGIC = b"SCPACK1\n"
 PACK_SIZE = 16 << 20
-"""Bytes at which a pack is finished."""
+"""Bytes after which a pack is finished."""
 MAX_PACK = 32 << 20
-"""Bytes of a pack that is accepted."""
+"""Maximum bytes of a pack; the server refuses larger packs."""
 FOOTER_SIZE = 4 + len(MAGIC)
 """Bytes behind the index."""
 _RECORD = struct.Struct(f"<{ID_SIZE}sI")
 _LENGTH = struct.Struct("<I")
 _MAX_CHUNKS = 1 << 16
-"""Chunks of one pack: bounds the memory of its index."""
+"""Maximum chunks of one pack: bounds the memory of its index."""
 
 
 class PackedChunk(NamedTuple):
@@ -48,9 +48,9 @@ class Pack:
     """A finished pack.
 
     Attributes:
-        data: its bytes.
-        sha256: digest of its bytes, in hex, by which it is stored.
-        chunks: its chunks.
+        data: the bytes.
+        sha256: digest of the bytes in hex, the name of the stored file.
+        chunks: the chunks in order.
     """
 
     data: Buffer
@@ -59,7 +59,7 @@ class Pack:
 
 
 class PackWriter:
-    """A pack that is being filled."""
+    """A writer that fills a pack."""
 
     def __init__(self) -> None:
         self._data = bytearray(MAGIC)
@@ -75,35 +75,35 @@ class PackWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether the pack has the size at which it is finished."""
+        """Whether the pack has reached the size of a finished one."""
         return self.size + len(self._chunks) * _RECORD.size >= PACK_SIZE or len(self._chunks) >= _MAX_CHUNKS
 
     def add(self, chunk: bytes, encoded: bytes) -> None:
         """Add an encoded chunk.
 
         Args:
-            chunk: its id.
-            encoded: its bytes, as ``encode_chunk`` returns them.
+            chunk: the chunk's id.
+            encoded: the bytes returned by ``encode_chunk``.
         """
         self._chunks.append(PackedChunk(chunk, len(self._data), len(encoded)))
         self._data += encoded
 
     def finish(self) -> Pack:
-        """Return the pack with its index; nothing can be added any more."""
+        """Return the pack with its index; afterwards no chunk can be added."""
         index = b"".join(_RECORD.pack(chunk.id, chunk.length) for chunk in self._chunks)
         self._data += index + _LENGTH.pack(len(index)) + MAGIC
         return Pack(self._data, hashlib.sha256(self._data).hexdigest(), self._chunks)
 
 
 def index_length(footer: Buffer, size: int) -> int:
-    """Return the length of a pack's index, which lies right before its footer.
+    """Return the length of a pack's index; the index lies right before the footer.
 
     Args:
         footer: the last ``FOOTER_SIZE`` bytes of the pack.
         size: bytes of the pack.
 
     Raises:
-        IntegrityError: it is no footer of a pack of this size.
+        IntegrityError: the bytes are no footer of a pack of this size.
     """
     if len(footer) != FOOTER_SIZE or bytes(footer[_LENGTH.size :]) != MAGIC or size > MAX_PACK:
         raise IntegrityError(f"no pack of at most {MAX_PACK} bytes, or it is cut off")
@@ -117,8 +117,8 @@ def parse_index(head: Buffer, tail: Buffer, size: int) -> list[PackedChunk]:
     """Return the chunks of a pack.
 
     Args:
-        head: the first bytes of the pack: at least its magic.
-        tail: the last bytes of the pack: at least its index and footer.
+        head: the first bytes of the pack: at least the magic.
+        tail: the last bytes of the pack: at least the index and footer.
         size: bytes of the pack.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Forgetting: the snapshots that a policy keeps, and those that can go. Pure; times are the server's.
+"""Forgetting: the snapshots kept by a policy, and the others, which can go. Pure; times are the server's.
 
-Only a snapshot older than ``min_age`` can go, and only such snapshots are counted by the rules: however many
-a taken-over client makes today, yesterday's stay as long as ``min_age`` says.
+Only snapshots older than ``min_age`` can go, and rules count only these: however many snapshots a taken-over
+client makes today, yesterday's stay as long as ``min_age`` says.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Arrival:
     """A snapshot as the server lists it.
 
     Attributes:
-        id: its id.
+        id: the id.
         arrived: when the server accepted it, in seconds since 1970 by the server's clock.
         series: the host and the folder; rules count each series by itself.
-        tags: what ``backup --tag`` gave it.
+        tags: words given by ``backup --tag``.
     """
 
     id: str
@@ -34,17 +34,18 @@ class Arrival:
 
 @dataclass(frozen=True)
 class KeepRules:
-    """Rules that each keep snapshots of a series; what no rule keeps can go.
+    """Rules, each keeping some snapshots of a series; snapshots kept by no rule can go.
 
     Attributes:
-        last: the newest so many.
-        hourly: the newest of each of so many hours that have a snapshot.
+        last: the number of newest snapshots to keep.
+        hourly: the number of hours of which to keep the newest snapshot; hours without snapshots do not
+            count.
         daily: the same for days.
         weekly: the same for weeks, from Monday.
         monthly: the same for months.
         yearly: the same for years.
-        within: all not older than so many seconds than the newest of the series.
-        tags: all with one of these tags.
+        within: seconds before the newest snapshot of the series within which all are kept.
+        tags: keep all snapshots with one of these tags.
     """
 
     last: int = 0
@@ -57,10 +58,10 @@ class KeepRules:
     tags: AbstractSet[str] = frozenset()
 
     def checked(self) -> KeepRules:
-        """Return these rules.
+        """Return these rules after checking them.
 
         Raises:
-            UsageError: they keep nothing, which is never meant.
+            UsageError: the rules keep nothing; an empty policy would forget every snapshot.
         """
         if self == KeepRules():
             raise UsageError("no rule says what to keep; give one, such as --keep-last 7 or --keep-daily 14")
@@ -69,10 +70,10 @@ class KeepRules:
 
 @dataclass(frozen=True)
 class ForgetPlan:
-    """What a policy decides.
+    """A policy's decision.
 
     Attributes:
-        keep: why each kept snapshot stays, oldest first.
+        keep: the kept snapshots, oldest first, each with the names of the rules.
         forget: the snapshots that can go, oldest first.
     """
 
@@ -83,13 +84,14 @@ class ForgetPlan:
 def plan_forget(
     snapshots: Iterable[Arrival], rules: KeepRules, *, now: float, min_age: float = 0.0
 ) -> ForgetPlan:
-    """Return which snapshots a policy keeps and which it lets go.
+    """Return the snapshots a policy keeps and those it forgets.
 
     Args:
         snapshots: those of one client.
         rules: of the policy.
         now: the server's time.
-        min_age: seconds in which no snapshot goes; one that seems to arrive in the future is young.
+        min_age: seconds after arrival before a snapshot can go; one with an arrival in the future counts as
+            young.
     """
     ordered = sorted(snapshots, key=lambda one: (one.series, one.arrived, one.id))
     reasons: dict[str, list[str]] = {one.id: [] for one in sorted(ordered, key=_time)}
@@ -121,7 +123,7 @@ _PERIODS: tuple[tuple[str, Callable[[datetime], object]], ...] = (
 
 
 def _kept(series: Sequence[Arrival], rules: KeepRules, newest: float) -> Iterable[tuple[Arrival, str]]:
-    """Yield the snapshots of a series, oldest first, that rules keep, each with the name of a rule."""
+    """Yield the kept snapshots of a series, oldest first, each with the name of the rule."""
     if rules.last:
         yield from ((one, "last") for one in series[-rules.last :])
     for name, period in _PERIODS:
@@ -136,7 +138,7 @@ def _kept(series: Sequence[Arrival], rules: KeepRules, newest: float) -> Iterabl
 def _newest_of_periods(
     series: Sequence[Arrival], count: int, period: Callable[[datetime], object]
 ) -> Iterable[Arrival]:
-    """Yield the newest snapshot of each of the newest ``count`` periods that have one."""
+    """Yield the newest snapshot of each of the newest ``count`` periods with snapshots."""
     seen: set[object] = set()
     for one in reversed(series):
         if len(seen) >= count:

@@ -1,4 +1,4 @@
-"""Snapshots: the record of one backup of one folder. The server keeps it as it came."""
+"""Snapshots: the record of one backup of one folder. The server stores the record as received."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Snapshot:
 
     Attributes:
         root: the entry of the folder.
-        path: its absolute path.
+        path: absolute path of the folder.
         host: the machine's name.
-        user: who ran the backup.
-        started: when it began, in nanoseconds since 1970, by the client's clock.
-        ended: when its last chunk was sent.
-        files: files in it.
-        folders: folders in it, itself among them.
+        user: the user who ran the backup.
+        started: time of the start, in nanoseconds since 1970, by the client's clock.
+        ended: time after the last chunk was sent.
+        files: files in the folder and below.
+        folders: folders, the top folder among them.
         bytes: bytes of the files.
-        new_bytes: bytes that were sent for it.
+        new_bytes: bytes sent for this snapshot.
         problems: entries that could not be saved whole.
-        tags: words of its user.
-        command: what the backup was asked for, such as its excludes.
-        parent: the snapshot that it was compared with; None for none.
+        tags: words of the user.
+        command: options of the backup, such as its excludes.
+        parent: the snapshot this one was compared with; None for none.
     """
 
     root: SavedEntry
@@ -76,10 +76,10 @@ def snapshot_record(snapshot: Snapshot) -> bytes:
 
 
 def parse_snapshot(record: bytes) -> Snapshot:
-    """Return the snapshot of a record, which may come from a hostile server; unknown fields are ignored.
+    """Return the snapshot of a record, perhaps from a hostile server; unknown fields are ignored.
 
     Raises:
-        IntegrityError: it is none, or of a format of a later release.
+        IntegrityError: the record is malformed, or has the format of a later release.
     """
     try:
         if len(record) > MAX_RECORD:
@@ -98,7 +98,7 @@ def _snapshot(fields: Mapping[str, Any]) -> Snapshot:
     """Return the snapshot of a record's fields.
 
     Raises:
-        ValueError: a field is not what it must be.
+        ValueError: a field has a wrong type or value.
     """
     root, tags, command = fields.get("root"), fields.get("tags", []), fields.get("command", {})
     if not isinstance(root, dict) or not isinstance(command, dict):

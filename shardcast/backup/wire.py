@@ -1,4 +1,4 @@
-"""The protocol of backups: paths, headers and bounds, and the bodies that are not JSON."""
+"""The protocol of backups: paths, headers, bounds, and the binary bodies."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 FORMAT = 1
 """Version of the protocol; a client refuses a server with a higher one."""
 NAME = "shardcast-backup"
-"""The name by which a backup server is told from other servers."""
+"""The name that tells a backup server from other servers."""
 ADMIN_KEY_HEADER = "Shardcast-Admin-Key"
-"""The header with the key that deletes where the server is append-only."""
+"""The header with the admin key, needed to delete snapshots from an append-only server."""
 
 ABOUT_PATH = "/backup"
 REGISTER_PATH = "/backup/register"
@@ -26,7 +26,7 @@ PACKS_PATH = "/backup/packs"
 ID_BYTES = 32
 """Bytes of a chunk's id."""
 NO_PACK = bytes(32)
-"""The pack of a chunk that is not there."""
+"""The pack's digest in the location of a missing chunk."""
 MAX_IDS = 65_536
 """Ids in one request about chunks."""
 MAX_PACK = 32 << 20
@@ -38,7 +38,7 @@ MAX_HEAD = 64 << 10
 MAX_RECORD = 1 << 20
 """Bytes of a snapshot's record."""
 MAX_SNAPSHOT_IDS = 1 << 26
-"""Ids that one snapshot may need: at 1 MiB a chunk some 64 TiB."""
+"""Maximum ids of one snapshot: at 1 MiB a chunk some 64 TiB."""
 MAX_TEXT = 8192
 """Characters of a host, a path (4096 bytes, or these in base64) or a tag."""
 MAX_TAGS = 64
@@ -56,8 +56,8 @@ class ChunkLocation(NamedTuple):
     """Where a chunk lies.
 
     Attributes:
-        pack: SHA-256 of its pack; ``NO_PACK`` where the chunk is not there.
-        offset: where the encoded chunk begins in the pack.
+        pack: SHA-256 of the pack; ``NO_PACK`` for a missing chunk.
+        offset: offset of the encoded chunk in the pack.
         length: bytes of the encoded chunk.
     """
 
@@ -67,16 +67,16 @@ class ChunkLocation(NamedTuple):
 
 
 NOWHERE = ChunkLocation(NO_PACK, 0, 0)
-"""The location of a chunk that is not there."""
+"""The location of a missing chunk."""
 
 
 def run_path(run: str, below: str = "") -> str:
-    """Return the path of a run, or of what is below it: ``missing``, ``snapshots``, ``packs/<SHA-256>``."""
+    """Return the path of a run, or a path below: ``missing``, ``snapshots``, ``packs/<SHA-256>``."""
     return f"{RUNS_PATH}/{run}/{below}" if below else f"{RUNS_PATH}/{run}"
 
 
 def snapshot_path(snapshot: str, below: str = "") -> str:
-    """Return the path of a snapshot's record, or of what is below it: ``damaged``."""
+    """Return the path of a snapshot's record, or the path ``damaged`` below."""
     return f"{SNAPSHOTS_PATH}/{snapshot}/{below}" if below else f"{SNAPSHOTS_PATH}/{snapshot}"
 
 
@@ -86,7 +86,7 @@ def pack_path(digest: str) -> str:
 
 
 def split_ids(data: bytes | memoryview, max_ids: int = MAX_IDS) -> list[bytes]:
-    """Return the ids that are concatenated in a body.
+    """Return the ids concatenated in a body.
 
     Raises:
         ValueError: the body is no whole number of ids, or holds too many.
@@ -124,8 +124,9 @@ def encode_commit(
 ) -> Iterable[bytes]:
     """Yield the parts of the body that commits a snapshot.
 
-    The body is a length and the JSON ``head``, a length and the ``record``, then ids: all that the snapshot
-    needs where the head's ``base`` is null, else a count of ``added`` ones, these, and the ``removed`` ones.
+    The body is a length and the JSON ``head``, a length and the ``record``, then ids. If the head's ``base``
+    is null, these are all ids the snapshot needs; else a count of ``added`` ids, these, and the ``removed``
+    ids.
     """
     text = json.dumps(head, separators=(",", ":")).encode()
     yield _COUNT.pack(len(text)) + text + _COUNT.pack(len(record)) + record

@@ -1,6 +1,6 @@
-"""The clients of a backup server, their keys, and the invitations by which they register.
+"""Clients of a backup server, their keys, and the invitations to register.
 
-Of keys and invitations only the SHA-256 is kept: both are random, so that it tells nobody anything.
+Of keys and invitations the database has only the SHA-256: both are random, so a digest cannot be guessed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from shardcast.backup.server.refusals import BackupRefused
 from shardcast.errors import UsageError
 
 ID_KEY_BYTES = 32
-"""Bytes of the key that a client makes its ids with."""
+"""Bytes of the key for a client's chunk ids."""
 _NAME_LENGTH = 40
 """Characters of a client's name."""
 _NO_DIGEST = digest_of("")
-"""Compared with where no key has the id, so that an unknown id takes as long as a wrong secret."""
+"""The digest compared with where no key has the id: an unknown id takes as long as a wrong secret."""
 
 
 @dataclass(frozen=True)
 class BackupClient:
-    """A client whose key a request showed.
+    """A client identified by the key in a request.
 
     Attributes:
-        number: its number in the database.
-        name: what people call it.
+        number: number in the database.
+        name: name shown to people.
         read_only: whether the key only reads.
-        key_id: names the key; in the log.
+        key_id: names the key in the log.
     """
 
     number: int
@@ -44,12 +44,12 @@ class BackupClient:
 
 @dataclass(frozen=True)
 class AdmittedClient:
-    """A client that has just registered.
+    """A newly registered client.
 
     Attributes:
-        client: its name.
-        key: the key that only this client has.
-        id_key: the key that it makes ids with.
+        client: the client's name.
+        key: the secret key of this machine.
+        id_key: the key for chunk ids, the same for all keys of the client.
         read_only: whether the key only reads.
     """
 
@@ -68,18 +68,18 @@ def make_invitation(
     read_only: bool = False,
     replaces: bool = False,
 ) -> str:
-    """Return the text of a new invitation, which registers one machine.
+    """Return the text of a new invitation for one machine.
 
     Args:
         database: inside a transaction.
         now: seconds since 1970.
-        expires: when it can no longer be used, in seconds since 1970.
-        client: the client that the machine will be; None for a new one.
+        expires: end of the invitation, in seconds since 1970.
+        client: the name of an existing client for the machine; None for a new client.
         read_only: whether the machine's key only reads.
         replaces: whether registering revokes the client's other keys.
 
     Raises:
-        UsageError: there is no such client.
+        UsageError: no client has this name.
     """
     number = find_client(database, client) if client is not None else None
     text = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
@@ -98,7 +98,7 @@ def register(
     """Use up an invitation, and return the client with its new key.
 
     Raises:
-        BackupRefused: the invitation is wrong, used or expired, which no answer tells apart.
+        BackupRefused: the invitation is wrong, used or expired; the answer is the same for all three.
     """
     digest = _invitation_digest(invitation)
     used = database.execute(
@@ -120,7 +120,7 @@ def register(
 
 
 def authenticate(database: sqlite3.Connection, key: str) -> BackupClient | None:
-    """Return the client that a key is of; None for a wrong or revoked one."""
+    """Return the client of a key; None for a wrong or revoked key."""
     key_id, secret = split_token(key) or ("", "")
     row = database.execute(
         "SELECT digest, client.number, name, read_only FROM credential "
@@ -132,12 +132,12 @@ def authenticate(database: sqlite3.Connection, key: str) -> BackupClient | None:
 
 
 def revoke(database: sqlite3.Connection, name: str, now: float) -> int:
-    """Revoke the keys and open invitations of a client, and return how many keys there were.
+    """Revoke the keys and open invitations of a client, and return the number of keys.
 
-    Its snapshots stay. A run under way fails with its next request.
+    Snapshots stay. A run under way fails at the next request.
 
     Raises:
-        UsageError: there is no such client.
+        UsageError: no client has this name.
     """
     client = find_client(database, name)
     database.execute("DELETE FROM invitation WHERE client = ? AND used IS NULL", (client,))
@@ -157,16 +157,16 @@ def find_client(database: sqlite3.Connection, name: str) -> int:
 
 
 def set_quota(database: sqlite3.Connection, name: str, quota: int | None) -> None:
-    """Set the bytes that a client may keep; None for the quota of the running server.
+    """Set the maximum bytes of a client; None for the quota of the running server.
 
     Raises:
-        UsageError: there is no such client.
+        UsageError: no client has this name.
     """
     database.execute("UPDATE client SET quota = ? WHERE number = ?", (quota, find_client(database, name)))
 
 
 def _revoke_keys(database: sqlite3.Connection, client: int, now: float) -> int:
-    """Revoke the keys of a client, end its runs, and return how many keys there were."""
+    """Revoke the keys of a client, end the client's runs, and return the number of keys."""
     database.execute("DELETE FROM run WHERE client = ?", (client,))
     return database.execute(
         "UPDATE credential SET revoked = ? WHERE client = ? AND revoked IS NULL", (now, client)
@@ -174,7 +174,7 @@ def _revoke_keys(database: sqlite3.Connection, client: int, now: float) -> int:
 
 
 def _add_client(database: sqlite3.Connection, host: str, path: str, now: float) -> int:
-    """Add a client, named after its machine and folder, and return its number."""
+    """Add a client, named after the machine and folder, and return the client's number."""
     folder = path.rstrip("/").rpartition("/")[2]
     stem = re.sub(r"[^A-Za-z0-9.@]+", "-", f"{host}-{folder}")[:_NAME_LENGTH].strip("-.@") or "client"
     taken = {name for (name,) in database.execute("SELECT name FROM client")}
@@ -190,7 +190,7 @@ def _add_client(database: sqlite3.Connection, host: str, path: str, now: float) 
 
 
 def _add_key(database: sqlite3.Connection, client: int, read_only: bool, now: float) -> str:
-    """Add a key of a client, and return its text, which nothing keeps."""
+    """Add a key of a client, and return the key's text; the database gets only the digest."""
     while True:
         key_id, secret = make_secret()
         added = database.execute(
@@ -203,5 +203,5 @@ def _add_key(database: sqlite3.Connection, client: int, read_only: bool, now: fl
 
 
 def _invitation_digest(text: str) -> bytes:
-    """Return what is kept of an invitation."""
+    """Return the stored digest of an invitation."""
     return hashlib.sha256(text.strip().lower().encode()).digest()

@@ -1,4 +1,4 @@
-"""The log of a backup server: who did what, and when."""
+"""The log of a backup server: acts of clients and operators, with times."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import NamedTuple
 from shardcast.plain_text import one_line
 
 MAX_ENTRIES = 100_000
-"""Entries that are kept; older ones go."""
+"""Entries in the log; older ones are deleted."""
 _MAX_DETAIL = 300
 """Characters of an entry."""
 _TRIMMED_EVERY = 1000
-"""Entries after which older ones are looked for."""
+"""New entries after which old ones are deleted."""
 LOCAL = "this machine"
-"""The address of commands that work at the server."""
+"""The address in entries of commands at the server."""
 
 
 class LogEntry(NamedTuple):
     """An entry of the log.
 
     Attributes:
-        at: when, in seconds since 1970.
-        client: the client that it is about.
-        address: where the request came from.
-        action: what was done, in a word.
-        detail: what more there is to say.
+        at: time, in seconds since 1970.
+        client: the client concerned.
+        address: source address of the request.
+        action: the act, in a word.
+        detail: more about the act.
     """
 
     at: float
@@ -39,7 +39,7 @@ class LogEntry(NamedTuple):
 def add_entry(
     database: sqlite3.Connection, now: float, client: str, address: str, action: str, detail: str = ""
 ) -> None:
-    """Add an entry to the log, in the transaction of what it tells."""
+    """Add an entry to the log, in the transaction of the act."""
     added = database.execute(
         "INSERT INTO log (at, client, address, action, detail) VALUES (?, ?, ?, ?, ?)",
         (now, client, address, action, one_line(detail, _MAX_DETAIL)),

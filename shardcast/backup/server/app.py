@@ -1,4 +1,4 @@
-"""The backup server as a node: its store, its routes, its start and end."""
+"""The backup server as a node: store, routes, start and end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from shardcast.store.directory_lock import DirectoryLock
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 60.0
-"""Seconds between two sweeps of what prune condemned."""
+"""Seconds between two sweeps of condemned packs."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class BackupServerNode:
     """A running backup server.
 
     Attributes:
-        url: where it listens.
-        state: its store and rules.
+        url: the listener's URL.
+        state: store and rules.
     """
 
     url: str
@@ -68,17 +68,17 @@ class BackupServerNode:
         """Run a backup server.
 
         Args:
-            store_dir: its folder, made where it doesn't exist.
-            rules: what clients may do; None for the defaults.
+            store_dir: the store's folder, made if missing.
+            rules: limits for clients; None for the defaults.
             host: the address to listen on.
             port: the port; 0 for a free one.
-            bounds: of its listener.
-            access: rules of its listener; clients show their own keys, whatever it says.
+            bounds: of the listener.
+            access: rules of the listener; clients show their own keys in any case.
 
         Raises:
             DataDirInUse: another process serves the folder.
-            LocalDiskError, WrongStore: the folder can't be used.
-            AddressTaken: the address can't be bound.
+            LocalDiskError, WrongStore: the folder cannot be used.
+            AddressTaken: the address cannot be bound.
         """
         folder = StoreFolder(store_dir)
         async with AsyncExitStack() as stack:
@@ -128,7 +128,7 @@ def _application(
 
 
 async def _sweep_forever(store: BackupStore) -> None:
-    """Remove, now and each minute, what was condemned long enough ago, and what killed uploads left."""
+    """Remove condemned packs after their grace time, and files of killed uploads, now and each minute."""
     while True:
         try:
             await sweep(store)

@@ -1,4 +1,4 @@
-"""The store of a backup server: its database and its packs, and a pack's way from a request into both."""
+"""The store of a backup server: database and packs, and a pack's way from a request into both."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from shardcast.store.spare import Spare
 log = logging.getLogger(__name__)
 
 _SPARE_BYTES = 16 << 20
-"""Bytes that let a prune begin where the disk is full."""
+"""Bytes that let a prune begin on a full disk."""
 
 
 class BackupStore:
-    """The store of a backup server; several processes can work on it at once.
+    """The store of a backup server; several processes can work on one store at once.
 
     Attributes:
-        folder: where it lies.
+        folder: the store's folder.
         database: accounts, snapshots and where each chunk lies.
-        packs: the packs by their SHA-256.
+        packs: the packs by SHA-256.
         clock: the wall clock, in seconds since 1970.
-        spare: blocks for the database where the disk is full.
+        spare: blocks for the database on a full disk.
     """
 
     def __init__(self, folder: StoreFolder, clock: Callable[[], float] = time.time) -> None:
-        """Open the store, and wait for the disk.
+        """Open the store; blocks on the disk.
 
         Raises:
-            LocalDiskError, WrongStore: it can't be used.
+            LocalDiskError, WrongStore: the folder or database cannot be used.
         """
         self.folder, self.clock = folder, clock
         self.spare = Spare(folder.spare, _SPARE_BYTES)
@@ -62,7 +62,7 @@ class BackupStore:
         self._received = Notifier()
 
     async def close(self) -> None:
-        """Release the store, once the packs that still arrive have come or were withdrawn."""
+        """Release the store after arriving packs are accepted or withdrawn."""
         await self._received.wait_for(lambda: not self._receiving)
         await self.packs.close()
         await asyncio.to_thread(self.database.close)
@@ -76,19 +76,20 @@ class BackupStore:
         parts: AsyncIterable[bytes],
         quota: int | None = None,
     ) -> tuple[int, int]:
-        """Keep a pack durably, and return the number of its chunks, and how many of them are new.
+        """Store a pack durably, and return the number of its chunks and the number of new ones among them.
 
         Args:
             client: the client.
-            run: the run that brings the pack; None where prune writes it.
-            digest: the SHA-256 that the pack should have, in hex.
-            size: the bytes that it should have.
-            parts: its bytes.
+            run: the run that sends the pack; None for a pack written by prune.
+            digest: the announced SHA-256, in hex.
+            size: the announced size in bytes.
+            parts: the bytes.
             quota: bytes of clients without a quota of their own.
 
         Raises:
-            BackupRefused: the quota has no room, the run has ended, or the bytes are no such pack.
-            LocalDiskError: the disk can't take it.
+            BackupRefused: the quota has no room, the run has ended, or the bytes are no pack of this digest
+                and size.
+            LocalDiskError: the disk is full, or failed.
         """
         self._receiving += 1
         try:
@@ -106,7 +107,7 @@ class BackupStore:
         parts: AsyncIterable[bytes],
         quota: int | None,
     ) -> tuple[int, int]:
-        """Announce a pack, write its file, and accept or withdraw the pack; see ``receive_pack``."""
+        """Announce a pack, write the file, and accept or withdraw the pack; see ``receive_pack``."""
         key = bytes.fromhex(digest)
         pack = await self.database.write(announce_pack, client, run, key, size, quota)
         try:
@@ -124,21 +125,21 @@ class BackupStore:
         return Path(self.packs.folder.path(digest))
 
     def remove_file(self, digest: bytes) -> None:
-        """Remove the file of a pack; one that is gone is no error.
+        """Remove the file of a pack; a missing file is no error.
 
         Raises:
-            LocalDiskError: it can't be removed.
+            LocalDiskError: the file cannot be removed.
         """
         file = self.pack_path(digest.hex())
         with disk_errors("could not remove", file):
             file.unlink(missing_ok=True)
 
     async def _write_pack(self, digest: str, size: int, parts: AsyncIterable[bytes]) -> None:
-        """Write the file of a pack, which gets its name when its digest is right.
+        """Write the file of a pack, and name it after its digest once the digest is right.
 
         Raises:
-            BackupRefused: the bytes are others than were announced.
-            LocalDiskError: the disk can't take them.
+            BackupRefused: the bytes differ from the announced digest or size.
+            LocalDiskError: the disk is full, or failed.
         """
         count = 0
         async with self.packs.put(digest) as writer:
@@ -159,7 +160,7 @@ class BackupStore:
 
         Raises:
             BackupRefused: the file is no pack.
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file cannot be read.
         """
         file = self.pack_path(digest)
         try:
@@ -168,7 +169,7 @@ class BackupStore:
             raise BackupRefused(f"{digest} is not kept: {error}", status=422) from None
 
     async def _withdraw(self, pack: int, digest: bytes) -> None:
-        """Withdraw a pack that did not come whole; a full disk leaves that to the next sweep."""
+        """Withdraw a pack that did not arrive whole; on a full disk the next sweep does so."""
         with contextlib.suppress(LocalDiskError):
             await self.database.write(withdraw_pack, pack, digest)
             await self.database.write(discard, digest)  # also where another sweep withdrew the pack before
@@ -180,7 +181,7 @@ def read_index(file: Path) -> list[PackedChunk]:
 
     Raises:
         IntegrityError: the file is no pack.
-        LocalDiskError: it can't be read.
+        LocalDiskError: the file cannot be read.
     """
     with disk_errors("could not read", file), file.open("rb") as pack:
         size = pack.seek(0, 2)

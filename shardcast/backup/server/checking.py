@@ -1,6 +1,6 @@
-"""The check of a whole store: which packs are damaged or gone, and which snapshots that hurts.
+"""The check of a whole store: damaged and lost packs, and the snapshots that need their chunks.
 
-What is found is recorded, so that the next backup sends the chunks again that it still has.
+Damage is recorded in the database. The next backup of the same bytes sends the damaged chunks again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from shardcast.errors import IntegrityError
 from shardcast.file_identity import FileIdentity
 
 _BATCH = 1000
-"""Packs that are listed at a time."""
+"""Packs listed at a time."""
 _PART = 1 << 20
-"""Bytes that are read at a time."""
+"""Bytes read at a time."""
 WHOLE, DAMAGED, LOST, CONDEMNED = "whole", "damaged", "lost", "condemned"
 
 
@@ -36,9 +36,9 @@ class HurtSnapshot:
     """A snapshot that lacks chunks.
 
     Attributes:
-        client: its client.
-        id: its id.
-        chunks: its chunks that are damaged or gone.
+        client: the client's name.
+        id: the snapshot's id.
+        chunks: number of damaged or lost chunks.
     """
 
     client: str
@@ -48,16 +48,16 @@ class HurtSnapshot:
 
 @dataclass
 class StoreCheck:
-    """What a check found.
+    """Findings of a check.
 
     Attributes:
-        packs: packs that were looked at.
-        bytes_read: bytes that were read and digested.
+        packs: number of checked packs.
+        bytes_read: bytes read and digested.
         damaged: files of packs with wrong bytes.
         lost: packs without a file.
-        mended: packs that were damaged before and are right again.
+        mended: formerly damaged packs, now right again.
         unknown_files: files among the packs that belong to no client.
-        database: what is wrong in the database.
+        database: errors in the database.
         hurt: the snapshots that lack chunks.
     """
 
@@ -91,11 +91,11 @@ async def check_store(
     reads: Callable[[int], bool],
     progress: Callable[[StoreCheck], object] = lambda found: None,
 ) -> StoreCheck:
-    """Check every pack of a store, and record what is wrong; other processes can work on it meanwhile.
+    """Check every pack of a store, and record damage; other processes can work on the store meanwhile.
 
     Args:
         store: the store.
-        reads: whether to read a pack, by its number, rather than look at its size only.
+        reads: whether to read and digest the pack of a number; else only its size is checked.
         progress: called after each pack.
 
     Raises:
@@ -121,7 +121,7 @@ def subset(part: int, parts: int) -> Callable[[int], bool]:
 
 
 async def _check_pack(store: BackupStore, pack: _Listed, read: bool, found: StoreCheck) -> None:
-    """Check a pack, and record its state where that is another one than before."""
+    """Check a pack, and record the pack's state if the state has changed."""
     file = store.pack_path(pack.digest.hex())
     read = read or pack.state in (DAMAGED, LOST)
     while True:
@@ -142,10 +142,10 @@ async def _check_pack(store: BackupStore, pack: _Listed, read: bool, found: Stor
 
 
 def _state_of(file: Path, pack: _Listed, read: bool) -> tuple[str, FileIdentity | None]:
-    """Return the state of a pack's file, and which file that was; blocks on the disk.
+    """Return the state of a pack's file, and the identity of the file; blocks on the disk.
 
     Raises:
-        LocalDiskError: it can't be read, and not for the disk's own failure.
+        LocalDiskError: the file cannot be read for another reason than a failing disk.
     """
     try:
         with file.open("rb", buffering=0) as opened:
@@ -171,7 +171,7 @@ def _digest(descriptor: int) -> bytes:
 
 
 class _Outcome(Enum):
-    """What became of the state of a pack that was to be recorded."""
+    """Result of recording a pack's state."""
 
     RECORDED = "recorded"
     REPLACED = "the file was replaced since, and must be looked at again"
@@ -181,7 +181,7 @@ class _Outcome(Enum):
 def _record_state(
     database: sqlite3.Connection, file: Path, pack: _Listed, state: str, identity: FileIdentity | None
 ) -> _Outcome:
-    """Record the state of a pack, unless it is another file's by now."""
+    """Record the state of a pack, unless the file was replaced or the pack deleted meanwhile."""
     if database.execute("SELECT 1 FROM pack WHERE number = ?", (pack.number,)).fetchone() is None:
         return _Outcome.PRUNED
     try:
@@ -230,14 +230,14 @@ def _is_known(database: sqlite3.Connection, digest: bytes) -> bool:
 
 
 def _check_tables(database: sqlite3.Connection) -> list[str]:
-    """Return what SQLite finds wrong in the database."""
+    """Return the errors that SQLite finds in the database."""
     words = [text for (text,) in database.execute("PRAGMA quick_check(20)") if text != "ok"]
     broken = database.execute("PRAGMA foreign_key_check").fetchall()
     return [*words, *(f"a row of {row[0]} names a missing row of {row[2]}" for row in broken[:20])]
 
 
 def _hurt_snapshots(database: sqlite3.Connection) -> Iterator[HurtSnapshot]:
-    """Yield the snapshots with chunks that are damaged, gone, or not in the database.
+    """Yield the snapshots with chunks that are damaged, lost, or missing in the database.
 
     Raises:
         IntegrityError: a snapshot's list is damaged.
@@ -255,13 +255,13 @@ def _hurt_snapshots(database: sqlite3.Connection) -> Iterator[HurtSnapshot]:
 
 
 def _known_chunks(database: sqlite3.Connection, client: int) -> ChunkSet:
-    """Return the chunks of a client that have a row."""
+    """Return the chunks of a client that have a row in the database."""
     rows = database.execute("SELECT number FROM chunk WHERE client = ?", (client,))
     return ChunkSet(place_of(number) for (number,) in rows)
 
 
 def to_json(found: StoreCheck) -> dict[str, Any]:
-    """Return what a check found as JSON."""
+    """Return the findings of a check as JSON."""
     return {
         **{name: getattr(found, name) for name in ("packs", "bytes_read", "damaged", "lost", "mended")},
         "unknown_files": found.unknown_files,

@@ -25,10 +25,10 @@ class ChunkSet:
 
     @classmethod
     def decode(cls, data: bytes) -> ChunkSet:
-        """Return the set that ``encode`` encoded.
+        """Return the set encoded by ``encode``.
 
         Raises:
-            IntegrityError: these are other bytes.
+            IntegrityError: the bytes are no encoded set.
         """
         expanding = zlib.decompressobj()
         found = cls()
@@ -54,7 +54,7 @@ class ChunkSet:
             bits[place] |= 1 << (number & 7)
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Remove numbers, those that are not there too."""
+        """Remove numbers; numbers outside the set are ignored."""
         for number in numbers:
             if number in self:
                 self._bits[number >> 3] &= ~(1 << (number & 7))

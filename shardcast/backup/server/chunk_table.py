@@ -1,4 +1,4 @@
-"""Where each chunk of a client lies: looked up by (client, id), so that nothing can be asked about others."""
+"""Where each chunk of a client lies, by client and id: a client learns nothing of others."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from shardcast.backup.wire import NOWHERE, ChunkLocation
 _BATCH = 500
 """Ids in one statement."""
 _SHIFT = 40
-"""Bits of a chunk's number that are its number among the client's; the client's number is above them."""
+"""Bits of a chunk's number within the client's chunks; the higher bits are the client's number."""
 _MASK = (1 << _SHIFT) - 1
 THERE = "state = 'whole'"
-"""The condition under which a chunk's pack lets it count as there."""
+"""The condition on a pack under which its chunks are available."""
 
 
 class FoundChunk(NamedTuple):
-    """A chunk of a client that is there.
+    """An available chunk of a client.
 
     Attributes:
-        id: its id.
-        number: its number among the client's chunks.
+        id: the chunk's id.
+        number: the chunk's number within the client's chunks.
     """
 
     id: bytes
@@ -32,7 +32,7 @@ class FoundChunk(NamedTuple):
 
 
 def find_there(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) -> set[bytes]:
-    """Return those of some ids whose chunks are there, in packs that prune leaves alone."""
+    """Return the ids of available chunks in packs not condemned by prune."""
     rows = _select(database, "id", f"AND {THERE}", client, ids)
     return {row[0] for row in rows}
 
@@ -40,7 +40,7 @@ def find_there(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) 
 def find_numbers(
     database: sqlite3.Connection, client: int, run: int, ids: Sequence[bytes]
 ) -> list[FoundChunk]:
-    """Return the chunks that a run may count on: also of packs that were condemned after it began."""
+    """Return the available chunks for a run, including chunks in packs condemned after the run began."""
     rows = _select(
         database,
         "id, chunk.number",
@@ -58,16 +58,16 @@ def numbers_of(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) 
 
 
 def locate(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) -> list[ChunkLocation]:
-    """Return where chunks lie, damaged packs included, since a reader verifies each chunk by its id."""
+    """Return where chunks lie, also in damaged packs, since a reader verifies each chunk by its id."""
     rows = _select(database, "id, digest, offset, length", "AND state <> 'lost'", client, ids)
     found = {row[0]: ChunkLocation(*row[1:]) for row in rows}
     return [found.get(chunk, NOWHERE) for chunk in ids]
 
 
 def add_chunks(database: sqlite3.Connection, client: int, pack: int, chunks: Sequence[PackedChunk]) -> int:
-    """Record the chunks of a whole pack, and return how many of them were not there before.
+    """Record the chunks of a whole pack, and return the number of chunks that were not available before.
 
-    A chunk that is there stays where it is; one in a damaged or condemned pack moves here, and keeps its
+    An available chunk stays in its pack; a chunk of a damaged or condemned pack moves here, and keeps its
     number.
     """
     (first,) = database.execute("SELECT next_chunk FROM client WHERE number = ?", (client,)).fetchone()
@@ -85,12 +85,12 @@ def add_chunks(database: sqlite3.Connection, client: int, pack: int, chunks: Seq
 
 
 def number_of(client: int, place: int) -> int:
-    """Return the number of a chunk in the database, from its number among the client's."""
+    """Return the number of a chunk in the database, from its number within the client's chunks."""
     return client << _SHIFT | place
 
 
 def place_of(number: int) -> int:
-    """Return the number of a chunk among its client's, from its number in the database."""
+    """Return the number of a chunk within the client's chunks, from its number in the database."""
     return number & _MASK
 
 
@@ -106,7 +106,7 @@ def bad_chunks(database: sqlite3.Connection, client: int) -> Iterator[FoundChunk
 
 
 def needed_set(database: sqlite3.Connection, client: int, after: int = 0) -> tuple[ChunkSet, int]:
-    """Return the chunks that a client's snapshots with numbers over ``after`` need, and the newest number."""
+    """Return the chunks needed by a client's snapshots with numbers over ``after``, and the newest number."""
     needed, newest = ChunkSet(), after
     rows = database.execute(
         "SELECT number, needs FROM snapshot WHERE client = ? AND number > ? ORDER BY number", (client, after)

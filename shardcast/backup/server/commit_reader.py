@@ -1,4 +1,4 @@
-"""The body that commits a snapshot, read as it arrives: ids become numbers, and take little memory."""
+"""The body that commits a snapshot, read in parts: ids become numbers, to save memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shardcast.backup.wire import (
 from shardcast.json_text import parse_json
 
 _BATCH = 8192
-"""Ids that are looked up at a time."""
+"""Ids looked up at a time."""
 _SIZES = ("files", "bytes", "new_bytes")
 _MAX_SIZE = 1 << 62
 _TEXT_FIELDS = ("host", "path", "path64", "user")
@@ -41,7 +41,7 @@ class BodyReader:
         self._buffer = bytearray()
 
     async def read(self, size: int) -> bytes:
-        """Return the next ``size`` bytes, or what is left of the body where that is less."""
+        """Return the next ``size`` bytes, or the rest of the body if shorter."""
         while len(self._buffer) < size:
             part = await anext(self._parts, None)
             if part is None:
@@ -52,10 +52,10 @@ class BodyReader:
         return data
 
     async def read_block(self, max_size: int, what: str) -> bytes:
-        """Return a block with its length in front.
+        """Return a block after reading its length.
 
         Raises:
-            BackupRefused: the body ends before, or the block is too long.
+            BackupRefused: the body ends too early, or the block is too long.
         """
         size = await self.read_count()
         if size > max_size:
@@ -79,10 +79,10 @@ class BodyReader:
             raise BackupRefused(str(error), status=400) from None
 
     async def ids(self, count: int | None) -> AsyncIterator[list[bytes]]:
-        """Yield the next ``count`` ids in batches; None for all that are left.
+        """Yield the next ``count`` ids in batches; None for the rest of the body.
 
         Raises:
-            BackupRefused: the body ends inside an id, or too many come.
+            BackupRefused: the body ends inside an id or too early, or has too many ids.
         """
         left = MAX_SNAPSHOT_IDS + 1 if count is None else count
         while left:
@@ -102,11 +102,11 @@ class BodyReader:
 
 
 async def read_commit(store: BackupStore, run: ActiveRun, parts: AsyncIterator[bytes]) -> NewSnapshot:
-    """Read a snapshot that is to be committed, and look up its chunks.
+    """Read a new snapshot from the body of a request, and look up its chunks.
 
     Raises:
-        BackupRefused: the body is malformed, or its base is gone.
-        ChunksMissing: chunks are not there.
+        BackupRefused: the body is malformed, or the base snapshot was deleted.
+        ChunksMissing: chunks are not available.
     """
     body = BodyReader(parts)
     head = parse_head(await body.read_block(MAX_HEAD, "head"))
@@ -137,10 +137,10 @@ async def read_commit(store: BackupStore, run: ActiveRun, parts: AsyncIterator[b
 
 
 def parse_head(data: bytes) -> dict[str, Any]:
-    """Return the head of a snapshot: only fields that are known, each within its bounds, and ``base``.
+    """Return the known fields in the head of a snapshot, each within bounds, and ``base``.
 
     Raises:
-        BackupRefused: it is malformed.
+        BackupRefused: the head is malformed.
     """
     try:
         fields = parse_json(data)

@@ -1,7 +1,7 @@
 """The SQLite database of a backup server: transactions in threads, migrations, errors in words.
 
-Nothing in it may be lost: each transaction is on the disk before it is acknowledged, and a damaged file is an
-error.
+Nothing in the database may be lost: each transaction is on the disk before the client's request is
+acknowledged, and a damaged file is an error.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Work = Callable[Concatenate[sqlite3.Connection, P], T]
 """A function of a database, called inside a transaction."""
 
 _BUSY = 30.0
-"""Seconds to wait for another process that writes."""
+"""Seconds to wait for another writing process."""
 _READERS = 2
-"""Threads that read."""
+"""Threads for reading."""
 _CACHE_KIB = 16 << 10
-"""KiB of the database that each connection keeps in memory."""
+"""KiB of the database in the memory of each connection."""
 _SETTINGS = f"""
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
@@ -43,15 +43,16 @@ _SETTINGS = f"""
 
 
 def connect(file: Path) -> sqlite3.Connection:
-    """Open the database, which is made where there is none, with tables of this version.
+    """Open the database, making or migrating it as needed, with the tables of this release.
 
     Raises:
-        LocalDiskError: it can't be used.
-        WrongStore: a newer version made it.
+        LocalDiskError: the file cannot be used.
+        WrongStore: a newer release made the database.
     """
     with database_errors(file):
-        # Never opened by hand where it is there: closing any descriptor drops all locks of the process on the
-        # file (fcntl(2)), also those of other connections; another process then deletes the log under them.
+        # Never open an existing file by hand: closing any descriptor drops all locks of the process on the
+        # file (fcntl(2)), also those of other connections; another process would then delete the log under
+        # them.
         with contextlib.suppress(FileExistsError):
             os.close(create_private(file))
         database = sqlite3.connect(file, timeout=_BUSY, isolation_level=None, check_same_thread=False)
@@ -66,7 +67,7 @@ def connect(file: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def database_errors(file: Path) -> Iterator[None]:
-    """Turn errors of SQLite into ``LocalDiskError``, with the file in its text.
+    """Turn errors of SQLite into ``LocalDiskError``, with the file in the message.
 
     Raises:
         LocalDiskError: the block raised an error of SQLite or of the system.
@@ -88,10 +89,10 @@ def database_errors(file: Path) -> Iterator[None]:
 
 
 def _migrate(database: sqlite3.Connection, file: Path) -> None:
-    """Bring the tables to this version, each step in a transaction of its own.
+    """Bring the tables to the version of this release, each step in a transaction of its own.
 
     Raises:
-        WrongStore: they are of a newer version.
+        WrongStore: a newer release made the tables.
     """
     while (version := _version(database)) < len(MIGRATIONS):
         with transaction(database):
@@ -122,13 +123,13 @@ def _statements(script: str) -> Iterator[str]:
 
 
 class Database:
-    """A database with transactions in threads: one writer, and some readers beside it."""
+    """A database with transactions in threads: one writer and several readers."""
 
     def __init__(self, file: Path) -> None:
-        """Open the database, and wait for it.
+        """Open the database; blocks on the disk.
 
         Raises:
-            LocalDiskError, WrongStore: as of ``connect``.
+            LocalDiskError, WrongStore: as for ``connect``.
         """
         self._file = file
         self._connections: list[sqlite3.Connection] = []
@@ -145,17 +146,17 @@ class Database:
         """Return the result of ``work(database, …)``, called in a transaction that is durable on return.
 
         Raises:
-            LocalDiskError: the database can't be used; nothing was changed.
-            ShardcastError: any error of ``work``; nothing was changed.
+            LocalDiskError: the database cannot be used; nothing was changed.
+            ShardcastError: raised by ``work``; nothing was changed.
         """
         return await in_pool(self._writing, lambda: self._call("IMMEDIATE", work, *args, **kwargs))
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the result of ``work(database, …)``, which sees one state of the database.
+        """Return the result of ``work(database, …)``, called on one state of the database.
 
         Raises:
-            LocalDiskError: the database can't be read.
-            ShardcastError: any error of ``work``.
+            LocalDiskError: the database cannot be read.
+            ShardcastError: raised by ``work``.
         """
         return await in_pool(self._reading, lambda: self._call("DEFERRED", work, *args, **kwargs))
 
@@ -169,7 +170,7 @@ class Database:
         self._connections.clear()
 
     def _call(self, kind: str, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``work`` in a transaction, in the thread of its pool."""
+        """Call ``work`` in a transaction; runs in a thread of the pool."""
         return in_transaction(self._connection(), self._file, kind, work, *args, **kwargs)
 
     def _connection(self) -> sqlite3.Connection:

@@ -28,18 +28,18 @@ _NO_QUOTA = "the server's"
 
 @dataclass(frozen=True)
 class ClientAccount:
-    """A client as an operator sees it.
+    """A client in the view of an operator.
 
     Attributes:
-        name: its name.
-        host: the machine that registered.
-        path: its folder there.
-        quota: bytes that it may keep; None for the quota of the running server.
-        used: bytes that it keeps.
-        snapshots: its snapshots.
-        last_backup: when the newest arrived, in seconds since 1970; None without any.
-        keys: its keys that are valid.
-        unusual: what is unusual about its snapshots; None where nothing is.
+        name: the client's name.
+        host: the registered machine.
+        path: the registered folder there.
+        quota: maximum bytes; None for the quota of the running server.
+        used: bytes stored.
+        snapshots: number of snapshots.
+        last_backup: arrival of the newest snapshot, in seconds since 1970; None without snapshots.
+        keys: number of valid keys.
+        unusual: a sentence about an unusual number of snapshots; None for a usual one.
     """
 
     name: str
@@ -66,11 +66,11 @@ class StoreManager:
     @classmethod
     @contextmanager
     def opened(cls, folder: StoreFolder) -> Iterator[StoreManager]:
-        """Open a store that exists.
+        """Open an existing store.
 
         Raises:
             UsageError: no backup server has worked in the folder.
-            LocalDiskError, WrongStore: the database can't be used.
+            LocalDiskError, WrongStore: the database cannot be used.
         """
         folder.check()
         with closing(connect(folder.database)) as database:
@@ -113,10 +113,10 @@ class StoreManager:
         return self._write(work)
 
     def set_quota(self, client: str, quota: int | None) -> None:
-        """Set the bytes that a client may keep; None for the quota of the running server.
+        """Set the maximum bytes of a client; None for the quota of the running server.
 
         Raises:
-            UsageError: there is no such client.
+            UsageError: no client has this name.
         """
 
         def work(database: sqlite3.Connection) -> None:
@@ -141,11 +141,11 @@ class StoreManager:
         return self._read(work)
 
     def log(self, client: str | None = None) -> list[LogEntry]:
-        """Return who did what, oldest first; about one client, or all."""
+        """Return the log, oldest entry first; of one client, or all."""
         return self._read(lambda database: list(read_entries(database, client)))
 
     def record(self, action: str, detail: str) -> None:
-        """Add to the log what an operator did to the whole store."""
+        """Log an operator's act on the whole store."""
         self._write(lambda database: add_entry(database, time.time(), "", LOCAL, action, detail))
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:

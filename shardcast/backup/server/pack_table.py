@@ -1,7 +1,7 @@
-"""The packs of each client in the database: announced before their file is there, forgotten before it goes.
+"""Packs of each client in the database: a row is added before the pack's file, and removed before the file.
 
-A kill at any moment leaves no file without a row: an announcement whose run has ended is withdrawn with its
-file, and a file that is to be removed stays listed until it is gone.
+A kill at any moment leaves no file without a row: a pack announced by an ended run is withdrawn with its
+file, and a file to be removed stays listed until removed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shardcast.backup.server.runs import ActiveRun
 from shardcast.sizes import format_size
 
 RemoveFile = Callable[[bytes], object]
-"""A function that removes the file of a pack, by its digest."""
+"""A function that removes the file of a pack with this digest."""
 
 
 def announce_pack(
@@ -27,18 +27,18 @@ def announce_pack(
     size: int,
     default_quota: int | None = None,
 ) -> int:
-    """Record that a pack arrives, before its file is written, and return its number.
+    """Record an arriving pack before its file is written, and return the pack's number.
 
     Args:
         database: inside a transaction.
         client: the client.
-        run: the run that brings it; None for one that prune writes, which no quota bounds.
-        digest: its SHA-256.
-        size: its bytes.
+        run: the run that sends the pack; None for a pack written by prune, exempt from quotas.
+        digest: the pack's SHA-256.
+        size: the pack's bytes.
         default_quota: the quota of clients without one of their own; None for no bound.
 
     Raises:
-        BackupRefused: the client's quota has no room for it.
+        BackupRefused: the client's quota has no room for the pack.
     """
     if run is not None:
         check_quota(database, client, size, default_quota)
@@ -51,10 +51,10 @@ def announce_pack(
 
 
 def check_quota(database: sqlite3.Connection, client: int, more: int, default_quota: int | None) -> None:
-    """Check that a client may keep more bytes.
+    """Check the client's quota before more bytes are stored.
 
     Raises:
-        BackupRefused: its quota has no room for them.
+        BackupRefused: the quota has no room for ``more`` bytes.
     """
     (own,) = database.execute("SELECT quota FROM client WHERE number = ?", (client,)).fetchone()
     quota = default_quota if own is None else own
@@ -70,7 +70,7 @@ def check_quota(database: sqlite3.Connection, client: int, more: int, default_qu
 
 
 def used_bytes(database: sqlite3.Connection, client: int) -> int:
-    """Return the bytes that a client's packs and snapshots take."""
+    """Return the bytes of a client's packs and snapshots."""
     (packs,) = database.execute(
         "SELECT coalesce(sum(size), 0) FROM pack WHERE client = ? AND state <> 'lost'", (client,)
     ).fetchone()
@@ -85,7 +85,7 @@ def used_bytes(database: sqlite3.Connection, client: int) -> int:
 def accept_pack(
     database: sqlite3.Connection, client: int, pack: int, digest: bytes, chunks: Sequence[PackedChunk]
 ) -> int:
-    """Record that the file of an announced pack is on the disk, and return how many chunks are new.
+    """Record the file of an announced pack as written, and return the number of new chunks.
 
     Raises:
         BackupRefused: the announcement was withdrawn, since its run has ended.
@@ -111,14 +111,14 @@ def accept_pack(
 
 
 def withdraw_pack(database: sqlite3.Connection, pack: int, digest: bytes) -> None:
-    """Record that an announced pack does not come; its file is to be removed, unless another row has it."""
+    """Withdraw the announcement of a pack, and list the file for removal unless another row needs it."""
     withdrawn = database.execute("DELETE FROM pack WHERE number = ? AND state = 'arriving'", (pack,))
     if withdrawn.rowcount:
         discard(database, digest)
 
 
 def withdraw_abandoned(database: sqlite3.Connection, now: float, *, prune_is_dead: bool) -> None:
-    """Withdraw the announcements whose run has ended, and those that a killed prune left."""
+    """Withdraw the announcements of ended runs, and those of a killed prune."""
     rows = database.execute(
         "SELECT number, digest FROM pack WHERE state = 'arriving' AND "
         "CASE WHEN run IS NULL THEN ? ELSE run NOT IN (SELECT number FROM run WHERE expires > ?) END",
@@ -134,18 +134,18 @@ def discard(database: sqlite3.Connection, digest: bytes) -> None:
 
 
 def remove_discarded(database: sqlite3.Connection, remove_file: RemoveFile, most: int) -> int:
-    """Remove files that are listed as to be removed, unless a pack has their digest again.
+    """Remove the files listed for removal, except files needed again by a pack of the same digest.
 
-    A pack that arrives is announced before its file is written, and this transaction excludes announcements:
-    no file that arrives is removed.
+    An arriving pack is announced before its file is written, and this transaction excludes announcements, so
+    no arriving file is removed.
 
     Args:
         database: inside a transaction that writes.
-        remove_file: removes a file; one that is gone is no error.
-        most: files at most.
+        remove_file: removes a file; a missing file is no error.
+        most: maximum number of files.
 
     Returns:
-        The number of files that were listed, of which some more may be.
+        The number of files taken from the list; if equal to ``most``, more may be listed.
     """
     listed = [digest for (digest,) in database.execute("SELECT digest FROM discard LIMIT ?", (most,))]
     for digest in listed:

@@ -1,4 +1,4 @@
-"""How much of each pack the snapshots of its client need."""
+"""The share of each pack that the client's snapshots need."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from shardcast.backup.server.chunk_sets import ChunkSet
 from shardcast.backup.server.chunk_table import needed_set, place_of
 
 MOSTLY_DEAD = 0.5
-"""Share of a pack's bytes that must be dead for it to be rewritten."""
+"""Minimum share of unneeded bytes for rewriting a pack."""
 
 
 @dataclass(frozen=True)
 class PackUse:
-    """How much of a pack snapshots need.
+    """Needed bytes of a pack.
 
     Attributes:
-        pack: its number.
-        size: its bytes.
-        is_whole: whether its bytes are right, as far as is known.
-        live: bytes of its chunks that snapshots need.
+        pack: the pack's number.
+        size: the pack's bytes.
+        is_whole: whether the pack is not known to be damaged.
+        live: bytes of chunks needed by snapshots.
     """
 
     pack: int
@@ -30,14 +30,14 @@ class PackUse:
 
     @property
     def is_mostly_dead(self) -> bool:
-        """Whether its live chunks are worth being copied elsewhere."""
+        """Whether copying the needed chunks elsewhere is worth the work."""
         return self.is_whole and 0 < self.live < (1 - MOSTLY_DEAD) * self.size
 
 
 def measure_packs(database: sqlite3.Connection, client: int, now: float) -> tuple[list[PackUse], ChunkSet]:
-    """Return how much of each pack of a client its snapshots need, and the chunks that they need.
+    """Return the needed bytes of each pack of a client, and the chunks needed by the client's snapshots.
 
-    Packs of runs that are under way are left out: their snapshots come yet.
+    Packs sent by runs under way are omitted: the snapshots that need them are still to come.
     """
     needed, _ = needed_set(database, client)
     live = dict[int, int]()

@@ -1,7 +1,7 @@
-"""Pruning: condemn the packs that no snapshot needs, rewrite those that are mostly dead, and sweep.
+"""Pruning: condemn packs that no snapshot needs, rewrite packs with few needed chunks, and sweep.
 
-Marks come from the snapshots' lists of chunks. Whole dead packs go first, which needs no room; live chunks of
-mostly dead packs are copied only where there is room.
+Needed chunks come from the snapshots' lists. Packs without any go first: their deletion takes no space.
+Needed chunks of other packs are copied only while the disk has space.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from shardcast.errors import LocalDiskError
 
 @dataclass
 class PruneReport:
-    """What a prune did, or would do.
+    """Report of a prune.
 
     Attributes:
-        dry_run: whether it only says what it would do.
-        deleted: packs that are gone.
-        condemned: packs that go after the grace, and after the backups that run now.
-        rewritten: packs whose live chunks were copied into new ones.
-        no_room: whether packs were not rewritten since there was no room.
-        waits_for_run: whether a backup that runs keeps condemned packs.
-        kept_bytes: bytes of the packs that stay.
+        dry_run: whether the report is only a plan.
+        deleted: packs deleted.
+        condemned: packs to be deleted after the grace time, and after the backups under way.
+        rewritten: packs whose needed chunks were copied into new ones.
+        no_room: whether packs were not rewritten for lack of disk space.
+        waits_for_run: whether a backup under way delays the deletion of condemned packs.
+        kept_bytes: bytes of the remaining packs.
     """
 
     dry_run: bool
@@ -48,15 +48,15 @@ class PruneReport:
 
 
 async def prune(store: BackupStore, grace: float = GRACE_SECONDS, *, dry_run: bool = False) -> PruneReport:
-    """Delete what no snapshot needs; the caller holds the lock of the one prune at a time.
+    """Delete chunks that no snapshot needs; the caller holds the lock of the one prune at a time.
 
     Args:
         store: the store.
         grace: seconds from a pack's condemnation to its deletion.
-        dry_run: only say what would be done.
+        dry_run: only plan.
 
     Raises:
-        LocalDiskError: the disk failed; what was done stays done.
+        LocalDiskError: the disk failed; finished steps are not undone.
         IntegrityError: a snapshot's list is damaged; nothing of that client is deleted.
     """
     report = PruneReport(dry_run)
@@ -85,7 +85,7 @@ async def prune(store: BackupStore, grace: float = GRACE_SECONDS, *, dry_run: bo
 
 
 async def _with_spare(store: BackupStore, grace: float) -> Swept:
-    """Sweep, on a full disk with the blocks that are kept for it."""
+    """Sweep; on a full disk, first release the spare blocks."""
     try:
         return await sweep(store, grace, prune_is_dead=True)
     except LocalDiskError as error:
@@ -110,9 +110,9 @@ def _clients(database: sqlite3.Connection) -> list[int]:
 
 
 def _left(database: sqlite3.Connection, now: float, planned: Swept) -> tuple[Swept, bool, int]:
-    """Return the condemned packs, whether a run keeps some of them, and the bytes of the others.
+    """Return the condemned packs, whether a run delays their deletion, and the bytes of the other packs.
 
-    ``planned`` are packs that would be condemned.
+    ``planned`` are the packs to condemn in a dry run.
     """
     count, size = database.execute(
         "SELECT count(*), coalesce(sum(size), 0) FROM pack WHERE state = 'condemned'"

@@ -8,10 +8,10 @@ from shardcast.errors import ShardcastError
 
 
 class BackupRefused(ShardcastError):
-    """A request that the backup server refuses.
+    """A request refused by the backup server.
 
     Attributes:
-        status: of the answer.
+        status: status of the answer.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -20,10 +20,10 @@ class BackupRefused(ShardcastError):
 
 
 class ChunksMissing(BackupRefused):
-    """A snapshot that needs chunks which are not there.
+    """A snapshot that needs missing or damaged chunks.
 
     Attributes:
-        ids: some of the chunks.
+        ids: some of these chunks.
     """
 
     def __init__(self, message: str, ids: Sequence[bytes] = ()) -> None:

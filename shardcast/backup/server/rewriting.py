@@ -1,4 +1,4 @@
-"""Rewriting: the chunks of mostly dead packs that snapshots need are copied into new packs."""
+"""Rewriting: the needed chunks of packs with few of them are copied into new packs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from shardcast.disk_errors import disk_errors
 log = logging.getLogger(__name__)
 
 _PART = 1 << 20
-"""Bytes of a pack that are written at a time."""
+"""Bytes of a pack written at a time."""
 _LEFT_FREE = 2 * MAX_PACK
-"""Bytes of the disk that are left free: a backup may run beside."""
+"""Bytes of the disk left free for backups under way."""
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What was rewritten.
+    """Result of a rewriting.
 
     Attributes:
-        packs: packs whose live chunks were copied.
-        bytes: bytes that their deletion frees.
+        packs: packs whose needed chunks were copied.
+        bytes: bytes freed by deleting these packs.
     """
 
     packs: int = 0
@@ -47,7 +47,7 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class _LiveChunk:
-    """A chunk to copy: its id, and where it lies."""
+    """A chunk to copy: id and location."""
 
     id: bytes
     pack: int
@@ -59,13 +59,13 @@ class _LiveChunk:
 async def rewrite_packs(
     store: BackupStore, client: int, packs: Sequence[PackUse], needed: ChunkSet
 ) -> Rewritten:
-    """Copy the live chunks of packs into new packs, and condemn the packs, while there is room.
+    """Copy the needed chunks of packs into new packs, and condemn the old packs, while the disk has space.
 
     Args:
         store: the store.
         client: the client.
-        packs: its packs.
-        needed: the chunks to copy; one that a snapshot needs since stays where it is.
+        packs: the client's packs to rewrite.
+        needed: the chunks to copy; a chunk needed by a later snapshot stays in its pack.
 
     Raises:
         LocalDiskError: the disk failed.
@@ -106,9 +106,9 @@ async def _rewrite(store: BackupStore, client: int, packs: list[int], needed: Ch
 
 
 def _move(database: sqlite3.Connection, client: int, packs: list[int], new: Pack, now: float) -> int:
-    """Have copied chunks lie in the new pack, condemn the old packs, and return their bytes.
+    """Move copied chunks to the new pack in the database, condemn the old packs, and return their bytes.
 
-    A chunk that a snapshot needs since stays in an old pack, which the sweep then leaves alone.
+    A chunk needed by a later snapshot stays in an old pack, and the sweep spares this pack.
     """
     row = database.execute(
         "SELECT number FROM pack WHERE client = ? AND digest = ? AND state = 'whole'",
@@ -134,7 +134,7 @@ def _move(database: sqlite3.Connection, client: int, packs: list[int], new: Pack
 
 
 def _live_chunks(database: sqlite3.Connection, packs: list[int], needed: ChunkSet) -> list[_LiveChunk]:
-    """Return the chunks of packs that are needed, in the order in which they lie."""
+    """Return the needed chunks of packs, in the order of their offsets."""
     marks = ",".join("?" * len(packs))
     rows = database.execute(
         "SELECT chunk.number, id, pack, digest, offset, length FROM chunk "
@@ -151,7 +151,7 @@ def _has_room(folder: Path) -> bool:
 
 
 def _is_right(file: Path, digest: bytes) -> bool:
-    """Return whether a pack's file has its digest; blocks on the disk."""
+    """Return whether a pack's file has the pack's digest; blocks on the disk."""
     with disk_errors("could not read", file), file.open("rb") as pack:
         return hashlib.file_digest(pack, "sha256").digest() == digest
 

@@ -1,4 +1,4 @@
-"""The lease of a run, renewed while a request of the run is answered, however long that takes."""
+"""The lease of a run, renewed for as long as a request of the run is being answered."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shardcast.errors import LocalDiskError
 
 @asynccontextmanager
 async def held_run(store: BackupStore, client: int, name: str) -> AsyncIterator[ActiveRun]:
-    """Yield a run of a client, which holds inside the block.
+    """Yield a run of a client; the run's lease is renewed inside the block.
 
     Raises:
-        BackupRefused: the run has ended, or is another client's.
+        BackupRefused: the run has ended, or belongs to another client.
     """
     run = await store.database.read(find_run, client, name, store.clock())
     if run.needs_renewal(store.clock()):

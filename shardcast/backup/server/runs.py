@@ -1,4 +1,4 @@
-"""The runs of backups: what a run was told is there stays until the run ends, or its lease does."""
+"""Runs of backups: chunks reported as available to a run stay until the run ends or its lease expires."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from shardcast.backup.server.refusals import BackupRefused
 
 LEASE_SECONDS = 900.0
-"""Seconds without a request after which a run has ended."""
+"""Seconds without a request after which a run ends."""
 _RENEWED_BELOW = 600.0
-"""Seconds of the lease that are left when a request renews it: not each of them writes to the disk."""
+"""Remaining seconds of a lease below which a request renews the lease: not every request writes to the disk.
+"""
 MAX_RUNS = 64
 """Runs of one client at a time."""
 
 
 @dataclass(frozen=True)
 class ActiveRun:
-    """A run that is under way.
+    """A run under way.
 
     Attributes:
-        id: its name, which no other run has.
-        number: its number; later runs have higher ones.
-        client: the number of its client.
-        expires: when its lease ends, in seconds since 1970.
+        id: unique name, in hex.
+        number: number; later runs have higher ones.
+        client: the number of the client.
+        expires: end of the lease, in seconds since 1970.
     """
 
     id: str
@@ -38,7 +39,7 @@ class ActiveRun:
 
 
 def begin_run(database: sqlite3.Connection, client: int, host: str, path: str, now: float) -> str:
-    """Begin a run, and return its id.
+    """Begin a run, and return the run's id.
 
     Raises:
         BackupRefused: too many runs of the client are under way.
@@ -61,7 +62,7 @@ def find_run(database: sqlite3.Connection, client: int, run: str, now: float) ->
     """Return a run of a client.
 
     Raises:
-        BackupRefused: it has ended, or is not this client's.
+        BackupRefused: the run has ended, or belongs to another client.
     """
     row = database.execute(
         "SELECT number, expires FROM run WHERE id = ? AND client = ? AND expires > ?", (run, client, now)
@@ -75,7 +76,7 @@ def renew_run(database: sqlite3.Connection, run: ActiveRun, now: float) -> None:
     """Renew the lease of a run.
 
     Raises:
-        BackupRefused: it has ended.
+        BackupRefused: the run has ended.
     """
     renewed = database.execute(
         "UPDATE run SET expires = ? WHERE number = ? AND expires > ?", (now + LEASE_SECONDS, run.number, now)
@@ -85,7 +86,7 @@ def renew_run(database: sqlite3.Connection, run: ActiveRun, now: float) -> None:
 
 
 def end_run(database: sqlite3.Connection, client: int, run: str) -> None:
-    """End a run; one that has ended is no error."""
+    """End a run; an ended run is no error."""
     database.execute("DELETE FROM run WHERE id = ? AND client = ?", (run, client))
 
 
@@ -96,6 +97,6 @@ def oldest_run(database: sqlite3.Connection, now: float) -> int | None:
 
 
 def next_run(database: sqlite3.Connection) -> int:
-    """Return a number that every later run is at or above, and no earlier one."""
+    """Return the lower bound of the numbers of later runs; all earlier runs have lower numbers."""
     row = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'run'").fetchone()
     return int(row[0]) + 1 if row else 1

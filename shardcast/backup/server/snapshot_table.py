@@ -24,12 +24,12 @@ _ID_DIGITS = 16
 
 @dataclass(frozen=True)
 class NewSnapshot:
-    """A snapshot that is to be committed.
+    """A snapshot to commit.
 
     Attributes:
-        head: what the server lists of it: host, path, tags and sizes.
-        record: its record, opaque to the server.
-        needs: the chunks that it needs.
+        head: the fields shown in lists: host, path, tags and sizes.
+        record: the client's record, opaque to the server.
+        needs: the chunks needed.
     """
 
     head: dict[str, Any]
@@ -44,24 +44,23 @@ def commit_snapshot(
     now: float,
     default_quota: int | None,
 ) -> tuple[str, float]:
-    """Add a snapshot, and return its id and when it arrived.
+    """Add a snapshot, and return the id and the time of arrival.
 
-    A run that commits the same record again, since the first answer did not reach the client, gets the same
-    snapshot.
+    A run that commits the same record again, after its first answer was lost, gets the same snapshot.
 
-    While its run holds, no chunk is deleted that the run was told is there; what was found damaged since is
+    During a run, no chunk reported as available to the run is deleted; chunks found damaged meanwhile are
     missing.
 
     Args:
         database: inside a transaction that writes.
-        run: the run that counted on the chunks.
+        run: the run that sent the snapshot.
         snapshot: the snapshot.
-        now: when it arrived, in seconds since 1970.
+        now: time of arrival, in seconds since 1970.
         default_quota: the quota of clients without one of their own.
 
     Raises:
         BackupRefused: the run has ended, or the client's quota has no room.
-        ChunksMissing: chunks are damaged or gone.
+        ChunksMissing: chunks are damaged or lost.
     """
     renew_run(database, run, now)
     name = blake3(snapshot.record + run.id.encode()).hexdigest()[:_ID_DIGITS]
@@ -83,7 +82,7 @@ def commit_snapshot(
 
 
 def list_snapshots(database: sqlite3.Connection, client: int) -> Iterator[dict[str, Any]]:
-    """Yield what the server knows of a client's snapshots, oldest first."""
+    """Yield the listed fields of a client's snapshots, oldest first."""
     rows = database.execute(
         "SELECT id, arrived, head FROM snapshot WHERE client = ? ORDER BY number", (client,)
     )
@@ -101,7 +100,7 @@ def read_record(database: sqlite3.Connection, client: int, name: str) -> bytes:
 
 
 def read_needs(database: sqlite3.Connection, client: int, name: str) -> ChunkSet:
-    """Return the chunks that a client's snapshot needs.
+    """Return the chunks needed by a client's snapshot.
 
     Raises:
         BackupRefused: the client has no such snapshot.
@@ -110,7 +109,7 @@ def read_needs(database: sqlite3.Connection, client: int, name: str) -> ChunkSet
 
 
 def damaged_chunks(database: sqlite3.Connection, client: int, name: str) -> list[bytes]:
-    """Return the ids of a snapshot's chunks that are known to be damaged or gone, ``MAX_IDS`` at most.
+    """Return the ids of a snapshot's chunks known to be damaged or lost, ``MAX_IDS`` at most.
 
     Raises:
         BackupRefused: the client has no such snapshot.
@@ -128,7 +127,7 @@ def forget_snapshots(
         database: inside a transaction that writes.
         client: the client.
         names: the ids of the snapshots.
-        youngest: snapshots that arrived after this time, in seconds since 1970, can't be deleted yet.
+        youngest: latest arrival of a snapshot that may be deleted, in seconds since 1970.
 
     Raises:
         BackupRefused: the client has no such snapshot, or one is too young.

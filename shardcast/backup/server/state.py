@@ -1,4 +1,4 @@
-"""The state of a backup server, which its routes share."""
+"""The state of a backup server, shared by its routes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from shardcast.access.wrong_tokens import WrongTokens
 from shardcast.backup.server.backup_store import BackupStore
 
 MAX_UPLOADS = 16
-"""Packs that arrive at a time; others wait."""
+"""Maximum packs arriving at a time; others wait."""
 
 
 @dataclass(frozen=True)
 class BackupRules:
-    """What clients of a backup server may do.
+    """Rules for clients of a backup server.
 
     Attributes:
         append_only: whether a client needs the admin key to forget snapshots.
-        min_age: seconds after its arrival for which a snapshot can't be forgotten.
-        quota: bytes that a client without a quota of its own may keep; None for no bound.
+        min_age: seconds after arrival during which a snapshot cannot be forgotten.
+        quota: maximum bytes of a client without a quota of its own; None for no bound.
     """
 
     append_only: bool = False
@@ -33,10 +33,10 @@ class BackupServerState:
 
     Attributes:
         store: the accounts, packs and snapshots.
-        rules: what clients may do.
-        admin_key: the key that deletes where the server is append-only.
-        wrong_keys: addresses that sent wrong keys or invitations lately.
-        uploads: admits so many packs at a time.
+        rules: for clients.
+        admin_key: the key for deleting from an append-only server.
+        wrong_keys: addresses that recently sent wrong keys or invitations.
+        uploads: admits a bounded number of packs at a time.
     """
 
     store: BackupStore

@@ -1,4 +1,4 @@
-"""The end of a running server from outside: by its folder's lock, or found by the port that it listens on."""
+"""Stopping a running server from outside, found by its folder's lock or by its port."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LOCK_FILE = "/.shardcast/lock"
 
 
 def stop_server(folder: StoreFolder, patience: float) -> bool:
-    """End the server that runs in a folder, wait until it has, and return whether one ran.
+    """Stop the server of a folder, wait for its end, and return whether a server was running.
 
-    The process is told to end only while it holds the folder's lock.
+    The process is signalled only while it holds the folder's lock.
 
     Raises:
-        NodeFailed: it runs on another machine, or did not end in time.
-        LocalDiskError: the lock can't be read, or the process is another user's.
+        NodeFailed: the server runs on another machine, or did not end in time.
+        LocalDiskError: the lock cannot be read, or the process is another user's.
     """
     pid = running_server(folder)
     if pid is None:
@@ -45,11 +45,11 @@ def stop_server(folder: StoreFolder, patience: float) -> bool:
 
 
 def running_server(folder: StoreFolder) -> int | None:
-    """Return the process that serves a folder; None where none does.
+    """Return the process id of a folder's server; None without a server.
 
     Raises:
-        NodeFailed: it runs on another machine, or what holds the folder is no backup server.
-        LocalDiskError: the lock can't be read.
+        NodeFailed: the server runs on another machine, or another program holds the folder.
+        LocalDiskError: the lock cannot be read.
     """
     with disk_errors("could not look at", folder.lock_file):
         try:
@@ -73,13 +73,13 @@ def running_server(folder: StoreFolder) -> int | None:
 
 
 def folder_of_port(port: int) -> StoreFolder | None:
-    """Return the folder of this user's backup server that listens on a port; None where there is none.
+    """Return the folder of this user's backup server listening on a port; None without such a server.
 
-    The port leads to a process, the process to the lock file that it has open. Nothing is asked over the
-    network, where another program could name a wrong process.
+    The port leads to a process, and the process to its open lock file. No request is sent over the network:
+    another program could answer with a wrong process.
 
     Raises:
-        UsageError: this system doesn't tell which process listens.
+        UsageError: this system does not tell which process listens.
     """
     if not Path("/proc/net/tcp").exists():
         raise UsageError("this system does not tell who listens on a port; name the server by --store_dir")
@@ -95,7 +95,7 @@ def folder_of_port(port: int) -> StoreFolder | None:
 
 
 def _listening_inodes(port: int) -> set[str]:
-    """Return the inodes of the sockets that listen on a port (proc_net(5))."""
+    """Return the inodes of the sockets listening on a port (proc_net(5))."""
     found = set()
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ def _listening_inodes(port: int) -> set[str]:
 
 
 def _open_files(process: Path) -> list[str]:
-    """Return what a process has open; nothing of other users' processes, or of one that has ended."""
+    """Return the open files of a process; none for other users' processes and ended ones."""
     found = []
     with contextlib.suppress(OSError):
         for entry in (process / "fd").iterdir():

@@ -1,14 +1,14 @@
-"""The folder of a backup server: which file lies where, and who may work on it.
+"""The folder of a backup server: its files and its locks.
 
 ::
 
     STORE_DIR/
       backup.sqlite3      accounts, invitations, snapshots, where each chunk lies, the log
-      packs/ab/ab3f…      packs under their SHA-256, as in any directory of blobs; no other door serves them
-      admin.key           the key that deletes under --append-only
+      packs/ab/ab3f…      packs under their SHA-256, as in any directory of blobs; served by this server only
+      admin.key           the key for deleting under --append-only
       .shardcast/lock     held by the running server: its process id
       .shardcast/prune    locked by the one prune at a time
-      .shardcast/spare    blocks for the database where the disk is full
+      .shardcast/spare    blocks for the database on a full disk
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROLE = "backup server"
 _PRIVATE_FOLDER = 0o700
 _PRIVATE_FILE = 0o600
 _MAX_ADMIN_KEY = 1000
-"""Bytes of the admin key that are read."""
+"""Maximum bytes read as admin key."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StoreFolder:
     """The folder of a backup server.
 
     Attributes:
-        root: its path.
+        root: the folder's path.
     """
 
     root: Path
@@ -58,7 +58,7 @@ class StoreFolder:
 
     @property
     def admin_key(self) -> Path:
-        """The file with the key that deletes under ``--append-only``."""
+        """The file with the key for deleting under ``--append-only``."""
         return self.root / "admin.key"
 
     @property
@@ -68,7 +68,7 @@ class StoreFolder:
 
     @property
     def prune_lock(self) -> Path:
-        """The lock of the one prune that runs at a time."""
+        """The lock of the one prune at a time."""
         return own_folder(self.root) / "prune"
 
     @property
@@ -77,10 +77,10 @@ class StoreFolder:
         return own_folder(self.root) / "spare"
 
     def make(self) -> None:
-        """Make the folder, its own folder and the admin key where they are missing.
+        """Make the folder, its ``.shardcast`` folder and the admin key where missing.
 
         Raises:
-            LocalDiskError: they can't be made.
+            LocalDiskError: a folder or file cannot be made.
         """
         with disk_errors("could not make", self.root):
             new = not self.root.exists()
@@ -93,10 +93,10 @@ class StoreFolder:
             replace(self.admin_key, key + b"\n", mode=_PRIVATE_FILE)
 
     def check(self) -> None:
-        """Check that a backup server has worked here.
+        """Check that a backup server has worked in this folder.
 
         Raises:
-            UsageError: it has not.
+            UsageError: no backup server has.
         """
         if not self.database.is_file():
             raise UsageError(
@@ -105,19 +105,19 @@ class StoreFolder:
             )
 
     def read_admin_key(self) -> str:
-        """Return the key that deletes under ``--append-only``.
+        """Return the key for deleting under ``--append-only``.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file cannot be read.
         """
         with disk_errors("could not read", self.admin_key), self.admin_key.open("rb") as file:
             return file.read(_MAX_ADMIN_KEY).decode("ascii", "replace").strip()
 
     def open_packs(self) -> BlobDirectory:
-        """Open the directory of packs, which other doors then refuse.
+        """Open the directory of packs, marked so that hash servers and archives refuse to serve it.
 
         Raises:
-            WrongStore, LocalDiskError: it can't be used.
+            WrongStore, LocalDiskError: the directory cannot be used.
         """
         with disk_errors("could not make", self.packs):
             make_folder(self.packs)
@@ -131,8 +131,8 @@ class StoreFolder:
         """Take the folder for the running server.
 
         Raises:
-            DataDirInUse: another process has it.
-            LocalDiskError: the lock can't be made.
+            DataDirInUse: another process serves the folder.
+            LocalDiskError: the lock cannot be made.
         """
         with disk_errors("could not lock", self.root):
             return DirectoryLock(self.lock_file, self.root, ROLE, option="--store_dir")

@@ -1,7 +1,7 @@
 """The second phase of pruning: delete condemned packs that no run counts on and no snapshot needs.
 
-Each step is a transaction, and a kill between two of them loses nothing: first the rows of a pack go and its
-file is listed as to be removed, then the file goes.
+Each step is a transaction, and a kill between two of them loses nothing: first the rows of a pack are deleted
+and the file is listed for removal, then the file is removed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from shardcast.backup.server.pack_table import discard, remove_discarded, withdr
 from shardcast.backup.server.runs import oldest_run
 
 GRACE_SECONDS = 600.0
-"""Seconds from the condemnation of a pack to its deletion, for restores that read from it."""
+"""Seconds from the condemnation of a pack to its deletion, for restores that read the pack."""
 _PACKS_AT_ONCE = 64
-"""Packs in one transaction: others that write wait for it."""
+"""Packs deleted in one transaction; other writers wait for its end."""
 _EVERY_RUN = 1 << 62
 """A number above those of all runs."""
 
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep deleted.
+    """Result of a sweep.
 
     Attributes:
-        packs: packs.
-        bytes: their bytes.
+        packs: number of deleted packs.
+        bytes: bytes of these packs.
     """
 
     packs: int = 0
@@ -40,16 +40,16 @@ class Swept:
 
 
 async def sweep(store: BackupStore, grace: float = GRACE_SECONDS, *, prune_is_dead: bool = False) -> Swept:
-    """Delete the condemned packs that are due, and the files that killed uploads left.
+    """Delete the condemned packs after their grace time, and the files of killed uploads.
 
     Args:
         store: the store.
         grace: seconds from a pack's condemnation to its deletion.
-        prune_is_dead: whether no prune writes packs now, so that those it announced are left over.
+        prune_is_dead: whether no prune writes packs now, so packs announced by a prune are leftovers.
 
     Raises:
-        LocalDiskError: the database can't be written, or a file can't be removed.
-        IntegrityError: a snapshot's list is damaged; nothing is deleted then.
+        LocalDiskError: the database cannot be written, or a file cannot be removed.
+        IntegrityError: a snapshot's list is damaged; then nothing is deleted.
     """
     write = store.database.write
     now = store.clock()
@@ -68,7 +68,7 @@ async def sweep(store: BackupStore, grace: float = GRACE_SECONDS, *, prune_is_de
 
 
 def _clients_with_due(database: sqlite3.Connection, now: float, grace: float) -> list[int]:
-    """Return the clients that have packs to sweep."""
+    """Return the clients with packs to sweep."""
     rows = database.execute(
         "SELECT DISTINCT client FROM pack WHERE state = 'condemned' AND condemned_at <= ?", (now - grace,)
     )
@@ -78,20 +78,20 @@ def _clients_with_due(database: sqlite3.Connection, now: float, grace: float) ->
 def _forget_packs(
     database: sqlite3.Connection, client: int, known: tuple[ChunkSet, int], now: float, grace: float
 ) -> Swept | None:
-    """Delete the rows of some condemned packs of a client, and list their files as to be removed.
+    """Delete the rows of some condemned packs of a client, and list their files for removal.
 
-    A pack with a chunk that a snapshot needs is whole again. This check, inside the transaction, keeps
-    every snapshot whole, whatever condemned the pack.
+    A pack with a needed chunk becomes whole again. This check, inside the transaction, protects every
+    snapshot, whatever condemned the pack.
 
     Args:
         database: inside a transaction that writes.
         client: the client.
-        known: the chunks that its snapshots needed, and the number of the newest snapshot then.
+        known: chunks needed by the client's snapshots earlier, and the number of the newest snapshot then.
         now: seconds since 1970.
         grace: seconds from a pack's condemnation to its deletion.
 
     Returns:
-        What was deleted; None where no pack is due.
+        The deleted packs; None if no pack is due.
     """
     database.execute("DELETE FROM run WHERE expires <= ?", (now,))  # a clock set back must not revive them
     oldest = oldest_run(database, now)

@@ -1,4 +1,4 @@
-"""Words about a client that makes more snapshots than usual: a taken-over one could flood good ones out."""
+"""A warning about more snapshots than usual: a taken-over client could flood good ones out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Iterable
 DAY = 86400.0
 """Seconds of a day."""
 WATCHED_DAYS = 31
-"""Days whose snapshots say what is usual, today included."""
+"""Days of snapshots considered, today included."""
 _FACTOR = 3
-"""Times the busiest day before, from which a day is unusual."""
+"""Factor over the busiest earlier day that makes a day unusual."""
 _ALWAYS_USUAL = 24
-"""Snapshots of a day that are never unusual: one an hour."""
+"""Snapshots a day that are never unusual: one an hour."""
 
 
 def unusual_count(arrivals: Iterable[float], now: float) -> str | None:
-    """Return what is unusual about a client's snapshots of the last 24 hours; None where nothing is.
+    """Return a sentence about unusually many snapshots in the last 24 hours; None for a usual number.
 
     Args:
-        arrivals: when its snapshots of the last ``WATCHED_DAYS`` arrived, in seconds since 1970.
+        arrivals: times of arrival of the client's snapshots of the last ``WATCHED_DAYS``, in seconds since
+            1970.
         now: seconds since 1970.
     """
     days = [0] * WATCHED_DAYS

@@ -76,7 +76,7 @@ def add_account_routes(app: web.Application, state: BackupServerState) -> None:
 def _register(
     database: sqlite3.Connection, invitation: str, host: str, path: str, address: str, now: float
 ) -> AdmittedClient:
-    """Register a client, and log it."""
+    """Register a client, and log the registration."""
     registration = register(database, invitation, host, path, now)
     add_entry(database, now, registration.client, address, "register", f"{host}:{path}")
     return registration
@@ -85,7 +85,7 @@ def _register(
 def _facts(
     database: sqlite3.Connection, client: BackupClient, rules: BackupRules, now: float
 ) -> dict[str, Any]:
-    """Return what a client is told of itself."""
+    """Return a client's own facts as JSON."""
     id_key, quota = database.execute(
         "SELECT id_key, quota FROM client WHERE number = ?", (client.number,)
     ).fetchone()

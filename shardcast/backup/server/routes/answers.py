@@ -1,4 +1,4 @@
-"""Answers of a backup server, and its errors as JSON with a status."""
+"""Answers of a backup server, with errors as JSON and a status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from shardcast.server.scoped_routes import ExpectHandler, RouteHandler, send_con
 log = logging.getLogger(__name__)
 
 ClientHandler = Callable[[web.Request, BackupClient], Awaitable[web.StreamResponse]]
-"""A function that answers requests of a client."""
+"""A handler of a client's requests."""
 
 
 def answering(handler: RouteHandler) -> RouteHandler:
@@ -59,7 +59,7 @@ def answering(handler: RouteHandler) -> RouteHandler:
 
 
 def for_client(state: BackupServerState, handler: ClientHandler, *, writes: bool = False) -> RouteHandler:
-    """Return a handler that answers requests with a key of a client; see ``answering``."""
+    """Return a handler of requests with a client's key; see ``answering``."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return await handler(request, await client_of(state, request, writes=writes))
@@ -68,7 +68,7 @@ def for_client(state: BackupServerState, handler: ClientHandler, *, writes: bool
 
 
 def expecting(state: BackupServerState) -> ExpectHandler:
-    """Return a handler of ``Expect: 100-continue`` that asks for a body only where the key is known."""
+    """Return a handler of ``Expect: 100-continue``: only clients with a known key are asked for the body."""
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
         try:
@@ -101,7 +101,7 @@ async def read_fields(request: web.Request) -> dict[str, Any]:
 
     Raises:
         BackupRefused: the body is no JSON object.
-        BodyTooLarge: it is too large.
+        BodyTooLarge: the body is too large.
     """
     return parse_fields(await read_body(request, MAX_JSON))
 
@@ -125,7 +125,7 @@ def text_field(fields: Mapping[str, Any], name: str, *, default: str | None = No
     """Return a text among the fields of a body.
 
     Raises:
-        BackupRefused: it is missing, no text, or too long.
+        BackupRefused: the field is missing, no text, or too long.
     """
     value = fields.get(name, default)
     if not isinstance(value, str) or len(value) > MAX_TEXT:
@@ -141,7 +141,7 @@ def path_field(fields: Mapping[str, Any]) -> str:
     """Return the path among the fields of a body, ``path`` or ``path64``, as text for people.
 
     Raises:
-        BackupRefused: it is missing, or malformed.
+        BackupRefused: the path is missing, or malformed.
     """
     for name in ("path", "path64"):
         text_field(fields, name, default="")

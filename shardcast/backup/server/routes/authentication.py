@@ -1,4 +1,4 @@
-"""From a request's key to its client; wrong keys and invitations are slowed."""
+"""From a request's key to the client; wrong keys and invitations are slowed down."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 
 async def client_of(state: BackupServerState, request: web.Request, *, writes: bool) -> BackupClient:
-    """Return the client whose key a request shows.
+    """Return the client of the key in a request.
 
     Args:
         state: of the server.
         request: the request.
-        writes: whether the request needs a key that writes.
+        writes: whether the request needs a key with the right to write.
 
     Raises:
-        BackupRefused: there is no key, a wrong or revoked one, or one that only reads.
-        ConnectionError: the sender of a wrong key hung up while it waited.
+        BackupRefused: the key is missing, wrong, revoked, or read-only for a request that writes.
+        ConnectionError: the sender of a wrong key hung up while waiting.
     """
     client = await known_client(state, request)
     if client is None:
@@ -68,11 +68,11 @@ async def slow_down(state: BackupServerState, request: web.Request, what: str) -
 
 
 async def check_admin_key(state: BackupServerState, request: web.Request) -> None:
-    """Check the key that deletes where the server is append-only.
+    """Check the admin key of a request, needed for deleting from an append-only server.
 
     Raises:
-        BackupRefused: it is missing, or wrong.
-        ConnectionError: the sender of a wrong key hung up while it waited.
+        BackupRefused: the key is missing, or wrong.
+        ConnectionError: the sender of a wrong key hung up while waiting.
     """
     shown = request.headers.getall(ADMIN_KEY_HEADER, [])
     if not shown:

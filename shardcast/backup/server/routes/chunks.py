@@ -58,7 +58,7 @@ def _pack_size(database: sqlite3.Connection, client: int, digest: bytes) -> int:
     """Return the bytes of a client's pack.
 
     Raises:
-        BackupRefused: the client has no such pack, whether another one has it or not.
+        BackupRefused: this client has no such pack; another client's pack is refused alike.
     """
     row = database.execute(
         "SELECT size FROM pack WHERE client = ? AND digest = ? AND state NOT IN ('arriving', 'lost')",

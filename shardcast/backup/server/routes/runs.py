@@ -1,4 +1,4 @@
-"""``/backup/runs``: begin a run, ask which chunks are missing, send packs, end the run."""
+"""``/backup/runs``: begin a run, ask for missing chunks, send packs, end the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shardcast.server.bodies import chunks
 from shardcast.server.scoped_routes import add_route
 
 RUN_ROUTE = RUNS_PATH + "/{run:[0-9a-f]{32}}"
-"""The path of a run, as the router writes it."""
+"""The path of a run, in the router's syntax."""
 
 
 def add_run_routes(app: web.Application, state: BackupServerState) -> None:
@@ -83,10 +83,10 @@ def add_run_routes(app: web.Application, state: BackupServerState) -> None:
 async def run_of(
     state: BackupServerState, request: web.Request, client: BackupClient
 ) -> AsyncIterator[ActiveRun]:
-    """Yield the run of a request, which holds inside the block.
+    """Yield the run of a request; the run's lease is renewed inside the block.
 
     Raises:
-        BackupRefused: the run has ended, or is another client's.
+        BackupRefused: the run has ended, or belongs to another client.
     """
     async with held_run(state.store, client.number, request.match_info["run"]) as run:
         yield run

@@ -101,7 +101,7 @@ def _commit(
     now: float,
     quota: int | None,
 ) -> tuple[str, float, str | None]:
-    """Commit a snapshot and log it; return its id, when it arrived, and what is unusual."""
+    """Commit a snapshot and log the commit; return its id, the time of arrival, and a warning or None."""
     name, arrived = commit_snapshot(database, run, snapshot, now, quota)
     if arrived != now:
         return name, arrived, None  # committed before
@@ -120,7 +120,7 @@ def _forget(
     now: float,
     youngest: float,
 ) -> None:
-    """Forget snapshots of a client, and log it."""
+    """Forget snapshots of a client, and log the deletion."""
     forget_snapshots(database, client.number, names, youngest)
     for name in names:
         add_entry(database, now, client.name, address, "forget", name)
@@ -130,7 +130,7 @@ def _names(fields: dict[str, Any]) -> list[str]:
     """Return the ids of snapshots in a body.
 
     Raises:
-        BackupRefused: there are none, too many, or what is no id.
+        BackupRefused: the list is empty, too long, or has an entry that is no id.
     """
     names = fields.get("snapshots")
     if not isinstance(names, list) or not 1 <= len(names) <= _MAX_FORGOTTEN:
