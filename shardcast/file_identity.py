@@ -6,6 +6,13 @@ import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
+WORD = (1 << 64) - 1
+"""Mask of the 64 bits that a packed record or a column has for a time in nanoseconds.
+
+A file may have a time beyond a signed number of 64 bits: year 2263 and later. Masked times are compared
+alone, never converted back to a date.
+"""
+
 
 class FileIdentity(NamedTuple):
     """The fields of ``stat`` that change when a file is replaced or written to.
@@ -32,6 +39,17 @@ class FileIdentity(NamedTuple):
     def from_stat(cls, found: os.stat_result) -> Self:
         """Return the identity of a file from its ``stat``."""
         return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_dev, found.st_ctime_ns)
+
+    @staticmethod
+    def words(found: os.stat_result) -> tuple[int, int, int, int, int]:
+        """Return the fields of an identity from ``stat``, each as a number of 64 bits."""
+        return (
+            found.st_ino & WORD,
+            found.st_size,
+            found.st_mtime_ns & WORD,
+            found.st_dev,
+            found.st_ctime_ns & WORD,
+        )
 
     @classmethod
     def at(cls, path: Path) -> Self | None:

@@ -22,6 +22,8 @@ MAX_NAME, MAX_TARGET = 1024, 1 << 16
 """Bytes of a name and of a link's target: more than any file system has."""
 MODE_BITS = 0o7777
 _MAX_NUMBER, _MAX_ID = (1 << 63) - 1, (1 << 32) - 1
+_MAX_TIME = (1 << 63) * 10**9 - 1
+"""Nanoseconds of the latest time that a kernel gives a file: its seconds have 64 bits with a sign."""
 _MAX_HARD = 100
 """Characters of the text shared by all names of one file."""
 _NO_NAMES = (b"", b".", b"..")
@@ -219,7 +221,7 @@ def entry_of_fields(fields: Mapping[str, Any]) -> SavedEntry:
         gid=_number(fields, "gid", 0, _MAX_ID),
         user=_text(fields, "user") if "user" in fields else None,
         group=_text(fields, "group") if "group" in fields else None,
-        mtime=_number(fields, "mtime", -_MAX_NUMBER, _MAX_NUMBER),
+        mtime=_number(fields, "mtime", -_MAX_TIME, _MAX_TIME),
         size=size,
         chunks=chunks,
         sizes=sizes,

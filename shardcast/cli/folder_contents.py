@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import stat
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import click
 
 from shardcast.cli.streams import print_answer
+from shardcast.cli.times import shown_time
 from shardcast.errors import IntegrityError, LocalDiskError, UsageError
 from shardcast.folders.contents import ContainedFile, contained_files, folder_layout
 from shardcast.folders.kept import kept_manifest, kept_selection
@@ -105,18 +105,10 @@ def _lines(entries: list[ContainedFile]) -> Iterator[str]:
     width = max(len(str(entry.size)) for entry in entries)
     for entry in entries:
         mode = _TYPES[entry.kind] + stat.filemode(entry.mode)[1:]
-        at = "-" if entry.kind == "folder" else _time(entry.mtime)
+        at = "-" if entry.kind == "folder" else shown_time(entry.mtime)
         arrow = {"symlink": " -> ", "link": " link to "}.get(entry.kind, "")
         path = one_line(entry.path + arrow + (entry.link or ""), _LONGEST_PATH)
         yield f"{mode} {entry.size:>{width}} {at:<16} {path}"
-
-
-def _time(mtime: int) -> str:
-    """Return a time as people read it; as a number where it is beyond any calendar."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(mtime))
-    except (OverflowError, ValueError, OSError):
-        return str(mtime)
 
 
 def _line(difference: Difference) -> str:

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from shardcast.file_identity import WORD
 from shardcast.file_owners import is_trusted
 from shardcast.folders.identities import column_bytes
 from shardcast.folders.table import FolderTable
@@ -22,7 +23,6 @@ from shardcast.store.link_changes import LinkChange
 
 _COLUMNS = 4
 _MAX_HEAD = 1 << 16
-_MASK = (1 << 64) - 1
 
 
 class FileStates:
@@ -203,8 +203,8 @@ def _run_state(tree: OpenTree, above: bytes, names: Iterable[bytes]) -> Iterator
 def _numbers(found: os.stat_result) -> tuple[int, int, int, int]:
     """Return what changes when a file is replaced, written to, or given another mode or name."""
     return (
-        found.st_ino & _MASK,
+        found.st_ino & WORD,
         found.st_size,
-        found.st_mtime_ns & _MASK,
-        found.st_ctime_ns & _MASK,
+        found.st_mtime_ns & WORD,
+        found.st_ctime_ns & WORD,
     )

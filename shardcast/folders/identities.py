@@ -6,6 +6,8 @@ import os
 from array import array
 from collections.abc import Sequence
 
+from shardcast.file_identity import WORD
+
 
 class EntryIdentities:
     """Inode, mtime and ctime of each entry of a table, in columns: 24 bytes an entry."""
@@ -18,8 +20,8 @@ class EntryIdentities:
     ) -> None:
         """Begin with no entry, or with columns of equal lengths; times are in nanoseconds."""
         self._inodes = array("Q") if inodes is None else inodes
-        self._mtimes = array("q") if mtimes is None else mtimes
-        self._ctimes = array("q") if ctimes is None else ctimes
+        self._mtimes = array("Q") if mtimes is None else mtimes
+        self._ctimes = array("Q") if ctimes is None else ctimes
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -32,8 +34,8 @@ class EntryIdentities:
     def append(self, found: os.stat_result) -> None:
         """Append the identity of the next entry."""
         self._inodes.append(found.st_ino)
-        self._mtimes.append(found.st_mtime_ns)
-        self._ctimes.append(found.st_ctime_ns)
+        self._mtimes.append(found.st_mtime_ns & WORD)
+        self._ctimes.append(found.st_ctime_ns & WORD)
 
     def extend(self, found: Sequence[os.stat_result]) -> None:
         """Append the identities of the next entries."""
@@ -50,8 +52,8 @@ class EntryIdentities:
     def renew(self, index: int, found: os.stat_result) -> None:
         """Note the identity of an entry after a change of ours."""
         self._inodes[index] = found.st_ino
-        self._mtimes[index] = found.st_mtime_ns
-        self._ctimes[index] = found.st_ctime_ns
+        self._mtimes[index] = found.st_mtime_ns & WORD
+        self._ctimes[index] = found.st_ctime_ns & WORD
 
     def forget(self, index: int) -> None:
         """Note an entry as unknown, so that it counts as changed."""
@@ -69,8 +71,8 @@ class EntryIdentities:
         """Return whether an entry is the same and was not touched."""
         return (
             self._inodes[index] == found.st_ino
-            and self._mtimes[index] == found.st_mtime_ns
-            and self._ctimes[index] == found.st_ctime_ns
+            and self._mtimes[index] == found.st_mtime_ns & WORD
+            and self._ctimes[index] == found.st_ctime_ns & WORD
         )
 
 
@@ -83,6 +85,6 @@ def _columns(found: Sequence[os.stat_result]) -> tuple[array[int], array[int], a
     """Return the identities of several entries in columns."""
     return (
         array("Q", [each.st_ino for each in found]),
-        array("q", [each.st_mtime_ns for each in found]),
-        array("q", [each.st_ctime_ns for each in found]),
+        array("Q", [each.st_mtime_ns & WORD for each in found]),
+        array("Q", [each.st_ctime_ns & WORD for each in found]),
     )

@@ -159,7 +159,7 @@ def _parse(data: bytes) -> SourceRecord | None:
         return None
     columns = [
         _column(kind, data[end + 1 + entries * 8 * number : end + 1 + entries * 8 * (number + 1)])
-        for number, kind in enumerate("Qqq")
+        for number, kind in enumerate("QQQ")
     ]
     return SourceRecord(version, manifest, EntryIdentities(*columns), settled)
 

@@ -15,6 +15,7 @@ from shardcast.backup.entries import SavedKind
 from shardcast.backup.ids import ChunkKind, chunk_id
 from shardcast.backup.listings import INLINE_IDS, cut_chunk_list
 from shardcast.digest import Buffer
+from shardcast.file_identity import WORD
 
 CHANGED = "changed while read"
 UNREADABLE = "unreadable"
@@ -179,7 +180,7 @@ def unreadable_entry(folder: int, name: bytes, why: str) -> Fields:
 
 def facts_of(found: os.stat_result) -> bytes:
     """Return the facts by which an unchanged file is known."""
-    return FACTS.pack(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    return FACTS.pack(found.st_size, found.st_mtime_ns & WORD, found.st_ctime_ns & WORD, found.st_ino)
 
 
 def _continued(first: bytes, descriptor: int) -> Callable[[int], Buffer]:

@@ -25,8 +25,8 @@ from typing import NamedTuple, Self
 from shardcast.backup.ids import ID_SIZE
 from shardcast.open_files import write_all
 
-FACTS = struct.Struct("<qqqQ")
-"""Size, mtime and ctime in nanoseconds, and inode of a name: by these it is known to be unchanged."""
+FACTS = struct.Struct("<qQQQ")
+"""Size, mtime and ctime in nanoseconds (masked by ``WORD``), and inode of a name: these tell of a change."""
 _MAGIC = b"SCFCACHE1\n"
 _PART = struct.Struct(f"<{ID_SIZE}sIII")
 """A part in its index: id of the segment, its entries, its bytes, ids of chunks behind it."""

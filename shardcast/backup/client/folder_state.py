@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from shardcast.backup.client.folder_cache import FACTS, FolderSums
 from shardcast.backup.ignoring import CACHE_SIGNATURE, CACHE_TAG, IGNORE_FILES, MAX_IGNORE_FILE, IgnoreRules
+from shardcast.file_identity import WORD
 
 _SLASH = ord("/")
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -103,7 +104,7 @@ def read_state(folder: int, path: bytes, rules: IgnoreRules, problem: Problem) -
     listed = sorted(map(os.fsencode, os.listdir(folder)))
     found = FolderState(rules_in(folder, path, listed, rules, problem))
     names, facts = found.names, found.facts
-    look, pack, is_folder, is_file = os.stat, FACTS.pack, stat.S_ISDIR, stat.S_ISREG
+    look, pack, word, is_folder, is_file = os.stat, FACTS.pack, WORD, stat.S_ISDIR, stat.S_ISREG
     for name in listed:
         try:
             seen = look(name, dir_fd=folder, follow_symlinks=False)
@@ -126,7 +127,7 @@ def read_state(folder: int, path: bytes, rules: IgnoreRules, problem: Problem) -
         if changed > recent:
             found.unsettled.add(len(names))
         names.append(name)
-        facts += pack(seen.st_size, seen.st_mtime_ns, changed, seen.st_ino)
+        facts += pack(seen.st_size, seen.st_mtime_ns & word, changed & word, seen.st_ino)
     _leave_out(found, found.rules.keep(path, names))
     return found
 

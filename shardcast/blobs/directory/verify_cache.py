@@ -87,4 +87,4 @@ class VerifyCache:
 
 def _key(digest: str, found: os.stat_result) -> bytes:
     """Return a compact key of a file and its stat result: 72 bytes."""
-    return bytes.fromhex(digest) + struct.pack("<QqqQq", *FileIdentity.from_stat(found))
+    return bytes.fromhex(digest) + struct.pack("<5Q", *FileIdentity.words(found))

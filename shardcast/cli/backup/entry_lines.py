@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
-import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 from shardcast.backup.client.snapshot_tree import TreeEntry
 from shardcast.backup.entries import SavedEntry, SavedKind, text_or_base64
+from shardcast.cli.times import shown_time
 from shardcast.plain_text import one_line
 
 LONGEST_PATH = 8192
@@ -30,14 +30,6 @@ _TYPES = {
 def shown_path(path: bytes) -> str:
     """Return a path as a person reads it, on one line."""
     return one_line(path.decode("utf-8", "surrogateescape"), LONGEST_PATH)
-
-
-def shown_time(seconds: float) -> str:
-    """Return a time as a person reads it; as a number where it is beyond any calendar."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-    except (OverflowError, ValueError, OSError):
-        return str(int(seconds))
 
 
 def long_lines(entries: Iterable[TreeEntry]) -> Iterator[str]:

@@ -23,7 +23,8 @@ def find(name: str, source: SnapshotSource, *, snapshot: str | None, as_json: bo
     """
     from shardcast.backup.client.browsing import SnapshotSearch
     from shardcast.backup.client.snapshot_choice import choose_snapshot, snapshots_of
-    from shardcast.cli.backup.entry_lines import entry_object, long_lines, shown_time
+    from shardcast.cli.backup.entry_lines import entry_object, long_lines
+    from shardcast.cli.times import shown_time
     from shardcast.errors import VersionNotOffered
     from shardcast.sizes import format_count
 

@@ -128,8 +128,9 @@ def _report(
     as_json: bool,
 ) -> None:
     """Print which snapshots went, and in a dry run why the others stay."""
-    from shardcast.cli.backup.entry_lines import shown_path, shown_time
+    from shardcast.cli.backup.entry_lines import shown_path
     from shardcast.cli.streams import print_answer
+    from shardcast.cli.times import shown_time
     from shardcast.sizes import format_count
 
     if as_json:

@@ -52,7 +52,8 @@ def _as_json(one: ListedSnapshot) -> str:
 
 def _table(found: list[ListedSnapshot]) -> list[str]:
     """Return the lines for people, aligned."""
-    from shardcast.cli.backup.entry_lines import shown_path, shown_time
+    from shardcast.cli.backup.entry_lines import shown_path
+    from shardcast.cli.times import shown_time
     from shardcast.plain_text import one_line
     from shardcast.sizes import format_size
 

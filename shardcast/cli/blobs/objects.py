@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -29,6 +28,7 @@ from shardcast.cli.exit_codes import DONE, NOT_OFFERED
 from shardcast.cli.pipes import open_input, read_some, write_all
 from shardcast.cli.progress import Display, progress_display
 from shardcast.cli.streams import answer_descriptor, input_descriptor, print_answer
+from shardcast.cli.times import shown_time
 from shardcast.digest import new_hasher
 from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
@@ -252,4 +252,4 @@ def _as_json(blob: BlobDescription) -> str:
 
 def _when(seconds: float) -> str:
     """Return a time as the local date and time."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    return shown_time(seconds, with_seconds=True)

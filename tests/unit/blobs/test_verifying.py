@@ -175,3 +175,15 @@ def test_read_ahead_raises_when_file_cannot_be_read() -> None:
                 list(read_parts(reader, 0, 20 * PART, ahead=ahead))
     finally:
         os.close(reader)
+
+
+@pytest.mark.parametrize("seconds", [15_032_385_535, -(2**31)])
+async def test_blob_of_any_time_is_verified_once(
+    blob: tuple[BlobDirectory, str, Path], hashed: list[int], seconds: int
+) -> None:
+    store, digest, file = blob
+    os.utime(file, (seconds, seconds))
+    for _ in range(2):
+        async with store.open(digest) as reader:
+            assert reader.size == SIZE
+    assert sum(hashed) == SIZE

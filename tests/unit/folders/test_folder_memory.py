@@ -48,7 +48,7 @@ def test_file_states_are_written_without_a_copy(tmp_path: Path, count: int) -> N
 
 @pytest.mark.parametrize("count", [0, COUNT])
 def test_record_of_published_folder_is_written_without_a_copy(tmp_path: Path, count: int) -> None:
-    columns = array("Q", range(count)), array("q", range(count)), array("q", [-1]) * count
+    columns = array("Q", range(count)), array("Q", range(count)), array("Q", [(1 << 64) - 1]) * count
     manifest = build_manifest(Header("v1", "a1", "model.tar"), [Shard(1, 0, 1, "ab" * 32, b"x" * 32)], {})
     with at_most(200_000 if sys.byteorder == "little" else 1_000_000):
         write_record(tmp_path / "records", tmp_path, manifest, EntryIdentities(*columns), 5)

@@ -50,6 +50,17 @@ def test_times_are_zero_without_mtimes(folder: Path) -> None:
         survey.check_unchanged()
 
 
+@pytest.mark.parametrize("seconds", [15_032_385_535, -(2**31)])
+def test_time_beyond_64_bits_of_nanoseconds_is_told_apart(folder: Path, seconds: int) -> None:
+    os.utime(folder / "a.bin", (seconds, seconds))
+    with open_survey(folder) as survey:
+        assert {entry.mtime for entry in survey.table if entry.text == "a.bin"} == {seconds}
+        survey.check_unchanged()
+        os.utime(folder / "a.bin", (seconds - 1, seconds - 1))
+        with pytest.raises(PayloadChanged, match=r"'a.bin' was written to"):
+            survey.check_unchanged()
+
+
 def test_of_hard_links_the_first_path_has_the_bytes(folder: Path) -> None:
     (folder / "sub" / "again").hardlink_to(folder / "a.bin")
     (folder / "outside.bin").hardlink_to(folder / "sub" / "b.bin")

@@ -155,6 +155,16 @@ def test_change_that_keeps_size_and_mtime_is_found(saver: Saver, tmp_path: Path)
     check_restored(saver, changed.snapshot, tmp_path / "restored")
 
 
+@pytest.mark.parametrize("seconds", [15_032_385_535, -(2**31)])
+def test_time_beyond_64_bits_of_nanoseconds_is_restored(saver: Saver, tmp_path: Path, seconds: int) -> None:
+    os.utime(saver.folder / "one", (seconds, seconds))
+    os.utime(saver.folder / "b", (seconds, seconds))
+    saver.save()
+    again = saver.save()
+    assert again.read_bytes == 0
+    check_restored(saver, again.snapshot, tmp_path / "restored")
+
+
 def test_fresh_files_are_read_again(tmp_path: Path) -> None:
     (tmp_path / "top").mkdir()
     (tmp_path / "top/fresh").write_text("fresh")
