@@ -43,9 +43,9 @@ spec.loader.exec_module(sys.modules["shardcast"])
 from shardcast.cli.main import main
 main()
 """
-"""The program of a child. Its ``sys.path`` comes through stdin, and its ``shardcast`` is the package running
-here, wherever this path leads. Before it has the path, it imports nothing. Secrets come the same way: ``ps``
-shows the arguments and the initial environment of a process."""
+"""Program of a child process. ``sys.path`` and the secrets come through stdin and are read before any import;
+``shardcast`` is then taken from the package running here, wherever this path leads. Secrets are not passed as
+arguments or environment because ``ps`` shows both."""
 
 
 @contextlib.contextmanager
@@ -77,8 +77,8 @@ def start_command(
 ) -> subprocess.Popen[bytes]:
     """Start ``shardcast WORD…`` with this process's package and ``sys.path``, and an empty stdin.
 
-    The path is handed over whole and in its order. With any other, the child finds other modules: a backport
-    in site-packages instead of the module of the standard library, or none where the path has changed since
+    The path is handed over whole and in its order. A different order would find different modules: a backport
+    in site-packages instead of the standard library's module, or none at all if the path has changed since
     the start. The environment stays the same, ``PYTHONPATH`` included.
 
     Args:
@@ -94,17 +94,17 @@ def start_command(
 
 
 def _handover(secrets: Mapping[str, Secret]) -> bytes:
-    """Return the child's input on stdin: the number of path entries, these, and its variables."""
+    """Return the child's input on stdin: the number of path entries, the entries, then its variables."""
     path = [entry for entry in sys.path if isinstance(entry, str)]
     variables = [f"{name}={value.reveal()}" for name, value in secrets.items()]
     return "\0".join([str(len(path)), *path, *variables]).encode("utf-8", "surrogatepass")
 
 
 def how_started(parent: int | None) -> dict[str, Any]:
-    """Return the command of this node's start, for another process of its program to start it again.
+    """Return the command of this node's start, for another process of the program to repeat.
 
-    A node started by a person or a service manager (no ``parent``) is theirs to start again, with options
-    valid in its working directory; nothing is told of such a node. No node tells its tokens.
+    A node started by a person or a service manager (no ``parent``) is restarted by them, with options valid
+    only in their working directory; nothing is returned for such a node. Tokens are never returned.
     """
     if parent is None or "--parent" not in sys.argv:
         return {}
@@ -128,8 +128,8 @@ def pid_namespace() -> str:
 class NodeProcess:
     """A node as a child process: ``shardcast ROLE OPTION…``.
 
-    The child has an interpreter lock of its own, so neither process slows the other, and ends with this
-    process, for whatever reason.
+    Parent and child have separate interpreter locks, so neither slows the other. The child ends whenever this
+    process ends, for any reason.
 
     Attributes:
         url: address of the listener, once ``wait_until_listening`` has returned.
@@ -199,7 +199,7 @@ class NodeProcess:
 
     @property
     def is_owned(self) -> bool:
-        """Whether this process started the node, and so may wait for it; a forked process may not."""
+        """Whether this process started the node, and so may wait for its end; a forked copy may not."""
         return os.getpid() == self._owner
 
     @property
@@ -223,7 +223,7 @@ class NodeProcess:
         return self._process.pid
 
     def stop(self) -> None:
-        """End the node cleanly, if started by this process; after a fork, the child leaves it alone."""
+        """End the node cleanly, if started by this process; a forked copy leaves the child alone."""
         if not self.is_owned or not self.running:
             return
         try:
@@ -239,8 +239,9 @@ class NodeProcess:
     def _has_ended(self, within: float) -> bool:
         """Return whether the process ends within so many seconds.
 
-        ``Popen.wait`` is not used: an exception of a signal handler that hits ``Popen.poll`` between two
-        instructions leaves its lock taken for ever, and Ctrl-C at the end of a program comes just then.
+        ``Popen.wait`` is not used: an exception from a signal handler between two instructions of
+        ``Popen.poll`` leaves the lock of ``Popen`` taken for ever, and Ctrl-C at the end of a program comes
+        just then.
         """
         deadline, looks = time.monotonic() + within, 0
         while True:
@@ -280,9 +281,9 @@ class NodeProcess:
 
 
 def _pipe() -> tuple[int, int]:
-    """Return a pipe without the descriptors 0 to 2, also where those are free.
+    """Return a pipe that avoids the descriptors 0 to 2, also where those are free.
 
-    A child has its own standard streams there.
+    The child's own standard streams take these numbers.
     """
     pair: tuple[int, int] = os.pipe()
     moved: list[int] = []

@@ -77,24 +77,24 @@ class Client:
         folders: FolderOptions | None = None,
         output_name: str | None = None,
     ) -> None:
-        """Make a client; it connects when it is entered.
+        """Make a client; entering the client connects it.
 
         Args:
             servers: addresses as people write them. The order decides which line of versions counts.
-            output_dir: the folder of outputs for which no other place is named.
+            output_dir: the folder of outputs without another named place.
             limits: bounds of a transfer; None for those of the environment.
             origin_id: the only line of versions to accept; None for any.
             access: to the servers; None for that of the environment (``SHARDCAST_TOKEN_FILE``,
                 ``SHARDCAST_TOKEN``, ``SHARDCAST_REQUIRE_TLS``).
-            downloads: limit of the bytes that it receives; None for no limit.
-            sharing: how it passes on what it receives; None to share nothing.
+            downloads: limit of received bytes; None for no limit.
+            sharing: how received pieces are passed on; None to share nothing.
             folders: how folders are received, and by which digests versions are verified.
             output_name: template of outputs' names below ``output_dir``, ``{version}/{name}``; None for the
                 usual names (``nodes.output_template``).
 
         Raises:
-            UsageError: one of the servers is not an address, or there is none; it is not https where TLS is
-                required; or the environment's token is malformed.
+            UsageError: one of the servers is not an address, or there is none; an address is not https where
+                TLS is required; or the environment's token is malformed.
             LocalDiskError: the environment's token file can't be read.
         """
         self.servers = server_urls(servers)
@@ -119,7 +119,7 @@ class Client:
         peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
         sharing = None
         if self._sharing:
-            # A server, which others need not load:
+            # Imported here, so that a client without sharing loads no server:
             from shardcast.nodes.sharing_listener import sharing_client
 
             listening = sharing_client(session, self._sharing, self.servers, self._limits.timeout)
@@ -154,10 +154,10 @@ class Client:
                 return await describe_offers(standing, self._downloads.peers)
 
     async def manifest(self, version: str | int = LATEST) -> Manifest:
-        """Return the manifest of a version: its shards and, of a folder, its entries.
+        """Return the manifest of a version: shards and, for a folder, entries.
 
         Args:
-            version: its name, its number, "latest", or a tag.
+            version: a name, a number, "latest", or a tag.
 
         Raises:
             UsageError: ``version`` is no version's name.
@@ -178,26 +178,27 @@ class Client:
         *,
         wait: float = 0.0,
     ) -> Release:
-        """Download a version into a file, which gets its name only when every byte is verified.
+        """Download a version into a file; the name appears only when every byte is verified.
 
-        Pieces that an earlier, interrupted run left are verified and used.
+        Pieces left by an earlier, interrupted run are verified and used.
 
         Args:
-            version: its name, its number, "latest", or a tag: the newest version that has it.
+            version: a name, a number, "latest", or a tag for the newest version with this tag.
             output_file: the file; a folder if it ends with "/". None for
                 ``<output_dir>/download_<version>.bin``.
-            watch: called with the transfer when it begins; its ``progress`` has the bytes that are here.
-            wait: seconds to wait for the version, and for a server, where there is none yet; ``math.inf``
-                for as long as it takes.
+            watch: called with each transfer at its beginning; ``progress`` of the transfer has the bytes
+                received so far.
+            wait: seconds to wait for a version, and for a server, not there yet; ``math.inf`` to wait without
+                limit.
 
         Raises:
             UsageError: ``version`` is no version's name.
             VersionNotOffered: no server offers the version.
-            VersionWithdrawn: its publisher withdrew it, perhaps while it was downloaded.
+            VersionWithdrawn: the publisher withdrew the version, perhaps during the download.
             NoServerReachable: no server could be reached for ``unreachable_at_start`` seconds.
             AccessDenied: a server refused, and no other serves the version.
-            TransferFailed: the servers answered, but not with its shards.
-            IntegrityError: the servers' bytes don't have its digest.
+            TransferFailed: the servers answered, but not with the version's shards.
+            IntegrityError: the servers' bytes don't have the version's digest.
             LocalDiskError: the file can't be written.
         """
         version = version_text(version)
@@ -221,10 +222,10 @@ class Client:
                 )
 
     async def _find(self, version: str, standing: Standing) -> FoundVersion:
-        """Return the version that a reader means by a name or a tag.
+        """Return the version meant by a name or a tag.
 
         Raises:
-            VersionNotOffered, VersionWithdrawn: no server has it, or its publisher took it back.
+            VersionNotOffered, VersionWithdrawn: no server has the version, or the publisher took it back.
         """
         if is_tag(version):
             with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
@@ -245,25 +246,24 @@ class Client:
     ) -> AsyncGenerator[Release, None]:
         """Download each new version into ``<output_dir>/download_<version>.bin``, as soon as it is on offer.
 
-        A version that is under way is finished first. A version that fails is logged, passed over, and tried
-        again when there is no other to fetch. A version that makes no progress is abandoned when another
-        server offers a different one. The servers' line of versions may change, when a publisher begins anew:
-        then the newest version of the other line is next (``Release.new_line``).
+        A version under way is finished first. A failed version is logged, passed over, and tried again when
+        there is no other to fetch. A version without progress is abandoned when another server offers a
+        different one. The servers' line of versions may change, when a publisher begins anew: then the newest
+        version of the other line is next (``Release.new_line``).
 
         Args:
-            first: the version to begin with; "latest" for the newest that is on offer now.
-            every: whether no version is left out: the oldest that was not downloaded yet is next (a relay may
+            first: the version to begin with; "latest" for the newest one on offer now.
+            every: whether to leave out no version: the oldest one not downloaded yet is next (a relay may
                 have a later one first). Else the newest is next, where several came meanwhile.
-            check_interval: seconds until versions that failed are tried again, and servers without a feed are
+            check_interval: seconds until failed versions are tried again, and servers without a feed are
                 asked again.
-            watch: called with each transfer when it begins.
-            resume: whether to go on where the last run into this folder ended with the line that is offered
-                now.
-            on_withdrawn: called once for each version that its publisher withdrew and that is or was in the
+            watch: called with each transfer at its beginning.
+            resume: whether to go on where the last run into this folder ended with the line offered now.
+            on_withdrawn: called once for each version withdrawn by the publisher that is or was in the
                 folder, also while the caller works on a release; a coroutine is awaited.
-            keep: number of followed versions of a line that stay in the folder, from the moment the caller is
-                done with a release; None for all. Outputs that no follower made stay.
-            latest: whether a link ``latest`` in the folder names the newest version that was yielded.
+            keep: number of followed versions of a line to leave in the folder, from the moment the caller is
+                done with a release; None for all. Outputs made by other means stay.
+            latest: whether a link ``latest`` in the folder names the newest yielded version.
 
         Yields:
             Each version once its file has its name.
@@ -326,7 +326,7 @@ class Client:
         return self._downloads.sharing.given if self._downloads.sharing else 0
 
     def lease(self, version: str) -> Lease:
-        """Return a lease: it holds a version at the servers while entered.
+        """Return a lease; while entered, the lease holds a version at the servers.
 
         ::
 

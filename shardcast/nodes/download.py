@@ -1,4 +1,4 @@
-"""Downloads of one version from its servers into a file, verified."""
+"""Verified downloads of one version from its servers into a file."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ Watch = Callable[[Transfer], None]
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """The output of a download, and its watcher.
+    """The output of a download, and the caller's watcher.
 
     Attributes:
         outputs: the folder of outputs without another place.
-        named: the output; None for one named after its version.
+        named: the output; None to name the output after the version.
         watch: called with the transfer at its beginning.
         folder: the folder with the output's record; None for an output outside a followed folder.
         template: template of the output's name below ``outputs``; None for the usual names.
@@ -83,7 +83,7 @@ class Downloads:
     """The downloads of one client.
 
     Attributes:
-        peers: its servers, by URL.
+        peers: the client's servers, by URL.
         limits: bounds of a transfer.
         under_way: the running transfers.
         waits: the present waits.
@@ -112,17 +112,17 @@ class Downloads:
 
         Args:
             listing: the version.
-            peers: its servers.
-            destination: its output.
-            following: the servers followed meanwhile. They tell of a withdrawal; with ``listed``, later
-                servers of the version join the transfer.
-            origin: the origin id of its line; None for unknown.
+            peers: the servers with the version.
+            destination: where the output goes.
+            following: the servers followed meanwhile. They report a withdrawal; with ``listed``, servers that
+                get the version later join the transfer.
+            origin: the origin id of the version's line; None for unknown.
             listed: whether the line lists the version.
 
         Raises:
-            VersionWithdrawn: its publisher withdrew it meanwhile.
-            TransferFailed: the servers answered, but not with its shards.
-            IntegrityError: the servers' bytes don't have its digest.
+            VersionWithdrawn: the publisher withdrew the version meanwhile.
+            TransferFailed: the servers answered, but not with the version's shards.
+            IntegrityError: the servers' bytes don't have the version's digest.
             LocalDiskError: the file can't be written.
         """
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
@@ -145,10 +145,10 @@ class Downloads:
         raise failure
 
     async def describe(self, listing: Listing, peers: Sequence[Peer], origin: str | None) -> Manifest:
-        """Return the first manifest of a complete version that a server has.
+        """Return the manifest of a complete version, from the first server that has one.
 
         Raises:
-            ShardcastError: no server tells what the version is.
+            ShardcastError: no server has a manifest.
         """
         descriptions = descriptions_of(listing, peers, origin, patience=self.limits.unreachable_at_start)
         async for described in self._waited_for(listing.version, peers, descriptions):
@@ -158,10 +158,10 @@ class Downloads:
     async def fetch_open(
         self, version: str, peers: list[Peer], destination: Destination, following: Following
     ) -> Release:
-        """Download a version while it is being made.
+        """Download a version that is still being made.
 
         Raises:
-            VersionAborted: its publisher aborted it.
+            VersionAborted: the publisher aborted the version.
             TransferFailed, IntegrityError, LocalDiskError: as for ``fetch``.
         """
         live = LiveManifest(version)
@@ -199,8 +199,8 @@ class Downloads:
         """Open the output of a version; blocks on the disk.
 
         Raises:
-            IntegrityError: its manifest is not that of a folder, where it should be.
-            LocalDiskError: it can't be written there, or has no room.
+            IntegrityError: the manifest should be a folder's, and is not.
+            LocalDiskError: the output can't be written there, or has no room.
         """
         if live.header.folder:
             return FolderOutput(output, live, self.folders)
@@ -209,7 +209,7 @@ class Downloads:
     async def _waited_for(
         self, version: str, peers: Sequence[Peer], descriptions: AsyncIterator[VersionDescription]
     ) -> AsyncIterator[VersionDescription]:
-        """Yield descriptions of a version, each counted as a wait until it is here."""
+        """Yield descriptions of a version; count the time until each one comes as a wait."""
         while True:
             with self.waits.waiting(lambda: _manifest_from(version, peers)):
                 described = await anext(descriptions, None)
@@ -230,18 +230,18 @@ class Downloads:
         confirm: Confirm | None = None,
         is_authentic: Callable[[], bool],
     ) -> Release:
-        """Transfer a version into its output, and record it.
+        """Transfer a version into its output, and record the output.
 
         Args:
-            live: its manifest, which may still grow.
-            peers: its servers.
-            destination: where it goes.
-            following: the servers that are followed meanwhile.
-            stop: gives the reason to abandon it.
+            live: the manifest, possibly still growing.
+            peers: the servers with the version.
+            destination: where the output goes.
+            following: the servers followed meanwhile.
+            stop: gives the reason to abandon the version.
             digits: of a shard's number in its name.
             joins: whether servers that get the version meanwhile join the transfer.
             confirm: awaited before the output gets its name.
-            is_authentic: returns, then, whether the manifest is the one that the deciding server lists.
+            is_authentic: returns, at the end, whether the deciding server lists this manifest.
         """
         started = time.monotonic()
         output = destination.path(live.header)
@@ -323,7 +323,7 @@ class Downloads:
         return await _recorded(release, destination, sink.final)
 
     async def share_kept(self, listing: Listing, peers: Sequence[Peer], output: Path) -> None:
-        """Share a folder that an earlier run downloaded, as long as nothing in it was touched."""
+        """Share a folder downloaded by an earlier run, as long as nothing in the folder was touched."""
         known = await asyncio.to_thread(read_kept, output) if self.sharing else None
         if known and listing.manifest in (known.identity, None) and listing.digest in known.digests.values():
             await self._share_unchanged(LiveManifest.of(known), known, output, peers)
@@ -331,7 +331,7 @@ class Downloads:
     async def _share_unchanged(
         self, live: LiveManifest, manifest: Manifest, output: Path, peers: Sequence[Peer]
     ) -> SharedVersion | None:
-        """Share a folder of which all is here, and return it as shared; None where it can't be."""
+        """Share a folder with all pieces here, and return it as shared; None where sharing is impossible."""
         if self.sharing is None:
             return None
         if shared := self.sharing.find_shared(live):
@@ -358,12 +358,12 @@ def _make_parent(output: Path) -> None:
 
 
 async def _recorded(release: Release, destination: Destination, final: os.stat_result | None) -> Release:
-    """Record a version in the folder of its outputs, and return the release."""
+    """Record a version in the folder of outputs, and return the release."""
     return await destination.folder.record(release, final) if destination.folder else release
 
 
 def _lists_manifest(following: Following, number: int) -> bool:
-    """Return whether the deciding server lists a version with the digest of its manifest."""
+    """Return whether the deciding server lists a version together with the digest of the manifest."""
     listing = following.standing().listed.get(number)
     return listing is not None and listing.manifest is not None
 

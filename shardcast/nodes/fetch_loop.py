@@ -1,4 +1,4 @@
-"""The fetch loop of a middle: the versions to fetch from its upstreams, and when."""
+"""The fetch loop of a middle: decide when to fetch which versions from the upstreams."""
 
 from __future__ import annotations
 
@@ -100,7 +100,14 @@ class FetchLoop:
     def __init__(
         self, folders: VersionFolders, following: Following, peers: Sequence[Peer], node_id: str
     ) -> None:
-        """Fetch into ``folders`` for the node ``node_id``; ``following`` follows its upstreams ``peers``."""
+        """Make a loop for the node ``node_id``.
+
+        Args:
+            folders: where versions are fetched into.
+            following: follows the upstreams.
+            peers: the upstreams.
+            node_id: this node's id.
+        """
         self._folders = folders
         self._following = following
         self._peers = {peer.url: peer for peer in peers}
@@ -288,9 +295,9 @@ class FetchLoop:
         self._note_served(number, servers)
 
     def _note_served(self, number: int, servers: Sequence[str]) -> None:
-        """Record, after a request for a version, whether its servers have it.
+        """Record, after a request for a version, whether the servers have it.
 
-        Unreachable servers may have it all the same.
+        Unreachable servers are not recorded: they may have the version all the same.
         """
         failures = self.fetcher.failures
         if number in self._folders.complete_numbers:

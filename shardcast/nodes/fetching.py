@@ -80,7 +80,7 @@ class FetchFailures:
         self.unserved[number] = self.unserved.get(number, frozenset()).union(servers)
 
     def is_unserved(self, number: int, servers: Collection[str]) -> bool:
-        """Return whether all servers of a version were asked, and none of them served it."""
+        """Return whether all servers of a version were asked, without one serving it."""
         return bool(servers) and self.unserved.get(number, frozenset()).issuperset(servers)
 
     def keep_no_room_of(self, numbers: Collection[int]) -> None:
@@ -116,7 +116,7 @@ class VersionFetcher:
         Args:
             listing: the version.
             peers: the servers.
-            origin: the origin id of its line; None for unknown.
+            origin: the origin id of the version's line; None for unknown.
         """
         failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
         try:
@@ -139,7 +139,7 @@ class VersionFetcher:
         """Fetch a complete version of another line beside this node's own.
 
         Returns:
-            Whether the version is here; False when it can't be fetched now.
+            Whether the version is here; False when fetching is impossible now.
 
         Raises:
             NoRoom: both lines do not fit.
@@ -178,7 +178,7 @@ class VersionFetcher:
 
         Args:
             number: the version's number.
-            peers: the servers of a part of the version.
+            peers: servers with at least a part of the version.
             nearer_than: hops from the origin below which later servers of the version join the transfer.
         """
         version = version_name(number)
@@ -230,7 +230,7 @@ class VersionFetcher:
         self._folders.quota.forget_failures()
 
     def _note_failure(self, version: str, failure: ShardcastError | OSError, line: str = "") -> None:
-        """Record a version to be tried again later; a refusal is logged when it begins."""
+        """Record a version to be tried again later; log a refusal only the first time."""
         number = version_number(version) or 0
         self.failures.note(number, failure)
         again = isinstance(failure, AccessDenied) and self.failures.denied.get(number) == str(failure)
@@ -242,7 +242,7 @@ class VersionFetcher:
             self.failures.denied[number] = str(failure)
 
     async def _pass_over(self, number: int, error: ShardcastError | OSError) -> None:
-        """Do without a version until there is room for it. Its room so far is given back at once."""
+        """Do without a version until there is room for it, and free its room so far at once."""
         opened = self._folders.opened(number)
         if opened is not None:
             self._folders.quota.record_out_of_room(opened)
@@ -253,7 +253,7 @@ class VersionFetcher:
         self.failures.no_room[number] = str(error)
 
     async def _receive(self, listing: Listing, described: VersionDescription) -> None:
-        """Fetch a complete version by one server's description, and use its local shards."""
+        """Fetch a complete version by one server's description, and use local shards."""
         manifest = described.manifest
         number = version_number(manifest.version) or 0
         opened = self._folders.opened(number)
@@ -274,7 +274,7 @@ class VersionFetcher:
         await self._carry_out(transfer, opened, None if makes_manifest else list(described.peers))
 
     async def _begin(self, number: int, manifest: Manifest, listed: str) -> OpenVersion:
-        """Open a version, making room for its first bytes on a full disk."""
+        """Open a version; on a full disk, make room for the first bytes."""
         while True:
             try:
                 return await self._folders.begin_version(number, LiveManifest.of(manifest), listed)
@@ -294,12 +294,12 @@ class VersionFetcher:
         Args:
             transfer: the transfer.
             opened: the version.
-            peers: its servers, with later ones added; None to add none.
+            peers: the version's servers, extended by later ones; None to add none.
             nearer_than: hops from the origin below which servers may be added; None for any.
 
         Raises:
-            NoRoom: there was no room for it.
-            ShardcastError, OSError: it can't be fetched now.
+            NoRoom: there was no room for the version.
+            ShardcastError, OSError: the version can't be fetched now.
         """
         started, version = time.monotonic(), transfer.manifest.version
         servers, total = format_count(len(transfer.progress.servers), "server"), transfer.manifest.final_size

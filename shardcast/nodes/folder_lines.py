@@ -6,9 +6,9 @@
      "lines": [{"origin": "5f0c…", "seen": {"6": "77aa…", "7": "9f86…"}, "announced": {"7": "9f86…"},
                 "withdrawn": [[5, "6030…", true]]}]}                                          (one line)
 
-``seen`` has the digests of the newest 1000 numbers that the line listed, ``announced`` those that a program
-or a hook has taken, ``withdrawn`` the versions that the publisher withdrew and whether the follower was told.
-The line that was used last comes last; of more than 16 lines the first are dropped.
+``seen`` has the digests of the newest 1000 numbers listed by the line, ``announced`` those already taken by a
+program or a hook, ``withdrawn`` the versions withdrawn by the publisher and whether the follower was told.
+The line used last comes last; of more than 16 lines the first are dropped.
 """
 
 from __future__ import annotations

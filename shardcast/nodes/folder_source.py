@@ -1,4 +1,4 @@
-"""A folder sent to an origin elsewhere: its list, then its tar, read from the files as it goes out."""
+"""A folder sent to an origin elsewhere: first the list, then the tar, read from the files while sending."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FolderSource(ReadSource):
     Attributes:
         path: the folder.
         size: bytes of list and tar.
-        folder: its announcement.
+        folder: the announcement of the folder.
     """
 
     def __init__(self, path: Path, *, rules: SurveyRules, shard_size: int | None = None) -> None:
@@ -41,13 +41,13 @@ class FolderSource(ReadSource):
 
         Args:
             path: the folder.
-            rules: what of it is published.
+            rules: the part of the folder to publish.
             shard_size: bytes of a shard; None for the origin's own.
 
         Raises:
             PayloadChanged: the folder changed meanwhile.
-            LocalDiskError: something in it can't be published or read.
-            UsageError: a pattern is none.
+            LocalDiskError: an entry can't be published or read.
+            UsageError: a pattern is malformed.
         """
         self.path = path
         self._stack = ExitStack()
@@ -80,7 +80,7 @@ class FolderSource(ReadSource):
         return self.folder.name + SUFFIX
 
     def key(self, **options: Any) -> str:
-        """Return the digest by which another run of the same command finds its upload, if nothing changed."""
+        """Return the digest by which a repeated, unchanged command finds its earlier upload."""
         words = [platform.node(), os.fsencode(self.path.absolute()).hex(), options]
         found = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
         found.update(self._list)
@@ -92,7 +92,7 @@ class FolderSource(ReadSource):
         """Return bytes of the list, or of the tar.
 
         Raises:
-            PayloadChanged: a file is not what was surveyed.
+            PayloadChanged: a file differs from the survey.
             LocalDiskError: a file can't be read.
         """
         listed = len(self._list)
@@ -104,11 +104,11 @@ class FolderSource(ReadSource):
         return bytes(chunk)
 
     def check_unchanged(self) -> None:
-        """Walk through the folder once more, and compare it.
+        """Walk through the folder once more, and compare it with the survey.
 
         Raises:
-            PayloadChanged: something in it was touched.
-            LocalDiskError: it can't be read.
+            PayloadChanged: an entry was touched.
+            LocalDiskError: the folder can't be read.
         """
         self._payload.check_unchanged()
 
@@ -120,7 +120,7 @@ def open_source(
 
     Args:
         path: the file or folder.
-        exclude: patterns of the paths in a folder that are left out.
+        exclude: patterns of the paths to leave out of a folder.
         mtimes: whether times of a folder's files are published.
         shard_size: bytes of a shard; None for the origin's own.
 
@@ -134,12 +134,12 @@ def open_source(
 
 
 def is_sendable_folder(path: Path, rules: SurveyRules) -> bool:
-    """Return whether a payload that can be sent is a folder.
+    """Return whether a payload to send is a folder.
 
     Raises:
         PayloadMissing: there is no such file or folder.
-        LocalDiskError: it can't be read.
-        UsageError: a pattern is none, or the payload is a file, which has nothing to leave out.
+        LocalDiskError: the payload can't be read.
+        UsageError: a pattern is malformed, or the payload is a file, and a file has nothing to leave out.
     """
     is_folder = stat.S_ISDIR(check_payload(path).st_mode)
     check_folder_options(path, is_folder, rules)
@@ -149,7 +149,7 @@ def is_sendable_folder(path: Path, rules: SurveyRules) -> bool:
 def announcement(
     source: FileSource | FolderSource, shard_size: int | None, metadata: dict[str, Any], *, live: bool
 ) -> UploadRequest:
-    """Return the announcement of a source, with the key by which a later run finds the upload."""
+    """Return the announcement of a source, with the key by which a later run finds this upload."""
     key = source.key(shard_size=shard_size, metadata=metadata, live=live)
     folder = source.folder if isinstance(source, FolderSource) else None
     return UploadRequest(source.name, source.size, shard_size, metadata, live, key, folder)

@@ -1,4 +1,4 @@
-"""A client that stays and downloads each new version of its line."""
+"""A long-running client: downloads each new version of a line."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Follow:
     """A run of ``Client.follow``.
 
     Attributes:
-        memory: of its line.
-        following: its servers, to be entered around ``releases``.
+        memory: the memory of the followed line.
+        following: the servers, to be entered around ``releases``.
     """
 
     def __init__(self, downloads: Downloads, folder: FollowedFolder, settings: FollowSettings) -> None:
@@ -88,7 +88,7 @@ class Follow:
         self._resume = settings.resume
         first = settings.first
         self._queue = FetchQueue(None if first is None else first - 1, settings.every)
-        # Both are tuples of one id, since None is an origin id too: that of a line of 0.1.0.
+        # Both are tuples of one id, since None is an origin id too: the one of a line of 0.1.0.
         self._entered: tuple[str | None] | None = None  # the line whose resume point is known
         self._entered_origin: tuple[str | None] | None = None  # its id, where only its manifests name it
         self._local: dict[int, Path] = {}  # outputs of this line that are, or were, in the folder
@@ -111,11 +111,11 @@ class Follow:
 
     @property
     def origin(self) -> str | None:
-        """The origin id of its line; None while unknown, and for a line of 0.1.0."""
+        """The origin id of the followed line; None while unknown, and for a line of 0.1.0."""
         return self._entered_origin[0] if self._entered_origin else self.memory.origin
 
     def here(self) -> list[str]:
-        """Return the versions of its line with files here, oldest first."""
+        """Return the versions of the followed line with files here, oldest first."""
         return [version_name(number) for number, path in sorted(self._local.items()) if path.exists()]
 
     @property
@@ -131,7 +131,7 @@ class Follow:
         return Wait(seconds, f"{what} at {servers}; {offered}", is_idle=True)
 
     async def releases(self) -> AsyncGenerator[Release, None]:
-        """Yield each version once its file has its name; for ever.
+        """Yield each version as soon as its file has a name; for ever.
 
         Raises:
             LocalDiskError: a file can't be written.
@@ -199,7 +199,7 @@ class Follow:
             await self._downloads.share_kept(listing, peers, self._local[number])
 
     def _forget_replaced(self, standing: Standing) -> None:
-        """Fetch versions again that came on a stand-in's word, where the authority has another version."""
+        """Queue versions again whose digest, taken from a stand-in, differs from the authority's."""
         for number, digest in list(self._downloaded.items()):
             if number in standing.firm and standing.listed[number].digest != digest:
                 log.warning("v%d is replaced: the first-named server has another one", number)
@@ -207,7 +207,7 @@ class Follow:
                 self._queue.forget_withdrawn(number, number)
 
     def _change_line(self, change: LineChange) -> None:
-        """Begin with another line: its newest version is next, unless the folder had that already."""
+        """Begin with another line: the newest version is next, unless already in the folder."""
         left, unnamed = self.memory.origin, "one without an origin id"
         log.warning(
             "%s publishes another line of versions now: %s instead of %s",
@@ -220,9 +220,9 @@ class Follow:
         self._queue = FetchQueue(None, self._settings.every)
 
     async def watch_servers(self) -> None:
-        """Tell of versions that are withdrawn, and log who refuses, also while the caller is busy; for ever.
+        """Report withdrawn versions, and log refusals, also while the caller is busy; for ever.
 
-        The newest good version is next, unless its file is here.
+        After a withdrawal the newest good version is next, unless its file is here.
         """
         while True:
             changes = self.following.changes
@@ -240,7 +240,7 @@ class Follow:
             await self.following.wait_for_change(changes)
 
     async def _go_back(self, standing: Standing, number: int) -> None:
-        """Have the newest good version fetched after the withdrawal of one that was downloaded."""
+        """After the withdrawal of a downloaded version, have the newest good version fetched."""
         if not self._queue.was_fetched(number):
             return
         good = max((n for n in standing.listed if n < number or self._queue.was_fetched(n)), default=None)
@@ -252,7 +252,7 @@ class Follow:
         self.following.notify()  # wakes releases()
 
     def _warn(self, error: ShardcastError) -> None:
-        """Log a failure, unless it was logged last."""
+        """Log a failure, unless the last logged one was the same."""
         if str(error) != self._warned:
             self._warned = str(error)
             again = "" if isinstance(error, (VersionAborted, VersionWithdrawn)) else "; it is tried again"
@@ -265,7 +265,7 @@ class Follow:
         complete: Mapping[int, Sequence[str]],
         opened: Mapping[int, Sequence[str]],
     ) -> Release:
-        """Download the next version of the queue, and note there when it fails."""
+        """Download the next version of the queue; note a failure in the queue."""
         version, transfers = version_name(number), list[Transfer]()
 
         def watch(transfer: Transfer) -> None:
@@ -274,7 +274,7 @@ class Follow:
                 self._settings.watch(transfer)
 
         def abandon() -> ShardcastError | None:
-            """Return why to abandon the version: it makes no progress, and others offer another version."""
+            """Return why to abandon the version: no progress, while others offer a different version."""
             if any(transfer.progress.done for transfer in transfers):
                 return None
             with contextlib.suppress(
@@ -312,9 +312,9 @@ def _by_number(withdrawal: Withdrawal) -> int:
 
 
 async def _manifest_origin(standing: Standing, peers: Mapping[str, Peer]) -> str | None:
-    """Return the origin id in the manifest of a line's newest version; None where that has none.
+    """Return the origin id in the manifest of a line's newest version; None if the manifest has none.
 
-    Servers without a feed (static ones) tell no origin id themselves.
+    Servers without a feed (static ones) report no origin id themselves.
     """
     number = max(standing.group.complete, default=None)
     if number is None:

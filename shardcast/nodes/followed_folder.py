@@ -25,10 +25,10 @@ OnWithdrawn = Callable[[Withdrawal], Awaitable[None] | None]
 
 
 class FollowedFolder:
-    """The folder that versions are followed into.
+    """A folder into which versions are followed.
 
     Attributes:
-        outputs: the records in it.
+        outputs: the records in the folder.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class FollowedFolder:
             folder: the path.
             on_withdrawn: the follower's callback for a withdrawal.
             links: whether the link ``latest`` is kept here, not by the follower itself.
-            keep: number of versions of a line that stay; None for all.
+            keep: number of versions of a line to keep; None for all.
         """
         outputs = await asyncio.to_thread(OutputFolder, folder)
         return cls(outputs, on_withdrawn, links=links, keep=keep)
 
     async def remembered(self) -> tuple[str | None, dict[int, str]]:
-        """Return the origin id of the line that was followed here last, and the digests that it listed.
+        """Return the origin id of the line followed here last, and the digests listed by this line.
 
         Raises:
             LocalDiskError: the folder can't be read.
@@ -81,8 +81,8 @@ class FollowedFolder:
 
         Args:
             origin: the origin id of the line.
-            listings: its versions.
-            firm: the numbers among them that the line itself lists; only these are noted.
+            listings: the versions of the line.
+            firm: the numbers listed by the line itself; only these are noted.
 
         Raises:
             LocalDiskError: the folder can't be read or written.
@@ -101,7 +101,7 @@ class FollowedFolder:
             stop.set()  # the thread goes on when this is cancelled; hashing takes minutes for large files
 
     async def versions(self, origin: str | None) -> dict[int, Path]:
-        """Return the outputs of a line's versions that are here, by number.
+        """Return the outputs here of a line's versions, by number.
 
         Raises:
             LocalDiskError: the folder can't be read.
@@ -126,7 +126,7 @@ class FollowedFolder:
         await asyncio.to_thread(self.outputs.begin, output, header.origin, number)
 
     async def forget(self, output: Path) -> None:
-        """Remove the record of an output that was begun, and never got its name (``OutputFolder.forget``).
+        """Remove the record of an output without a name, begun and given up (``OutputFolder.forget``).
 
         Raises:
             LocalDiskError: the folder can't be written.
@@ -138,10 +138,10 @@ class FollowedFolder:
 
         Args:
             release: the version.
-            file: the state of the file that was verified (``OutputFolder.record``).
+            file: the state of the verified file (``OutputFolder.record``).
 
         Returns:
-            The release, which says whether its line is new in this folder.
+            The release, with a mark when its line is new in this folder.
 
         Raises:
             LocalDiskError: the record can't be written.
@@ -163,7 +163,7 @@ class FollowedFolder:
         return replace(release, new_line=True)
 
     async def start_announcing(self, release: Release) -> bool:
-        """Make ``latest`` name a version that the follower gets now.
+        """Point ``latest`` at the version now handed to the follower.
 
         Returns:
             False, with nothing done, when the publisher withdrew the version meanwhile.
@@ -186,8 +186,8 @@ class FollowedFolder:
     async def note_withdrawal(self, origin: str | None, withdrawal: Withdrawal) -> None:
         """Note that the publisher of a line withdrew a version, and tell the follower.
 
-        The follower is told once of each version that is here or was announced here; again when a kill came
-        before the callback had ended.
+        The follower is told once of each version that is here or was announced here; again if a kill
+        interrupted the callback.
 
         Raises:
             LocalDiskError: the note can't be written.

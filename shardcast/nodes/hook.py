@@ -1,4 +1,4 @@
-"""The hook of a following client: a command that runs for each version and each withdrawal."""
+"""The hook of a following client: a command run for each version and each withdrawal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NEW_LINE, WITHDRAWN, WITHDRAWN_REASON, VERSION, PATH, NAME, PREVIOUS_PATH, METAD
 _LOOK_AGAIN = 0.05
 """Seconds between two looks at whether a hook has ended."""
 _GRACE = 5.0
-"""Seconds that a hook has left when the client ends."""
+"""Seconds left to a hook when the client ends."""
 _SCRIPT = """\
 trap : TERM
 exec 3>&2 2>/dev/null
@@ -38,21 +38,21 @@ ulimit -S -n "$1"
 sh -c "$2" </dev/null 2>&3 3>&-
 exit $?
 """
-"""A shell that holds the lock, as its stdin, for as long as the hook runs: not for as long as a process that
-the hook leaves behind. At SIGTERM the shell, which says nothing itself, waits for the hook, which may handle
-that signal. The hook may have as many open files as the caller of this process."""
+"""A shell that holds the lock, as stdin, exactly as long as the hook runs; background processes left by the
+hook do not hold the lock. The shell is silent. At SIGTERM it waits for the hook, since the hook may handle
+the signal. The hook may have as many open files as the caller of this process."""
 _LONGEST_NAME = 255
 _SIGNALLED = 128
-"""Exit code of a shell, to which the number of the signal is added that ended its command."""
+"""Added by a shell to the number of the signal that ended its command, to give the exit code."""
 
 
 class HookFailed(ShardcastError):
-    """A hook that failed, where it must not."""
+    """A failed hook that ends following."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """The command that a follower runs.
+    """The command run by a follower.
 
     Attributes:
         command: as people write it, with ``{path}`` and ``{version}``.
@@ -67,14 +67,14 @@ class Hook:
     async def run(self, path: Path, version: str, variables: Mapping[str, str]) -> None:
         """Run the command by ``sh -c``, with ``{path}`` and ``{version}`` replaced, and wait for it.
 
-        Output goes to stderr; stdin is empty. A hook that runs for the folder already is waited for: an
-        earlier run's, or another follower's. Cancelling ends the hook with all that it started. A failure is
-        logged.
+        Output goes to stderr; stdin is empty. A hook already running for the folder, an earlier run's or
+        another follower's, is waited for. Cancelling ends the hook and all processes started by it. A failure
+        is logged.
 
         Args:
             path: the output of the version.
             version: the version's name.
-            variables: those of ``HOOK_VARIABLES`` that are set for this run.
+            variables: those of ``HOOK_VARIABLES`` to set for this run.
 
         Raises:
             HookFailed: the hook failed, and ``stops``.
@@ -119,18 +119,18 @@ class Hook:
 
 
 def name_variable(name: str) -> str:
-    """Return a publisher's name as a variable can hold it."""
+    """Return a publisher's name, shortened and cleaned for an environment variable."""
     return one_line(name, _LONGEST_NAME).encode("utf-8", "replace").decode()
 
 
 def _describe_end(code: int) -> str:
-    """Return how a hook ended, by the exit code of its shell."""
+    """Return in words how a hook ended, from the exit code of its shell."""
     signalled = -code if code < 0 else code - _SIGNALLED
     return f"was ended by {signal_name(signalled)}" if signalled > 0 else f"ended with exit code {code}"
 
 
 async def _run(script: str, lock: int, variables: Mapping[str, str]) -> int:
-    """Run a script, and return its exit code.
+    """Run a script, and return the exit code.
 
     Raises:
         OSError: no shell can be started.
@@ -144,7 +144,7 @@ async def _run(script: str, lock: int, variables: Mapping[str, str]) -> int:
 
 
 def _start(script: str, lock: int, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a script as a process group of its own; not by uvloop, which leaks ``lock`` to its children.
+    """Start a script as a process group of its own; without uvloop, since uvloop leaks ``lock`` to children.
 
     Raises:
         OSError: no shell can be started.
@@ -160,7 +160,7 @@ def _start(script: str, lock: int, variables: Mapping[str, str]) -> subprocess.P
 
 
 async def _wait(hook: subprocess.Popen[bytes]) -> int:
-    """Wait until a hook has ended, and return its exit code."""
+    """Wait until a hook has ended, and return the exit code."""
     while True:
         code = hook.poll()
         if code is not None:
@@ -169,8 +169,8 @@ async def _wait(hook: subprocess.Popen[bytes]) -> int:
 
 
 async def _end(hook: subprocess.Popen[bytes]) -> None:
-    """End a hook and the processes that it started: they are a process group of their own."""
-    # SIGKILL also where the hook itself has ended: its background processes are in its group.
+    """End a hook and all processes of its process group."""
+    # SIGKILL also after the end of the hook itself: background processes of the hook are in the same group.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         try:
             os.killpg(hook.pid, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""One upload at an origin: its bytes come in order, one request at a time, and its end publishes them."""
+"""One upload at an origin: bytes come in order, one request at a time; its end publishes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from shardcast.store.upload_folder import UploadFolder
 
 
 def listed(folder: UploadedFolder) -> ListedFolder:
-    """Return the folder that an upload announced, as it is published."""
+    """Return the folder announced by an upload, as published."""
     return ListedFolder(FolderFacts(folder.name, folder.entries), folder.list_size)
 
 
@@ -36,10 +36,10 @@ class IncomingUpload(ABC):
     """An upload, stored (``StoredUpload``) or live (``LiveUpload``).
 
     Attributes:
-        id: its id.
-        folder: its folder.
-        last_used: when its sender was last heard of, by ``clock``.
-        confirm_seconds: seconds that the sender has to confirm.
+        id: the upload's id.
+        folder: the upload's folder.
+        last_used: time of the sender's last request, by ``clock``.
+        confirm_seconds: seconds for the sender to confirm.
     """
 
     def __init__(self, folder: UploadFolder, clock: Callable[[], float]) -> None:
@@ -51,50 +51,50 @@ class IncomingUpload(ABC):
         self._receiving: asyncio.Future[None] | None = None
         self._ending: UploadEnding | None = None
 
-    # What it is
+    # State
 
     @property
     def request(self) -> UploadRequest:
-        """Its announcement."""
+        """The announcement of the upload."""
         return self.folder.record.request
 
     @property
     def version(self) -> str | None:
-        """The version that it is published as; None before."""
+        """The version published from this upload; None before."""
         return self.folder.record.version if self.complete else None
 
     @property
     def complete(self) -> bool:
-        """Whether its version is complete."""
+        """Whether the version is complete."""
         return self.folder.record.complete
 
     @property
     def active(self) -> bool:
-        """Whether a request about it is under way, or it is being published."""
+        """Whether a request about the upload is under way, or publishing runs."""
         return self._receiving is not None or self.ending is not None
 
     @property
     def ending(self) -> UploadEnding | None:
-        """Its end, where it is being published; None before."""
+        """The running publication at the end of the upload; None before and after."""
         return self._ending if self._ending and self._ending.running else None
 
     @property
     @abstractmethod
     def offset(self) -> int:
-        """Bytes that are received and kept."""
+        """Number of bytes received and kept."""
 
     @property
     def state(self) -> UploadState:
-        """How far it is."""
+        """The progress of the upload as one word."""
         if self.complete:
             return UploadState.COMPLETE
         return UploadState.PUBLISHING if self.ending else UploadState.RECEIVING
 
     def status(self) -> UploadStatus:
-        """Return its status.
+        """Return the status of the upload, for its sender.
 
         Raises:
-            ShardcastError: it has failed.
+            ShardcastError: the upload has failed.
         """
         self.check_open()
         self.last_used = self._clock()
@@ -105,19 +105,20 @@ class IncomingUpload(ABC):
         """Check that the upload has not failed.
 
         Raises:
-            ShardcastError: it has.
+            ShardcastError: why it failed.
         """
 
-    # Its bytes
+    # Bytes
 
     async def append(self, offset: int, chunks: AsyncIterable[bytes]) -> None:
-        """Take bytes from ``offset`` on; what came is kept also where the body breaks off.
+        """Take bytes from ``offset`` on; keep the received part also of a broken body.
 
-        A request that is still under way ends: its sender has begun anew, and its connection may be dead.
+        An earlier request still under way is ended: the sender has begun anew, and the old connection may be
+        dead.
 
         Raises:
             WrongOffset: the upload stands elsewhere, or is whole already.
-            UsageError: there are more bytes than the announcement says.
+            UsageError: there are more bytes than announced.
             ShardcastError: the bytes can't be kept.
             ConnectionError: the sender went away, or began anew.
         """
@@ -138,14 +139,14 @@ class IncomingUpload(ABC):
         receiving.result()
 
     async def _stop_receiving(self) -> None:
-        """End the request that brings bytes; what it brought is kept."""
+        """End the request with the incoming bytes; the bytes so far are kept."""
         while (receiving := self._receiving) is not None:
             await cancel([receiving])
             if self._receiving is receiving:
                 self._receiving = None
 
     async def _receive(self, chunks: AsyncIterable[bytes]) -> None:
-        """Write a body, then make it as durable as it gets."""
+        """Write a body, then make the written bytes durable, as far as possible."""
         try:
             await write_through(chunks, self._write)
         finally:
@@ -171,14 +172,14 @@ class IncomingUpload(ABC):
     def _settle(self) -> None:
         """Make the bytes durable after a request; in a thread."""
 
-    # Its end
+    # End
 
     async def finish(self, whole: WholePayload) -> AsyncGenerator[Mapping[str, Any], None]:
-        """Check and cut the whole payload; yield progress, then that it is ready, or complete already.
+        """Check and cut the whole payload; yield progress, and at the end ready, or complete already.
 
         Raises:
             WrongOffset: bytes are missing.
-            IntegrityError: the payload is not the sender's; nothing of it is published or kept.
+            IntegrityError: the payload differs from the sender's; nothing is published or kept.
             ShardcastError: publishing failed.
         """
         await self._stop_receiving()
@@ -199,10 +200,10 @@ class IncomingUpload(ABC):
                 yield line
 
     async def confirm(self) -> str:
-        """Complete the version, whose sender still waits for it, and return its name.
+        """Complete the version after the sender's confirmation, and return the version's name.
 
         Raises:
-            WrongOffset: it was not finished before.
+            WrongOffset: the upload was not finished before.
             ShardcastError: publishing failed.
         """
         self.last_used = self._clock()
@@ -218,10 +219,10 @@ class IncomingUpload(ABC):
 
     @abstractmethod
     async def _note_version(self) -> None:
-        """Write down which version it becomes, before that can be complete."""
+        """Record the version's number, before the version can be complete."""
 
     async def close(self) -> None:
-        """Stop its work, unless it is complete; what it has stays for the next start."""
+        """Stop the work of the upload, unless complete; received bytes stay for the next start."""
         await self._stop_receiving()
         if self._ending:
             await self._ending.cancel()

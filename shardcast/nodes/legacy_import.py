@@ -1,4 +1,4 @@
-"""Import of versions that older nodes left in a data directory without manifests."""
+"""Import of versions without manifests, left in a data directory by older nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 async def import_legacy_versions(folders: VersionFolders, listings: Sequence[Listing]) -> None:
-    """Read the shards of each of these versions, and keep its manifest if the whole digest is right.
+    """Make manifests of versions from their shards; keep each manifest if the whole digest is right.
 
     A version whose bytes don't have its digest is dropped.
     """
@@ -34,12 +34,12 @@ async def import_legacy_versions(folders: VersionFolders, listings: Sequence[Lis
 
 
 async def _survey(folders: VersionFolders, listing: Listing, stop: threading.Event) -> Manifest | None:
-    """Return the manifest of a version, made from its shards; None when these are not the version's."""
+    """Return the manifest of a version, made from its shards; None if the shards do not match the version."""
     spans = folders.spans(listing)
     try:
         if not spans:
             raise LocalDiskError("it has no shards")
-        # Names with five digits are 0.3.x's, which lists BLAKE3.
+        # Only 0.3.x has shard names with five digits, and its list shows BLAKE3.
         digests = {"sha256"} if spans[0].path.name == shard_name(1) else {"sha256", "blake3"}
         manifest = await asyncio.to_thread(hash_payload, listing.version, spans, digests, stop.is_set)
         if listing.digest not in manifest.digests.values():

@@ -1,4 +1,4 @@
-"""The line of versions that a middle keeps: news of its authority, and the change to another line."""
+"""The line of versions kept by a middle: news of the authority, and the change to another line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNNAMED = "without an origin id"
 
 
 class LineOnDisk:
-    """The memory of a data directory about its line, as it is at any time (``policy.standing.Memory``)."""
+    """The current memory of a data directory about its line (``policy.standing.Memory``)."""
 
     def __init__(self, folders: VersionFolders) -> None:
         self._folders = folders
@@ -35,12 +35,12 @@ class LineOnDisk:
 
     @property
     def highest(self) -> int:
-        """The highest version number that the line ever had."""
+        """The highest version number ever used by the line."""
         return self._folders.line.highest
 
     @property
     def digests(self) -> Mapping[int, str]:
-        """Payload digests of the numbers that an authority listed."""
+        """Payload digests of the numbers listed by an authority."""
         return self._folders.line.digests
 
     @property
@@ -50,7 +50,7 @@ class LineOnDisk:
 
 
 class LineKeeper:
-    """The line of a middle's version folders, kept the same as that of its authority."""
+    """The keeper of a middle's line of versions: keeps it the same as the authority's."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class LineKeeper:
         """Keep the line of ``folders``.
 
         Args:
-            folders: what the middle keeps and serves.
-            following: its upstreams.
+            folders: the version folders of the middle.
+            following: follows the upstreams.
             fetcher: fetches the newest version of another line.
             peers: the upstreams by URL.
             stop_open: ends the transfers of open versions.
@@ -80,15 +80,15 @@ class LineKeeper:
 
     @property
     def place(self) -> Position:
-        """Where the middle stands. The line is that of its list, so that both change in one step."""
+        """The middle's position. Its line is that of the version folders, so that both change in one step."""
         line = self._folders.line
         return replace(self._position, origin=line.origin, highest=line.highest)
 
     async def believe(self) -> Standing:
-        """Take over the authority's news of the middle's line, and return the beliefs that were taken over.
+        """Take over the authority's news of the middle's line, and return the new beliefs.
 
         Raises:
-            LocalDiskError: they can't be recorded.
+            LocalDiskError: the news can't be recorded.
         """
         folders = self._folders
         async with self._lock:
@@ -112,7 +112,7 @@ class LineKeeper:
             return standing
 
     async def _check_provisional(self, standing: Standing) -> None:
-        """Drop versions that were taken on another server's word and that the authority does not list."""
+        """Drop versions taken on another server's word and not listed by the authority."""
         folders = self._folders
         for listing in folders.listings:
             number, believed = listing.number, standing.listed.get(listing.number)
@@ -126,8 +126,8 @@ class LineKeeper:
                 await folders.unlist(number)
 
     def _update_position(self, standing: Standing) -> None:
-        """Note where the middle stands, and wake the feeds of the nodes below if that changed."""
-        # Nodes below must not take versions for firm that are here on a stand-in's word alone.
+        """Note the middle's position, and wake the feeds of the nodes below after a change."""
+        # Versions here on a stand-in's word alone must not look firm to the nodes below.
         doubtful = not self._folders.provisional <= standing.firm
         place = replace(standing.place, silent=standing.place.silent or doubtful)
         if place != self._position:
@@ -135,10 +135,10 @@ class LineKeeper:
             self._folders.events.wake_readers()
 
     async def change(self, change: LineChange) -> bool:
-        """Fetch the newest version of another line beside this one, and change over once it is here.
+        """Fetch the newest version of another line beside this one, and change over as soon as it is here.
 
         Returns:
-            False when the version can't be fetched now.
+            False when fetching is impossible now.
         """
         listing = change.listed[max(change.complete)]
         if not self._folders.has_of_line(change.origin, listing):
@@ -160,7 +160,7 @@ class LineKeeper:
         return True
 
     def _if_undone(self, change: LineChange) -> Callable[[], ShardcastError | None]:
-        """Return the reason to stop that there is when the other line is not offered any more."""
+        """Return a function that gives the reason to stop when the other line is no longer offered."""
 
         def undone() -> ShardcastError | None:
             now = self._following.standing().change

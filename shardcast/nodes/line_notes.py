@@ -1,4 +1,4 @@
-"""Notes about the lines that were followed into a folder: versions listed, announced and withdrawn.
+"""Notes about the lines followed into a folder: versions listed, announced and withdrawn.
 
 All calls block on the disk; coroutines make them in threads.
 """
@@ -20,9 +20,9 @@ class LineNotes:
         self._last: Announced | None = storage.read_lines().announced
 
     def last_line(self) -> tuple[str | None, dict[int, str]]:
-        """Return the origin id of the line to go on with, and the digests that the line was seen to list.
+        """Return the origin id of the line to go on with, and the digests listed by this line so far.
 
-        That is the line that was announced last, or else used last; (None, {}) in a new folder.
+        This is the line announced last, or else used last; (None, {}) in a new folder.
         """
         lines = self._storage.read_lines()
         if lines.announced is None and not lines.lines:
@@ -30,16 +30,16 @@ class LineNotes:
         origin = lines.announced.origin if lines.announced else lines.lines[-1].origin
         return origin, self.listed(origin)
 
-    # Versions that a line lists
+    # Listed versions
 
     def listed(self, origin: str | None) -> dict[int, str]:
-        """Return the digests of the newest 1000 numbers that a line was seen to list."""
+        """Return the digests of the newest 1000 numbers listed by a line so far."""
         return dict(self._storage.read_lines().find(origin).seen)
 
     def note_listed(self, origin: str | None, listed: Mapping[int, str]) -> bool:
-        """Note what a line lists, and return whether that contradicts what it listed before.
+        """Note the versions listed by a line, and return whether they contradict earlier notes.
 
-        Where a number has another digest, the publisher's directory was restored or copied: this number and
+        A number with another digest means a restored or copied directory at the publisher: this number and
         the later ones belonged to another line with the same id. Their notes are dropped, and their files
         become files of unknown version again.
 
@@ -57,10 +57,10 @@ class LineNotes:
             line.seen.update(listed)
         return conflict is not None
 
-    # Versions that were announced
+    # Announced versions
 
     def announced(self, origin: str | None) -> dict[int, str]:
-        """Return the digests of the versions of a line that a program or a hook has taken, by number."""
+        """Return the digests of the versions of a line already taken by a program or a hook, by number."""
         return dict(self._storage.read_lines().find(origin).announced)
 
     def mark_announced(self, origin: str | None, number: int, digest: str) -> None:
@@ -77,17 +77,17 @@ class LineNotes:
             lines.announced = self._last = last
 
     def is_new_line(self, origin: str | None) -> bool:
-        """Return whether the version that was announced last is of another line.
+        """Return whether the version announced last is of another line.
 
-        That is the last one in the folder when this object was made, or the last one of this object: each of
-        two followers of one folder tells its own program that the line is new.
+        The last version is the folder's when this object was made, later this object's own: with two
+        followers of one folder, each tells its own program of the new line.
         """
         if self._last is None:
             return False
         of_line = self.announced(self._last.origin)
         return self._last.origin != origin or of_line.get(self._last.number) != self._last.digest
 
-    # Versions that were withdrawn
+    # Withdrawn versions
 
     def mark_withdrawn(self, origin: str | None, number: int, digest: str) -> bool:
         """Note that the publisher withdrew a version.
@@ -106,7 +106,7 @@ class LineNotes:
         return not told
 
     def mark_withdrawal_told(self, origin: str | None, number: int, digest: str) -> None:
-        """Note that the follower was told of a withdrawal, so that it is not told again.
+        """Note that the follower was told of a withdrawal, and need not be told again.
 
         Raises:
             LocalDiskError: the note can't be written.

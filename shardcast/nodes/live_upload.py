@@ -18,7 +18,7 @@ from shardcast.store.upload_folder import UploadFolder
 
 
 class LiveUpload(IncomingUpload):
-    """An upload whose bytes go straight to the publisher, and that ends with the origin's process."""
+    """An upload sent straight to the publisher, without a copy; ends together with the origin's process."""
 
     def __init__(self, folder: UploadFolder, clock: Callable[[], float]) -> None:
         """Take up the folder; ``start`` opens the version."""
@@ -39,8 +39,8 @@ class LiveUpload(IncomingUpload):
         """Open the version.
 
         Args:
-            folder: the upload's.
-            clock: seconds.
+            folder: the upload's folder.
+            clock: returns seconds.
             publisher: publishes the bytes.
             pipes: checks that the data directory is still there.
 
@@ -63,7 +63,7 @@ class LiveUpload(IncomingUpload):
         return upload
 
     async def _begin(self, publisher: Publisher, source: BinaryIO) -> PendingBroadcast:
-        """Start to publish what comes through the pipe: a file, or list and tar of a folder."""
+        """Start to publish from the pipe: a file, or list and tar of a folder."""
         request = self.request
         if request.folder:
             return await publisher.publish_tar(
@@ -96,12 +96,12 @@ class LiveUpload(IncomingUpload):
 
     @property
     def offset(self) -> int:
-        """Bytes that the publisher took."""
+        """Number of bytes taken by the publisher."""
         return self._offset
 
     @property
     def state(self) -> UploadState:
-        """How far it is."""
+        """The progress of the upload as one word."""
         if self._pending and not self._pending.started and not self.complete:
             return UploadState.WAITING
         return super().state
@@ -110,7 +110,7 @@ class LiveUpload(IncomingUpload):
         """Check that the version was not aborted.
 
         Raises:
-            ShardcastError: it was, and why.
+            ShardcastError: why it was aborted.
         """
         task = self._pending.task if self._pending else None
         if task and task.done() and not task.cancelled() and (error := task.exception()):
@@ -154,7 +154,7 @@ class LiveUpload(IncomingUpload):
         pass  # that was written down when it opened
 
     async def close(self) -> None:
-        """Abort the version, unless it is complete or its sender has confirmed."""
+        """Abort the version, unless complete or confirmed by the sender."""
         if self._pending and not (self._ending and self._ending.is_confirmed):
             self._pending.cancel()
         if self._writer:

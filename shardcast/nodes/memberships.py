@@ -1,4 +1,4 @@
-"""The swarms of a node: it is a member of each of its versions that others may want."""
+"""The swarms of a node: one membership for each version to share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from shardcast.upstream.announcer import MemberIdentity, Membership, RelaysMembe
 log = logging.getLogger(__name__)
 
 _LOOK = 0.25
-"""Seconds between two looks at which versions there are."""
+"""Seconds between two looks at the versions of the node."""
 MAX_MEMBERSHIPS = 8
-"""Versions that a node announces at once, the newest ones."""
+"""Maximum versions announced by a node at once, the newest ones."""
 
 
 class Memberships:
-    """A node's memberships, which begin and end with its versions.
+    """A node's memberships; they begin and end with its versions.
 
     Attributes:
         me: this node.
@@ -38,14 +38,14 @@ class Memberships:
         relay: RelaysMembers | None = None,
         is_asked: Callable[[str], bool] = lambda url: True,
     ) -> None:
-        """Be a member of nothing yet.
+        """Make an object without memberships.
 
         Args:
             me: this node.
-            servers: where it announces itself.
+            servers: where the node announces itself.
             versions: returns the versions to be a member of.
-            relay: its own swarm, where it is a server.
-            is_asked: tells whether it announces itself now at the server of a URL.
+            relay: the node's own swarm, where the node is a server.
+            is_asked: returns whether the node announces itself now at the server of a URL.
         """
         self.me = me
         self.changed = Notifier()
@@ -59,11 +59,11 @@ class Memberships:
 
     @property
     def open(self) -> list[Membership]:
-        """The memberships that have begun."""
+        """The running memberships."""
         return list(self._open.values())
 
     def look(self) -> None:
-        """Look now which versions there are."""
+        """Look at the versions of the node now, before the next interval."""
         self._poked.set()
 
     def of(self, number: int) -> Membership | None:
@@ -83,7 +83,7 @@ class Memberships:
             await cancel(list(self._tasks.values()))
 
     async def _follow_versions(self) -> None:
-        """Begin and end memberships, so that they are those of the versions now."""
+        """Begin and end memberships, to match the present versions."""
         newest = sorted(self._versions(), key=lambda version: version.number)[-MAX_MEMBERSHIPS:]
         wanted = {_key_of(version): version for version in newest}
         gone = [task for key, task in self._tasks.items() if key not in wanted or task.done()]
@@ -110,5 +110,5 @@ class Memberships:
 
 
 def _key_of(version: TicketVersion) -> VersionKey:
-    """Return what stays the same of a version when it becomes complete."""
+    """Return a key of a version that stays the same when the version becomes complete."""
     return version.number, version.origin or version.digest

@@ -1,4 +1,4 @@
-"""The middle: keeps what its upstreams offer, and serves it."""
+"""The middle: keeps and serves the versions of its upstreams."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Middle:
     """A running middle.
 
     Attributes:
-        url: where it listens.
-        folders: what it keeps and serves.
+        url: address of the listener.
+        folders: the versions kept and served.
     """
 
     def __init__(
@@ -119,21 +119,22 @@ class Middle:
 
         Args:
             upstreams: base URLs of the servers to follow.
-            data_dir: its data directory.
+            data_dir: the middle's data directory.
             host: the address to listen at.
             port: the port to listen at; 0 for any.
             check_interval: seconds until an upstream without a feed is asked again, and failed versions are
                 tried again.
             keep: complete versions to keep.
-            max_bytes: that all its versions may take together; None for no bound.
+            max_bytes: for all versions together; None for no bound.
             origin_id: the only line of versions to accept; None for any.
-            bounds: on what its clients may do.
-            access: rules of its listener; None where all may send requests.
-            upstream_access: its access to the upstreams.
-            downloads: limit of the bytes that it receives; None for no limit.
-            advertise_networks: where members of a swarm can advertise addresses that are not their own.
-            site: the name of its site; None to guess it from its addresses.
-            advertise: ``HOST[:PORT]``, where members of a swarm reach it, where upstreams see another
+            bounds: on the requests of clients.
+            access: rules of the listener; None where all may send requests.
+            upstream_access: tokens and TLS shown to the upstreams.
+            downloads: limit of received bytes; None for no limit.
+            advertise_networks: networks in which a swarm's members can advertise addresses other than their
+                own.
+            site: the name of the middle's site; None to guess from its addresses.
+            advertise: ``HOST[:PORT]`` at which members of a swarm reach the middle, if upstreams see another
                 address; None for none.
 
         Raises:
@@ -175,7 +176,7 @@ class Middle:
                 routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
                 routes.append(partial(add_check_route, nonces=nonces))
                 routes.append(partial(add_swarm_stream_routes, accept=middle._accept_stream))
-            # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
+            # as_sent: an unpacked report could grow without bound, and no node compresses reports.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             middle.url = await stack.enter_async_context(serve(app, host, port))
             control = application(node_id, partial(add_pin_routes, versions=folders), bounds=owner_bounds())
@@ -223,7 +224,7 @@ class Middle:
         }
 
     def missing(self) -> str | None:
-        """Return in words what ``/ready`` waits for; None when the middle has caught up."""
+        """Return in words the reason for ``/ready`` to wait; None when the middle has caught up."""
         return self.folders.unready_reason or self._fetch_loop.behind()
 
     def place(self) -> Position:
@@ -240,7 +241,7 @@ class Middle:
     def _join_swarms(
         self, tracker: SwarmTracker, identity: MemberIdentity, clients: Sequence[SwarmClient]
     ) -> None:
-        """Announce this middle, and its members, to its upstreams from the start of ``_work`` on."""
+        """Announce this middle, and the members below, to the upstreams from the start of ``_work`` on."""
         tracker.relay.own_key = identity.key.public
         self._memberships = Memberships(
             identity,
@@ -258,11 +259,11 @@ class Middle:
         self._fetch_loop.fetcher.sharing = self._shared
 
     def _handed(self, version: str) -> int | None:
-        """Return the pieces of a version that its upstreams handed out to this middle; None for all."""
+        """Return the number of pieces of a version handed to this middle by its upstreams; None for all."""
         return self._shared.handed(version) if self._shared else None
 
     async def _accept_stream(self, transport: asyncio.Transport) -> None:
-        """Take a stream that a neighbour opens, once versions are shared here."""
+        """Accept a stream opened by a neighbour, once versions are shared here."""
         if self._sharing:
             await self._sharing.streams.accept(transport)
 

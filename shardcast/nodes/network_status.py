@@ -1,4 +1,4 @@
-"""The state of many servers at one moment, for a person who looks at a network."""
+"""The state of many servers at one moment, for a person looking at a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shardcast.protocol.node_status import NodeStatus
 _TIMEOUT = 10.0
 """Seconds for each answer of a server."""
 _AT_ONCE = 64
-"""Servers that are asked at once: each holds a connection and up to 16 MiB of an answer."""
+"""Servers asked at once: each holds a connection and up to 16 MiB of an answer."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class ServerState:
     """One server at one moment.
 
     Attributes:
-        url: its base URL.
-        status: what it tells; None for a server without ``/status`` (0.1.0, static), and where it fails.
-        listings: what a server without ``/status`` lists.
-        missing: in words, what it lacks; None where it has caught up, or doesn't tell.
-        failure: why it could not be asked; None where it answered.
+        url: the base URL.
+        status: the answer of ``/status``; None for a server without (0.1.0, static), and after a failure.
+        listings: the distribution list of a server without ``/status``.
+        missing: in words, why the server is not ready; None for a ready or silent one.
+        failure: why the request failed; None after an answer.
     """
 
     url: str
@@ -40,7 +40,7 @@ class ServerState:
 
 
 async def ask_servers(urls: Sequence[str], access: ClientAccess) -> list[ServerState]:
-    """Return the state of each server, in the order of ``urls``; a server that fails has its failure there.
+    """Return the state of each server, in the order of ``urls``; a failed request sets ``failure``.
 
     Raises:
         UsageError: a server is not https where TLS is required.
@@ -73,7 +73,7 @@ async def _ask(session: Session, url: str) -> ServerState:
 
 
 async def _missing(client: StatusClient) -> str | None:
-    """Return what a server lacks; None also where it doesn't tell. The route is open without a token."""
+    """Return why a server is not ready; None also without an answer. The route needs no token."""
     try:
         return await client.missing()
     except PeerError:

@@ -1,4 +1,4 @@
-"""What the servers say of the versions on offer: names, sizes and metadata, from their manifests."""
+"""Descriptions of the versions on offer: names, sizes and metadata, from the servers' manifests."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from shardcast.upstream.manifests import check_manifest
 log = logging.getLogger(__name__)
 
 _DESCRIBED_AT_ONCE = 16
-"""Versions that are described at once; together they may take the memory of one transfer."""
+"""Versions described at once; together they may take the memory of one transfer."""
 
 
 async def describe_offers(standing: Standing, peers: Mapping[str, Peer]) -> list[Offered]:
-    """Return the versions on offer, oldest first, each as the first server describes it that does.
+    """Return the versions on offer, oldest first, each by the description of the first server to give one.
 
     Args:
-        standing: what is on offer.
+        standing: the versions on offer.
         peers: the servers, by URL.
     """
     at_once = asyncio.Semaphore(_DESCRIBED_AT_ONCE)
@@ -41,7 +41,7 @@ async def describe_offers(standing: Standing, peers: Mapping[str, Peer]) -> list
 
 
 async def _describe(listing: Listing, standing: Standing, peers: Mapping[str, Peer]) -> Offered:
-    """Ask the server that decides first, and the next one when that lets it wait."""
+    """Ask the deciding server first, and the next one when an answer is late."""
     servers = standing.group.complete.get(listing.number, ())
     first = [url for url in servers if url == standing.speaker]
     works = [
@@ -61,11 +61,11 @@ async def _describe(listing: Listing, standing: Standing, peers: Mapping[str, Pe
 
 
 async def _description(peer: Peer, listing: Listing, origin: str | None, trusted: bool) -> Offered | None:
-    """Return what a server's manifest says of a version; None where the server has none.
+    """Return the description of a version in a server's manifest; None for a server without a manifest.
 
-    The first line of a ``trusted`` server's is enough, unless the version was streamed: then its size stands
-    in the last one. Of another server the whole manifest is fetched, and compared with the digest that the
-    trusted one lists.
+    The first line is enough from a ``trusted`` server, unless the version was streamed: then the size stands
+    in the last line. From another server the whole manifest is fetched, and compared with the digest listed
+    by the trusted one.
     """
     if trusted or listing.manifest is None:
         header = await peer.manifest_header(listing.version)
@@ -78,10 +78,10 @@ async def _description(peer: Peer, listing: Listing, origin: str | None, trusted
 
 
 async def _checked(peer: Peer, listing: Listing, origin: str | None) -> Offered | None:
-    """Return what a server's whole manifest says; None where it has none.
+    """Return the description of a version in a server's whole manifest; None for a server without one.
 
     Raises:
-        PeerError: it can't be had, takes too much memory, or is another version's.
+        PeerError: the manifest can't be fetched, takes too much memory, or is another version's.
     """
     manifest = await peer.manifest(listing.version, MAX_MEMORY // _DESCRIBED_AT_ONCE)
     if manifest is None:

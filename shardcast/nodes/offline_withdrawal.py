@@ -1,4 +1,4 @@
-"""Withdrawal of a version in a data directory on which no origin runs."""
+"""Withdrawal of a version in a data directory without a running origin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROLE = "withdraw"
 
 
 async def withdraw_in(data_dir: Path, version: str, reason: str) -> Withdrawal:
-    """Withdraw a version that was published into a data directory; the next origin there tells of it.
+    """Withdraw a version published into a data directory; the next origin there announces the withdrawal.
 
     Raises:
         UsageError: the version was published elsewhere: this is a middle's directory.
@@ -29,14 +29,14 @@ async def withdraw_in(data_dir: Path, version: str, reason: str) -> Withdrawal:
         DataDirInUse: another process holds the directory.
         LocalDiskError: the directory can't be used.
     """
-    # Before the directory is opened as an origin's, which would discard the landings of a middle's.
+    # Before opening: opening a middle's directory as an origin's would discard the middle's landings.
     await asyncio.to_thread(_check_own, data_dir, version)
     async with open_data_dir(data_dir, _ROLE) as folders:
         return await folders.withdraw_own(version, reason)
 
 
 def _check_own(data_dir: Path, version: str) -> None:
-    """Refuse a version that is not in a data directory, or that another origin published."""
+    """Refuse a version missing from a data directory, or published by another origin."""
     with contextlib.closing(DataDir(data_dir, _ROLE)) as held:
         with disk_errors("could not read", held.distribution):
             versions = [listing.version for listing in read_list(held)]

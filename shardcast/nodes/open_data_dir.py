@@ -17,7 +17,7 @@ from shardcast.store.versions import VersionFolders
 log = logging.getLogger(__name__)
 
 _TIDY_INTERVAL = 2.0
-"""Seconds between two looks at which versions can be retired, and whether the directory is still there."""
+"""Seconds between two checks for versions to retire and for the presence of the directory."""
 
 
 @asynccontextmanager
@@ -27,12 +27,12 @@ async def open_data_dir(
     """Yield the version folders of a data directory, locked by this process and tidied every 2 s.
 
     Args:
-        data_dir: the directory, which is made if it does not exist.
-        role: of this process, for the error that another process gets.
+        data_dir: the directory, made if missing.
+        role: of this process, named in the error of another process.
         keep: complete versions to keep; None for as many as the last time. Remembered in the directory.
-        max_bytes: that all versions may take together; None for no bound, or without ``keep`` for the bound
-            of the last time. Remembered too.
-        resume: whether versions that were fetched halfway are kept and gone on with.
+        max_bytes: for all versions together; None for no bound, or without ``keep`` for the bound of the last
+            time. Remembered too.
+        resume: whether partly fetched versions are kept and continued.
 
     Raises:
         DataDirInUse: another process holds the directory.
@@ -57,14 +57,14 @@ async def open_data_dir(
 
 
 async def _tidy(folders: VersionFolders) -> None:
-    """Retire what can be retired, every 2 s; for ever."""
+    """Retire versions as soon as allowed: look every 2 s, for ever."""
     while True:
         await asyncio.sleep(_TIDY_INTERVAL)
         await folders.try_tidy()
 
 
 async def cancel_and_raise(task: asyncio.Future[Any]) -> None:
-    """Cancel a task and wait until it has ended; an error of its own is raised."""
+    """Cancel a task and wait for its end; raise the task's own error, if any."""
     await cancel([task])
     if not task.cancelled():
         task.result()

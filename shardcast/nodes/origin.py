@@ -51,12 +51,12 @@ from shardcast.store.versions import VersionFolders
 log = logging.getLogger(__name__)
 
 DIGESTS = {"sha256": ("sha256",), "blake3": ("sha256", "blake3")}
-"""The whole digests that manifests carry, by the one that the distribution list shows."""
+"""The whole digests in manifests, by the digest shown in the distribution list."""
 
 
 @asynccontextmanager
 async def publishing(data_dir: Path) -> AsyncIterator[Publisher]:
-    """Yield a publisher for a data directory on which no origin runs.
+    """Yield a publisher for a data directory without a running origin.
 
     Retention is that of the last origin there.
 
@@ -76,8 +76,8 @@ class Origin:
     """A running origin.
 
     Attributes:
-        url: where it listens.
-        folders: what it serves.
+        url: address of the listener.
+        folders: the versions kept and served.
     """
 
     def __init__(self, url: str, folders: VersionFolders, publisher: Publisher) -> None:
@@ -144,21 +144,23 @@ class Origin:
         """Run an origin while the block runs.
 
         Args:
-            data_dir: its data directory.
+            data_dir: the origin's data directory.
             host: the address to listen at.
             port: the port to listen at; 0 for any.
             keep: complete versions to keep.
             shard_size: bytes of a shard, unless a broadcast names another size.
             first_version: the lowest number to give; later numbers follow the highest one ever given.
             listed_digest: a key of ``DIGESTS``.
-            max_bytes: that all its versions may take together; None for no bound.
-            bounds: on what its clients may do.
-            access: rules of its listener; None where all may send requests.
+            max_bytes: for all versions together; None for no bound.
+            bounds: on the requests of clients.
+            access: rules of the listener; None where all may send requests.
             takes_uploads: whether payloads from elsewhere are published.
             upload_bounds: on these; the defaults where None.
-            advertise_networks: where members of a swarm can advertise addresses that are not their own.
-            site: the name of its site; None to guess it from the address that a node reaches.
-            started: how it was started, for programs that attach to it (``control.running``).
+            advertise_networks: networks in which a swarm's members can advertise addresses other than their
+                own.
+            site: the name of the origin's site; None to guess from the address reached by a node.
+            started: the command and options of the start, for programs that attach later
+                (``control.running``).
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -201,7 +203,7 @@ class Origin:
                     get_missing=lambda: folders.unready_reason,
                 ),
             ]
-            # Also without the route: what was left there expires.
+            # Also without the upload route, so that left uploads expire.
             uploads = UploadTable(folders, publisher, upload_bounds)
             await stack.enter_async_context(uploads.running())
             if takes_uploads:
@@ -211,7 +213,7 @@ class Origin:
                 tracker.on_announced = hand_outs.note_member
                 status.count_members = partial(count_members, folders, tracker)
                 routes.append(partial(add_swarm_routes, tracker=tracker, find=partial(find_version, folders)))
-            # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
+            # as_sent: an unpacked report could grow without bound, and no node compresses reports.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             url = await stack.enter_async_context(serve(app, host, port))
             running = {"url": url, "keep": keep, **(started or {})}

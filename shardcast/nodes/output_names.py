@@ -11,24 +11,24 @@ from shardcast.protocol.wire import VERSION_PATTERN, version_number
 from shardcast.temporary_files import PART, is_temporary_of
 
 LATEST_LINK = "latest"
-"""The link to the version that was announced last."""
+"""The link to the version announced last."""
 UNDER_WAY_LINK = ".latest-under-way"
-"""The link to the version that is being announced; removed once its hook has ended."""
+"""The link to the version being announced now; removed once its hook has ended."""
 LINES_FILE = ".shardcast-lines"
-"""The notes about the lines that were followed into the folder (``folder_lines``)."""
+"""The notes about the lines followed into the folder (``folder_lines``)."""
 LOCK_FILE = ".shardcast-lines.lock"
 HOOK_LOCK = ".shardcast-hook.lock"
 """In the folder of outputs; locked while a hook runs, also one whose client was killed."""
 
 _REPLACED = (LATEST_LINK, UNDER_WAY_LINK, LINES_FILE)
-"""Names, beside those of records, that are only ever replaced by a rename."""
+"""Names, beside those of records, replaced by a rename only."""
 _OUTPUT = re.compile(rf"(?:download_({VERSION_PATTERN})\.bin|({VERSION_PATTERN}))", re.ASCII)
 _RECORD = re.compile(
     rf"\.(download_{VERSION_PATTERN}\.bin|{VERSION_PATTERN})"
     rf"\.(?:record|manifest|files)((~[0-9a-f]{{16}})?{re.escape(PART)})?",
     re.ASCII,
 )
-"""A record, what is kept of a folder, or the temporary file of one of these that a kill left."""
+"""A record, a kept manifest or state of a folder, or the temporary file of one of these after a kill."""
 _NAMED_RECORD = re.compile(r"\.output-[0-9a-f]{32}\.record", re.ASCII)
 _NAMED_RECORD_PART = re.compile(rf"\.output-[0-9a-f]{{32}}\.record~[0-9a-f]{{16}}{re.escape(PART)}", re.ASCII)
 _PART = re.compile(
@@ -36,21 +36,21 @@ _PART = re.compile(
     r"(\.part(-[0-9a-f]+)*(\.manifest)?|~[0-9a-f]{16}\.part)",
     re.ASCII,
 )
-"""The part of an output, its manifest, or the temporary name of a part."""
+"""The part of an output, the part's manifest, or the temporary name of a part."""
 
 
 def output_name(version: str) -> str:
-    """Return the name of a version's file in its folder."""
+    """Return the name of a version's file in the folder of outputs."""
     return f"download_{version}.bin"
 
 
 def folder_name(version: str) -> str:
-    """Return the name of a version that is a folder, in the folder of outputs."""
+    """Return the name of a folder version in the folder of outputs."""
     return version
 
 
 def names_folder(name: str) -> bool:
-    """Return whether a name is that of a version that is a folder."""
+    """Return whether a name is that of a folder version."""
     found = _OUTPUT.fullmatch(name)
     return found is not None and found[2] is not None
 
@@ -68,7 +68,7 @@ def output_number(name: str) -> int:
 
 
 def part_version(name: str) -> str | None:
-    """Return the version of which an interrupted download left a file; None for other names."""
+    """Return the version of a file left by an interrupted download; None for other names."""
     found = _PART.fullmatch(name)
     return found[1] or found[2] if found else None
 
@@ -78,8 +78,8 @@ def record_path(path: Path, outputs: Path | None = None) -> Path:
 
     Args:
         path: the output.
-        outputs: the folder of outputs; None for the one that the output lies in. An output with a name of its
-            own may lie in a folder below.
+        outputs: the folder of outputs; None for the parent of the output. An output with a name of its own
+            may lie in a folder further below.
     """
     folder = outputs or path.parent
     if path.parent == folder and _OUTPUT.fullmatch(path.name):
@@ -88,12 +88,12 @@ def record_path(path: Path, outputs: Path | None = None) -> Path:
 
 
 def is_named_record(name: str) -> bool:
-    """Return whether a name is that of a record of an output with a name of its own."""
+    """Return whether a name is that of the record of an output with a name of its own."""
     return _NAMED_RECORD.fullmatch(name) is not None
 
 
 def path_below(folder: Path, text: str) -> Path | None:
-    """Return the path that a record or a link in a folder names; None where it leads out of the folder."""
+    """Return the path named by a record or a link in a folder; None for a path outside the folder."""
     relative = PurePosixPath(text)
     if relative.is_absolute() and relative.is_relative_to(folder):
         relative = relative.relative_to(folder)
@@ -103,10 +103,10 @@ def path_below(folder: Path, text: str) -> Path | None:
 
 
 def is_stale(entry: Path) -> bool:
-    """Return whether a file is a temporary one that a kill left, or the record of an output that has gone."""
+    """Return whether a file is a leftover: a killed process's temporary file, or a record without output."""
     found = _RECORD.fullmatch(entry.name)
     if found and (found[2] or not os.path.lexists(entry.with_name(found[1]))):
-        # What is kept of a folder is written before it gets its name.
+        # The record of a folder is written before the folder gets its name.
         return bool(found[2]) or not any(entry.parent.glob(f".{found[1]}{PART}*"))
     if _NAMED_RECORD_PART.fullmatch(entry.name):
         return True

@@ -1,12 +1,13 @@
-"""The record beside an output file: which version the file is, and how the file looked then.
+"""The record beside an output file: the version of the file, and the file's identity at that time.
 
 ::
 
     .download_v3.bin.record   {"origin": "5f0c…", "number": 3, "digest": "9f86…", "size": 300000,
                                "mtime_ns": 1763780000000000000, "inode": 4711, "withdrawn": false}
 
-A record counts only while inode, size and mtime of the file are the recorded ones. That of an output with a
-name of its own is ``.output-<hash of its path>.record`` in the folder of outputs, and has its ``path``.
+A record counts only while inode, size and mtime of the file are the recorded ones. The record of an output
+with a name of its own is ``.output-<hash of its path>.record`` in the folder of outputs, and has its
+``path``.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ log = logging.getLogger(__name__)
 MAX_RECORD = 4096
 """Bytes of a record."""
 NO_DIGEST = "0" * 64
-"""The digest of an output that is under way."""
+"""The digest of an output under way."""
 PENDING = FileIdentity(0, 0, 0)
-"""In the record of an output with a name of its own, from before its download until it is complete."""
+"""In the record of an output with a name of its own, from before the download until completion."""
 MAX_ORIGIN = 100
 """Characters of an origin id, as in a manifest."""
 _MAX_INTEGER = 2**64
 _CHUNK = 1 << 20
-"""Bytes that are hashed between two looks at whether to stop."""
+"""Bytes hashed between two checks of ``stop``."""
 
 
 def trusted_identity(path: Path) -> FileIdentity | None:
-    """Return the identity of the output at a path, as records keep it: of a folder, that of its top.
+    """Return the identity of the output at a path, as recorded; for a folder, the identity of its top.
 
-    None where neither a regular file nor a folder is, or a stranger could write it.
+    None for anything but a regular file or a folder, and for an output writable by a stranger.
     """
     try:
         found = path.stat()
@@ -65,13 +66,13 @@ def trusted_identity(path: Path) -> FileIdentity | None:
 
 @dataclass(frozen=True, slots=True)
 class OutputRecord:
-    """The version of an output file, and how the file looked.
+    """The version of an output file, and the file's identity.
 
     Attributes:
-        origin: the origin id of its line; None for versions of nodes without an id.
-        number: the version's number; None for a file whose digest no followed line lists.
-        digest: of the payload, as the distribution list shows it; of a file without a number SHA-256.
-        file: how the file looked when the record was written.
+        origin: the origin id of the version's line; None for versions of nodes without an id.
+        number: the version's number; None for a file whose digest is listed by no followed line.
+        digest: of the payload, as shown in the distribution list; SHA-256 for a file without a number.
+        file: the file's identity when the record was written.
         withdrawn: whether the publisher took the version back.
         path: of an output with a name of its own, below the folder of outputs; empty for others.
         followed: whether a follower made the output; only such outputs are removed by ``--keep``.
@@ -91,7 +92,7 @@ class OutputRecord:
         return self.file == PENDING
 
     def encode(self) -> bytes:
-        """Return the record as its file holds it."""
+        """Return the record as stored in its file."""
         record = {
             "origin": self.origin,
             "number": self.number,
@@ -128,7 +129,7 @@ def parse_record(data: bytes) -> OutputRecord:
 
 
 def json_object(data: bytes, limit: int) -> dict[str, Any]:
-    """Return the JSON object that ``data`` holds.
+    """Return the JSON object in ``data``.
 
     Raises:
         ValueError: the bytes are more than ``limit``, or no JSON object.
@@ -154,7 +155,7 @@ def parse_origin(record: dict[str, Any]) -> str | None:
 
 
 def parse_digest(digest: object) -> str:
-    """Return the digest that a JSON value is.
+    """Return a JSON value as a digest.
 
     Raises:
         ValueError: the value is not 64 hex digits.
@@ -177,7 +178,7 @@ def _integer(record: dict[str, Any], key: str) -> int:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """Return the bytes of a file, one more than ``limit`` at most, without waiting for a pipe's writer.
+    """Return at most ``limit`` + 1 bytes of a file, without waiting for a pipe's writer.
 
     Raises:
         OSError: the file can't be read; PermissionError when a stranger wrote it.
@@ -192,7 +193,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 def hash_output(path: Path, stop: Callable[[], bool]) -> OutputRecord | None:
     """Return a record without a version for an output, with the SHA-256 of its payload.
 
-    A folder is not hashed: its digest is in the manifest beside it, as long as its files were not touched.
+    A folder is not hashed: while its files are untouched, the manifest beside it has the digest.
 
     Returns:
         None when the output can't be read, changed meanwhile, or ``stop`` returned True.

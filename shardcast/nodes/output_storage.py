@@ -40,7 +40,7 @@ class OutputStorage:
     """The records and notes in one folder.
 
     Attributes:
-        folder: its path. The folder is made when something is written into it.
+        folder: path of the folder, made at the first write.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,8 +52,8 @@ class OutputStorage:
         """Hold the folder's lock against other processes and threads; not to be nested.
 
         The notes are read, changed and written as one file, so two followers without a lock would lose each
-        other's changes. Where there are no locks, or the lock's owner keeps it for too long, work goes on
-        without the lock.
+        other's changes. On a file system without locks, or when another process keeps the lock for too long,
+        work goes on without the lock.
 
         Raises:
             LocalDiskError: the block, or making the folder, failed with an ``OSError``.
@@ -74,7 +74,7 @@ class OutputStorage:
     def scan(self) -> dict[Path, OutputRecord | None]:
         """Return the outputs in the folder, each with its record; None without a valid record.
 
-        A record is valid while inode, size and mtime of its file are the recorded ones.
+        A record is valid while inode, size and mtime of the file are the recorded ones.
 
         Raises:
             LocalDiskError: the folder can't be read.
@@ -110,7 +110,7 @@ class OutputStorage:
     def versions(self, origin: str | None) -> list[tuple[int, Path, OutputRecord]]:
         """Return the versions of a line whose files are unchanged: number, path and record, oldest first.
 
-        Of two files with the same version, the file that is named after it comes last.
+        Of two files with the same version, the one named after the version comes last.
 
         Raises:
             LocalDiskError: the folder can't be read.
@@ -170,7 +170,7 @@ class OutputStorage:
                 replace(self.folder / LINES_FILE, after)
 
     def _warn_ignored(self, path: Path, error: Exception) -> None:
-        """Warn of a file that can't be read, once."""
+        """Warn of an unreadable file, once."""
         if str(path) not in self._warned:
             self._warned.add(str(path))
             log.warning("ignored %s: %s", path, error)

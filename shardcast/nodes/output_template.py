@@ -18,9 +18,9 @@ from shardcast.protocol.wire import version_number
 
 FIELDS = ("version", "number", "name", "stem", "suffix", "tag")
 _MAX_COMPONENT = 180
-"""Bytes of a component: names of temporary files repeat it, and 255 is what file systems have."""
+"""Bytes of a component: temporary names repeat the component, and file systems allow 255 bytes."""
 _MAX_SUFFIX = 40
-"""Bytes of a suffix that stays when a name is cut."""
+"""Longest suffix, in bytes, left whole when a name is cut."""
 _MAX_TEMPLATE = 200
 """Characters of a template."""
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -32,17 +32,17 @@ class OutputTemplate:
     """A template of outputs' names below the folder of outputs.
 
     Attributes:
-        text: as a person wrote it.
+        text: the template as written by a person.
     """
 
     text: str
 
     @classmethod
     def parse(cls, text: str) -> OutputTemplate:
-        """Return a template.
+        """Return a template from its text.
 
         Raises:
-            UsageError: it has other fields, or leads out of the folder of outputs.
+            UsageError: the text has unknown fields, or leads out of the folder of outputs.
         """
         if not isinstance(text, str) or not text or len(text) > _MAX_TEMPLATE:
             raise UsageError(f"output name {text!r}: write a template of at most {_MAX_TEMPLATE} characters")
@@ -93,7 +93,7 @@ def _values(header: Header) -> dict[str, str]:
 
 
 def _component(template: str, values: dict[str, str]) -> str:
-    """Return one component of a path, with its fields replaced."""
+    """Return one component of a path, with the fields replaced."""
     text = _FIELD.sub(lambda found: values[found[1]], template)
     if text[:1] != template[:1] and text[:1] in ("", ".", "-"):  # not as the person wrote it
         text = f"_{text}"
@@ -101,7 +101,7 @@ def _component(template: str, values: dict[str, str]) -> str:
 
 
 def safe_name(name: str) -> str:
-    """Return a publisher's name as one component that hides nothing; empty where nothing is left.
+    """Return a publisher's name as one fully visible component; empty where nothing is left.
 
     Separators, control and format characters become ``_``; so do dots and dashes at the beginning. Blanks and
     dots at the end go.
@@ -113,7 +113,7 @@ def safe_name(name: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return a component of at most so many bytes that file systems take it; its suffix stays."""
+    """Return a component short enough for file systems; a cut one keeps its suffix."""
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= _MAX_COMPONENT:
         return encoded.decode()

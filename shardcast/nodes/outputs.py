@@ -1,7 +1,7 @@
-"""The outputs of a following client: which file in its folder is which version of which line.
+"""The outputs of a following client: version and line of each file in the folder of outputs.
 
-All calls block on the disk; coroutines make them in threads. Several processes may follow into one folder,
-and write under its lock.
+All calls block on the disk; coroutines make them in threads. Several processes may follow into one folder; a
+lock in the folder orders their writes.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 class OutputFolder:
     """The outputs and links of a followed folder.
 
-    A record is written right after its file got its name. A kill in between leaves a file without a record,
-    whose version ``identify`` finds by the digest; the name proves nothing, since v1 of another line has
-    the same name. The record of a file that was replaced or written to meanwhile does not count.
+    A record is written right after the rename of its file. A kill in between leaves a file without a record:
+    ``identify`` then finds the version by the digest. The name proves nothing, since v1 of another line has
+    the same name. The record of a file replaced or modified meanwhile does not count.
 
     Attributes:
-        folder: its path.
-        lines: the notes about the lines that were followed into it.
+        folder: path of the folder.
+        lines: the notes about the lines followed into the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +57,7 @@ class OutputFolder:
         self._replaced: set[Path] = set()  # outputs under way where a file that no follower made was before
         self._told: set[str] = set()  # outputs of which was logged that no follower made them
 
-    # What is in the folder
+    # Contents of the folder
 
     def scan(self) -> dict[Path, OutputRecord | None]:
         """Return the outputs in the folder, each with its record; None without a valid record.
@@ -70,7 +70,7 @@ class OutputFolder:
     def digests(self, origin: str | None) -> dict[int, str]:
         """Return the digests of the versions of a line whose files are unchanged, by number.
 
-        The program or hook may not have taken the newest of them: a kill may come before it is announced.
+        The program or hook may not have taken the newest version: a kill may come before its announcement.
         """
         return {number: record.digest for number, _, record in self._storage.versions(origin)}
 
@@ -79,7 +79,7 @@ class OutputFolder:
         return {number: path for number, path, _ in self._storage.versions(origin)}
 
     def path_of(self, withdrawal: Withdrawal) -> Path:
-        """Return the path of the output of a withdrawn version, or where it would be."""
+        """Return the path of the output of a withdrawn version; without an output, the path it would have."""
         for path, record in self.scan().items():
             if record and (record.number, record.digest) == (withdrawal.number, withdrawal.digest):
                 return path
@@ -96,10 +96,10 @@ class OutputFolder:
         return sorted(found, key=lambda path: output_number(path.name), reverse=True)
 
     def version_at(self, path: Path) -> OutputRecord | None:
-        """Return the record of an output, or of the output that a link in the folder names.
+        """Return the record of an output, or of the output named by a link in the folder.
 
         Returns:
-            None unless the file is unchanged and its version known.
+            None unless the file is unchanged and the version known.
 
         Raises:
             LocalDiskError: the file or the link can't be read.
@@ -132,16 +132,16 @@ class OutputFolder:
         *,
         file: os.stat_result | None = None,
     ) -> None:
-        """Record that the output at ``path`` is this version, and whether only followers made it.
+        """Record the version of the output at ``path``, and whether only followers made the output.
 
         Args:
             path: the output.
-            origin: the origin id of its line.
+            origin: the origin id of the version's line.
             number: the version's number.
-            digest: of the payload, as the distribution list shows it.
-            file: the state of the file that was verified, for folders that several processes fill: another
-                process may have replaced the file meanwhile, and then nothing is recorded. Without a state,
-                the file that is at ``path`` now is taken for verified.
+            digest: of the payload, as shown in the distribution list.
+            file: the state of the verified file, for folders filled by several processes: another process may
+                have replaced the file meanwhile, and then nothing is recorded. Without a state, the file now
+                at ``path`` is taken for verified.
 
         Raises:
             LocalDiskError: the record can't be written, or the file is not there.
@@ -163,11 +163,11 @@ class OutputFolder:
     def identify(
         self, listings: Iterable[Listing], origin: str | None, stop: Callable[[], bool] = lambda: False
     ) -> None:
-        """Record the version of each file without a record whose digest one of ``listings`` has.
+        """Record the version of each file without a record, by comparing digests with ``listings``.
 
-        Every file is hashed once (SHA-256); the digest of a file that no listing has is recorded without a
-        version, and compared again with other listings. Files of versions that are listed by their BLAKE3
-        digest (0.3.x) are not found out. ``stop`` is asked often and ends the work early.
+        Every file is hashed once (SHA-256); a digest without a listing is recorded without a version, and
+        compared again with later listings. Files of versions listed by their BLAKE3 digest (0.3.x) are not
+        identified. ``stop`` is called often; True ends the work early.
 
         Raises:
             LocalDiskError: a record can't be written.
@@ -195,7 +195,7 @@ class OutputFolder:
                     self._write(path, replace(record, origin=origin, number=number))
 
     def _write(self, path: Path, record: OutputRecord) -> None:
-        """Write the record of a known version, withdrawn if its line has withdrawn it; under the lock."""
+        """Write the record of a known version, as withdrawn if the line has withdrawn it; under the lock."""
         withdrawn = self._storage.read_lines().find(record.origin).withdrawn
         if (record.number, record.digest) in withdrawn:
             record = replace(record, withdrawn=True)
@@ -204,11 +204,11 @@ class OutputFolder:
     # Removal and links
 
     def tell_of_others(self, found: Mapping[Path, OutputRecord | None]) -> None:
-        """Log, once, that outputs stay which no follower made as far as their records say.
+        """Log, once, the outputs without a follower in their records; ``--keep`` leaves them.
 
         Args:
-            found: the outputs in the folder, each with its valid record. One that another follower has just
-                renamed has none yet.
+            found: the outputs in the folder, each with its valid record. An output just renamed by another
+                follower has none yet.
         """
         records = {path: record or self._storage.read_record(path) for path, record in found.items()}
         others = {path for path, record in records.items() if not (record and record.followed)}
@@ -224,7 +224,7 @@ class OutputFolder:
             )
 
     def remove(self, path: Path, record: OutputRecord) -> None:
-        """Remove an output and its record, unless another file took its name.
+        """Remove an output and its record, unless another file has taken the name.
 
         Raises:
             LocalDiskError: the file can't be removed.
@@ -236,29 +236,30 @@ class OutputFolder:
                 else:
                     path.unlink(missing_ok=True)
                 record_path(path, self.folder).unlink(missing_ok=True)
-                # Before its blocks serve another file: a power cut could give the name back without them.
+                # Before the freed blocks serve another file: a power cut could bring the name back with
+                # foreign bytes.
                 sync_folder(path.parent)
                 self._remove_empty(path.parent)
 
     def _remove_empty(self, folder: Path) -> None:
-        """Remove the folders that a template made for an output, as far as nothing else is in them."""
+        """Remove the now empty folders made by a template for an output."""
         with contextlib.suppress(OSError):
             while folder != self.folder:
                 folder.rmdir()
                 folder = folder.parent
 
     def begin(self, path: Path, origin: str | None, number: int) -> None:
-        """Record that an output is under way, where nothing has its name yet.
+        """Record an output under way, unless another file has the name already.
 
-        By that record the output is known as a follower's after a kill, and leftovers of one with a name of
-        its own are found.
+        After a kill, the record marks the output as a follower's, and leads to the leftovers of an output
+        with a name of its own.
 
         Raises:
             LocalDiskError: the record can't be written.
         """
         is_free = not os.path.lexists(path)  # first: another follower records before its file has the name
         known = self._storage.read_record(path)
-        # Without a file now, another follower's --keep has removed it since.
+        # Now without a file: another follower's --keep has removed it in between.
         followed = is_free or (known is not None and known.followed) or not os.path.lexists(path)
         (self._replaced.discard if followed else self._replaced.add)(path)
         if not is_free and (known or not is_named_record(record_path(path, self.folder).name)):
@@ -269,7 +270,7 @@ class OutputFolder:
             self._storage.write_record(path, record)
 
     def forget(self, path: Path) -> None:
-        """Remove the record of an output that was begun, and never got its name.
+        """Remove the record of an output begun and given up before its rename.
 
         Raises:
             LocalDiskError: the folder can't be written.
@@ -281,10 +282,10 @@ class OutputFolder:
                 self._remove_empty(path.parent)
 
     def clear_pending(self, is_over: Callable[[int], bool]) -> None:
-        """Remove what interrupted downloads left of outputs with names of their own.
+        """Remove leftovers of interrupted downloads into outputs with names of their own.
 
         Args:
-            is_over: whether downloads of the version with this number are of no use any more.
+            is_over: returns whether downloads of the version with this number have become useless.
 
         Raises:
             LocalDiskError: the folder can't be written.
@@ -298,16 +299,16 @@ class OutputFolder:
                     self._remove_empty(path.parent)
 
     def switch_link(self, name: str, target: str) -> None:
-        """Make a symbolic link in the folder name ``target``.
+        """Point a symbolic link in the folder at ``target``.
 
         Raises:
-            LocalDiskError: the link can't be made; something else has its name.
+            LocalDiskError: the link can't be made, or a file of another kind has the name.
         """
         with disk_errors("could not switch", self.folder / name), self._storage.locked():
             set_symlink(self.folder / name, target)
 
     def tidy(self) -> None:
-        """Remove records of files that have gone, and temporary files that a kill left.
+        """Remove records without files, and temporary files left by a kill.
 
         Raises:
             LocalDiskError: the folder can't be written.
@@ -321,9 +322,9 @@ class OutputFolder:
 def resume_point(outputs: OutputFolder, origin: str | None) -> int | None:
     """Return the number of a line after which versions are still to be announced; None for the newest only.
 
-    That is the number before a version whose announcing was cut off, or the number that ``latest`` names, or
-    the newest that was announced. Where a version of another line was announced last, the newest version of
-    this line is announced again: the program that loads versions has loaded the other line's since.
+    This is the number before a version whose announcement was cut off, or the number named by ``latest``, or
+    the newest one announced. If a version of another line was announced last, the newest version of this line
+    is announced again: the program has loaded the other line's version since.
 
     Raises:
         LocalDiskError: the folder can't be read.

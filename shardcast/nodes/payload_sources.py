@@ -1,4 +1,4 @@
-"""The payload that is sent to an origin elsewhere: a file, or a stream of which only the last bytes are kept.
+"""Payloads sent to an origin elsewhere: a file, or a stream with only its last bytes kept.
 
 A source hashes its bytes once, in order, in a thread beside the sending.
 """
@@ -24,12 +24,12 @@ from shardcast.file_identity import FileIdentity
 from shardcast.sharding.publishing import check_payload
 
 _CHUNK = 1 << 20
-"""Bytes that are read at a time."""
+"""Bytes read at a time."""
 _RETAINED = 32 << 20
-"""Bytes of a stream that one request sends at most; they are kept until the origin has them."""
+"""Maximum bytes of a stream in one request; they are kept until the origin has them."""
 _SEGMENT_SECONDS = 5.0
-"""Seconds that one request waits for bytes of a stream at most: within the pace of a listener, and often
-enough for the origin to know that the sender is there."""
+"""Maximum seconds for one request to wait for bytes of a stream: short enough for the pace rule of a
+listener, and for the origin to know the sender alive."""
 
 
 class PayloadSource(Protocol):
@@ -51,10 +51,10 @@ class PayloadSource(Protocol):
         """Return whether the payload is known to end at ``offset``."""
 
     async def seek(self, offset: int) -> None:
-        """Prepare to send from ``offset`` on, which is what the origin has; hash what comes before.
+        """Prepare to send from ``offset`` on, the origin's position; hash the bytes before.
 
         Raises:
-            TransferFailed: bytes from there on are not here any more.
+            TransferFailed: bytes from there on are no longer here.
             LocalDiskError: the payload can't be read.
         """
 
@@ -69,15 +69,15 @@ class PayloadSource(Protocol):
         """Return the digest in hex, once all bytes were yielded or skipped."""
 
     def check_unchanged(self) -> None:
-        """Check that the payload is still what was sent.
+        """Check that the payload did not change while it was sent.
 
         Raises:
-            PayloadChanged: it was written to.
+            PayloadChanged: the payload was modified.
         """
 
 
 class ReadSource(ABC):
-    """A payload on the disk to send, which another run can read again.
+    """A payload on the disk, readable again by a later run.
 
     Attributes:
         size: the bytes to send.
@@ -99,7 +99,7 @@ class ReadSource(ABC):
         return offset >= self.size
 
     async def seek(self, offset: int) -> None:
-        """Hash what the origin has already from an earlier run."""
+        """Hash the bytes sent by an earlier run."""
         while self._hashed < offset:
             await in_thread(self._next, self._hashed)
 
@@ -118,11 +118,11 @@ class ReadSource(ABC):
                     following.exception()
 
     def _next(self, offset: int) -> bytes:
-        """Read from ``offset`` on, and hash what was not hashed before; in a thread.
+        """Read from ``offset`` on, and hash the bytes not hashed before; in a thread.
 
         Raises:
-            PayloadChanged: the payload is not what it was.
-            LocalDiskError: it can't be read.
+            PayloadChanged: the payload differs from its state at the start.
+            LocalDiskError: the payload can't be read.
         """
         data = self._read(offset, min(_CHUNK, self.size - offset))
         if offset <= self._hashed < offset + len(data):
@@ -144,7 +144,7 @@ class FileSource(ReadSource):
 
     Attributes:
         path: the file.
-        size: its bytes when it was opened.
+        size: bytes of the file at the time of opening.
     """
 
     def __init__(self, path: Path) -> None:
@@ -152,7 +152,7 @@ class FileSource(ReadSource):
 
         Raises:
             PayloadMissing: there is no such file.
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file can't be read.
         """
         super().__init__()
         check_payload(path)
@@ -174,9 +174,9 @@ class FileSource(ReadSource):
         return self.path.name
 
     def key(self, **options: Any) -> str:
-        """Return the digest that another run of the same command finds its upload by.
+        """Return the digest by which a repeated command finds its earlier upload.
 
-        The digest of the whole payload decides at the end, so that this may err.
+        A wrong match does no harm: the digest of the whole payload decides at the end.
         """
         inode, size, mtime_ns = self._before[:3]
         words = [platform.node(), str(self.path.absolute()), inode, size, mtime_ns, options]
@@ -186,8 +186,8 @@ class FileSource(ReadSource):
         """Return bytes of the file.
 
         Raises:
-            PayloadChanged: the file is shorter than it was.
-            LocalDiskError: it can't be read.
+            PayloadChanged: the file has become shorter.
+            LocalDiskError: the file can't be read.
         """
         with disk_errors("could not read", self.path):
             data = os.pread(self._file.fileno(), length, offset)
@@ -196,10 +196,10 @@ class FileSource(ReadSource):
         return data
 
     def check_unchanged(self) -> None:
-        """Check that nothing wrote to the file since it was opened.
+        """Check that the file was not modified since the opening.
 
         Raises:
-            PayloadChanged: something did.
+            PayloadChanged: the file was modified.
         """
         with disk_errors("could not read", self.path):
             now = FileIdentity.from_stat(os.fstat(self._file.fileno()))
@@ -214,7 +214,7 @@ class FileSource(ReadSource):
 
 
 class StreamSource:
-    """A stream to send. The bytes that the origin may still lack are kept, at most 32 MiB.
+    """A stream to send; keeps the bytes not yet acknowledged by the origin, at most 32 MiB.
 
     Attributes:
         name: name of the payload.
@@ -223,12 +223,12 @@ class StreamSource:
     def __init__(
         self, name: str, read: Callable[[int], Awaitable[bytes]], segment_seconds: float = _SEGMENT_SECONDS
     ) -> None:
-        """Read nothing yet.
+        """Make a source; nothing is read yet.
 
         Args:
             name: name of the payload.
             read: returns the next bytes, at most so many; none at the end.
-            segment_seconds: seconds that one request waits for bytes at most.
+            segment_seconds: maximum seconds for one request to wait for bytes.
         """
         self.name = name
         self._read = read
@@ -241,7 +241,7 @@ class StreamSource:
 
     @property
     def size(self) -> int | None:
-        """Bytes of the stream; None before its end."""
+        """Bytes of the stream; None before the end."""
         return self._end if self._over else None
 
     @property
@@ -254,10 +254,10 @@ class StreamSource:
         return self._over and offset == self._end
 
     async def seek(self, offset: int) -> None:
-        """Drop what the origin has.
+        """Drop the bytes received by the origin.
 
         Raises:
-            TransferFailed: it lacks bytes that were dropped.
+            TransferFailed: the origin lacks bytes already dropped.
         """
         if not self._start <= offset <= self._end:
             raise TransferFailed(
@@ -268,7 +268,7 @@ class StreamSource:
             self._start += len(self._retained.popleft())
 
     async def chunks(self, offset: int) -> AsyncGenerator[bytes, None]:
-        """Yield what is retained from ``offset`` on, then what comes, for some seconds or 32 MiB."""
+        """Yield the retained bytes from ``offset`` on, then new ones, for some seconds or 32 MiB."""
         loop, position = asyncio.get_running_loop(), self._start
         deadline = loop.time() + self._segment_seconds
         for part in list(self._retained):
@@ -278,7 +278,7 @@ class StreamSource:
         while not self._over and self._end - self._start < _RETAINED:
             if self._reading is None:
                 self._reading = asyncio.ensure_future(self._read(_CHUNK))
-            # Not cancelled at the deadline: what it reads then goes out with the next request.
+            # Not cancelled at the deadline: the bytes still being read go out with the next request.
             await asyncio.wait([self._reading], timeout=max(0.0, deadline - loop.time()))
             if not self._reading.done():
                 return
@@ -300,7 +300,7 @@ class StreamSource:
         """Do nothing: the bytes of a stream are read once."""
 
     async def close(self) -> None:
-        """End a read that is under way."""
+        """End a read under way."""
         if self._reading:
             await cancel([self._reading])
             if not self._reading.cancelled():

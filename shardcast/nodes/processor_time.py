@@ -1,4 +1,4 @@
-"""The time that a thread has computed, or could not because other threads had the processors."""
+"""The time a thread has computed, or waited for a processor in use by other threads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 _SCHEDULED = Path("/proc/thread-self/schedstat")
-"""Nanoseconds that the calling thread ran, and that it waited for a processor; Linux has it."""
+"""Nanoseconds of the calling thread on a processor, and waiting for one (Linux only)."""
 
 
 def busy_seconds() -> float:
-    """Return the seconds in which the calling thread had something to compute, since it began.
+    """Return the seconds in which the calling thread had work to compute, since its start.
 
-    Where the system does not tell for how long threads waited for a processor, only those that it ran.
+    On systems without the time of waiting for a processor, only the time of running counts.
     """
     try:
         ran, waited = _SCHEDULED.read_text().split()[:2]

@@ -1,4 +1,4 @@
-"""Broadcasts into a data directory: each gets its number at once, and one is cut at a time."""
+"""Broadcasts into a data directory: each gets a number at once; cutting is one at a time."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from shardcast.store.versions import VersionFolders
 log = logging.getLogger(__name__)
 
 Cut = Callable[[OpenVersion, PublishProgress, ReserveBytes], Manifest]
-"""A function that cuts a payload into an open version, in a thread."""
+"""A function to cut a payload into an open version, in a thread."""
 Confirm = Callable[[], Awaitable[None]]
-"""Awaited before a version becomes complete; raises where its caller does not wait for it any more."""
+"""Awaited before a version becomes complete; raises if the caller no longer waits for the version."""
 CheckManifest = Callable[[Manifest], None]
-"""Called before ``Confirm`` with the manifest; raises where the payload is not what its sender says."""
+"""Called before ``Confirm`` with the manifest; raises if the payload differs from the sender's."""
 
 
 class PendingBroadcast:
     """One payload on its way to becoming a version.
 
     Attributes:
-        version: its name, ``v7``, fixed from the start.
-        state: its progress, shared with the thread that cuts it.
+        version: the version's name, ``v7``, fixed from the start.
+        state: the progress, shared with the cutting thread.
         task: carries the broadcast out.
-        started: whether its turn has come.
+        started: whether the turn of this broadcast has come.
     """
 
     def __init__(self, version: str) -> None:
@@ -79,7 +79,7 @@ class PendingBroadcast:
         self._aborted.set()
 
     async def wait_until_confirmed(self, confirm: Confirm | None) -> None:
-        """Wait until the caller has confirmed that the version shall be complete.
+        """Wait for the caller's confirmation, needed to complete the version.
 
         Raises:
             Cancelled: the broadcast was aborted meanwhile.
@@ -101,7 +101,7 @@ class PendingBroadcast:
         """Wait until the version is complete.
 
         Raises:
-            ShardcastError: the broadcast failed; its shards are discarded.
+            ShardcastError: the broadcast failed; all shards are discarded.
         """
         assert self.task
         await asyncio.shield(self.task)
@@ -123,7 +123,7 @@ class Publisher:
             folders: the version folders of the data directory.
             shard_size: bytes of a shard, unless a broadcast names another size.
             first_version: the lowest number to give.
-            digests: the whole digests that manifests carry; the distribution list shows the last of them.
+            digests: the whole digests in manifests; the distribution list shows the last one.
         """
         self._folders = folders
         self._shard_size = shard_size
@@ -149,21 +149,21 @@ class Publisher:
         mtimes: bool = True,
         checksum: bool = False,
     ) -> PendingBroadcast:
-        """Start a broadcast, behind those that were started before; see ``sharding.publishing.publish``.
+        """Start a broadcast, to run after all earlier ones; see ``sharding.publishing.publish``.
 
         Args:
             path: the payload.
             shard_size: bytes of a shard; None for the usual ones.
             metadata: carried to readers in the manifest's header.
-            copy: whether shards are files of their own; else they are parts of the payload's file, where that
-                can be linked or cloned.
+            copy: whether shards are files of their own; else they are parts of the payload's file, if the
+                file can be linked or cloned.
             confirm: awaited before the version becomes complete.
-            name: the payload's name in the manifest; empty for its file's.
+            name: the payload's name in the manifest; empty for the file's name.
             check: called with the manifest before ``confirm``.
-            exclude: patterns of the paths in a folder that are left out.
+            exclude: patterns of the paths to leave out of a folder.
             mtimes: whether times of a folder's files are published; else all are 0.
-            checksum: whether to read all files of a folder; else those that look as in its last version are
-                known.
+            checksum: whether to read all files of a folder; else files unchanged since the last version are
+                not read.
 
         Raises:
             PayloadMissing: there is no such file or folder.
@@ -200,10 +200,10 @@ class Publisher:
         check: CheckManifest | None = None,
         as_folder: bool = False,
     ) -> PendingBroadcast:
-        """Start to broadcast a stream while it comes; ``PendingBroadcast.cancel`` aborts it.
+        """Start to broadcast a stream while it comes; ``PendingBroadcast.cancel`` aborts the broadcast.
 
         Args:
-            source: an unbuffered file, read to its end and closed then.
+            source: an unbuffered file, read to the end and then closed.
             name: the payload's name.
             shard_size: bytes of a shard; None for the usual ones.
             metadata: carried to readers in the manifest's header.
@@ -239,10 +239,10 @@ class Publisher:
         confirm: Confirm | None = None,
         check: CheckManifest | None = None,
     ) -> PendingBroadcast:
-        """Start to broadcast a folder whose tar comes from elsewhere, or has come; see ``publish_stream``.
+        """Start to broadcast a folder from a tar, already here or still coming; see ``publish_stream``.
 
         Args:
-            source: an unbuffered file with list and tar, read to its end and closed then; or the path of the
+            source: an unbuffered file with list and tar, read to the end and then closed; or the path of the
                 tar.
             folder: the folder.
             shard_size: bytes of a shard; None for the usual ones.
@@ -308,7 +308,7 @@ class Publisher:
         """Check that ``close`` was not called.
 
         Raises:
-            NodeEnding: it was.
+            NodeEnding: ``close`` was called.
         """
         if self._is_closed:
             raise NodeEnding(f"{source} is not published: its publisher is ending; broadcast it again")
@@ -323,7 +323,7 @@ class Publisher:
         confirm: Confirm | None,
         check: CheckManifest | None,
     ) -> None:
-        """Publish when the broadcasts before this one have ended, and log how it went.
+        """Publish after the end of all earlier broadcasts, and log the result.
 
         Raises:
             NodeEnding: ``close`` was called meanwhile.
@@ -366,7 +366,7 @@ class Publisher:
         confirm: Confirm | None,
         check: CheckManifest | None,
     ) -> Manifest:
-        """Cut a payload into a new version; discard the version if that fails."""
+        """Cut a payload into a new version; discard the version on failure."""
         broadcast.started = True
         if broadcast.state.cancelled:
             raise Cancelled(f"{broadcast.version} was called off")

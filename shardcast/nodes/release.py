@@ -16,9 +16,9 @@ from shardcast.sizes import format_size
 from shardcast.transfer.limits import NeighbourProgress
 
 NEIGHBOURS = "neighbours"
-"""What ``Release.received`` calls the other clients that a sharing client exchanges pieces with."""
+"""Key in ``Release.received`` for the other clients, the partners of a sharing client in exchanges."""
 _LONGEST_ORIGIN = 64
-"""Characters of an origin id that people are told."""
+"""Characters of an origin id shown to people."""
 _LONGEST_NAME = 60
 """Characters of a payload's name in an ``Offered`` as text."""
 _LONGEST_PATH = 200
@@ -27,11 +27,11 @@ _LONGEST_PATH = 200
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Offered:
-    """A version that the servers offer.
+    """A version offered by the servers.
 
     Attributes:
-        listing: its line in the distribution list.
-        header: of its manifest; None where no server has a manifest.
+        listing: the version's line in the distribution list.
+        header: of the manifest; None where no server has a manifest.
         size: bytes of the payload; None where no server tells.
     """
 
@@ -47,25 +47,25 @@ class Offered:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Its tags; empty where no server tells them."""
+        """The version's tags; empty where no server tells them."""
         return self.header.tags if self.header else ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Release:
-    """A version that was downloaded and verified.
+    """A downloaded and verified version.
 
     Attributes:
-        version: its name.
+        version: the version's name.
         path: the file.
-        manifest: of its payload.
-        seconds: that the download took.
-        received: bytes that came from each server, by its URL; of a client that shares also those that came
-            from its neighbours in the swarm, all together, as ``neighbours``.
-        new_line: whether it is the first of a line other than the one announced before in its folder: its
-            number says nothing about the versions that were followed before.
-        neighbours: how many neighbours there were at the end, and what they sent and got by then; None where
-            the client does not share.
+        manifest: of the payload.
+        seconds: duration of the download.
+        received: bytes received from each server, by URL; for a sharing client also the bytes from all
+            neighbours in the swarm together, as ``neighbours``.
+        new_line: whether the version is the first of another line than the one announced before in this
+            folder: the number says nothing about the versions followed before.
+        neighbours: number of neighbours at the end, and bytes received from and sent to them; None for a
+            client without sharing.
     """
 
     version: str
@@ -83,28 +83,28 @@ class Release:
 
     @property
     def origin(self) -> str | None:
-        """The origin id of its line; None for versions of nodes without an id."""
+        """The origin id of the version's line; None for versions of nodes without an id."""
         return self.manifest.header.origin
 
     @property
     def digest(self) -> str:
-        """The payload's digest, as the distribution list shows it: BLAKE3 where the origin lists that."""
+        """The payload's digest, as shown in the distribution list: BLAKE3 if the origin lists BLAKE3."""
         digests = self.manifest.digests
         return digests.get("blake3") or digests["sha256"]
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The tags that its publisher gave it."""
+        """The tags given by the publisher."""
         return self.manifest.header.tags
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """The JSON object that its publisher gave it, with the tags as ``tags``."""
+        """The JSON object given by the publisher, with the tags as ``tags``."""
         return self.manifest.header.metadata
 
     @property
     def files(self) -> tuple[ContainedFile, ...]:
-        """The entries of a folder, in the order of their paths; empty for a version that is a file."""
+        """The entries of a folder, in the order of their paths; empty for a file."""
         return tuple(contained_files(self.manifest))
 
     @property
@@ -114,8 +114,8 @@ class Release:
 
 
 def origin_name(origin: str | None) -> str:
-    """Return an origin id as people and hooks are told it; "none" for versions of nodes without an id.
+    """Return an origin id for people and hooks; "none" for versions of nodes without an id.
 
-    Any server can make an id up, so only printable characters are passed on.
+    Only printable characters are passed on, since any server can make up an id.
     """
     return one_line(origin or "none", _LONGEST_ORIGIN)

@@ -1,4 +1,4 @@
-"""The folder of a following client: the ``latest`` link, and which versions stay in it."""
+"""The folder of a following client: the ``latest`` link, and the removal of old versions."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from shardcast.store.output_part import clear_abandoned
 log = logging.getLogger(__name__)
 
 _OLD = 24 * 3600.0
-"""Seconds after which files that an interrupted download left go, whichever version they are of."""
+"""Seconds after which leftovers of interrupted downloads are removed, of whichever version."""
 
 
 def check_keep(keep: int | None) -> None:
-    """Check how many versions a program asks to keep.
+    """Check a program's number of versions to keep.
 
     Raises:
-        UsageError: it is no number of versions.
+        UsageError: ``keep`` is no number of versions.
     """
     if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
         raise UsageError(f"keep={keep!r} is no number of versions; write 1 or more, or None for all")
@@ -51,7 +51,7 @@ def check_folder(output_dir: Path) -> None:
     """Check that versions can be put into a folder, now rather than after a download.
 
     Raises:
-        LocalDiskError: they can't, or ``latest`` is no symbolic link.
+        LocalDiskError: the folder can't be written, or ``latest`` is no symbolic link.
     """
     with disk_errors("could not write", output_dir):
         make_folder(output_dir)
@@ -66,7 +66,7 @@ def check_folder(output_dir: Path) -> None:
 
 
 def can_link(output_dir: Path) -> bool:
-    """Return whether ``latest`` can be a link in a folder; log the reason where it can't."""
+    """Return whether ``latest`` can be a link in a folder; log the reason if not."""
     try:
         check_folder(output_dir)
     except LocalDiskError as error:
@@ -76,18 +76,18 @@ def can_link(output_dir: Path) -> bool:
 
 
 def can_resume(output_dir: Path) -> bool:
-    """Return whether a link in a folder tells where the last run ended.
+    """Return whether a link in a folder shows the end of the last run.
 
-    Without a link, or where its file has gone, a run begins with the newest version again.
+    Without a link, or with a link to a removed file, a run begins with the newest version again.
     """
     return any((output_dir / link).exists() for link in (LATEST_LINK, UNDER_WAY_LINK))
 
 
 def start_announcing(outputs: OutputFolder, release: Release) -> bool:
-    """Make ``latest`` name a version, and remove parts of interrupted downloads.
+    """Point ``latest`` at a version, and remove parts of interrupted downloads.
 
-    ``latest`` stays where it names a newer version of the same line. The caller calls ``finish_announcing``
-    once its hook has ended.
+    ``latest`` stays if it names a newer version of the same line. After its hook, the caller calls
+    ``finish_announcing``.
 
     Returns:
         False, with nothing done, when the publisher withdrew the version meanwhile.
@@ -113,10 +113,10 @@ def start_announcing(outputs: OutputFolder, release: Release) -> bool:
 
 
 def previous_output(outputs: OutputFolder, release: Release) -> Path | None:
-    """Return the output that came before a release; None where there is none.
+    """Return the output before a release; None where there is none.
 
-    That is the one that ``latest`` names before the release is announced. Where a kill cut the announcing
-    off, ``latest`` names the release itself: then the next older version in the folder.
+    Before the announcement, ``latest`` names this output. If a kill interrupted the announcement, ``latest``
+    names the release itself: then return the next older version in the folder.
 
     Raises:
         LocalDiskError: the folder can't be read.
@@ -129,9 +129,9 @@ def previous_output(outputs: OutputFolder, release: Release) -> Path | None:
 
 
 def _clear_leftovers(folder: Path, number: int) -> None:
-    """Remove parts of downloads of versions before ``number``, and parts that lay here for a day.
+    """Remove parts of downloads of versions before ``number``, and all parts older than a day.
 
-    The latter may have a number that the line followed now never reaches.
+    An old part may have a number never reached by the line followed now.
     """
     with disk_errors("could not tidy", folder):
         for entry in folder.iterdir():
@@ -152,8 +152,8 @@ def _is_old(entry: Path) -> bool:
 def _keep_newest(outputs: OutputFolder, keep: int, announced: Path) -> None:
     """Remove all but the newest ``keep`` versions of each line, never the one just announced.
 
-    Only outputs go that a follower made, as their records say. Others are told of, once a run. While another
-    follower's hook runs for this folder, or one that outlived its follower, nothing goes.
+    Only outputs with a follower in their records go; others are logged once a run. Nothing goes while a hook
+    of another follower, or one that outlived its follower, runs for this folder.
     """
     stay = {announced, *(_named_by(outputs.folder / link) for link in (LATEST_LINK, UNDER_WAY_LINK))}
     lines: dict[str | None, list[tuple[int, Path, OutputRecord]]] = {}
@@ -189,7 +189,7 @@ def _without_hook(folder: Path) -> Iterator[bool]:
 
 
 def _named_by(link: Path) -> Path | None:
-    """Return the output that a link names; None where there is no link."""
+    """Return the output named by a link; None without a link."""
     try:
         return path_below(link.parent, str(link.readlink()))
     except OSError:  # there is no link
@@ -201,8 +201,8 @@ def finish_announcing(
 ) -> None:
     """Note that a version was announced: ``start_announcing`` was called, and the hook has ended.
 
-    Then all but the newest ``keep`` versions of each line go. Not before: until the hook has ended, a program
-    may use the version that came before.
+    Then remove all but the newest ``keep`` versions of each line. Not earlier: until the end of the hook, a
+    program may use the version before.
 
     Raises:
         LocalDiskError: the folder can't be written.
@@ -218,13 +218,13 @@ def finish_announcing(
 
 
 def restore_latest(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] | None:
-    """Make ``latest`` name a good version again after a withdrawal (``mark_withdrawn``).
+    """Point ``latest`` at a good version again after a withdrawal (``mark_withdrawn``).
 
-    Nothing changes while ``latest`` names a good version. Else it names the newest good version of the line
-    that was announced or came before the withdrawn one; where there is none, the link goes.
+    Nothing changes while ``latest`` names a good version. Else the link gets the newest good version of the
+    line announced already or older than the withdrawn one; without such a version, the link is removed.
 
     Returns:
-        The number and file of the version that ``latest`` names now; None when it is gone.
+        The number and file of the version now named by ``latest``; None without a link.
 
     Raises:
         LocalDiskError: the folder can't be written.

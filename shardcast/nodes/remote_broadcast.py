@@ -45,11 +45,11 @@ log = logging.getLogger(__name__)
 _BACKOFF = Backoff(0.2, 5.0)
 """Seconds between two attempts to go on."""
 _TURN_SECONDS = 600.0
-"""Seconds for which a live broadcast waits for earlier ones to end, as at the origin itself."""
+"""Seconds for a live broadcast to wait for earlier ones, as at the origin itself."""
 _LOOK_AGAIN = 1.0
-"""Seconds between two looks at whether its turn has come."""
+"""Seconds between two questions whether the broadcast's turn has come."""
 _FAREWELL_SECONDS = 5.0
-"""Seconds for one request that has an upload forgotten."""
+"""Seconds for one request to make the origin forget an upload."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class RemoteProgress:
     """Progress of a broadcast to an origin elsewhere.
 
     Attributes:
-        version: its name; None before the origin has given it.
-        done: bytes that the origin has.
-        size: bytes of the payload; None while they are not known.
+        version: the version's name; None before the origin has given one.
+        done: bytes received by the origin.
+        size: bytes of the payload; None while unknown.
         cut: whether the origin has all bytes, and publishes them.
         waits: whether earlier broadcasts go first.
     """
@@ -82,18 +82,18 @@ async def broadcast_to(
     on_complete: Callable[[str], None] = lambda version: None,
     timeout: float = HTTP_TIMEOUT,
 ) -> str:
-    """Send a payload to an origin, and return the name of the version once it is complete.
+    """Send a payload to an origin, and return the name of the complete version.
 
-    A caller that is killed before ``on_complete`` returned learns the same version when it sends the same
+    After a kill before the return of ``on_complete``, a caller learns the same version by sending the same
     file again; nothing is published twice.
 
     Args:
         server: the URL of the origin.
         source: the payload.
-        announcement: its announcement.
-        access: what the origin is shown, and what is required of it.
-        uploads: limit of the bytes that are sent; None for no limit.
-        on_progress: called with each step, and with each MiB that goes out.
+        announcement: the announcement of the payload.
+        access: tokens shown to the origin, and TLS required of the origin.
+        uploads: limit of sent bytes; None for no limit.
+        on_progress: called at each step, and for each MiB sent.
         on_complete: called with the version's name, before the origin may forget the upload.
         timeout: seconds without progress of one request.
 
@@ -110,7 +110,7 @@ async def broadcast_to(
 
 
 class PayloadSender:
-    """One payload on its way to an origin elsewhere."""
+    """A sender of one payload to an origin elsewhere."""
 
     def __init__(
         self,
@@ -122,15 +122,15 @@ class PayloadSender:
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
-        """Send nothing yet.
+        """Make a sender; nothing is sent yet.
 
         Args:
             client: the origin.
             source: the payload.
-            announcement: its announcement.
+            announcement: the announcement of the payload.
             on_progress: called with the progress.
-            clock: seconds.
-            random: spreads the attempts.
+            clock: returns seconds.
+            random: spreads attempts over time.
         """
         self._client = client
         self._source = source
@@ -145,10 +145,10 @@ class PayloadSender:
         self._lost_since: float | None = None
 
     async def run(self, on_complete: Callable[[str], None] = lambda version: None) -> str:
-        """Send the payload, and return the version's name once it is complete and ``on_complete`` has it.
+        """Send the payload, and return the version's name after ``on_complete`` has returned.
 
         Raises:
-            ShardcastError: as ``broadcast_to`` does.
+            ShardcastError: as for ``broadcast_to``.
         """
         try:
             version = await self._retry()
@@ -158,13 +158,14 @@ class PayloadSender:
                 await self._forget()
             raise
         on_complete(version)
-        # An origin that restarts in this moment would keep its record, and tell the next run of the same
-        # command of this version instead of publishing a new one.
+        # With patience: an origin in the middle of a restart would keep its record of the upload, and answer
+        # the next
+        # run of the same command with this version instead of publishing a new one.
         await self._forget(patience=UNREACHABLE_AT_START)
         return version
 
     async def _retry(self) -> str:
-        """Go on after each failure that may pass, until the origin was lost for too long."""
+        """Continue after each passing failure, until the origin was unreachable for too long."""
         while True:
             try:
                 return await self._go_on()
@@ -184,11 +185,11 @@ class PayloadSender:
             self._failures += 1
 
     async def _go_on(self) -> str:
-        """Carry the broadcast on from where the origin stands, to its end.
+        """Continue the broadcast from the origin's position to the end.
 
         Raises:
-            WrongOffset: the origin stands elsewhere by now.
-            ShardcastError: it failed.
+            WrongOffset: the origin's position has changed.
+            ShardcastError: the broadcast failed.
         """
         status = await self._stand()
         status = await self._await_turn(status)
@@ -206,7 +207,7 @@ class PayloadSender:
         return await self._finish(status)
 
     async def _stand(self) -> UploadStatus:
-        """Return where the upload stands; it begins where there is none."""
+        """Return the status of the upload; begin the upload if there is none."""
         if self._upload is None:
             status = await self._client.begin(self._announcement)
             self._upload = status.upload
@@ -218,10 +219,10 @@ class PayloadSender:
         return self._note(status)
 
     async def _check_folder(self, status: UploadStatus) -> None:
-        """Check that the origin takes a folder as one.
+        """Check that the origin publishes a folder as a folder.
 
         Raises:
-            UploadRefused: it knows no folders, and would publish list and tar as one file.
+            UploadRefused: the origin knows no folders, and would publish list and tar as one file.
         """
         if self._announcement.folder and not status.is_folder:
             await self._forget()
@@ -263,10 +264,10 @@ class PayloadSender:
         self._source.check_unchanged()
         return await self._client.confirm(status.upload)
 
-    # What is known
+    # State
 
     def _note(self, status: UploadStatus) -> UploadStatus:
-        """Keep what the origin tells; any advance ends an outage."""
+        """Keep the origin's answer; any advance ends an outage."""
         if status.offset > self._done or status.version != self._version:
             self._recover()
         self._done, self._version = status.offset, status.version
@@ -289,12 +290,12 @@ class PayloadSender:
                 self._tell(RemoteProgress(self._version, offset, self._source.size))
 
     async def _forget(self, patience: float = 0.0) -> None:
-        """Have the origin forget the upload.
+        """Make the origin forget the upload.
 
-        The origin forgets it by itself after an hour, so a failure is only told.
+        A failure is only logged, since the origin forgets an upload after an hour without this request.
 
         Args:
-            patience: seconds for which an origin that can't be reached is asked again.
+            patience: seconds of repeated requests to an unreachable origin.
         """
         if self._upload is None:
             return

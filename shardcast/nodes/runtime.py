@@ -25,12 +25,12 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _LIBUV_THREADS = 4
-"""Threads that libuv starts at its first look-up of a name."""
+"""Threads started by libuv for its first name look-up."""
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 _TOLD_AGAIN = 60.0
-"""Seconds until it is logged again that no connection is accepted."""
+"""Seconds until a lack of descriptors or memory for connections is logged again."""
 _THREADS = 6
-"""Threads that hash, write and fsync; more than four writers on one file only wait for each other."""
+"""Threads for hashing, writing and fsync; more than four writers on one file only wait for each other."""
 _FEW_THREADS = 2
 """The same where the system gives few threads: receiving shards needs some, too."""
 
@@ -42,9 +42,9 @@ class Terminated(KeyboardInterrupt):
 def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
     """Run a coroutine to its end on an event loop of its own.
 
-    A node that serves runs on asyncio's own loop, which has sendfile; a command that only receives can run
-    on uvloop (``fast_loop``; docs/performance.md has the figures). The library doesn't: uvloop starts
-    threads, and a process that forks later doesn't survive these.
+    A serving node runs on asyncio's own loop, for its sendfile; a receiving command can run on uvloop
+    (``fast_loop``; figures in docs/performance.md). The library does not use uvloop: uvloop starts threads,
+    and a process with threads may not survive a later fork.
 
     Raises:
         KeyboardInterrupt: the process was told to end (SIGINT, SIGTERM).
@@ -95,7 +95,7 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel the tasks left on a loop, wait for its threads, and close it."""
+    """Cancel the tasks left on a loop, wait for the loop's threads, and close the loop."""
     try:
         leftover = asyncio.all_tasks(loop)
         for task in leftover:
@@ -111,7 +111,7 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
 class _Shortage:
     """A log of shortages: the system lacks a descriptor or memory for a new connection.
 
-    Until it has that again no connection is accepted, and asyncio logs that in debug mode only.
+    No connection is accepted during a shortage, and asyncio logs this in debug mode only.
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class _Shortage:
 
 
 def _new_loop(fast: bool) -> asyncio.AbstractEventLoop:
-    """Return a new event loop: uvloop's if ``fast`` and it can be loaded, else asyncio's."""
+    """Return a new event loop: uvloop's if ``fast`` and uvloop can be loaded, else asyncio's."""
     if fast and sys.platform != "win32":
         try:
             import uvloop
@@ -138,7 +138,7 @@ def _new_loop(fast: bool) -> asyncio.AbstractEventLoop:
             log.debug("uvloop is not used: %s", error)
         else:
             loop = uvloop.new_event_loop()
-            # The first look-up starts libuv's threads: now, before other code takes those that are left.
+            # The first look-up starts libuv's threads: do it now, before other code takes the last threads.
             loop.run_until_complete(loop.getnameinfo(("127.0.0.1", 0), _NUMERIC))
             return loop
     return asyncio.new_event_loop()
@@ -147,8 +147,8 @@ def _new_loop(fast: bool) -> asyncio.AbstractEventLoop:
 def _can_start(count: int) -> bool:
     """Return whether the system gives this process so many more threads now.
 
-    libuv doesn't ask: where it does not get the threads for its look-ups, it aborts the process (exit code
-    134) without a message.
+    libuv doesn't check: without threads for its look-ups, libuv aborts the process (exit code 134) without a
+    message.
     """
     done = threading.Event()
     started: list[threading.Thread] = []
@@ -168,7 +168,7 @@ def _can_start(count: int) -> bool:
 
 @functools.cache
 def callers_file_limit() -> int:
-    """Return how many open files this process may have had at its start; called before that is raised."""
+    """Return the limit of open files at the start of this process; call before the limit is raised."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
@@ -181,7 +181,7 @@ def raise_file_limit() -> None:
 
 
 async def wait_for_exit(pid: int) -> None:
-    """Wait until the parent process, which had this id when it started this one, has ended."""
+    """Wait until the parent process has ended; ``pid`` is the parent's id at the start of this process."""
     loop = asyncio.get_running_loop()
     if os.getppid() != pid:
         return

@@ -1,4 +1,4 @@
-"""The pieces of a folder that a sharing client receives or has, for its neighbours."""
+"""The pieces of a folder received or held by a sharing client, for its neighbours."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from shardcast.store.output_pieces import OutputPieces
 from shardcast.swarm.links import GivenPiece
 
 _MAX_OPEN = 16
-"""Large files that are kept open for neighbours."""
+"""Large files kept open for neighbours."""
 _MAX_BUILT = 64
-"""Pieces that were built of small files and are kept in memory for neighbours: 16 MiB."""
+"""Pieces built of small files and kept in memory for neighbours: 16 MiB."""
 
 
 class SharedFolderOutput:
@@ -45,11 +45,11 @@ class SharedFolderOutput:
 
     @property
     def unchanged(self) -> bool:
-        """Whether the folder still has its name; each piece is looked at when it is given."""
+        """Whether the folder still has its name; single pieces are checked in ``find``."""
         return self._pieces.unchanged
 
     def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
-        """Return a piece; None where its bytes are not those that were verified any more."""
+        """Return a piece; None if the bytes have changed since their verification."""
         placed = self._place(shard)
         try:
             if placed.index is None:
@@ -61,17 +61,17 @@ class SharedFolderOutput:
         return GivenPiece(file, placed.file_offset + start, length, is_unchanged) if is_unchanged() else None
 
     def _place(self, shard: int) -> FolderShard:
-        """Return where a shard lies; the list of a folder that is written file by file grows meanwhile."""
+        """Return the place of a shard; the list of a folder written file by file grows meanwhile."""
         entries = len(self._pieces.layout.table)
         if entries != self._entries:
             self._placed, self._entries = list(self._pieces.layout.shards()), entries
         return self._placed[shard - 1]
 
     def _open(self, index: int) -> BinaryIO:
-        """Return a large file, opened.
+        """Return an open large file.
 
         Raises:
-            OSError: it can't be opened.
+            OSError: the file can't be opened.
         """
         file = self._large.pop(index, None)
         if file is None:
@@ -82,7 +82,7 @@ class SharedFolderOutput:
         return file
 
     def _build(self, shard: int, start: int, length: int) -> GivenPiece | None:
-        """Return a piece of headers and small files in a file in memory; None where it is not right.
+        """Return a piece of headers and small files, as a file in memory; None if the digest is wrong.
 
         Raises:
             OSError: a file can't be read, or this process has no descriptor left.
@@ -102,7 +102,7 @@ class SharedFolderOutput:
         return GivenPiece(file, 0, length)
 
     def complete(self, found: os.stat_result | None) -> None:
-        """Do nothing: the folder's files are known when it gets its name (``FolderPieces.mark_named``)."""
+        """Do nothing: the folder's files are recorded at its rename (``FolderPieces.mark_named``)."""
 
     def close(self) -> None:
         """Close all files."""
@@ -114,7 +114,7 @@ class SharedFolderOutput:
 
 
 def shared_pieces(opened: OutputPieces | FolderPieces, live: LiveManifest) -> SharedPieces:
-    """Return the pieces of a client's output, which is a file or a folder."""
+    """Return the pieces of a client's output, a file or a folder."""
     if isinstance(opened, FolderPieces):
         return SharedFolderOutput(opened, live.shards, live.header.piece_size)
     return SharedOutput(opened, live.shards)

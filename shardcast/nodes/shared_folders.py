@@ -1,4 +1,4 @@
-"""The versions that a middle shares: those whose swarms it is a member of."""
+"""The versions shared by a middle: one for each of its memberships in swarms."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from shardcast.upstream.announcer import Membership
 log = logging.getLogger(__name__)
 
 _BEGUN_SECONDS = 0.1
-"""Seconds that a fetch waits for its version to be shared, and then for a first answer: what it fetches from
-the servers before that, other members fetch too."""
+"""Seconds for a fetch to wait until its version is shared, and then for a first answer: bytes fetched from
+the servers before that are fetched by the other members too."""
 _MIN_SIZE = 4 << 20
-"""Bytes of a version below which it is fetched at once."""
+"""Bytes of a version below which the fetch starts at once."""
 _LOOK = 0.25
-"""Seconds between two looks at what to share, where nothing tells of a change."""
+"""Seconds between two looks at the versions to share, in the absence of a notification."""
 
 
 class SharedFolders:
-    """The versions of a middle's folders that are shared now, each as long as its membership lasts."""
+    """The shared versions of a middle's folders, each as long as its membership lasts."""
 
     def __init__(self, folders: VersionFolders, sharing: Sharing, memberships: Memberships) -> None:
         """Share nothing yet.
@@ -98,7 +98,7 @@ class SharedFolders:
             await asyncio.Event().wait()  # until the membership ends: it would fail again
 
     def handed(self, version: str) -> int | None:
-        """Return the pieces of a version that servers handed out to this middle; None for all it has."""
+        """Return the number of pieces of a version handed to this middle by servers; None for all it has."""
         for shared, live in self._shared.values():
             if live.version == version and not shared.is_complete:
                 return shared.exchange.receipts.handed or None
@@ -112,10 +112,10 @@ class SharedFolders:
 
         Args:
             transfer: the fetch.
-            sources: the URLs of the servers that it asks.
+            sources: the URLs of the servers asked by the fetch.
 
         Yields:
-            The version as it is shared; None for one that is not.
+            The shared version; None for a version not shared.
         """
         size = transfer.manifest.header.size
         found = await self._wait_for(transfer.manifest) if size is None or size >= _MIN_SIZE else None
@@ -128,7 +128,7 @@ class SharedFolders:
             yield shared
 
     async def _wait_for(self, live: LiveManifest) -> tuple[Membership, SharedVersion] | None:
-        """Return the shared version that a manifest describes; None where it is not shared in time."""
+        """Return the shared version of a manifest; None if the version is not shared in time."""
         until = asyncio.get_running_loop().time() + _BEGUN_SECONDS
         self._memberships.look()
         while True:

@@ -14,7 +14,7 @@ from shardcast.store.output_pieces import OutputPieces
 from shardcast.swarm.links import GivenPiece
 
 _MAX_OPEN = 16
-"""Files of shards that are kept open for neighbours."""
+"""Files of shards kept open for neighbours."""
 
 
 class SharedPieces(Protocol):
@@ -22,13 +22,13 @@ class SharedPieces(Protocol):
 
     @property
     def unchanged(self) -> bool:
-        """Whether the files still have the bytes that were verified."""
+        """Whether the files still have the verified bytes."""
 
     def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
-        """Return a verified piece of a shard; None where it is not there any more."""
+        """Return a verified piece of a shard; None where the piece has gone."""
 
     def complete(self, found: os.stat_result | None) -> None:
-        """Note that all of the version is here; ``found``: the state of the output when it got its name."""
+        """Note that the whole version is here; ``found`` is the state of the output at its rename."""
 
     def close(self) -> None:
         """Close the files."""
@@ -38,24 +38,24 @@ class SharedOutput:
     """The pieces in the output of a client."""
 
     def __init__(self, output: OutputPieces, shards: Sequence[Shard]) -> None:
-        """Give pieces of ``output``; ``shards`` are those of its version by now."""
+        """Give pieces of ``output``; ``shards`` are the version's shards so far."""
         self._output = output
         self._shards = shards
 
     @property
     def unchanged(self) -> bool:
-        """Whether the output still has the bytes that were verified."""
+        """Whether the output still has the verified bytes."""
         return self._output.unchanged
 
     def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
-        """Return a piece, unless the output was changed since it was verified."""
+        """Return a piece, unless the output was changed since its verification."""
         if not self._output.unchanged:
             return None
         offset = self._shards[shard - 1].offset + start
         return GivenPiece(self._output.file, offset, length, lambda: self._output.unchanged)
 
     def complete(self, found: os.stat_result | None) -> None:
-        """Note the state of the output when it got its name; from then on it is the user's."""
+        """Note the state of the output at its rename; from then on the output belongs to the user."""
         if found is not None:
             self._output.mark_named(found)
 
@@ -79,7 +79,7 @@ class SharedFolder:
         return self._shelf.has(self._version)
 
     def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
-        """Return a piece of a shard that is here or arriving; None where its file can't be opened."""
+        """Return a piece of a local or arriving shard; None if the file can't be opened."""
         opened = self._open.get(shard)
         if opened is None:
             try:
@@ -97,10 +97,10 @@ class SharedFolder:
         """Open the file of a shard.
 
         Returns:
-            The file, the offset of the shard in it, and what closes it.
+            The file, the offset of the shard in the file, and a stack to close the file with.
 
         Raises:
-            OSError: it can't be opened.
+            OSError: the file can't be opened.
         """
         with ExitStack() as stack:
             span = self._shelf.shard(self._version, shard)

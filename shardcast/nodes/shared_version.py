@@ -1,4 +1,4 @@
-"""One version that a client shares: while it downloads it, and after that."""
+"""One version shared by a client, during and after the download."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from shardcast.upstream.announcer import Membership
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
-"""Seconds between two looks at how to fetch, and at whether the output is still what was verified."""
+"""Seconds between two looks: at how to fetch, and at whether the output has changed."""
 
 
 class SharedVersion:
-    """The exchange of one version, its neighbours, and the download that it helps.
+    """The exchange of one version, the neighbours, and the download helped by them.
 
     Attributes:
         exchange: the exchange.
-        neighbours: its neighbours.
-        is_complete: whether all of the version is here.
-        over: set once the version is shared no more.
+        neighbours: the neighbours of the version.
+        is_complete: whether the whole version is here.
+        over: set at the end of sharing.
         pieces: the pieces to give.
     """
 
@@ -53,10 +53,10 @@ class SharedVersion:
         """Share a version.
 
         Args:
-            live: its manifest.
+            live: the version's manifest.
             pieces: the pieces to give.
             exchange: the exchange.
-            neighbours: its neighbours.
+            neighbours: the neighbours of the version.
             find_ranges: returns the version's ranges at a server, by the server's URL.
             seed_for: seconds for which to share after the download; None for no end.
         """
@@ -83,12 +83,12 @@ class SharedVersion:
         self._tasks = [exchanging, *others]
 
     async def help(self, transfer: Transfer, sources: Iterable[str], membership: Membership) -> None:
-        """Fetch by exchanging pieces whenever that is the better way, until all is here.
+        """Fetch by exchanging pieces whenever this is the better way, until the version is complete.
 
         Args:
             transfer: the download.
-            sources: the URLs of the servers that offer the version.
-            membership: of its swarm.
+            sources: the URLs of the servers with the version.
+            membership: in the version's swarm.
         """
         for url in sources:
             pause = first_ask(membership.members, self._random)
@@ -113,7 +113,7 @@ class SharedVersion:
             transfer.resume()
 
     def count_servers(self) -> None:
-        """Count for the download what servers handed out since the last time."""
+        """Add bytes handed out by servers since the last call to the download's counts."""
         if self._transfer is None:
             return
         for url, size in self.exchange.receipts.by_server.items():
@@ -134,39 +134,39 @@ class SharedVersion:
 
     @property
     def version(self) -> str:
-        """Its name."""
+        """The version's name."""
         return self._live.version
 
     @property
     def size(self) -> int | None:
-        """The bytes of it; None while unknown."""
+        """The bytes of the version; None while unknown."""
         return self._live.manifest.size if self._live.manifest else self._live.header.size
 
     @property
     def origin(self) -> str | None:
-        """The origin id of its line."""
+        """The origin id of the version's line."""
         return self._live.header.origin
 
     @property
     def here(self) -> int:
-        """The verified bytes of it that are here."""
+        """The number of verified bytes here."""
         if self.is_complete or self._transfer is None:
             return (self.size or 0) if self.is_complete else 0
         return self._transfer.progress.done
 
     def received(self) -> dict[str, int]:
-        """Return the bytes that came from each server, by URL; empty where nothing was fetched."""
+        """Return the bytes received from each server, by URL; empty where nothing was fetched."""
         servers = self._transfer.progress.servers if self._transfer else {}
         return {url: server.received for url, server in servers.items()}
 
     def progress(self) -> NeighbourProgress:
-        """Return what the neighbours do."""
+        """Return the number of neighbours and the bytes exchanged with them."""
         exchange, receipts = self.exchange, self.exchange.receipts
         given = sum(exchange.gifts.given.values())
         return NeighbourProgress(len(exchange.links), receipts.from_neighbours, given, receipts.across)
 
     async def _watch_pieces(self) -> None:
-        """Withdraw all pieces once the files are not what was verified any more."""
+        """Withdraw all pieces as soon as the files differ from the verified ones."""
         while self.pieces.unchanged:  # noqa: ASYNC110  another program changes a file, and tells no event
             await asyncio.sleep(_LOOK_SECONDS)
         log.info("%s is not shared any more: its files were changed or removed", self._live.version)
@@ -174,17 +174,17 @@ class SharedVersion:
         self.over.set()
 
     def join(self, url: str, *, first_at: float = 0.0) -> None:
-        """Ask a server, too, for what it hands out; not before ``first_at``, by the monotonic clock."""
+        """Add a server that hands out ranges; not asked before ``first_at``, by the monotonic clock."""
         exchange = self.exchange
         ranges = self._find_ranges(url, exchange.numbers)
         server = HandingServer(url, ranges, exchange.numbers, lambda: exchange.chooser.held, live=self._live)
         exchange.add_server(server, first_at=first_at)
 
     def complete(self, found: os.stat_result | None = None) -> None:
-        """Go on sharing, for ``seed_for`` seconds: all of the version is here.
+        """Go on sharing the complete version, for ``seed_for`` seconds.
 
         Args:
-            found: the state of the output when it got its name; None for a folder.
+            found: the state of the output at its rename; None for a folder.
         """
         self.is_complete = True
         self.pieces.complete(found)
@@ -207,7 +207,7 @@ class SharedVersion:
             self.over.set()
 
     def _log_failure(self, task: asyncio.Future[None]) -> None:
-        """Log the failure of another part; the version is shared on without it."""
+        """Log the failure of another part; the version is still shared, without this part."""
         if not task.cancelled() and (error := task.exception()):
             text = "%s is shared with its present neighbours only, or not withdrawn when it changes: %r"
             log.error(text, self._live.version, error, exc_info=error)

@@ -1,4 +1,4 @@
-"""The versions that a client shares, each with the neighbours of its swarm."""
+"""The versions shared by a client, each with the neighbours of its swarm."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from shardcast.upstream.announcer import MemberIdentity, Membership
 log = logging.getLogger(__name__)
 
 MAX_SHARED = 4
-"""Versions that a node shares at once; the one shared longest ends first."""
+"""Maximum versions shared by a node at once; the one shared longest ends first."""
 _FIRST_ANSWER = 0.25
-"""Seconds that a download waits for the first server to say whether there are neighbours."""
+"""Seconds for a download to wait for the first server's answer about neighbours."""
 
 
 class Sharing:
-    """What one node shares: each of its versions with the neighbours of that version.
+    """The shared versions of one node, each with its own neighbours.
 
     Attributes:
         identity: of this run of the node.
@@ -59,14 +59,14 @@ class Sharing:
         seed_for: float | None = None,
         random: Random | None = None,
     ) -> None:
-        """Share nothing yet.
+        """Make an object without shared versions.
 
         Args:
             session: for announcements and ranges.
             identity: of this run of the node.
-            uploads: limit of the bytes that go to neighbours; None for no limit.
+            uploads: limit of the bytes sent to neighbours; None for no limit.
             timeout: seconds for the head of a server's answer.
-            seed_for: seconds for which a version is shared after its download; None for no end.
+            seed_for: seconds of sharing after a download; None for no end.
             random: for all choices among equals.
         """
         self._timeout = timeout
@@ -84,7 +84,7 @@ class Sharing:
         self.streams = SwarmStreams(self._find, uploads=uploads, downloads=session.downloads)
 
     def _find(self, version: TicketVersion) -> Participation | None:
-        """Return this node's part in the swarm of a version; None where it has none."""
+        """Return this node's part in the swarm of a version; None if the node has none."""
         for membership, part in self._parts.values():
             if membership.version.is_same(version):
                 return part
@@ -98,14 +98,14 @@ class Sharing:
         sources: Iterable[str],
         transfer: Transfer | None = None,
     ) -> SharedVersion:
-        """Share a version while a download fills it, and until its ``over`` is set.
+        """Share a version during its download, and until ``over`` of the returned object is set.
 
         Args:
-            live: its manifest.
-            pieces: where its pieces lie; they are closed at the end.
-            servers: the URLs of the servers to announce it at.
-            sources: the URLs of those of them that offer it.
-            transfer: the download; None where all of the version is here.
+            live: the version's manifest.
+            pieces: place of the pieces; closed at the end.
+            servers: the URLs of the servers for the announcement.
+            sources: the URLs of those servers with the version.
+            transfer: the download; None for a version already complete here.
         """
         begun: asyncio.Future[SharedVersion] = asyncio.get_running_loop().create_future()
         task = asyncio.ensure_future(
@@ -127,11 +127,11 @@ class Sharing:
 
     @property
     def shared(self) -> list[tuple[SharedVersion, Membership]]:
-        """The versions that are shared now, the one shared longest first, each with its membership."""
+        """The versions shared now, the one shared longest first, each with its membership."""
         return [(shared, membership) for shared, (membership, _) in self._parts.items()]
 
     def find_shared(self, live: LiveManifest) -> SharedVersion | None:
-        """Return a version that is shared now; None for others."""
+        """Return the shared version of a manifest; None for a version not shared now."""
         version = version_of(live)
         return next(
             (
@@ -144,7 +144,7 @@ class Sharing:
 
     @property
     def given(self) -> int:
-        """Bytes that went to neighbours, of all versions until now."""
+        """Bytes sent to neighbours, of all versions until now."""
         return self._given + sum(shared.progress().given for shared in self._parts)
 
     async def wait_until_over(self) -> None:
@@ -171,7 +171,7 @@ class Sharing:
         *,
         begun: asyncio.Future[SharedVersion],
     ) -> None:
-        """Share a version until that is over; ``begun`` gets it once neighbours can come."""
+        """Share a version to the end; set the result of ``begun`` as soon as neighbours can connect."""
         version = version_of(live)
         clients = [SwarmClient(self._session, url, self._timeout) for url in servers]
         async with (
@@ -194,9 +194,9 @@ class Sharing:
         """Share a version inside the block.
 
         Args:
-            live: its manifest.
-            pieces: where its pieces lie; they are closed at the end.
-            membership: of its swarm.
+            live: the version's manifest.
+            pieces: place of the pieces; closed at the end.
+            membership: in the version's swarm.
         """
         key, site = self.identity.key, self.identity.site
         chooser = RangeChooser(self._rules, self._random, key=key.public, site=site)
@@ -251,7 +251,7 @@ class Sharing:
             yield shared
 
     def _forget(self, shared: SharedVersion) -> None:
-        """Share a version no more; what was given of it still counts."""
+        """End the sharing of a version; its given bytes still count."""
         self._given += shared.progress().given
         del self._parts[shared]
 
@@ -278,10 +278,10 @@ class _RangeServers(dict[str, RangeServer]):
 def to_meet(named: Iterable[NamedMember], *, only_tls: bool) -> list[NamedMember]:
     """Return the members that this node may connect to.
 
-    Nobody between two neighbours shall read a version whose servers speak TLS.
+    A version from TLS servers must stay unreadable on the way between two neighbours.
 
     Args:
-        named: those that the servers name.
+        named: the members named by the servers.
         only_tls: whether this node's listener speaks TLS.
     """
     return [member for member in named if member.certificate or not only_tls]
@@ -300,17 +300,17 @@ async def _follow_membership(
 
 
 async def _tell_digest(live: LiveManifest, membership: Membership) -> None:
-    """Announce the digest of a version once that is known."""
+    """Announce the digest of a version as soon as it is known."""
     if membership.version.digest is None and (manifest := await live.wait_ended()):
         membership.know_digest(manifest.digests["sha256"])
 
 
 def version_of(live: LiveManifest) -> TicketVersion:
-    """Return what tells a version from others."""
+    """Return the identity of a version: number, origin id and digest."""
     digest = live.manifest.digests.get("sha256") if live.manifest else None
     return TicketVersion(version_number(live.version) or 0, live.header.origin, digest)
 
 
 def _member(ticket: Ticket, neighbours: Acquaintances) -> Member:
-    """Return the member that a ticket names."""
+    """Return the member named by a ticket."""
     return Member(ticket.key, neighbours.site_of(ticket.key, ticket.site))

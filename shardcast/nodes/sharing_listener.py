@@ -1,4 +1,4 @@
-"""The listener of a sharing client: neighbours open streams there, and servers check its address."""
+"""The listener of a sharing client, for streams of neighbours and address checks by servers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 async def sharing_client(
     session: Session, settings: SharingSettings, servers: Iterable[str], timeout: float
 ) -> AsyncIterator[Sharing]:
-    """Listen for neighbours inside the block, and yield what is shared.
+    """Listen for neighbours inside the block, and yield the shared versions.
 
-    Where one of the servers is https, the listener speaks TLS, with a certificate of this run alone; its
-    digest stands in the announcements.
+    If one of the servers is https, the listener speaks TLS, with a certificate made for this run; the
+    announcements carry the certificate's digest.
 
     Args:
         session: for announcements and ranges.
@@ -44,7 +44,7 @@ async def sharing_client(
     Raises:
         AddressTaken: the address can't be bound.
         UsageError: the library for keys is missing.
-        LocalDiskError: OpenSSL can't get a key, as no temporary file can be written.
+        LocalDiskError: OpenSSL gets no key, since no temporary file can be written.
     """
     sharing: Sharing
     status: SharingStatus

@@ -1,4 +1,4 @@
-"""How a client shares: plain values, and the checks of what people write."""
+"""Settings of a client's sharing: plain values, and checks of their texts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from shardcast.server.binding import EVERY_ADDRESS
 
 @dataclass(frozen=True, slots=True)
 class SharingSettings:
-    """How a client shares.
+    """Settings of a client's sharing.
 
     Attributes:
         host: the address to listen on.
         port: the port; 0 picks a free one.
-        uploads: limit of the bytes that go to neighbours; None for no limit.
-        seed_for: seconds for which a version is shared after its download; None for as long as the client
-            runs.
-        site: the name of this node's site; None to have the servers guess it.
-        advertise: ``HOST[:PORT]``, where others reach this node, where servers see another address; None
-            for none.
+        uploads: limit of the bytes sent to neighbours; None for no limit.
+        seed_for: seconds of sharing after a download; None for as long as the client runs.
+        site: the name of this node's site; None to let the servers guess.
+        advertise: ``HOST[:PORT]`` at which others reach this node, if servers see another address; None for
+            none.
     """
 
     host: str = EVERY_ADDRESS
@@ -52,10 +51,10 @@ class SharingSettings:
 
 
 def advertised_place(text: str, port: int) -> Place:
-    """Return the address that ``HOST[:PORT]`` names; ``port`` where it names none.
+    """Return the address in ``HOST[:PORT]``, with ``port`` by default.
 
     Raises:
-        UsageError: it is no IP address of one machine, or the port is one to which no neighbour connects.
+        UsageError: ``text`` is no IP address of one machine, or no neighbour connects to this port.
     """
     host, colon, number = text.rpartition(":")
     if not colon or (":" in host and not host.endswith("]")):
@@ -75,10 +74,10 @@ def advertised_place(text: str, port: int) -> Place:
 
 
 def checked_site(site: str | None) -> str | None:
-    """Return the name of a site as it is given.
+    """Return the name of a site, unchanged.
 
     Raises:
-        UsageError: a server would refuse it.
+        UsageError: a server would refuse the name.
     """
     try:
         return None if site is None else read_site(site)

@@ -1,4 +1,4 @@
-"""What a node that shares says of that: in its ``/status``, and in a client's reports to its servers."""
+"""The description of sharing in a node's ``/status``, and in a client's reports to its servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shardcast.upstream.announcer import Membership
 
 
 def describe_sharing(sharing: Sharing) -> list[dict[str, Any]]:
-    """Return a description of each version that a node shares now, the one shared longest first."""
+    """Return a description of each version shared now, the one shared longest first."""
     return [_describe(shared, membership) for shared, membership in sharing.shared]
 
 
@@ -36,10 +36,10 @@ def _describe(shared: SharedVersion, membership: Membership) -> dict[str, Any]:
 
 
 class SharingStatus:
-    """The state of a sharing client, for ``/status`` and ``/ready`` of its listener."""
+    """The state of a sharing client, for ``/status`` and ``/ready`` at the client's listener."""
 
     def __init__(self, sharing: Sharing) -> None:
-        """Describe what ``sharing`` does, from now on."""
+        """Describe the activity of ``sharing``, from now on."""
         self._sharing = sharing
         self._begun = time.monotonic()
 
@@ -55,18 +55,18 @@ class SharingStatus:
         }
 
     def missing(self) -> str | None:
-        """Return in words which version is not whole yet; None when all are."""
+        """Return in words the versions not complete yet; None when all are."""
         coming = [shared.version for shared, _ in self._sharing.shared if not shared.is_complete]
         return f"{', '.join(coming)} not complete yet" if coming else None
 
 
 def describe_client(sharing: Sharing, node: str, name: str) -> Node:
-    """Return the description of a client that follows nothing, for reports: what it shares now.
+    """Return the description of a client without followed versions, for reports: its shared versions.
 
     Args:
-        sharing: what it shares.
-        node: its id.
-        name: its name for people.
+        sharing: the shared versions.
+        node: the client's id.
+        name: the client's name for people.
     """
     shared = [version for version, _ in sharing.shared]
     has = newest_reportable([one.version for one in shared if one.is_complete])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # an origin has neither
 
 
 class Status:
-    """The part of the state that all nodes that serve have in common.
+    """The state common to all serving nodes.
 
     Attributes:
         count_members: returns the members of a version's swarm, by the version's name.
@@ -38,8 +38,8 @@ class Status:
         """Return the state.
 
         Args:
-            origin: the origin id of the line; None while that is not known.
-            distance: hops from that origin; None while that is not known.
+            origin: the origin id of the line; None while unknown.
+            distance: hops from the origin; None while unknown.
         """
         folders = self._folders
         return {
@@ -62,7 +62,7 @@ class Status:
 
 
 class _Rows(Sequence[dict[str, Any]]):
-    """The nodes below, each described when it is sent: describing thousands at once takes long."""
+    """The nodes below, each described when sent: describing thousands at once takes long."""
 
     def __init__(self, nodes: Sequence[tuple[float, Node]]) -> None:
         self._nodes = nodes
@@ -85,7 +85,7 @@ class _Rows(Sequence[dict[str, Any]]):
 
 
 def _free(root: Path) -> int:
-    """Return the bytes that are free for this node; 0 where the directory was removed."""
+    """Return the bytes free for this node; 0 after a removal of the directory."""
     try:
         disk = os.statvfs(root)
     except OSError:
@@ -94,12 +94,12 @@ def _free(root: Path) -> int:
 
 
 def software_name() -> str:
-    """Return the program and its version."""
+    """Return the program's name and version."""
     return f"shardcast {installed('shardcast')}"
 
 
 def _versions(folders: VersionFolders, count_members: Callable[[str], int]) -> list[dict[str, Any]]:
-    """Return a description of each version that is here, oldest first."""
+    """Return a description of each version here, oldest first."""
     listings = {listing.number: listing for listing in folders.listings}
     versions = []
     for number in sorted(folders.complete_numbers | folders.open_numbers):
@@ -135,7 +135,7 @@ def _versions(folders: VersionFolders, count_members: Callable[[str], int]) -> l
 
 
 def _aside(folders: VersionFolders) -> list[dict[str, Any]]:
-    """Return a description of each whole version of another line that is here, put aside first at first."""
+    """Return a description of each complete version of another line here, in the order of putting aside."""
     return [
         {
             "origin": version.origin,
@@ -166,7 +166,7 @@ def describe_transfer(transfer: Transfer) -> dict[str, Any]:
 
 
 def describe_upstreams(followers: Iterable[Follower]) -> list[dict[str, Any]]:
-    """Return a description of each server that a node follows."""
+    """Return a description of each followed server."""
     now = time.monotonic()
     return [
         {

@@ -1,4 +1,4 @@
-"""An upload that is kept in a file until it is whole; nothing of it is visible before."""
+"""An upload stored in a file until complete; nothing of the payload is visible before."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from shardcast.nodes.upload_ending import UploadEnding, mismatch
 from shardcast.store.upload_folder import UploadFolder
 
 _SYNC_BYTES = 64 << 20
-"""Bytes after which the file is made durable: what a crash costs at most."""
+"""Bytes between two fsyncs of the file: the maximum loss in a crash."""
 _HASH_BYTES = 64 << 20
-"""Bytes that are hashed between two looks at whether to stop."""
+"""Bytes hashed between two checks for cancellation."""
 
 
 class StoredUpload(IncomingUpload):
@@ -29,13 +29,13 @@ class StoredUpload(IncomingUpload):
         publisher: Publisher,
         check_room: Callable[[], None],
     ) -> None:
-        """Take bytes into a folder.
+        """Make an upload into a folder.
 
         Args:
-            folder: the upload's.
-            clock: seconds.
+            folder: the upload's folder.
+            clock: returns seconds.
             publisher: publishes the payload.
-            check_room: raises where the disk has no more room; called in the thread that writes.
+            check_room: raises on a full disk; called in the writing thread.
         """
         super().__init__(folder, clock)
         self._publisher = publisher
@@ -44,11 +44,11 @@ class StoredUpload(IncomingUpload):
 
     @property
     def offset(self) -> int:
-        """Bytes that are received and kept."""
+        """Number of bytes received and kept."""
         return self.folder.received
 
     def check_open(self) -> None:
-        """Do nothing: what failed once may succeed the next time."""
+        """Do nothing: a failed operation may succeed the next time."""
 
     def _keep(self, data: bytearray) -> None:
         self.folder.append(data)
@@ -63,10 +63,10 @@ class StoredUpload(IncomingUpload):
             self.folder.release()
 
     async def _publish(self, ending: UploadEnding) -> str:
-        """Publish the whole payload, once its digest is the sender's.
+        """Publish the whole payload, if its digest is the sender's.
 
         Raises:
-            IntegrityError: it is another; the upload is of no more use.
+            IntegrityError: the digest differs; the upload has become useless.
             ShardcastError: publishing failed.
         """
         ending.progress = self._progress
@@ -89,7 +89,7 @@ class StoredUpload(IncomingUpload):
         return pending.version
 
     async def _begin(self, ending: UploadEnding) -> PendingBroadcast:
-        """Start to publish the payload, which is a file or the tar of a folder."""
+        """Start to publish the payload, a file or the tar of a folder."""
         folder, request = self.request.folder, self.request
         if folder:
             lines = await in_thread(self.folder.read_list)

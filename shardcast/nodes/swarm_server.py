@@ -39,7 +39,7 @@ async def running_tracker(
 
 
 def versions_to_share(folders: VersionFolders, tracker: SwarmTracker) -> list[TicketVersion]:
-    """Return the versions whose swarms a middle joins: the newest, those that come, those with members."""
+    """Return the versions whose swarms a middle joins: the newest, arriving ones, and those with members."""
     numbers = {number for number, _ in tracker.table.versions()} | folders.open_numbers
     newest = max(folders.complete_numbers, default=None)
     names = (version_name(number) for number in (numbers if newest is None else numbers | {newest}))
@@ -53,9 +53,9 @@ def count_members(folders: VersionFolders, tracker: SwarmTracker, name: str) -> 
 
 
 def find_version(folders: VersionFolders, name: str) -> TicketVersion | None:
-    """Return what tells a version of version folders from others; None for one that is not there.
+    """Return the identity of a version in version folders; None for a missing one.
 
-    A version that is being made, and whose single shards can't be verified, is none for a swarm.
+    An open version whose shards can't be verified one by one has no swarm.
     """
     number, complete, live = version_number(name), folders.manifest_of(name), folders.live(name)
     if number is None or not folders.held:

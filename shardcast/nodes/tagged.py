@@ -19,10 +19,12 @@ log = logging.getLogger(__name__)
 
 
 def version_text(version: str | int, *, tags: bool = True) -> str:
-    """Return the name of a version, "latest" or a tag, as a program gives it; a number is that of a version.
+    """Return a program's name for a version as text: a version's name, "latest" or a tag.
+
+    A number stands for the version with this number.
 
     Raises:
-        UsageError: it is none of these, or a tag, and not ``tags``.
+        UsageError: the value is none of these, or a tag, and not ``tags``.
     """
     if isinstance(version, int) and not isinstance(version, bool) and version > 0:
         return version_name(version)
@@ -36,10 +38,10 @@ def version_text(version: str | int, *, tags: bool = True) -> str:
 
 
 async def find_tagged(standing: Standing, peers: Mapping[str, Peer], tag: str) -> str:
-    """Return the name of the newest version on offer that has a tag.
+    """Return the name of the newest version on offer with a tag.
 
     Raises:
-        VersionNotOffered: none has it.
+        VersionNotOffered: no version has the tag.
     """
     offered = await describe_offers(standing, peers)
     found = next((version for version in reversed(offered) if tag in version.tags), None)
@@ -54,7 +56,7 @@ async def find_tagged(standing: Standing, peers: Mapping[str, Peer], tag: str) -
 
 
 def _missing_tag(standing: Standing, tag: str, offered: list[Offered], unknown: list[str]) -> str:
-    """Return the words for a tag that no version on offer has, as far as servers tell."""
+    """Return the message about a tag without a version on offer, as far as servers tell."""
     names = "; ".join(", ".join((version.listing.version, *version.tags)) for version in offered)
     hint = f" (version {tag} is v{tag})" if tag.isdigit() else ""
     more = f"; no server tells the tags of {', '.join(unknown)}" if unknown else ""

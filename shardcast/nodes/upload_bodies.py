@@ -11,15 +11,15 @@ Write = Callable[[bytearray], None]
 """Writes the next bytes; blocks."""
 
 _BLOCK = 1 << 20
-"""Bytes that are gathered at most while a thread writes the ones before."""
+"""Maximum bytes gathered while a thread writes the ones before."""
 
 
 async def write_through(chunks: AsyncIterable[bytes], write: Write) -> None:
-    """Write a body as it comes; what has come is written also where the body breaks off.
+    """Write a body while it comes; of a broken body, write the received part.
 
     Raises:
         ShardcastError: ``write`` failed.
-        Exception: as ``chunks`` raises it.
+        Exception: any exception of ``chunks``.
     """
     gathered = bytearray()
     writing: asyncio.Future[None] | None = None
@@ -36,10 +36,10 @@ async def write_through(chunks: AsyncIterable[bytes], write: Write) -> None:
 
 
 async def _write_rest(writing: asyncio.Future[None] | None, gathered: bytearray, write: Write) -> None:
-    """Wait for a write that runs, then write what was gathered meanwhile.
+    """Wait for a running write, then write the bytes gathered meanwhile.
 
     Raises:
-        ShardcastError: either write failed; the second is not tried then.
+        ShardcastError: either write failed; the second is not tried after a failure of the first.
     """
     if writing:
         await writing

@@ -1,4 +1,4 @@
-"""The end of an upload: the whole payload, checked and cut, becomes a version once its sender confirms it."""
+"""The end of an upload: the payload, checked and cut, becomes a version after the sender's confirmation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _REPORT_INTERVAL = 0.5
 
 
 class UploadEnding:
-    """The publishing of a whole payload, which goes on while requests about it come and go.
+    """The publication of a whole payload, independent of the requests about it.
 
-    A sender that does not confirm in time, because it has gone, publishes nothing.
+    Nothing is published if the sender does not confirm in time: the sender has gone.
 
     Attributes:
-        whole: the sender's word on the payload.
+        whole: the sender's size and digest of the payload.
         progress: returns the bytes done, for the lines of progress.
     """
 
@@ -35,10 +35,11 @@ class UploadEnding:
         """Start to publish.
 
         Args:
-            whole: the sender's word on the payload.
-            publish: publishes it, with ``check`` and ``confirm`` of this ending, and returns the version.
+            whole: the sender's size and digest of the payload.
+            publish: publishes the payload, calling ``check`` and ``confirm`` of this ending, and returns the
+                version.
             before_ready: awaited before the sender is asked to confirm.
-            confirm_seconds: seconds that the sender has to confirm.
+            confirm_seconds: seconds for the sender to confirm.
         """
         self.whole = whole
         self.progress: Callable[[], Mapping[str, Any]] = lambda: {"done": 0, "size": whole.size, "shards": 0}
@@ -50,7 +51,7 @@ class UploadEnding:
 
     @property
     def running(self) -> bool:
-        """Whether it may still publish."""
+        """Whether the publication still runs."""
         return not self._task.done()
 
     @property
@@ -60,29 +61,29 @@ class UploadEnding:
 
     @property
     def error(self) -> BaseException | None:
-        """Why it has failed; None where it has not."""
+        """The error of a failed publication; None without a failure."""
         return self._task.exception() if self._task.done() and not self._task.cancelled() else None
 
     @property
     def failed(self) -> bool:
-        """Whether it has ended, and published nothing."""
+        """Whether the publication has ended without a version."""
         return self._task.done() and (self._task.cancelled() or self._task.exception() is not None)
 
     def check(self, manifest: Manifest) -> None:
-        """Check that the payload that was cut is the sender's.
+        """Check that the cut payload is the sender's.
 
         Raises:
-            IntegrityError: it is another.
+            IntegrityError: size or digest differ.
         """
         sha256 = manifest.digests["sha256"]
         if (manifest.size, sha256) != (self.whole.size, self.whole.sha256):
             raise mismatch(self.whole, manifest.size, sha256)
 
     async def confirm(self) -> None:
-        """Wait until the sender has confirmed that it still waits for the version.
+        """Wait for the sender's confirmation of still waiting for the version.
 
         Raises:
-            NodeFailed: it does not confirm in time.
+            NodeFailed: the confirmation does not come in time.
         """
         await self._before_ready()
         self._ready.set()
@@ -116,7 +117,7 @@ class UploadEnding:
             await cancel([waiting])
 
     async def confirmed(self) -> str:
-        """Publish, now that the sender has confirmed, and return the version; goes on if this is cancelled.
+        """Publish after the sender's confirmation, and return the version; a cancelled caller stops nothing.
 
         Raises:
             NodeFailed: the sender was not asked to confirm yet.
@@ -128,14 +129,14 @@ class UploadEnding:
         return await asyncio.shield(self._task)
 
     async def cancel(self) -> None:
-        """Publish nothing, unless the sender has confirmed, and wait until that has ended."""
+        """Publish nothing, unless the sender has confirmed, and wait for the end of publishing."""
         if self._confirmed.is_set():
             await asyncio.wait([self._task])
         await cancel([self._task])
 
 
 def mismatch(whole: WholePayload, size: int, sha256: str) -> IntegrityError:
-    """Return the error of a payload that is not what its sender sent."""
+    """Return the error about a payload that differs from the sender's."""
     return IntegrityError(
         f"nothing was published: the origin received {size} bytes with the SHA-256 {sha256}, and the sender "
         f"has {whole.size} bytes with {whole.sha256}; send it again"

@@ -43,12 +43,12 @@ class UploadBounds:
     """Bounds of the uploads of an origin.
 
     Attributes:
-        uploads: unfinished uploads at once, and finished ones that are remembered.
-        idle_seconds: seconds after which an unfinished upload is removed that its sender left.
-        live_seconds: the same for a live one, whose open version others read.
-        result_seconds: seconds for which a published upload tells its version.
-        confirm_seconds: seconds that a sender has to confirm a version.
-        tidy_seconds: seconds between two looks at what is idle.
+        uploads: unfinished uploads at once, and finished ones remembered.
+        idle_seconds: seconds without a request after which an unfinished upload is removed.
+        live_seconds: the same for a live upload, whose open version others read.
+        result_seconds: seconds for which a published upload reports its version.
+        confirm_seconds: seconds for a sender to confirm a version.
+        tidy_seconds: seconds between two looks for idle uploads.
     """
 
     uploads: int = 64
@@ -69,13 +69,13 @@ class UploadTable:
         bounds: UploadBounds | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Have no upload yet; ``running`` takes up those that an earlier run left.
+        """Make an empty table; ``running`` takes up the uploads of an earlier run.
 
         Args:
             folders: the version folders of the data directory.
             publisher: publishes the payloads.
             bounds: of the uploads.
-            clock: seconds.
+            clock: returns seconds.
         """
         self._folders = folders
         self._publisher = publisher
@@ -87,10 +87,10 @@ class UploadTable:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Take up what an earlier run left, and end what is idle while the block runs.
+        """Take up uploads of an earlier run, and end idle ones while the block runs.
 
         Raises:
-            LocalDiskError: the folder of uploads, or one in it, can't be read.
+            LocalDiskError: the folder of uploads, or of one upload, can't be read.
         """
         for folder in await in_thread(self._left_folders):
             await self._take_up(folder)
@@ -104,11 +104,11 @@ class UploadTable:
     # Requests
 
     async def begin(self, request: UploadRequest) -> UploadStatus:
-        """Begin an upload, or find the one again that its sender began with the same key.
+        """Begin an upload, or return the sender's earlier one with the same key.
 
         Raises:
-            UploadsBusy: there are too many.
-            NoRoom: the payload is larger than what the disk or ``--max-bytes`` has room for.
+            UploadsBusy: there are too many uploads.
+            NoRoom: the payload is larger than the room on the disk or within ``--max-bytes``.
             LocalDiskError: the disk failed.
             UsageError: the shard size or the metadata can't be used.
         """
@@ -136,11 +136,11 @@ class UploadTable:
             raise
 
     def status(self, upload: str) -> UploadStatus:
-        """Return how far an upload is.
+        """Return the status of an upload.
 
         Raises:
-            UploadUnknown: there is none with this id.
-            ShardcastError: it has failed.
+            UploadUnknown: there is no upload with this id.
+            ShardcastError: the upload has failed.
         """
         return self._get(upload).status()
 
@@ -173,23 +173,23 @@ class UploadTable:
             raise
 
     async def confirm(self, upload: str) -> str:
-        """Complete the version of an upload, and return its name; see ``IncomingUpload.confirm``.
+        """Complete the version of an upload, and return the version's name; see ``IncomingUpload.confirm``.
 
         Raises:
-            UploadUnknown: there is none with this id.
+            UploadUnknown: there is no upload with this id.
             ShardcastError: as there.
         """
         return await self._get(upload).confirm()
 
     async def discard(self, upload: str) -> None:
-        """Forget an upload; one that is not confirmed is given up.
+        """Forget an upload; without a confirmation, nothing is published.
 
         Raises:
-            UploadUnknown: there is none with this id.
+            UploadUnknown: there is no upload with this id.
         """
         await self._remove(self._get(upload))
 
-    # What there is
+    # Look-up
 
     @property
     def _root(self) -> Path:
@@ -202,7 +202,7 @@ class UploadTable:
         return found
 
     async def _find(self, request: UploadRequest) -> IncomingUpload | None:
-        """Return the upload with a request's key, unless it has failed, or its version is no more listed."""
+        """Return the upload with a request's key, unless failed or published as a version since gone."""
         same = (upload for upload in self._uploads.values() if upload.request == request)
         found = next(same, None) if request.key else None
         if found is None:
@@ -229,14 +229,14 @@ class UploadTable:
         upload.confirm_seconds = self._bounds.confirm_seconds
         return upload
 
-    # What an earlier run left
+    # Uploads of an earlier run
 
     def _left_folders(self) -> list[Path]:
         with disk_errors("could not read", self._root):
             return sorted(self._root.iterdir()) if self._root.is_dir() else []
 
     async def _take_up(self, folder: Path) -> None:
-        """Take up an upload that can go on or tell its version; remove any other.
+        """Take up an upload that can go on or report its version; remove any other.
 
         Raises:
             LocalDiskError: the disk failed; the upload stays for the next start.
@@ -261,9 +261,10 @@ class UploadTable:
         self._uploads[upload.id] = upload
 
     def _was_published(self, version: str) -> bool:
-        """Return whether a version is complete, or was until it was withdrawn.
+        """Return whether a version is complete, or was complete before its withdrawal.
 
-        The digests of the line's record tell nothing: one is written there before its version is on the list.
+        The digests of the line's record prove nothing: a digest is recorded before its version is on the
+        list.
         """
         number = version_number(version)
         return number in {*self._folders.complete_numbers, *self._folders.line.withdrawn}
@@ -271,10 +272,10 @@ class UploadTable:
     # Room
 
     def _check_announced(self, size: int) -> None:
-        """Check that there is room for a payload beside what the other uploads announced; in a thread.
+        """Check that there is room for a payload beside the sizes announced by other uploads; in a thread.
 
         Raises:
-            NoRoom: there is none.
+            NoRoom: there is no room.
         """
         stored = [
             upload for upload in self._uploads.values() if not upload.request.live and not upload.complete
@@ -289,10 +290,10 @@ class UploadTable:
         self._check_room(size + to_come)
 
     def _check_room(self, size: int = 0) -> None:
-        """Check that the disk has room for so many bytes beside its reserve; in a thread.
+        """Check that the disk has room for so many bytes beside the reserve; in a thread.
 
         Raises:
-            NoRoom: it has not.
+            NoRoom: the disk has no room.
         """
         with disk_errors("could not use", self._root):
             space = disk_space(self._folders.data_dir.root)
@@ -311,7 +312,7 @@ class UploadTable:
             await self.tidy()
 
     async def tidy(self) -> None:
-        """Remove the uploads whose senders left, and what was remembered for long enough."""
+        """Remove the uploads of departed senders, and results remembered for long enough."""
         now = self._clock()
         idle = [
             upload
@@ -333,20 +334,20 @@ class UploadTable:
             await self._remove_folder(folder)
 
     def _patience(self, upload: IncomingUpload) -> float:
-        """Return the seconds for which an upload is kept without a request."""
+        """Return the seconds without a request after which an upload is removed."""
         if upload.complete:
             return self._bounds.result_seconds
         waits = upload.state is UploadState.WAITING
         return self._bounds.live_seconds if upload.request.live and not waits else self._bounds.idle_seconds
 
     async def _remove(self, upload: IncomingUpload) -> None:
-        """Forget an upload, which is given up unless it is complete, and remove its folder."""
+        """Forget an upload, published or not, and remove its folder."""
         self._uploads.pop(upload.id, None)
         await upload.close()
         await self._remove_folder(upload.folder.folder)
 
     async def _remove_folder(self, folder: Path) -> None:
-        """Remove the folder of no upload; what the disk does not remove now, ``tidy`` removes later."""
+        """Remove the folder of a forgotten upload; if the disk refuses, ``tidy`` tries again later."""
         if await in_thread(remove_upload, folder):
             self._unremoved.discard(folder)
         elif folder not in self._unremoved:

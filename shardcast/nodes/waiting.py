@@ -1,4 +1,4 @@
-"""Waits of an origin for the nodes below it: until it may end, or until so many of them have a version."""
+"""Waits of an origin for the nodes below: until it may end, or until so many of them have a version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class ShutdownWait:
-    """The wait of an origin that was asked to end, for nodes that have yet to get the newest version."""
+    """The wait of an ending origin for nodes still without the newest version."""
 
     def __init__(
         self,
@@ -25,13 +25,13 @@ class ShutdownWait:
         wait: float | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin to wait.
+        """Start the wait.
 
         Args:
-            folders: what the origin serves.
-            below: the nodes below it.
+            folders: the versions of the origin.
+            below: the nodes below the origin.
             wait: seconds to stay at least; 0 to end at once; None for as long as is useful.
-            clock: in seconds.
+            clock: returns seconds.
         """
         self._folders = folders
         self._below = below
@@ -43,7 +43,7 @@ class ShutdownWait:
         self._logged = False
 
     def reason(self) -> str | None:
-        """Return what the origin still waits for, in words; None when it may end."""
+        """Return in words the reason for the origin to wait; None when the origin may end."""
         now, newest = self._clock(), self._newest()
         sent = self._folders.holds.sent_in_all()
         if sent != self._sent:
@@ -71,7 +71,7 @@ class ShutdownWait:
 
     def _nodes(self, newest: str | None) -> list[ReportedNode]:
         """Return the nodes below as ``policy.finishing`` sees them."""
-        # 0.4.0 names no origin in its reports; its version of that number is taken for ours.
+        # Reports of 0.4.0 name no origin; a version with this number is taken for ours.
         origins = (None, self._folders.data_dir.origin_id)
         return [
             ReportedNode(
@@ -85,11 +85,11 @@ class CopiesWait:
     """The wait for so many copies of a version below an origin."""
 
     def __init__(self, folders: VersionFolders, below: Downstream, version: str, copies: int) -> None:
-        """Begin to wait.
+        """Start the wait.
 
         Args:
-            folders: what the origin serves.
-            below: the nodes below it.
+            folders: the versions of the origin.
+            below: the nodes below the origin.
             version: the version's name.
             copies: nodes to wait for.
         """
