@@ -1,1 +1,1 @@
-"""A folder as a payload: its entries, the tar made of them, the shards of that tar, and the way back."""
+"""A folder as a payload: its entries, their tar, the shards of the tar, and the way back."""

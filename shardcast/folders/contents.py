@@ -1,4 +1,4 @@
-"""The entries of a folder as its manifest tells them: laid out, and checked against the shards."""
+"""The entries of a folder in its manifest: laid out, and checked against the shards."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _KIND_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class ContainedFile:
-    """An entry of a folder, as people and programs are told of it.
+    """An entry of a folder, for people and programs.
 
     Attributes:
-        path: relative to the folder; a folder's ends in ``/``. Bytes that are not UTF-8 are surrogates.
+        path: relative to the folder; a folder's ends in ``/``. Bytes other than UTF-8 are surrogates.
         kind: ``file``, ``folder``, ``symlink`` or ``link`` (another name of a file before it).
-        size: bytes; 0 of all but files.
+        size: bytes of a file; 0 for other kinds.
         mode: permission bits.
         mtime: seconds since the epoch, rounded down.
-        sha256: the digest in hex; None of what is no file, and of a file of several shards, whose shards have
-            digests.
-        link: the target of a symbolic link, or the path of the file that a ``link`` is another name of.
+        sha256: the digest in hex; None for other kinds than files, and for a file of several shards (each
+            shard has a digest).
+        link: the target of a symbolic link, or the first path of a file with another name ``link``.
     """
 
     path: str
@@ -47,10 +47,10 @@ class ContainedFile:
 
 
 def folder_layout(manifest: Manifest) -> FolderLayout | None:
-    """Return the entries of a folder with their places in its payload; None for a version that is a file.
+    """Return the entries of a folder with their places in the payload; None for a file.
 
     Raises:
-        ManifestError: an entry is unsafe or missing, or the shards are not those of these entries.
+        ManifestError: an entry is unsafe or missing, or the shards do not match the entries.
     """
     if manifest.header.folder is None:
         return None
@@ -60,9 +60,9 @@ def folder_layout(manifest: Manifest) -> FolderLayout | None:
 
 
 def layout_of_lines(header: Header, raw: bytes) -> FolderLayout:
-    """Return the entries of a folder from the lines of its manifest, which may end behind them.
+    """Return the entries of a folder from the lines of its manifest, complete or cut after the entries.
 
-    Small files have those of their digests that have arrived.
+    Small files get their digests as far as these have arrived.
 
     Raises:
         ManifestError: an entry is unsafe or missing.
@@ -87,10 +87,10 @@ def layout_of_lines(header: Header, raw: bytes) -> FolderLayout:
 
 
 def note_digests(layout: FolderLayout, manifest: Manifest) -> None:
-    """Give the small files of a layout the digests in its whole manifest.
+    """Enter the digests of small files from the whole manifest into a layout.
 
     Raises:
-        ManifestError: a line of digests is none.
+        ManifestError: a line of digests is malformed.
     """
     reader = ListingReader(len(layout.table))
     for values in _folder_lines(manifest.raw, DIGESTS_KEY.encode()):
@@ -100,7 +100,7 @@ def note_digests(layout: FolderLayout, manifest: Manifest) -> None:
 
 
 def _written_layout(header: Header, raw: bytes) -> FolderLayout:
-    """Return the entries so far of a folder that is written file by file.
+    """Return the entries so far of a folder written file by file.
 
     Raises:
         ManifestError: an entry is unsafe.
@@ -112,10 +112,10 @@ def _written_layout(header: Header, raw: bytes) -> FolderLayout:
 
 
 def check_shards(layout: FolderLayout, manifest: Manifest) -> None:
-    """Check that the shards of a manifest are those that follow from its entries.
+    """Check that the shards of a manifest are those of its entries.
 
     Raises:
-        ManifestError: a shard has another size, or there are fewer or more.
+        ManifestError: a shard has another size, or there are fewer or more shards.
     """
     if manifest.size != layout.size:
         raise ManifestError(f"a payload of {manifest.size} bytes, where its entries make {layout.size}")
@@ -128,10 +128,10 @@ def check_shards(layout: FolderLayout, manifest: Manifest) -> None:
 
 
 def contained_files(manifest: Manifest) -> Iterator[ContainedFile]:
-    """Yield the entries of a folder in their order; none for a version that is a file.
+    """Yield the entries of a folder in their order; none for a file.
 
     Raises:
-        ManifestError: as ``folder_layout`` does.
+        ManifestError: as for ``folder_layout``.
     """
     layout = folder_layout(manifest)
     if layout is None:
@@ -151,7 +151,7 @@ def contained_files(manifest: Manifest) -> Iterator[ContainedFile]:
 
 
 def _large_digests(layout: FolderLayout, manifest: Manifest) -> dict[int, str]:
-    """Return the digests of the large files that are one shard each, by their indices."""
+    """Return the digests of the large files of one shard each, by their indices."""
     return {
         placed.index: shard.sha256
         for placed, shard in zip(layout.shards(), manifest.shards, strict=True)
@@ -160,9 +160,9 @@ def _large_digests(layout: FolderLayout, manifest: Manifest) -> dict[int, str]:
 
 
 def _folder_lines(raw: bytes, key: bytes = b"") -> Iterator[dict[str, Any]]:
-    """Yield the values of the lines of a manifest that tell of no shard, of those with ``key`` in them.
+    """Yield the values of all lines of a manifest with ``key``, except lines about shards.
 
-    A reader of manifests has parsed each line before.
+    The lines are valid JSON: a reader of manifests has parsed each before.
     """
     start = 0
     while (end := raw.find(b"\n", start)) >= 0:

@@ -1,6 +1,6 @@
-"""The entries of a folder, and what makes a path or a link safe to write below another folder.
+"""The entries of a folder, and the rules for a path or link safe to write below another folder.
 
-Both ends check alike: a publisher refuses what a reader would.
+Both ends apply the same checks: a publisher refuses whatever a reader would refuse.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ MAX_PATH = 4096
 MAX_COMPONENT = 255
 """Bytes of one name in a path."""
 PERMISSIONS = 0o777
-"""The bits of a mode that are kept."""
+"""The published bits of a mode."""
 
 MAX_TIME = 1 << 62
-"""Seconds before and after 1970 that no time reaches."""
+"""Bound of times, in seconds before and after 1970."""
 
 _NO_NAMES = frozenset((b"", b".", b".."))
 _NO_NAME = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)")
-"""A component that is empty, ``.`` or ``..``."""
+"""An empty component, ``.`` or ``..``."""
 
 
 class UnsafeEntry(ValueError):
-    """An entry that could be written outside its folder, or that no folder can hold."""
+    """An entry outside its folder, or impossible in any folder."""
 
 
 class EntryKind(IntEnum):
@@ -43,12 +43,12 @@ class FolderEntry:
     """One entry of a folder.
 
     Attributes:
-        path: relative to the folder, without ``./``; a folder's ends in ``/``.
-        kind: what it is.
+        path: relative to the folder, without ``./``; with ``/`` at the end for a folder.
+        kind: file, folder, symbolic or hard link.
         size: bytes of a file; 0 for everything else.
         mode: permission bits, at most 0777.
         mtime: seconds since the epoch, rounded down; 0 for a folder.
-        link: the target of a symbolic link; the path of the file that a hard link is another name of.
+        link: the target of a symbolic link; for a hard link, the first path of its file.
     """
 
     path: bytes
@@ -60,12 +60,12 @@ class FolderEntry:
 
     @property
     def text(self) -> str:
-        """The path for people and for Python, with surrogates where it is not UTF-8."""
+        """The path for people and for Python, with surrogates for bytes other than UTF-8."""
         return self.path.decode("utf-8", "surrogateescape")
 
 
 def check_entry(entry: FolderEntry) -> None:
-    """Check one entry by itself; ``FolderTable.append`` checks it against its neighbours.
+    """Check one entry alone; ``FolderTable.append`` compares entries with their neighbours.
 
     Raises:
         UnsafeEntry: the path leaves the folder or is no path, the link leaves the folder, or a number is out
@@ -90,7 +90,7 @@ def check_entry(entry: FolderEntry) -> None:
 
 
 def are_plain_names(above: bytes, names: Sequence[bytes]) -> bool:
-    """Return whether names in a safe folder make paths that ``check_entry`` takes, as all usual ones do."""
+    """Return whether all paths of names in a safe folder would pass ``check_entry``; all usual ones do."""
     joined = b"\0".join(names)
     longest = max(map(len, names), default=0)
     return (
@@ -103,7 +103,7 @@ def are_plain_names(above: bytes, names: Sequence[bytes]) -> bool:
 
 
 def are_plain_numbers(sizes: Sequence[int], modes: Sequence[int], mtimes: Sequence[int]) -> bool:
-    """Return whether numbers of files are those that ``check_entry`` takes."""
+    """Return whether numbers of files would pass ``check_entry``."""
     return (
         min(sizes) >= 0
         and 0 <= min(modes) <= max(modes) <= PERMISSIONS
@@ -115,7 +115,7 @@ def _check_path(path: bytes) -> None:
     """Check a path without the ``/`` of a folder.
 
     Raises:
-        UnsafeEntry: it is absolute, empty or too long, or has a component that is no name.
+        UnsafeEntry: the path is absolute, empty or too long, or a component is no valid name.
     """
     if not path or len(path) > MAX_PATH or b"\0" in path:
         raise UnsafeEntry(f"{_quoted(path)}: no path of 1 to {MAX_PATH} bytes without NUL")
@@ -126,13 +126,13 @@ def _check_path(path: bytes) -> None:
 
 
 def _check_target(path: bytes, target: bytes) -> None:
-    """Check that a symbolic link stays in the folder, whatever other links it leads through.
+    """Check that a symbolic link stays in the folder, whatever other links are on the way.
 
-    ``..`` may only stand at the beginning, where it leaves real folders: behind a name it would leave the
-    folder that a link of that name leads to.
+    ``..`` is allowed only at the beginning, where it leaves real folders: after a name it would leave the
+    target of a link with this name.
 
     Raises:
-        UnsafeEntry: it may leave the folder.
+        UnsafeEntry: the link may leave the folder.
     """
     if not target or len(target) > MAX_PATH or b"\0" in target:
         raise UnsafeEntry(f"{_quoted(path)}: a link to no path of 1 to {MAX_PATH} bytes without NUL")

@@ -1,4 +1,4 @@
-"""The SHA-256 of what came, where it was not computed beside the transfer: of small files, or of all."""
+"""SHA-256 of received files not hashed during the transfer: of small files, or of all."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _CHUNK = 1 << 20
 
 
 def check_small_files(places: FolderPlaces, version: str) -> None:
-    """Check the digests of all small files that are not known to have them, and note that they have.
+    """Check the digests of all small files not verified yet, and mark them as verified.
 
     Args:
-        places: the files of the folder, whose table has the digests of the whole manifest.
+        places: the files of the folder, with a table of the digests in the whole manifest.
         version: the version's name, for errors.
 
     Raises:
-        IntegrityError: a file has another digest, or the manifest has none of it.
+        IntegrityError: a file has another digest, or the manifest has no digest of the file.
         OSError: a file can't be read.
     """
     layout = places.layout
@@ -39,7 +39,7 @@ def check_payload(places: FolderPlaces, manifest: Manifest) -> None:
     """Check the SHA-256 of the whole payload, from the files.
 
     Raises:
-        IntegrityError: it is another one.
+        IntegrityError: the digest differs.
         OSError: a file can't be read.
     """
     hasher, size = sha256(), places.layout.size

@@ -1,4 +1,4 @@
-"""How the files of a finished folder look, so that a later look tells which of them were touched since."""
+"""The states of the files of a finished folder; a later comparison shows the files touched since."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ _MAX_HEAD = 1 << 16
 class FileStates:
     """Inode, size, mtime and ctime of each entry but folders, in columns: 33 bytes an entry.
 
-    A byte more says whether the file was hashed here, so that the digest in its manifest is known to be its.
+    One more byte marks files hashed here: the digest in the manifest is certain for these only.
     """
 
     def __init__(self, values: array[int], hashed: bytearray) -> None:
-        """Take the columns of all entries, four numbers each, and which of them were hashed."""
+        """Make states from the columns of all entries, four numbers each, and a mark for each hashed file."""
         self._values = values
         self._hashed = hashed
 
     @classmethod
     def of(cls, tree: OpenTree, table: FolderTable, hashed: bytearray | None = None) -> Self:
-        """Look at all entries of a folder; one that is not there counts as touched.
+        """Return the states of all entries of a folder; a missing one counts as touched.
 
         Args:
             tree: the folder.
-            table: its entries.
-            hashed: a byte an entry, 1 for a file that was hashed.
+            table: the entries of the folder.
+            hashed: a byte for each entry, 1 for a hashed file.
 
         Raises:
-            OSError: an entry can't be looked at.
+            OSError: the state of an entry can't be read.
         """
         values = array("Q", [0]) * (_COLUMNS * len(table))
         for first, above, names in table.runs():
@@ -82,19 +82,19 @@ class FileStates:
         return bool(self._hashed[index]) and self.is_same(index, found)
 
     def renew(self, index: int, tree: OpenTree, path: bytes) -> None:
-        """Record an entry anew after a change of ours; it counts as touched where it can't be looked at."""
+        """Record an entry anew after a change of ours; an unreadable one counts as touched."""
         found = array("Q", _state_or_none(tree, path))
         self._values[index * _COLUMNS : (index + 1) * _COLUMNS] = found
 
     def encode(
         self, manifest: str, only: Sequence[str] = (), exclude: Sequence[str] = ()
     ) -> Iterator[bytes | memoryview]:
-        """Yield the states as their file holds them, part by part.
+        """Yield the bytes of the file of states, part by part.
 
         Args:
             manifest: SHA-256 of the version's manifest.
-            only: patterns of what was wanted of the folder; none for all of it.
-            exclude: patterns of what was not.
+            only: patterns of the wanted paths of the folder; none for all.
+            exclude: patterns of the unwanted paths.
         """
         head = {"manifest": manifest, "entries": len(self), "order": sys.byteorder}
         if only or exclude:
@@ -105,12 +105,12 @@ class FileStates:
 
     @classmethod
     def load(cls, path: Path, manifest: str, entries: int) -> Self | None:
-        """Read the states of a folder; None where there are none of this manifest.
+        """Return the states of a folder; None without states for this manifest.
 
         Args:
             path: their file.
             manifest: SHA-256 of the version's manifest.
-            entries: the number of entries in that.
+            entries: the number of entries in the manifest.
         """
         try:
             with open_trusted(path) as file:
@@ -147,11 +147,11 @@ def renewed_states(data: bytes, changes: Iterable[LinkChange]) -> bytes | None:
 
 
 def read_patterns(path: Path, manifest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the patterns of what was wanted of a folder, and of what was not; none of both for all of it.
+    """Return the patterns of the wanted and the unwanted paths of a folder; none of both for a whole folder.
 
     Args:
-        path: the file of its states.
-        manifest: SHA-256 of the version's manifest, for which the file must have been written.
+        path: the file of the folder's states.
+        manifest: SHA-256 of the version's manifest; the file counts only if written for this manifest.
     """
     try:
         with open_trusted(path) as file:
@@ -167,10 +167,10 @@ def read_patterns(path: Path, manifest: str) -> tuple[tuple[str, ...], tuple[str
 
 
 def open_trusted(path: Path) -> BinaryIO:
-    """Open a file that a download left beside a folder.
+    """Open a file left beside a folder by a download.
 
     Raises:
-        OSError: it can't be read; PermissionError when a stranger put it there.
+        OSError: the file can't be read; PermissionError for a stranger's file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     file = os.fdopen(descriptor, "rb")
@@ -181,7 +181,7 @@ def open_trusted(path: Path) -> BinaryIO:
 
 
 def _state_or_none(tree: OpenTree, path: bytes) -> tuple[int, int, int, int]:
-    """Return the state of an entry; that of none where it can't be looked at."""
+    """Return the state of an entry; four zeros for an unreadable one."""
     try:
         return _numbers(tree.stat(path))
     except OSError:
@@ -201,7 +201,7 @@ def _run_state(tree: OpenTree, above: bytes, names: Iterable[bytes]) -> Iterator
 
 
 def _numbers(found: os.stat_result) -> tuple[int, int, int, int]:
-    """Return what changes when a file is replaced, written to, or given another mode or name."""
+    """Return the numbers that change when a file is replaced, written to, or given another mode or name."""
     return (
         found.st_ino & WORD,
         found.st_size,

@@ -1,4 +1,4 @@
-"""The end of an arriving folder: empty files, links, modes and times; all of it durable."""
+"""The end of an arriving folder: empty files, links, modes and times, all made durable."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from shardcast.folders.places import FolderPlaces
 from shardcast.open_files import close
 
 _SYNCERS = 8
-"""Threads that sync files: a file system writes what they wait for together."""
+"""Threads that sync files: a file system combines the writes of several waiting threads."""
 _SYNCED_AT_ONCE = 256
-"""Files that are open in order to be synced."""
+"""Maximum files open at once for syncing."""
 _PATH = "utf-8", "surrogateescape"
 
 
 def finish_folder(root: int, places: FolderPlaces) -> FileStates:
-    """Make what no shard of a folder brings, give all entries their modes and times, and sync them.
+    """Make the entries without shards, set all modes and times, and sync.
 
     Args:
         root: the descriptor of the folder.
-        places: its entries, whose bytes are here.
+        places: the entries, with all bytes here.
 
     Returns:
-        How its files look now.
+        The states of the files now.
 
     Raises:
         LocalDiskError: the file system takes two names for one, or has no symbolic links.
@@ -56,7 +56,7 @@ class _Finisher:
         self._folders: list[FolderEntry] = []
 
     def make_entries(self) -> None:
-        """Make what is missing, files before the links that lead to them."""
+        """Make missing entries, files before the links to them."""
         links: list[FolderEntry] = []
         for index, entry in self._places.selection.unsettled(self._places.is_settled):
             if entry.kind is EntryKind.FOLDER:
@@ -75,7 +75,7 @@ class _Finisher:
                 self._symlink(entry)
 
     def _settle(self, entry: FolderEntry) -> None:
-        """Give a file its size, mode and time."""
+        """Set a file's size, mode and time."""
         descriptor = self._tree.open_file(entry.path, os.O_WRONLY | os.O_CREAT)
         try:
             if os.fstat(descriptor).st_size != entry.size:
@@ -114,7 +114,7 @@ class _Finisher:
             close(known)
 
     def _symlink(self, entry: FolderEntry) -> None:
-        """Make a symbolic link with its time."""
+        """Make a symbolic link, and set its time."""
         folder, name = self._tree.parent(entry.path)
         try:
             os.symlink(entry.link, name, dir_fd=folder)
@@ -150,7 +150,7 @@ class _Finisher:
                     close(opened.pop())
 
     def _open(self, entry: FolderEntry) -> int:
-        """Open a file in order to sync it, whatever its mode."""
+        """Open a file for syncing, whatever its mode."""
         try:
             return self._tree.open_file(entry.path)
         except PermissionError:  # its mode does not let its owner read it
@@ -194,7 +194,7 @@ def _sync_all(pool: ThreadPool, opened: list[int]) -> None:
 
 
 def _one_name(entry: FolderEntry) -> LocalDiskError:
-    """Return the error for a name that the file system takes for another one."""
+    """Return the error for two names taken for one by the file system."""
     return LocalDiskError(
         f"{entry.text!r} and another name of the folder are one on this file system; "
         "choose an output on another file system"

@@ -1,4 +1,4 @@
-"""The list of a folder that is written file by file, as its lines arrive."""
+"""The growing list of a folder written file by file, read line by line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from shardcast.protocol.manifest_reader import ManifestError
 
 
 class GrowingList:
-    """The entries so far, laid out.
+    """The laid out entries so far.
 
     Attributes:
-        layout: of the entries; it grows with each call of ``take``.
+        layout: of the entries; each call of ``take`` may extend it.
     """
 
     def __init__(self, header: Header) -> None:
@@ -31,7 +31,7 @@ class GrowingList:
         self._taken = 0
 
     def take(self, raw: bytes | bytearray) -> bool:
-        """Take the lines of a manifest that came since the last call; return whether the list has grown.
+        """Take new lines of a manifest since the last call; return whether the list has grown.
 
         Raises:
             ManifestError: an entry is unsafe or malformed.
@@ -49,5 +49,5 @@ class GrowingList:
         return len(self.layout.table) > known
 
     def note_digests(self) -> None:
-        """Give the small files the digests that have arrived."""
+        """Enter the digests received so far for small files."""
         self._reader.note_digests(self.layout)

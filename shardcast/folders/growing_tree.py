@@ -11,7 +11,7 @@ _PRIVATE = 0o700
 
 
 class GrowingTree(OpenTree):
-    """A tree in which files are made."""
+    """A tree for making files."""
 
     def __init__(self, root: int, *, makes: bool = False) -> None:
         """Take over the descriptor of a folder; ``makes``: whether missing subfolders are made."""
@@ -19,7 +19,7 @@ class GrowingTree(OpenTree):
         self._makes = makes
 
     def folder(self, path: bytes) -> int:
-        """Return the descriptor of the subfolder at a path, made where it is missing.
+        """Return the descriptor of the subfolder at a path, made if missing.
 
         Raises:
             OSError: a component is a link or no folder, or can't be made.

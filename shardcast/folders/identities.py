@@ -1,4 +1,4 @@
-"""What tells of each entry of a folder whether it was changed."""
+"""The identities of a folder's entries, to detect changes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class EntryIdentities:
         self._ctimes[index] = found.st_ctime_ns & WORD
 
     def forget(self, index: int) -> None:
-        """Note an entry as unknown, so that it counts as changed."""
+        """Mark an entry as unknown; it then counts as changed."""
         self._inodes[index] = self._mtimes[index] = self._ctimes[index] = 0
 
     def get(self, index: int) -> tuple[int, int, int]:

@@ -1,10 +1,9 @@
-"""What is kept beside a downloaded folder: the manifest of its version, and how its files looked.
+"""The files beside a downloaded folder: the manifest of its version, and the states of its files.
 
 ::
 
-    v3/              the folder
-    .v3.manifest     its version's manifest
-    .v3.files        inode, size, mtime and ctime of each file when the folder got its name (``file_states``)
+    v3/              the folder .v3.manifest     the version's manifest .v3.files        inode, size, mtime
+    and ctime of each file when the folder got its name (``file_states``)
 
 Both are written before the folder gets its name.
 """
@@ -40,7 +39,7 @@ FILES = ".files"
 
 
 def kept_manifest(folder: Path) -> Path:
-    """Return the path of the manifest that stays beside a downloaded folder."""
+    """Return the path of the manifest beside a downloaded folder."""
     return folder.with_name(f".{folder.name}{MANIFEST}")
 
 
@@ -50,7 +49,7 @@ def kept_states(folder: Path) -> Path:
 
 
 def keep(folder: Path, manifest: Manifest, states: FileStates, selection: FolderSelection) -> None:
-    """Write what later runs need to know of a folder.
+    """Write the records of a folder for later runs.
 
     Raises:
         LocalDiskError: the disk failed.
@@ -60,7 +59,7 @@ def keep(folder: Path, manifest: Manifest, states: FileStates, selection: Folder
 
 
 def keep_states(folder: Path, manifest: Manifest, states: FileStates, selection: FolderSelection) -> None:
-    """Write how the files of a folder look, and which of them were wanted.
+    """Write the states of a folder's files, and the patterns of the wanted ones.
 
     Raises:
         LocalDiskError: the disk failed.
@@ -70,7 +69,7 @@ def keep_states(folder: Path, manifest: Manifest, states: FileStates, selection:
 
 
 def kept_selection(folder: Path, manifest: Manifest, table: FolderTable) -> FolderSelection:
-    """Return which entries of a folder were wanted when it was downloaded; all where that is not known."""
+    """Return the entries wanted when a folder was downloaded; all entries if unknown."""
     only, exclude = read_patterns(kept_states(folder), sha256(manifest.raw).hexdigest())
     try:
         return FolderSelection(table, only, exclude)
@@ -79,7 +78,7 @@ def kept_selection(folder: Path, manifest: Manifest, table: FolderTable) -> Fold
 
 
 def read_kept(folder: Path) -> Manifest | None:
-    """Return the manifest that was kept of a folder; None where there is none that can be read."""
+    """Return the manifest beside a downloaded folder; None without a readable one."""
     try:
         with open_trusted(kept_manifest(folder)) as file:
             return parse(file.read(MAX_MANIFEST + 1))
@@ -88,17 +87,17 @@ def read_kept(folder: Path) -> Manifest | None:
 
 
 def is_unchanged(folder: Path, manifest: Manifest) -> bool:
-    """Return whether a folder is that of a manifest, and nothing in it was touched since it got its name."""
+    """Return whether a folder belongs to a manifest and is untouched since it got its name."""
     return unchanged_folder(folder, manifest) is not None
 
 
 def unchanged_folder(folder: Path, manifest: Manifest) -> tuple[FolderLayout, FileStates] | None:
-    """Return the entries and the file states of a folder in which nothing was touched since it got its name.
+    """Return the entries and file states of a folder untouched since it got its name.
 
     Only the states of the files are compared, no bytes.
 
     Returns:
-        None where the folder is not that of the manifest, or something in it was touched.
+        None if the folder is not the manifest's, or an entry was touched.
     """
     try:
         facts, identity = manifest.header.folder, sha256(manifest.raw).hexdigest()
@@ -117,7 +116,7 @@ def unchanged_folder(folder: Path, manifest: Manifest) -> tuple[FolderLayout, Fi
 
 
 def unchanged_pieces(folder: Path, manifest: Manifest) -> FolderPieces | None:
-    """Open a folder in which nothing was touched, for neighbours that get pieces of it; None for others."""
+    """Open an untouched folder, to give its pieces to neighbours; None for a touched one."""
     found = unchanged_folder(folder, manifest)
     if found is None:
         return None
@@ -135,7 +134,7 @@ class KeptStates:
     """The record of a folder's files, read again after each renewal."""
 
     def __init__(self, folder: Path, manifest: Manifest, entries: int) -> None:
-        """Take the record as it is now for known; blocks on the disk."""
+        """Take the present record as known; blocks on the disk."""
         self._record, self._entries = kept_states(folder), entries
         self._manifest = sha256(manifest.raw).hexdigest()
         self._known = FileIdentity.at(self._record)
@@ -163,12 +162,13 @@ def _looks_unchanged(tree: OpenTree, table: FolderTable, states: FileStates) -> 
 
 
 def remove_kept(folder: Path) -> None:
-    """Remove a downloaded folder, and what was kept of it; a program that has a file open reads on.
+    """Remove a downloaded folder and its records; programs with open files of the folder read on.
 
-    Files shared with other downloads beside it (``--link``) lose a name, which their records are told.
+    Files shared with other downloads beside the folder (``--link``) lose one name; the records of those
+    downloads are renewed.
 
     Raises:
-        OSError: it can't be removed.
+        OSError: the folder can't be removed.
     """
     removed = temporary_name(folder)
     folder.rename(removed)  # at once, so that nobody sees a part of it under its name
@@ -184,7 +184,7 @@ def remove_kept(folder: Path) -> None:
 
 
 def _linked_files(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder that have other names; what can't be listed is passed over."""
+    """Yield the files in a folder with further names; skip unreadable subfolders."""
     for above, _, names in os.walk(folder):
         for name in names:
             file = Path(above, name)
@@ -197,7 +197,7 @@ def _linked_files(folder: Path) -> Iterator[Path]:
 def _renew_beside(outputs: Path, changes: Sequence[LinkChange]) -> None:
     """Renew the records of all downloaded folders in a folder after files lost a name.
 
-    A record that can't be renewed costs a reading of its files.
+    If a record can't be renewed, a later run has to read the files again.
     """
     for record in outputs.glob(f".v*{FILES}"):
         with suppress(OSError, LocalDiskError):

@@ -1,4 +1,4 @@
-"""The last version that was published from a folder, and what of it stands in the next one."""
+"""The last version published from a folder, and the parts of it that the next version can use."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.manifest_reader import ManifestError
 
 FindManifest = Callable[[str], Manifest | None]
-"""Returns the manifest of a complete version by its name; None where there is none."""
+"""Returns the manifest of a complete version by name; None for an unknown version."""
 
 
 @dataclass(frozen=True)
 class KnownShards:
-    """What of a payload is known before it is read.
+    """The parts of a payload known before reading.
 
     Attributes:
-        shards: the shards in which nothing changed, by their numbers.
-        digests: those of the payload, where nothing changed at all; else None.
+        shards: the unchanged shards, by number.
+        digests: those of the whole payload, if nothing changed at all; else None.
     """
 
     shards: Mapping[int, Shard] = field(default_factory=dict)
@@ -36,9 +36,9 @@ class LastVersion:
     """The last version of a folder.
 
     Attributes:
-        manifest: its manifest.
-        layout: of its entries.
-        record: what its files looked like.
+        manifest: the version's manifest.
+        layout: of the entries.
+        record: the identities of the files at that time.
     """
 
     manifest: Manifest
@@ -47,11 +47,11 @@ class LastVersion:
 
 
 def find_last_version(records: Path, source: Path, find: FindManifest) -> LastVersion | None:
-    """Return the last version of a folder; None where none is known that is still here. Blocks on the disk.
+    """Return the last version of a folder; None without a record or manifest. Blocks on the disk.
 
     Args:
         records: the folder with the records.
-        source: the folder that was published.
+        source: the published folder.
         find: finds the version's manifest.
     """
     record = read_record(records, source)
@@ -70,11 +70,11 @@ def find_last_version(records: Path, source: Path, find: FindManifest) -> LastVe
 def known_shards(
     survey: FolderSurvey, layout: FolderLayout, last: LastVersion, algorithms: tuple[str, ...]
 ) -> KnownShards:
-    """Return what of the next version is known from the last one, and note the digests of unchanged files.
+    """Return the shards known from the last version, and enter the digests of unchanged files.
 
     Args:
-        survey: the folder as it is.
-        layout: of its entries.
+        survey: the present state of the folder.
+        layout: of the folder's entries.
         last: the last version.
         algorithms: those of the payload's digests.
     """
@@ -98,7 +98,7 @@ def known_shards(
 
 
 def _note_digests(layout: FolderLayout, before: FolderLayout, entries: UnchangedEntries) -> None:
-    """Give unchanged small files the digests that the last version's list has."""
+    """Give unchanged small files their digests from the last version's list."""
     for index in layout.small_files():
         if entries.unchanged[index]:
             digest = before.table.digest(entries.before[index])

@@ -1,12 +1,12 @@
-"""The place of each entry of a folder in its payload, and the shards of that: functions of the list alone.
+"""The place of each entry of a folder in the payload, and the payload's shards: functions of the list alone.
 
 ::
 
-    │ header  small file  header │ large file        │ header  small  … │ large file │ header … end │
-    │ shard 1                    │ shard 2 │ shard 3 │ shard 4          │ shard 5    │ shard 6      │
+    │ header  small file  header │ large file        │ header  small  … │ large file │ header … end │ │ shard
+    1                    │ shard 2 │ shard 3 │ shard 4          │ shard 5    │ shard 6      │
 
-A large file is shards of its own, from its first byte to its last, so that it can be received straight into
-its place, linked from another version, and left alone where it is not wanted.
+A large file has shards of its own, from the first byte to the last. So it can be received straight into its
+place, linked from another version, or left out if unwanted.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from shardcast.folders.tar_headers import BLOCK, END, entry_header, padding, pax
 from shardcast.protocol.wire import MAX_SHARDS
 
 LEAST_LARGE = 1 << 20
-"""Bytes of the smallest file that is shards of its own, unless the shards would be too many."""
+"""Size in bytes of the smallest file with shards of its own, unless the shards would be too many."""
 MAX_SORTED_SHARDS = 999
-"""Shards that shardcast 0.1.0 puts together in their order: it sorts ``shard_1000`` before ``shard_101``."""
+"""Maximum shards in the right order for shardcast 0.1.0, which sorts ``shard_1000`` before ``shard_101``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the payload that no shard reaches beyond.
+    """A part of the payload cut into shards by itself; no shard reaches beyond its ends.
 
     Attributes:
-        offset: of its first byte in the payload.
-        size: its bytes.
+        offset: of the first byte in the payload.
+        size: number of bytes.
         index: of the large file in the table; None between large files.
     """
 
@@ -43,7 +43,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """Bytes of a file that stand in the payload.
+    """A range of a file's bytes in the payload.
 
     Attributes:
         index: of the file in the table.
@@ -61,10 +61,10 @@ class FolderShard:
     """One shard of a folder.
 
     Attributes:
-        offset: of its first byte in the payload.
-        size: its bytes.
-        index: of the large file that it is a part of; None for headers and small files.
-        file_offset: of its first byte in the large file.
+        offset: of the first byte in the payload.
+        size: number of bytes.
+        index: of the large file around the shard; None for headers and small files.
+        file_offset: of the first byte in the large file.
     """
 
     offset: int
@@ -83,7 +83,7 @@ class FolderLayout:
     Attributes:
         table: the entries.
         shard_size: bytes of a shard at most.
-        large: bytes from which on a file is shards of its own.
+        large: least bytes of a file with shards of its own.
         size: bytes of the payload.
         entries_end: offset behind the last entry, where the end of the tar begins.
     """
@@ -137,16 +137,16 @@ class FolderLayout:
         return index + (index >= 0 and self.body(index) + self.table.size(index) <= offset)
 
     def is_large(self, index: int) -> bool:
-        """Return whether a file is shards of its own."""
+        """Return whether a file has shards of its own."""
         return self.table.size(index) >= self.large
 
     def small_files(self) -> Iterator[int]:
-        """Yield the indices of the files with bytes that share shards with others."""
+        """Yield the indices of the non-empty files that share shards with others."""
         large = self.large
         return (index for index, size in enumerate(self.table.sizes) if 0 < size < large)
 
     def segments(self) -> Iterator[Segment]:
-        """Yield the parts of the payload that are cut by themselves, in order."""
+        """Yield the segments of the payload, in order."""
         return _segments(self, self.large)
 
     def shards(self, begin: int = 0) -> Iterator[FolderShard]:
@@ -160,9 +160,9 @@ class FolderLayout:
                 yield FolderShard(segment.offset + start, size, segment.index, in_file)
 
     def entries_between(self, start: int, end: int) -> range:
-        """Return the indices of the entries from ``start`` on that have ended at ``end``, padding and all.
+        """Return the indices of the whole entries, with padding, between ``start`` and ``end``.
 
-        None where no entry begins at ``start``.
+        None if no entry begins at ``start``.
         """
         first = bisect_left(self._starts, start)
         if first == len(self._starts) or self._starts[first] != start:
@@ -171,7 +171,7 @@ class FolderLayout:
         return range(first, len(self._starts) if is_last else bisect_right(self._starts, end) - 1)
 
     def files_between(self, start: int, end: int) -> Iterator[int]:
-        """Yield the indices of the files that have bytes from ``start`` to ``end`` of the payload."""
+        """Yield the indices of the files with bytes between ``start`` and ``end`` of the payload."""
         index = max(0, bisect_right(self._starts, start) - 1)
         while index < len(self._starts) and self._starts[index] < end:
             body, size = self.body(index), self.table.size(index)
@@ -220,7 +220,7 @@ def _offsets(sizes: Iterable[int], pax: Mapping[int, int]) -> Iterator[int]:
 
 
 def _segments(layout: FolderLayout, large: int) -> Iterator[Segment]:
-    """Yield the segments that a threshold makes."""
+    """Yield the segments for a threshold."""
     position = 0
     for index, size in enumerate(layout.table.sizes):
         if size >= large:
@@ -232,10 +232,10 @@ def _segments(layout: FolderLayout, large: int) -> Iterator[Segment]:
 
 
 def _threshold(layout: FolderLayout) -> int:
-    """Return the size from which on files are shards of their own.
+    """Return the least size of a file with shards of its own.
 
-    It is 1 MiB, doubled until there are at most 999 shards. Where no threshold brings that about, it is
-    doubled only until the shards between large files are no more than half of all.
+    The size is 1 MiB, doubled until there are at most 999 shards. If no threshold gives so few shards, it is
+    doubled only until the shards between large files are at most half of all.
     """
 
     def count(large: int) -> int:

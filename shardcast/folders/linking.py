@@ -1,4 +1,4 @@
-"""Large files of a folder ─▶ the folder of its version, without a copy: clones or hard links."""
+"""Large files of a folder ─▶ the folder of the version, without a copy: clones or hard links."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from shardcast.store.link_changes import LinkChange
 from shardcast.store.open_version import OpenVersion
 
 _TICK_SECONDS = 0.06
-"""Seconds after which a file that is written to has another ctime than its new link gave it (``reuse``)."""
+"""Seconds after which a write to a file gives another ctime than the new link did (``reuse``)."""
 
 
 class LargeFileLinks:
-    """The large files of a folder in the folder of its version.
+    """The large files of a folder in the folder of the version.
 
     Attributes:
-        files: where each lies that was cloned or linked, by its index.
-        copied: the indices of those that could be neither.
-        changes: of the files that were linked.
+        files: paths of the cloned or linked files, by index.
+        copied: the indices of the files to copy, since neither worked.
+        changes: of the linked files.
     """
 
     def __init__(self, survey: FolderSurvey, layout: FolderLayout, opened: OpenVersion) -> None:
-        """Clone or link all large files of a folder, each as it was surveyed.
+        """Clone or link all large files of a folder, each unchanged since the survey.
 
         Raises:
-            PayloadChanged: one was touched since.
-            LocalDiskError: one can't be read, or the disk failed.
+            PayloadChanged: a file was touched since.
+            LocalDiskError: a file can't be read, or the disk failed.
         """
         self.files: dict[int, Path] = {}
         self.copied: list[int] = []
@@ -44,7 +44,7 @@ class LargeFileLinks:
         self._renew()
 
     def _adopt(self, index: int, shards: range, opened: OpenVersion) -> None:
-        """Clone or link one file, and compare it before and after."""
+        """Clone or link one file; compare its states before and after."""
         survey = self._survey
         path = survey.table.path(index)
         with survey.reading(path):
@@ -84,7 +84,7 @@ class LargeFileLinks:
 
 
 def _large_files(layout: FolderLayout) -> Iterator[tuple[int, range]]:
-    """Yield the index of each large file, and the numbers of its shards."""
+    """Yield the index of each large file, and the numbers of the file's shards."""
     first, current = 0, None
     for number, placed in enumerate(layout.shards(), 1):
         if placed.index != current:

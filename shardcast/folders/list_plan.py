@@ -1,4 +1,4 @@
-"""The lines of a folder's list in its manifest, by the list's length: plain or packed, or none at all."""
+"""The lines of a folder's list in the manifest, plain, packed or none, depending on the list's length."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_PLAIN_LINES = 900
 """Lines with plain entries and digests: earlier readers of folders know no packed ones, and readers without
 folders refuse more than 1000 unknown lines; middles of later versions may add some."""
 _SHARD = 256
-"""Bytes of a shard's line beside the digests of its pieces, at most."""
+"""Maximum bytes of a shard's line without the digests of pieces."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class ListPlan:
     """The lines of a list.
 
     Attributes:
-        entry_lines: with the entries, to be read once.
-        digest_batch: digests of small files that a line has at least, but for the last one.
-        for_all: whether nodes that know no folders take so many lines.
+        entry_lines: with the entries, readable once.
+        digest_batch: minimum digests of small files in a line, except for the last one.
+        for_all: whether nodes without support for folders accept so many lines.
     """
 
     entry_lines: Iterable[bytes]
@@ -45,8 +45,8 @@ class ListPlan:
 def plan_list(layout: FolderLayout) -> ListPlan:
     """Return the lines of a folder's list.
 
-    Each shard has the digests of its files behind it where there are lines enough for that: readers then know
-    the digest of a file as soon as its shard.
+    If there are lines enough, the digests of a shard's files follow the shard's line: readers then know the
+    digests of files together with the shard.
 
     Raises:
         ListTooLong: the folder has too many shards or entries for a manifest.
@@ -69,7 +69,7 @@ def plan_list(layout: FolderLayout) -> ListPlan:
 
 
 def _drain(lines: deque[bytes]) -> Iterator[bytes]:
-    """Yield lines, and keep none that was yielded: they may be a hundred megabytes."""
+    """Yield lines, and drop each one yielded: all together may be a hundred megabytes."""
     while lines:
         yield lines.popleft()
 
@@ -85,6 +85,6 @@ def _count_shards(layout: FolderLayout) -> tuple[int, int]:
 
 
 def _size_of_shards(layout: FolderLayout, shards: int) -> int:
-    """Return the bytes that the lines of all shards take in a manifest, at most."""
+    """Return the maximum bytes of all shards' lines in a manifest."""
     pieces = layout.size // piece_size_for(layout.shard_size) + shards
     return shards * _SHARD + pieces * PIECE_DIGEST_SIZE * 4 // 3

@@ -1,16 +1,16 @@
-"""The list of a folder's entries as lines of its manifest, and back.
+"""The list of a folder's entries as lines of the manifest, and back.
 
 ::
 
     {"format": 1, …, "name": "model.tar", "kind": "file", "folder": {"name": "model", "entries": 3}}
     {"entries": [["config.json", 640, 420, 1763780000], ["weights/", 0, 493, 0],
                  ["weights/newest", 0, 511, 1763780000, "symlink", "a"]]}
-    {"entries": "<base64 of a zlib stream of such a list>"}
-    {"shard": 1, …}
-    {"file_digests": 0, "sha256": "<base64 of 32 bytes for each small file, in order>"}
+    {"entries": "<base64 of a zlib stream of such a list>"} {"shard": 1, …} {"file_digests": 0, "sha256":
+    "<base64 of 32 bytes for each small file, in order>"}
 
-Path, size, mode, mtime; of links the kind and the target. A path that is not UTF-8 is ``{"base64": "…"}``.
-Large files have no digest here: their shards have. Lists are packed where they take too many lines otherwise.
+Path, size, mode, mtime; for links also the kind and the target. A path in another encoding than UTF-8 is
+``{"base64": "…"}``. Large files have no digest here: their shards have. Lists are packed when they would take
+too many lines otherwise.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from shardcast.protocol.manifest import DIGESTS_KEY, ENTRIES_KEY, MAX_ENTRIES
 from shardcast.protocol.manifest_reader import ManifestError
 
 DIGESTS_A_LINE = ((MAX_LINE - 100) * 3 // 4) // 32
-"""Digests that fit a line."""
+"""Maximum digests in a line."""
 MAX_LIST = 256 << 20
 """Bytes of JSON of all packed entries: a reader's memory is bounded, however well they compress."""
 _FILLED = MAX_LINE - 4096
-"""Bytes of a line with entries that are as long as the others of their folder."""
+"""Bytes of a line filled with entries of equal length within each folder."""
 _ENTRY = 28
-"""Bytes of an entry beside its path, usually."""
+"""Usual bytes of an entry without the path."""
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _KINDS = {"symlink": EntryKind.SYMLINK, "link": EntryKind.HARD_LINK}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -52,7 +52,7 @@ def entry_lines(table: FolderTable) -> Iterator[bytes]:
 
 
 def _entry_lines(batch: list[tuple[Any, ...]]) -> Iterator[bytes]:
-    """Yield one line with a batch of entries, or lines with halves of what is too long for one."""
+    """Yield one line with a batch of entries; if the line is too long, lines with halves of the batch."""
     line = _encode({ENTRIES_KEY: batch}).encode() + b"\n"
     if len(line) <= MAX_LINE or len(batch) == 1:
         yield line
@@ -63,8 +63,8 @@ def _entry_lines(batch: list[tuple[Any, ...]]) -> Iterator[bytes]:
 
 
 def count_entry_lines(table: FolderTable, enough: int) -> int:
-    """Return the number of lines with the entries, or a bound of it where that is not above ``enough``."""
-    # A byte of a path is at most six characters of JSON; numbers and punctuation are some 80 beside it.
+    """Return the number of lines with the entries, or an upper bound not above ``enough``."""
+    # A byte of a path is at most six characters of JSON; numbers and punctuation add some 80.
     bound = 2 + 4 * (6 * table.path_bytes + 80 * len(table)) // _FILLED
     return bound if bound <= enough else sum(1 for _ in entry_lines(table))
 
@@ -156,7 +156,7 @@ class ListingReader:
             self._read_digests(values)
 
     def note_digests(self, layout: FolderLayout) -> None:
-        """Give the small files of a layout the digests that have arrived."""
+        """Enter the digests received so far for the small files of a layout."""
         for number, index in enumerate(layout.small_files()):
             digest = bytes(self._digests[number * 32 : (number + 1) * 32])
             if not digest:
@@ -164,7 +164,7 @@ class ListingReader:
             layout.table.set_digest(index, digest)
 
     def _read_entries(self, entries: Any) -> None:
-        """Take a list of entries, packed or as it is."""
+        """Take a list of entries, packed or plain."""
         if isinstance(entries, str):
             entries = self._unpack(entries)
         if not isinstance(entries, list):
@@ -182,10 +182,10 @@ class ListingReader:
             raise ManifestError(f"an entry of the folder can't be taken: {error}") from None
 
     def _unpack(self, packed: str) -> Any:
-        """Return the JSON value that was packed.
+        """Return the packed JSON value.
 
         Raises:
-            ManifestError: nothing was, or more than ``MAX_LIST`` bytes in all.
+            ManifestError: the text is malformed, or all together exceed ``MAX_LIST`` bytes.
         """
         try:
             text = unpack(packed)
@@ -212,7 +212,7 @@ class ListingReader:
 
 
 class _FileRun:
-    """Files of one folder that follow each other in a list, on their way into a table together."""
+    """Consecutive files of one folder in a list, to be added to a table together."""
 
     def __init__(self, table: FolderTable) -> None:
         self._table = table
@@ -221,13 +221,13 @@ class _FileRun:
         self._numbers: list[tuple[int, int, int]] = []
 
     def take(self, values: Any) -> bool:
-        """Take the JSON values of an entry, after a run of another folder has ended.
+        """Take the JSON values of an entry; a run of another folder is ended first.
 
         Returns:
-            Whether they are those of a file with a path in UTF-8; others are not taken.
+            Whether the values were taken: they describe a file with a path in UTF-8.
 
         Raises:
-            UnsafeEntry: a file before it is unsafe.
+            UnsafeEntry: an earlier file of the run is unsafe.
         """
         if type(values) is not list or len(values) != 4:
             return False
@@ -268,10 +268,10 @@ def _values(table: FolderTable, start: int, end: int) -> list[tuple[Any, ...]]:
 
 
 def parse_entry(values: Any) -> FolderEntry:
-    """Return the entry that JSON values are.
+    """Return the entry described by JSON values.
 
     Raises:
-        ManifestError: they are none.
+        ManifestError: the values are malformed.
     """
     if not isinstance(values, list) or len(values) not in (4, 6):
         raise ManifestError("an entry of a folder that is none")
@@ -296,10 +296,10 @@ def _text(path: bytes) -> str | dict[str, str]:
 
 
 def _bytes(value: Any) -> bytes:
-    """Return the path that a JSON value is.
+    """Return the path in a JSON value.
 
     Raises:
-        ManifestError: it is none.
+        ManifestError: the value is malformed.
     """
     try:
         if isinstance(value, str):

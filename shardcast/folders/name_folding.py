@@ -1,4 +1,4 @@
-"""Names that a file system takes for one, found before anything of a folder is fetched or written."""
+"""Different names taken for one by a file system, found before any fetch or write of a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OWNER = 0o600
 
 @dataclass(frozen=True)
 class NameFolding:
-    """The differences between names that a file system ignores.
+    """The differences between names ignored by a file system.
 
     Attributes:
         case: whether ``A`` and ``a`` are one name.
@@ -33,7 +33,7 @@ class NameFolding:
     def key(self, path: bytes) -> bytes:
         """Return the same key for paths that are one name here.
 
-        File systems have tables of their own, which may tell some rare characters apart that are one here.
+        A file system's own table may distinguish some rare characters with the same key here.
         """
         try:
             text = path.decode()
@@ -47,9 +47,9 @@ class NameFolding:
 
 
 def probe_folding(root: int) -> NameFolding:
-    """Return how a folder's file system compares names; blocks on the disk.
+    """Return the rules of a folder's file system for comparing names; blocks on the disk.
 
-    Names are made for that and removed again. Where they can't be made, nothing counts as ignored.
+    Names are made as a test, and removed again. If they can't be made, no difference counts as ignored.
 
     Args:
         root: the descriptor of the folder.
@@ -63,11 +63,11 @@ def probe_folding(root: int) -> NameFolding:
 
 
 def find_collision(paths: Iterable[bytes], folding: NameFolding) -> tuple[bytes, bytes] | None:
-    """Return the first two paths that are one name on a file system; None where there are none.
+    """Return the first two paths with one name on a file system; None without such a pair.
 
     Args:
         paths: of all entries, those of folders with ``/`` at the end.
-        folding: what the file system ignores.
+        folding: the differences ignored by the file system.
     """
     found: dict[bytes, bytes] = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""How folders are received: what may serve again, and how the result is verified."""
+"""How folders are received: the reuse of local files, and the verification of the result."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SHARDS = "shards"
 
 @dataclass(frozen=True, slots=True)
 class FolderOptions:
-    """The options of a client for versions that are folders.
+    """The options of a client for folders.
 
     Attributes:
-        seeds: downloaded folders whose files may serve again, beside those next to the output.
-        links: whether files that a seed has are linked, where mode and time are equal, instead of copied.
-        verify: ``shards`` or ``whole``: by which digests a folder gets its name; None for ``whole`` where
-            nothing of the folder was here before, else ``shards``.
-        only: patterns of paths (``folders.patterns``) of which one must match; none for all paths.
-        exclude: patterns of paths that are left out.
+        seeds: downloaded folders with reusable files, beside those next to the output.
+        links: whether files of a seed with equal mode and time are linked instead of copied.
+        verify: ``shards`` or ``whole``: the digests checked before a folder gets its name; None for ``whole``
+            if nothing of the folder was here before, else ``shards``.
+        only: patterns of paths (``folders.patterns``), one of them to match; none for all paths.
+        exclude: patterns of paths to leave out.
     """
 
     seeds: tuple[Path, ...] = ()

@@ -1,4 +1,4 @@
-"""The output of a client for a version that is a folder: built beside its name, renamed at the end."""
+"""A client's output for a folder: built in a temporary folder, renamed at the end."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ from shardcast.store.span_digest import has_digest, wrong_shard
 
 
 class FolderOutput:
-    """A version that is received into a folder (a ``ShardSink``).
+    """A folder for a version, received shard by shard (a ``ShardSink``).
 
-    Large files are received straight into their places in a temporary folder (``part_folder``); of the shards
-    between them each verified piece goes into the small files that it is a part of, so that no tar is on the
-    disk. What a seed has is taken first, and verified like what arrives. After a kill the pieces that the
-    files hold are verified again. The folder gets its name when all of it is there.
+    Large files are received straight into their places in a temporary folder (``part_folder``). From the
+    shards between them each verified piece is written into its small files, so no tar is on the disk. Files
+    of seeds are taken first, and verified like received bytes. After a kill the pieces already in the files
+    are verified again. The complete folder gets its name.
 
     Attributes:
         output: the path of the output.
         final: the state of the folder when it got its name; None before.
-        confirm: awaited before the folder gets its name; raises where it must not.
-        is_authentic: returns whether the manifest is the one that the deciding server lists. Where it is not
-            known to be, the shards' digests are nobody's word, and the payload's is computed in any case.
-        hashes_whole: whether the payload's SHA-256 is computed beside the transfer; else that of each shard
-            or file that came.
+        confirm: awaited before the folder gets its name; raises to prevent the naming.
+        is_authentic: returns whether the deciding server lists this manifest. If not, the digests of shards
+            are not authentic, and the payload's digest is computed in any case.
+        hashes_whole: whether the payload's SHA-256 is computed during the transfer; else the digest of each
+            received shard or file.
     """
 
     def __init__(self, output: Path, live: LiveManifest, options: FolderOptions | None = None) -> None:
@@ -61,12 +61,13 @@ class FolderOutput:
 
         Args:
             output: the path of the output.
-            live: the version's manifest, which has all entries and may still grow.
-            options: what may serve again, and how to verify.
+            live: the version's manifest with all entries, possibly still growing.
+            options: reusable folders, and the kind of verification.
 
         Raises:
             IntegrityError: the manifest's entries are not those of a folder.
-            LocalDiskError: the output can't be written there, or has no room, or two names are one there.
+            LocalDiskError: the output can't be written there, or has no room, or the file system takes two
+                names for one.
             UsageError: a part of the folder can't be verified by the whole digest.
         """
         options = (options or FolderOptions()).checked()
@@ -115,10 +116,10 @@ class FolderOutput:
             raise self._wrong(str(error)) from None
 
     def _check_names(self) -> None:
-        """Fail before anything is fetched, where the file system takes two names for one.
+        """Fail before any fetch if the file system takes two names for one.
 
         Raises:
-            LocalDiskError: it does.
+            LocalDiskError: two names are one.
         """
         folding, selection = probe_folding(self._part.root), self._places.selection
         if not folding:
@@ -132,10 +133,10 @@ class FolderOutput:
             )
 
     def _grow_list(self) -> GrowingList | None:
-        """Return the list so far of a folder that is written file by file; None for others.
+        """Return the list so far of a folder written file by file; None for other folders.
 
         Raises:
-            IntegrityError: it is not that of a folder.
+            IntegrityError: the list is not that of a folder.
         """
         facts = self._live.header.folder
         if facts is None or facts.entries is not None:
@@ -148,10 +149,10 @@ class FolderOutput:
         return growing
 
     def _grow(self) -> None:
-        """Take the entries that came since the last shard.
+        """Take new entries since the last shard.
 
         Raises:
-            IntegrityError: they are not those of a folder.
+            IntegrityError: the entries are not those of a folder.
         """
         try:
             if self._growing is None:
@@ -166,9 +167,10 @@ class FolderOutput:
             raise self._wrong(str(error)) from None
 
     def _check_room(self) -> None:
-        """Fail now rather than when the disk is full, where nothing of the folder is here.
+        """Fail now rather than on a full disk later, if nothing of the folder is here.
 
-        Its files count, not its tar: 512 bytes a header are much where most files are empty or tiny.
+        The sizes of files count, not the tar: with many empty or tiny files, the headers of 512 bytes are a
+        large part of the tar.
 
         Raises:
             OSError: there is no room (ENOSPC).
@@ -179,15 +181,15 @@ class FolderOutput:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async def next_wanted(self) -> Shard:
-        """Wait for ever: no reader requests shards of a folder that is not whole."""
+        """Wait for ever: no reader requests shards of an incomplete folder."""
         never: asyncio.Future[Shard] = asyncio.get_running_loop().create_future()
         return await never
 
     async def landing(self, shard: Shard) -> Landing:
-        """Open the places where a shard arrives, with the pieces that are here or in a seed.
+        """Open the landing of a shard, with the pieces already here or in a seed.
 
         Raises:
-            IntegrityError: the manifest's entries and shards are not those of one folder.
+            IntegrityError: the manifest's entries and shards do not match.
             LocalDiskError: the folder can't be read or written.
         """
         self._grow()
@@ -214,7 +216,7 @@ class FolderOutput:
         return landing
 
     def _take(self, placed: FolderShard) -> None:
-        """Take from the seeds what they have of a shard; blocks on the disk."""
+        """Take the files of a shard from the seeds, as far as possible; blocks on the disk."""
         if placed.index is None:
             self._reuse.take_small(placed.offset, placed.offset + placed.size)
             return
@@ -225,7 +227,7 @@ class FolderOutput:
             self._reuse.take_large(index, [pair for pair in shards if pair[0].index == index])
 
     async def _copy_shard(self, landing: Landing, placed: FolderShard) -> None:
-        """Copy a shard of a large file from a seed, and verify its pieces."""
+        """Copy a shard of a large file from a seed, and verify the pieces."""
         with disk_errors("could not write", self.output):
             async with self._taking:
                 copied = await landing.in_thread(
@@ -251,7 +253,7 @@ class FolderOutput:
         return landing
 
     def _is_wanted(self, placed: FolderShard) -> bool:
-        """Return whether a shard is wanted: not one of a large file that is left out."""
+        """Return whether a shard is wanted; shards of unwanted large files are not."""
         return placed.index is None or self._places.selection.has_bytes_of(placed.index)
 
     def _is_known(self, placed: FolderShard) -> bool:
@@ -293,11 +295,10 @@ class FolderOutput:
             self._places.hashed[index] = 1
 
     async def complete(self, manifest: Manifest) -> None:
-        """Make the rest of the folder, give it the name of the output, durably, and close it.
+        """Make the rest of the folder, give the folder the name of the output, durably, and close it.
 
         Raises:
-            IntegrityError: the manifest's entries and shards are not those of one folder, or a file has
-                another digest.
+            IntegrityError: the manifest's entries and shards do not match, or a file has another digest.
             LocalDiskError: the folder can't be made, or can't have the name.
         """
         if self.confirm:
@@ -309,7 +310,7 @@ class FolderOutput:
             await asyncio.wait([under_way])  # the thread uses the folder, which is closed next
 
     def _complete(self, manifest: Manifest) -> None:
-        """Finish the folder and name it; blocks on the disk."""
+        """Complete and name the folder; blocks on the disk."""
         places = self._places
         self._grow()
         try:
@@ -342,10 +343,10 @@ class FolderOutput:
         return not self._places.selection.is_all
 
     def open_pieces(self) -> FolderPieces:
-        """Open the folder once more, for neighbours that get pieces of it.
+        """Open the folder once more, to give pieces to neighbours.
 
         Raises:
-            LocalDiskError: it can't be opened.
+            LocalDiskError: the folder can't be opened.
         """
         with disk_errors("could not open", self.output):
             self._pieces = FolderPieces(self._part.root, self._places.layout)
@@ -357,12 +358,12 @@ class FolderOutput:
         return self._places.layout
 
     def discard(self) -> None:
-        """Remove the temporary folder: what landed is of no use any more."""
+        """Remove the temporary folder: the received bytes have become useless."""
         self._part.discard()
         self.close()
 
     def close(self) -> None:
-        """Close the folder. What landed stays for the next run; a temporary folder without anything goes.
+        """Close the folder. Received bytes stay for the next run; an empty temporary folder is removed.
 
         Raises:
             LocalDiskError: the record of a seed can't be renewed.

@@ -44,11 +44,12 @@ def packed_lines(
 ) -> Iterator[tuple[bytes, int]]:
     """Yield lines with all entries, and the bytes of JSON in each.
 
-    Names that compress badly fill a line sooner: each line begins with as many as the last one held.
+    Badly compressible names fill a line sooner: each line is first tried with as many entries as the last
+    one.
 
     Args:
         count: the number of entries.
-        entry_bytes: bytes of JSON that an entry usually takes.
+        entry_bytes: usual bytes of JSON for an entry.
         encode: returns the JSON of the entries from one index to another.
         line_of: returns the line with a value of ``entries``.
     """

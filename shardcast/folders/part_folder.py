@@ -3,11 +3,10 @@
 ::
 
     .v3.part/            only this user may open it; .v3.part-2 and so on beside other processes
-      lock               held by the process that fills the folder
-      manifest           the version's manifest so far
-      folder/            gets the name v3 at the end
+      lock               held by the process that fills the folder manifest           the version's manifest
+      so far folder/            gets the name v3 at the end
 
-On a network file system the names have suffixes, as those of an arriving file have (``store.output_part``).
+On a network file system the names have suffixes, like those of an arriving file (``store.output_part``).
 """
 
 from __future__ import annotations
@@ -32,30 +31,30 @@ from shardcast.open_files import close, is_at
 from shardcast.temporary_files import NOT_OURS, PART, leftovers, stem_of
 
 CONTENT = "folder"
-"""The name of the arriving folder in its temporary folder."""
+"""The name of the arriving folder in the temporary folder."""
 MANIFEST = "manifest"
 """The name of the manifest there."""
 
 _LOCK = "lock"
 _OLD = "old"
 _MAX_PARTS = 1000
-"""Temporary names that are tried; as many processes can write one output."""
+"""Temporary names tried; also the maximum number of processes with one output."""
 _MAX_STEM = 190
-"""Bytes of the output's name that the names of its temporary folders repeat."""
+"""Bytes of the output's name repeated in the names of temporary folders."""
 _STALE = 86400.0
-"""Seconds without a change after which a temporary folder counts as abandoned where no lock tells."""
+"""Seconds without a change after which a temporary folder counts as abandoned, where locks are unreliable."""
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PartFolder:
-    """A temporary folder that no other process fills.
+    """A temporary folder of this process alone.
 
     Attributes:
         output: the path of the output.
         path: the temporary folder.
-        root: the descriptor of the arriving folder in it; -1 once it is closed.
-        is_new: whether this process made it, so that nothing is in it.
+        root: the descriptor of the arriving folder in ``path``; -1 after closing.
+        is_new: whether this process made the folder, so it is empty.
     """
 
     def __init__(self, output: Path) -> None:
@@ -82,7 +81,7 @@ class PartFolder:
         return self.path / MANIFEST
 
     def give_name(self) -> os.stat_result:
-        """Give the arriving folder the name of the output, durably, and remove what it replaces.
+        """Give the arriving folder the name of the output, durably, and remove the old output.
 
         Returns:
             The state of the folder.
@@ -112,7 +111,7 @@ class PartFolder:
         return final
 
     def discard(self) -> None:
-        """Remove the temporary folder: what landed in it is of no use any more."""
+        """Remove the temporary folder: the received bytes have become useless."""
         if self._lock >= 0 and is_at(self._lock, self.path / _LOCK):
             remove_tree(self.path)
 
@@ -127,14 +126,14 @@ class PartFolder:
 
 
 def resolve_folder(output: Path, manifest: Path) -> Path:
-    """Return the path at which a folder is written: the end of the output's links.
+    """Return the path of a folder to write: the end of the output's links.
 
     Args:
         output: the path of the output.
-        manifest: the file beside it that shows that a download made the folder which is there.
+        manifest: the file beside the output, proof of an existing folder's origin in a download.
 
     Raises:
-        LocalDiskError: the path is a file, a device, a stranger's, or a folder that no download made.
+        LocalDiskError: the path is a file, a device, a stranger's, or a folder not made by a download.
     """
     try:
         found = output.lstat()
@@ -160,10 +159,10 @@ def resolve_folder(output: Path, manifest: Path) -> Path:
 
 
 def clear_abandoned_folders(output: Path) -> None:
-    """Remove the temporary folders that interrupted runs left of this output, as far as possible.
+    """Remove temporary folders of this output left by interrupted runs, as far as possible.
 
-    A folder of this user goes when no process has it locked. Where locks don't tell, and of another user, a
-    folder goes when it was not changed for a day.
+    An unlocked folder of this user is removed. Where locks are unreliable, and for another user's folder, the
+    folder is removed after a day without a change.
     """
     for part in _part_folders(output):
         with contextlib.suppress(OSError):
@@ -176,7 +175,7 @@ def clear_abandoned_folders(output: Path) -> None:
 
 
 def _acquire(output: Path) -> tuple[Path, int]:
-    """Return the path of a temporary folder that is this process's alone, and the descriptor of its lock."""
+    """Return the path of a temporary folder for this process alone, and the descriptor of its lock."""
     suffix = "" if _is_local_folder(output.parent) else f"-{machine_id()}"
     for attempt in range(1, _MAX_PARTS):
         path = _part_name(output, suffix if attempt == 1 else f"{suffix}-{attempt}")
@@ -205,8 +204,8 @@ def _take(path: Path) -> int | Lock:
     """Open, or make, a temporary folder and lock it.
 
     Returns:
-        The descriptor of its lock; ``HELD`` when another process or user has the name, ``NONE`` when no locks
-        hold there.
+        The descriptor of the folder's lock; ``HELD`` when another process or user has the name, ``NONE`` on a
+        file system without locks.
     """
     while True:
         created = _make(path)
@@ -246,7 +245,7 @@ def _take(path: Path) -> int | Lock:
 
 
 def _make(folder: Path) -> bool:
-    """Make a folder that only this user may open; return False where something has the name."""
+    """Make a folder for this user alone; return False if the name is taken."""
     try:
         folder.mkdir(0o700)
     except FileExistsError:
@@ -255,7 +254,7 @@ def _make(folder: Path) -> bool:
 
 
 def _is_private(found: os.stat_result) -> bool:
-    """Return whether a folder is this user's, and nobody else may write into it."""
+    """Return whether a folder is this user's, and writable by no other."""
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
@@ -265,7 +264,7 @@ def _part_name(output: Path, suffix: str) -> Path:
 
 
 def _part_folders(output: Path) -> Iterator[Path]:
-    """Yield the paths that are named as the output's temporary folders."""
+    """Yield the paths with names of the output's temporary folders."""
     name = re.escape(_part_name(output, "").name)
     pattern = re.compile(rf"{name}(-[0-9a-f]{{16}})?(-[0-9a-f]+)?")
     with contextlib.suppress(OSError):
@@ -273,7 +272,7 @@ def _part_folders(output: Path) -> Iterator[Path]:
 
 
 def _is_abandoned(part: Path, found: os.stat_result) -> bool:
-    """Return whether no process works on a temporary folder: by its lock if that is sure, else by its age."""
+    """Return whether no process works on a temporary folder: by a reliable lock, else by age."""
     is_stale = age_of(part, found) > _STALE
     try:
         descriptor = os.open(part / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -290,7 +289,7 @@ def _is_abandoned(part: Path, found: os.stat_result) -> bool:
 
 
 def new_part_folder(output: Path) -> PartFolder:
-    """Return the temporary folder of an output, whose parent is made where it is missing.
+    """Return the temporary folder of an output; make a missing parent.
 
     Raises:
         OSError: the folder can't be made.

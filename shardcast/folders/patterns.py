@@ -2,11 +2,9 @@
 
 ::
 
-    *.tmp        a name, at any depth, of a file, link or folder
-    logs/        a folder of this name, at any depth, with all that is in it
-    /notes.txt   a path from the top of the folder
-    a/*.bin      a pattern with a / in the middle is a path from the top, too
-    a/**/b       ** stands for any folders between, also for none
+    *.tmp        a name, at any depth, of a file, link or folder logs/        a folder of this name, at any
+    depth, with all its contents /notes.txt   a path from the top of the folder a/*.bin      a pattern with a
+    / in the middle is a path from the top, too a/**/b       ** stands for any folders between, also for none
 
 ``*`` and ``?`` stand for no ``/``; ``[abc]`` for one of these characters; others for themselves.
 """
@@ -19,9 +17,9 @@ from collections.abc import Iterable
 from shardcast.errors import UsageError
 
 IGNORE_FILE = ".shardcastignore"
-"""The file at the top of a folder whose lines are patterns of what is not published."""
+"""The file at the top of a folder with patterns of unpublished paths, one a line."""
 MAX_PATTERNS = 10_000
-"""Patterns that one list may have."""
+"""Maximum patterns in one list."""
 _MAX_PATTERN = 4096
 """Characters of a pattern."""
 
@@ -29,7 +27,7 @@ _MAX_PATTERN = 4096
 class PathPatterns:
     """Patterns of paths in a folder.
 
-    A path matches where it or a folder above it does.
+    A path matches if a pattern matches the path itself or a folder above.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
@@ -44,15 +42,15 @@ class PathPatterns:
         self._pattern = re.compile("|".join(sources) or r"(?!)", re.DOTALL)
 
     def match(self, path: bytes) -> bool:
-        """Return whether the pattern of this very path is there, not that of a folder above it.
+        """Return whether a pattern matches this very path, without looking at folders above.
 
         Args:
-            path: relative to the folder; a folder's ends in ``/``.
+            path: relative to the folder; with ``/`` at the end for a folder.
         """
         return self._pattern.fullmatch(path.decode("utf-8", "surrogateescape")) is not None
 
     def match_or_above(self, path: bytes) -> bool:
-        """Return whether a path, or a folder above it, matches."""
+        """Return whether a pattern matches a path or a folder above."""
         end = path.find(b"/")
         while 0 <= end < len(path) - 1:
             if self.match(path[: end + 1]):
@@ -68,10 +66,10 @@ def read_patterns(text: str) -> list[str]:
 
 
 def pattern_source(pattern: str) -> str:
-    """Return the regular expression of a pattern, for paths of which those of folders end in ``/``.
+    """Return the regular expression of a pattern, for paths with ``/`` at the end of folders.
 
     Raises:
-        UsageError: it is no pattern.
+        UsageError: the pattern is malformed.
     """
     body = pattern.rstrip("/")
     if not body or "\0" in pattern or len(pattern) > _MAX_PATTERN:

@@ -41,15 +41,15 @@ class FolderPayload:
         known: KnownShards | None = None,
         linked: Mapping[int, Path] | None = None,
     ) -> None:
-        """Read nothing yet.
+        """Make a source; nothing is read yet.
 
         Args:
             survey: the folder.
             layout: of its entries.
-            progress: its ``cancelled`` is read.
-            plan: the lines of its list.
-            known: what is known of it from the last version.
-            linked: where files lie that are published without a copy, by their indices.
+            progress: ``cancelled`` ends the reading.
+            plan: the lines of the list.
+            known: the shards and digests known from the last version.
+            linked: paths of the files published without a copy, by index.
         """
         self._survey = survey
         self._layout = layout
@@ -62,7 +62,7 @@ class FolderPayload:
         self._digests = SmallFileDigests(layout, plan.digest_batch)
 
     def close(self) -> None:
-        """Close the file that is open."""
+        """Close the open file."""
         self._file.close()
 
     def shard_size(self, offset: int) -> int:
@@ -72,7 +72,7 @@ class FolderPayload:
         return shard.size if shard else 0
 
     def known_shard(self, number: int) -> Shard | None:
-        """Return a shard in which nothing changed since the last version."""
+        """Return a shard unchanged since the last version; None for others."""
         return self._known.shards.get(number)
 
     def known_digests(self) -> Mapping[str, str] | None:
@@ -83,7 +83,7 @@ class FolderPayload:
         """Read the next bytes.
 
         Raises:
-            PayloadChanged: a file is not what it was when it was surveyed.
+            PayloadChanged: a file has changed since the survey.
             LocalDiskError: a file can't be read.
         """
         filled = 0
@@ -93,10 +93,10 @@ class FolderPayload:
         return filled
 
     def _fill_entries(self, chunk: memoryview, position: int) -> int:
-        """Read the next entries that a chunk has all of, up to a large file; return their bytes.
+        """Read the next entries that fit wholly in a chunk, up to a large file; return their bytes.
 
         Raises:
-            PayloadChanged, LocalDiskError: as ``fill`` does.
+            PayloadChanged, LocalDiskError: as for ``fill``.
         """
         layout, filled = self._layout, 0
         run = layout.entries_between(position, position + len(chunk))
@@ -120,7 +120,7 @@ class FolderPayload:
         """Read a part of one entry, or the end of the tar; return its bytes.
 
         Raises:
-            PayloadChanged, LocalDiskError: as ``fill`` does.
+            PayloadChanged, LocalDiskError: as for ``fill``.
         """
         part = next(self._layout.parts(position, position + len(chunk)))
         if isinstance(part, bytes):
@@ -132,7 +132,7 @@ class FolderPayload:
         return part.length
 
     def hashing(self, chunk: memoryview) -> Callable[[], None] | None:
-        """Return the hashing of the small files in a chunk; None where it has none."""
+        """Return the hashing of the small files in a chunk; None without small files."""
         return self._digests.work()
 
     def first_lines(self) -> Iterable[bytes]:
@@ -140,14 +140,14 @@ class FolderPayload:
         return self._entry_lines
 
     def lines_behind(self, number: int) -> Iterable[bytes]:
-        """Return the lines with the digests of the small files that have ended."""
+        """Return the lines with the digests of the finished small files."""
         return self._digests.lines(self._ends[number - 1])
 
     def check_unchanged(self) -> None:
-        """Look at the whole folder once more, after all of it was read.
+        """Compare the whole folder with the survey once more, after reading all bytes.
 
         Raises:
-            PayloadChanged: an entry appeared, vanished or was touched, or a file of no bytes has some.
+            PayloadChanged: an entry appeared, vanished or was touched, or an empty file has bytes.
             LocalDiskError: the folder can't be read.
         """
         table, nothing = self._layout.table, memoryview(bytearray())
@@ -158,7 +158,7 @@ class FolderPayload:
 
 
 class _OpenFile:
-    """The file of a surveyed folder that is read now."""
+    """The open file of a surveyed folder."""
 
     def __init__(self, survey: FolderSurvey, linked: Mapping[int, Path]) -> None:
         self._survey = survey
@@ -168,17 +168,17 @@ class _OpenFile:
         self._spare = bytearray(1)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             close(descriptor)
 
     def read(self, part: FileRange, data: memoryview) -> None:
-        """Read a part of a file, all of it; the last part with a look behind its end.
+        """Read a whole part of a file; for the last part, also check that the file ends there.
 
         Raises:
-            PayloadChanged: the file is not what was surveyed, or has fewer or more bytes.
-            LocalDiskError: it can't be read.
+            PayloadChanged: the file has changed since the survey, or has fewer or more bytes.
+            LocalDiskError: the file can't be read.
         """
         try:
             if part.index != self._index or self._descriptor < 0:
@@ -191,10 +191,10 @@ class _OpenFile:
                 raise error
 
     def read_all(self, index: int, path: bytes, data: memoryview) -> None:
-        """Read all bytes of a file, with a look behind its end, in as few steps as there can be.
+        """Read all bytes of a file, and check that it ends there, in as few system calls as possible.
 
         Raises:
-            PayloadChanged, LocalDiskError: as ``read`` does.
+            PayloadChanged, LocalDiskError: as for ``read``.
         """
         try:
             descriptor = self._open(index, path)
@@ -209,11 +209,11 @@ class _OpenFile:
             self.read(FileRange(index, 0, len(data)), data)
 
     def _open(self, index: int, path: bytes) -> int:
-        """Open a file that is as it was surveyed, and return its descriptor.
+        """Open a file unchanged since the survey, and return the descriptor.
 
         Raises:
-            PayloadChanged: it is not.
-            OSError: it can't be opened.
+            PayloadChanged: the file has changed.
+            OSError: the file can't be opened.
         """
         if index in self._linked:  # a clone has another inode; its version compares it at the end
             return os.open(self._linked[index], _READ)
@@ -230,13 +230,13 @@ class _OpenFile:
         return descriptor
 
     def _read(self, part: FileRange, data: memoryview) -> None:
-        """Read a part of the open file, and close it behind its end."""
+        """Read a part of the open file; close the file at its end."""
         survey, size, offset = self._survey, self._survey.table.size(part.index), part.offset
         end = offset + part.length
         is_last = end == size
         while True:
             rest = data[offset - part.offset :]
-            # One byte more is asked for with the last ones: a look behind the end costs no call of its own.
+            # With the last bytes one more is requested: checking for the end then costs no call of its own.
             count = os.preadv(self._descriptor, [rest, self._spare] if is_last else [rest], offset)
             offset += count
             if offset > end:
@@ -250,10 +250,10 @@ class _OpenFile:
 
 
 class SmallFileDigests:
-    """The SHA-256 of the small files of a folder, from their bytes in order; noted in its table.
+    """The SHA-256 of the small files of a folder, from their bytes in order; entered in the table.
 
-    One thread notes the bytes of a chunk and takes the work on them; another one carries that out, and takes
-    the lines. Files whose digests the table has are not hashed.
+    One thread records the bytes of a chunk and takes the work; another thread carries the work out, and takes
+    the lines. Files with known digests are not hashed.
     """
 
     def __init__(self, layout: FolderLayout, batch: int) -> None:
@@ -273,14 +273,14 @@ class SmallFileDigests:
             self._noted.append((index, offset, data))
 
     def work(self) -> Callable[[], None] | None:
-        """Return the hashing of what was noted since the last call; None where nothing was."""
+        """Return the hashing of the bytes recorded since the last call; None without bytes."""
         if not self._noted:
             return None
         noted, self._noted = self._noted, []
         return lambda: self._hash(noted)
 
     def lines(self, end: int) -> Iterator[bytes]:
-        """Return lines with the digests of files that end before an offset, of which no line had one yet."""
+        """Yield lines with the digests not written yet of files that end before an offset."""
         table = self._layout.table
         stop = bisect_left(self._small, self._layout.entries_before(end), self._told + len(self._ended))
         for index in self._small[self._told + len(self._ended) : stop]:

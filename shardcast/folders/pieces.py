@@ -14,14 +14,14 @@ from shardcast.open_files import close
 
 
 class FolderPieces:
-    """The files of one folder, open for reading while it arrives and once it has its name.
+    """The files of one folder, open for reading while it arrives and after it got its name.
 
-    While it arrives, the folder is this process's alone. Once it has its name it is the user's: of a large
-    file that was touched since nothing is given; of the rest the receiver of ``read`` checks each piece.
+    An arriving folder is this process's alone. A named folder is the user's: no piece of a touched large file
+    is given; for the rest, the receiver of ``read`` checks each piece.
     """
 
     def __init__(self, root: int, layout: FolderLayout) -> None:
-        """Read below the folder with the descriptor ``root``, which is not closed.
+        """Read below the folder of the descriptor ``root``; the descriptor stays open.
 
         Raises:
             OSError: this process has no descriptor left.
@@ -33,18 +33,18 @@ class FolderPieces:
         self._reload: Callable[[], FileStates | None] = lambda: None
 
     def mark_named(self, output: Path, states: FileStates, reload: Callable[[], FileStates | None]) -> None:
-        """Note that the folder got its name, and how its files looked then.
+        """Note that the folder got its name, and the states of its files at that time.
 
         Args:
             output: the folder.
-            states: of its files.
-            reload: returns their states when the record of them was renewed; None else.
+            states: of the files.
+            reload: returns the states after a renewal of their record; else None.
         """
         self._output, self._states, self._reload = output, states, reload
 
     @property
     def unchanged(self) -> bool:
-        """Whether the folder still has its name; its files are looked at one by one."""
+        """Whether the folder still has its name; single files are checked later."""
         if self._output is None:
             return True
         at_path, opened = FileIdentity.at(self._output), FileIdentity.from_stat(os.fstat(self._trees.root))
@@ -70,10 +70,10 @@ class FolderPieces:
             return b"".join(found)
 
     def open_large(self, index: int) -> int:
-        """Open a large file, and return its descriptor.
+        """Open a large file, and return the descriptor.
 
         Raises:
-            OSError: it can't be opened, or was touched since the folder got its name.
+            OSError: the file can't be opened, or was touched since the folder got its name.
         """
         with self._trees.tree() as tree:
             descriptor = tree.open_file(self.layout.table.path(index))
@@ -83,11 +83,12 @@ class FolderPieces:
         return descriptor
 
     def is_unchanged(self, index: int, descriptor: int) -> bool:
-        """Return whether an open file was not touched since the folder got its name."""
+        """Return whether an open file is untouched since the folder got its name."""
         found = os.fstat(descriptor)
         if self._states is None or self._states.is_same(index, found):
             return True
-        # Another version that shared the file may have gone, which changes its ctime, and renewed the record.
+        # Perhaps another version with the same file was removed: this changes the ctime, and renews the
+        # record.
         self._states = self._reload() or self._states
         return self._states.is_same(index, found)
 

@@ -1,7 +1,7 @@
-"""The bytes of a payload in the files of an arriving folder: written to their places, and built again.
+"""The bytes of a payload in the files of an arriving folder: written to their places, and read again.
 
-The headers and the padding of the tar lie nowhere: they are a function of the list of entries, and compared
-with what arrives.
+The headers and the padding of the tar are stored nowhere: they follow from the list of entries, and are
+compared with the received bytes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from shardcast.open_files import close, write_all
 from shardcast.store.span_digest import has_digest
 
 _OWNER = 0o600
-"""Permissions that every file has until its folder gets its name: a later run reads and writes it."""
+"""Permissions of every file until the folder gets its name, so that a later run can read and write it."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FileShard(NamedTuple):
-    """A part of a file, and its SHA-256 in hex."""
+    """A part of a file, and the part's SHA-256 in hex."""
 
     offset: int
     size: int
@@ -40,10 +40,10 @@ class FileShard(NamedTuple):
 
 
 class TarDiffers(Exception):
-    """The tar that arrives is not the one that follows from the list of entries.
+    """The received tar differs from the one made from the list of entries.
 
     Attributes:
-        offset: of the first part that differs, in the payload.
+        offset: of the first difference in the payload.
     """
 
     def __init__(self, offset: int) -> None:
@@ -55,12 +55,12 @@ class TarDiffers(Exception):
 class FolderPlaces:
     """The files of an arriving folder, as one payload.
 
-    Threads may share it, as long as each byte is written by one of them.
+    Threads may share an object, as long as no byte is written by two of them.
 
     Attributes:
         layout: the entries and their places in the payload.
-        selection: the entries that are wanted.
-        writing: for writers of tiny files, which take turns.
+        selection: the wanted entries.
+        writing: lock for writers of tiny files, to take turns.
         hashed: a byte for each entry: 1 once a file is known to have the SHA-256 in the manifest.
     """
 
@@ -68,9 +68,9 @@ class FolderPlaces:
         """Write below a folder.
 
         Args:
-            root: its descriptor, which is not closed.
-            layout: its entries, in their places in the payload.
-            selection: which of them are wanted; None for all.
+            root: the folder's descriptor; stays open.
+            layout: the entries, in their places in the payload.
+            selection: the wanted entries; None for all.
 
         Raises:
             OSError: this process has no descriptor left.
@@ -91,28 +91,28 @@ class FolderPlaces:
         self._readers.close()
 
     def extend(self) -> None:
-        """Make room for the entries that a growing list got; all of them are wanted."""
+        """Extend the columns for new entries of a growing list; all of them are wanted."""
         more = bytes(len(self.layout.table) - len(self.hashed))
         for column in (self._present, self._settled, self.hashed):
             column.extend(more)
         self.selection.extend()
 
     def open_root(self) -> int:
-        """Return another descriptor of the folder, which the caller closes.
+        """Return another descriptor of the folder, for the caller to close.
 
         Raises:
             OSError: this process has no descriptor left.
         """
         return os.dup(self._writers.root)
 
-    # What is here
+    # Present files
 
     def mark_present(self, index: int) -> None:
         """Note that a file is here, with right bytes or wrong ones."""
         self._present[index] = 1
 
     def is_settled(self, index: int) -> bool:
-        """Return whether a file was written whole, with its mode and time."""
+        """Return whether a file was written completely, with mode and time."""
         return bool(self._settled[index])
 
     def is_present(self, start: int, end: int) -> bool:
@@ -131,16 +131,17 @@ class FolderPlaces:
     # Files of seeds
 
     def take(self, index: int, found: SeedFile, digests: Sequence[FileShard], *, links: bool) -> None:
-        """Take a file from a seed: linked, cloned or copied. What is copied is verified later.
+        """Take a file from a seed: link, clone or copy. Copied bytes are verified later.
 
         Args:
             index: of the file.
             found: the file of the seed, of the same size.
             digests: SHA-256 of all parts of the file; none where they are not known yet.
-            links: whether it may be linked; it is where it has the same mode and time, and these digests.
+            links: whether linking is allowed; a file is linked if it has the same mode and time, and these
+                digests.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the file can't be written.
         """
         may_link = links and bool(digests) and found.has_looks_of(self.layout.table, index)
         if may_link and self._link_known(index, found):
@@ -161,7 +162,7 @@ class FolderPlaces:
             close(descriptor)
 
     def _link_known(self, index: int, found: SeedFile) -> bool:
-        """Link a seed's file that is known by its record, without opening it; return whether this was done.
+        """Link a seed's file known by its record, without opening it; return whether this was done.
 
         Raises:
             OSError: the name can't be made.
@@ -173,10 +174,10 @@ class FolderPlaces:
             return self._link(tree, index, found, state)
 
     def _link(self, tree: GrowingTree, index: int, found: SeedFile, state: os.stat_result) -> bool:
-        """Give a seed's file another name here, and count it as verified.
+        """Link a seed's file here, and count the file as verified.
 
         Returns:
-            Whether the linked file is the one with this state; otherwise nothing was linked.
+            Whether the linked file has this state; otherwise nothing was linked.
 
         Raises:
             OSError: the name can't be made.
@@ -199,7 +200,7 @@ class FolderPlaces:
         return True
 
     def _copy(self, tree: GrowingTree, index: int, source: int) -> bool:
-        """Clone or copy a seed's file; return whether it was cloned."""
+        """Clone or copy a seed's file; return True for a clone."""
         path = self.selection.path(index)
         target = tree.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
@@ -218,10 +219,10 @@ class FolderPlaces:
     # Bytes
 
     def write(self, start: int, view: memoryview) -> None:
-        """Write bytes of the payload to the files that they belong to.
+        """Write bytes of the payload to their files.
 
         Raises:
-            TarDiffers: a header or padding is not the one that follows from the list of entries.
+            TarDiffers: a header or padding differs from the one made from the list of entries.
             OSError: a file can't be written.
         """
         data, end, position = bytes(view), start + len(view), start
@@ -233,10 +234,10 @@ class FolderPlaces:
                 )
 
     def _write_entries(self, tree: GrowingTree, position: int, data: bytes, at: int) -> int:
-        """Write the next entries that the bytes from ``at`` on have all of, and return their bytes.
+        """Write the next entries contained wholly in the bytes from ``at`` on, and return their bytes.
 
         Raises:
-            TarDiffers, OSError: as ``write`` does.
+            TarDiffers, OSError: as for ``write``.
         """
         layout, start = self.layout, at
         run = layout.entries_between(position, position + len(data) - at)
@@ -254,7 +255,7 @@ class FolderPlaces:
         return at - start
 
     def _write_file(self, tree: GrowingTree, index: int, row: Row, data: bytes) -> None:
-        """Write all bytes of a file, and settle it."""
+        """Write all bytes of a file, and settle the file."""
         path, size, mode, mtime = row
         if not self.selection.is_all:
             path = self.selection.path(index)
@@ -273,10 +274,10 @@ class FolderPlaces:
             close(descriptor)
 
     def _write_part(self, tree: GrowingTree, position: int, data: bytes, at: int) -> int:
-        """Write bytes of the next entry that ``data`` has a part of, and return their number.
+        """Write a part of the next entry from ``data``, and return the number of bytes.
 
         Raises:
-            TarDiffers, OSError: as ``write`` does.
+            TarDiffers, OSError: as for ``write``.
         """
         part = next(self.layout.parts(position, position + len(data) - at))
         if isinstance(part, bytes):
@@ -295,7 +296,7 @@ class FolderPlaces:
         return part.length
 
     def read(self, start: int, length: int) -> bytes:
-        """Return bytes of the payload; zeros for those of files that are not here.
+        """Return bytes of the payload; zeros for the bytes of missing files.
 
         Raises:
             OSError: a file can't be read.
@@ -317,10 +318,10 @@ class FolderPlaces:
             close(descriptor)
 
     def open_large(self, index: int) -> int:
-        """Open a large file for reading and writing, with its size, and return its descriptor.
+        """Open a large file in its full size for reading and writing, and return the descriptor.
 
         Raises:
-            OSError: it can't be made.
+            OSError: the file can't be made.
         """
         entry, path = self.layout.table[index], self.selection.path(index)
         assert entry.kind is EntryKind.FILE
@@ -339,5 +340,5 @@ class FolderPlaces:
 
 
 def _has_digests(descriptor: int, digests: Sequence[FileShard]) -> bool:
-    """Return whether an open file has the digests of all its parts."""
+    """Return whether all parts of an open file have their digests."""
     return bool(digests) and all(has_digest(descriptor, *part) for part in digests)

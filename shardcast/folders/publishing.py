@@ -1,4 +1,4 @@
-"""A folder ─▶ a version's manifest, once all of it is stored."""
+"""A folder ─▶ a version's manifest, returned when all shards are stored."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PublishedFolders:
     """The versions of folders in a data directory.
 
     Attributes:
-        records: the folder with the records of what their files looked like.
+        records: the folder with the records of published folders.
         find: finds the manifest of a complete version.
         checksum: whether to read all files, whatever the records say.
     """
@@ -55,13 +55,13 @@ class PublishedFolders:
     checksum: bool = False
 
     def last(self, path: Path) -> LastVersion | None:
-        """Return the last version of a folder, as far as its record is believed; blocks on the disk."""
+        """Return the last version of a folder, if its record is usable; blocks on the disk."""
         return None if self.checksum else find_last_version(self.records, path, self.find)
 
     def note_links(self, changes: Sequence[LinkChange]) -> None:
-        """Tell the records of folders that files got or lost a name by this node; blocks on the disk.
+        """Renew the records of folders after this node gave or removed a name of files; blocks on the disk.
 
-        A record that can't be written costs a reading of its folder.
+        If a record can't be written, its folder is read again the next time.
         """
         try:
             renew_records(self.records, changes)
@@ -69,7 +69,7 @@ class PublishedFolders:
             log.warning("could not renew a record in %s: %s", self.records, error)
 
     def record(self, path: Path, manifest: Manifest, survey: FolderSurvey) -> None:
-        """Record what the files of a new version look like; blocks on the disk.
+        """Record the identities of a new version's files; blocks on the disk.
 
         Raises:
             LocalDiskError: the record can't be written.
@@ -93,20 +93,20 @@ def publish_folder(
     Args:
         path: the folder.
         opened: the version.
-        description: how the payload is cut and hashed.
+        description: the cutting and hashing of the payload.
         progress: kept up to date.
-        rules: what of the folder is published.
-        reserve: called with the bytes that will be stored, before they are read.
-        versions: the folders' versions so far; None where each folder is published as if it was the first.
+        rules: the part of the folder to publish.
+        reserve: called with the number of bytes to store, before reading.
+        versions: the folders' versions so far; None to publish each folder as a first version.
 
     Returns:
         The version's manifest.
 
     Raises:
         NoRoom: the version may not take so many bytes.
-        PayloadChanged: something in the folder changed meanwhile.
-        LocalDiskError: something in the folder can't be published or read, or the shards can't be written.
-        UsageError: a pattern is none.
+        PayloadChanged: an entry changed meanwhile.
+        LocalDiskError: an entry can't be published or read, or the shards can't be written.
+        UsageError: a pattern is malformed.
         Cancelled: ``progress.cancelled`` was set.
     """
     with open_survey(path, rules) as survey:
@@ -160,7 +160,7 @@ def check_folder_options(path: Path, is_folder: bool, rules: SurveyRules) -> Non
     """Check the rules before a broadcast gets its number.
 
     Raises:
-        UsageError: a pattern is none, or the payload is a file, which has nothing to leave out.
+        UsageError: a pattern is malformed, or the payload is a file, and a file has nothing to leave out.
     """
     PathPatterns(rules.exclude)
     if not is_folder and (rules.exclude or not rules.mtimes):
@@ -168,7 +168,7 @@ def check_folder_options(path: Path, is_folder: bool, rules: SurveyRules) -> Non
 
 
 def folder_name(path: Path) -> str:
-    """Return the name of a folder for its manifest."""
+    """Return the name of a folder for the manifest."""
     given = os.path.normpath(path)
     name = os.path.basename(given)
     if name in ("", ".", ".."):

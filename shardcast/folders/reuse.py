@@ -1,4 +1,4 @@
-"""Which shards of a folder's next version are those of its last one: nothing in them changed."""
+"""The unchanged shards: those of a folder's next version equal to shards of the last one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shardcast.folders.layout import FolderLayout, FolderShard
 from shardcast.folders.table import FolderTable
 
 _TICK = 50_000_000
-"""Nanoseconds within which a file may be written twice and keep its times: file systems take them from a
-clock that goes in steps of at most 10 ms."""
+"""Nanoseconds within which a file may be written twice and keep the same times: the clock of file systems
+goes in steps of at most 10 ms."""
 COARSE = 2_000_000_000
 """The same where times are whole seconds (FAT: two)."""
 _SECOND = 10**9
@@ -23,9 +23,9 @@ class UnchangedEntries:
     """A folder's entries beside those of its last version.
 
     Attributes:
-        before: index of the entry with the same path then; -1 where there was none.
-        unchanged: 1 for each entry whose bytes are the same by its record, or that has none.
-        same_list: whether all entries are those of then, with the same bytes.
+        before: index of the entry with the same path then; -1 for a new path.
+        unchanged: 1 for each entry with the same bytes by its record, or without bytes.
+        same_list: whether all entries are those of the last version, with the same bytes.
     """
 
     before: array[int]
@@ -38,13 +38,13 @@ def compare_entries(
     before: tuple[FolderTable, EntryIdentities],
     settled: int,
 ) -> UnchangedEntries:
-    """Compare the entries of a folder with those of its last version.
+    """Compare the entries of a folder with those of the last version.
 
     Args:
-        now: the entries, and what their files look like.
-        before: those of the last version, and what its files looked like.
-        settled: when the last version was surveyed, in nanoseconds since 1970; a file that was changed
-            shortly before, or later, counts as changed.
+        now: the entries, and the identities of their files.
+        before: the same of the last version.
+        settled: time of the last version's survey, in nanoseconds since 1970; a file changed shortly before,
+            or later, counts as changed.
     """
     table, identities = now
     table_before, identities_before = before
@@ -75,12 +75,12 @@ def is_settled(ctime: int, settled: int) -> bool:
 
 
 def reusable_shards(layout: FolderLayout, before: FolderLayout, entries: UnchangedEntries) -> dict[int, int]:
-    """Return the shards whose bytes are those of a shard of the last version: its number, by theirs.
+    """Return the shards with the bytes of a shard of the last version: the old number, by the new one.
 
     Args:
         layout: the next version's.
         before: the last version's.
-        entries: their entries, compared.
+        entries: the compared entries of both.
     """
     if layout.shard_size != before.shard_size:
         return {}

@@ -1,4 +1,4 @@
-"""What a seed has of an arriving folder: taken before a shard is fetched."""
+"""Reuse of seeds for an arriving folder: local files are taken before a shard is fetched."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from shardcast.open_files import close, write_all
 from shardcast.protocol.manifest import Shard
 
 _NEWEST = 3
-"""Folders beside the output that are looked into: the newest ones, beside what is at the output itself."""
+"""Number of folders beside the output used as seeds: the newest ones, in addition to the output itself."""
 _CHUNK = 1 << 20
 
 
 def seed_folders(output: Path, named: Iterable[Path] = ()) -> list[Path]:
-    """Return the folders that may have files of a version: named ones, the output, those beside it."""
+    """Return the folders that may have files of a version: named ones, the output, folders beside it."""
     beside: list[tuple[int, Path]] = []
     try:
         entries = list(os.scandir(output.parent))
@@ -73,14 +73,14 @@ class FolderReuse:
                     self._places.take(index, alike, (), links=False)
 
     def take_large(self, index: int, shards: Sequence[tuple[FolderShard, Shard]]) -> None:
-        """Take a large file that a seed has from its first shard to its last.
+        """Take a large file from a seed with all its shards.
 
         Args:
             index: of the file.
-            shards: all its shards.
+            shards: all shards of the file.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the file can't be written.
         """
         if not self._places.lacks(index) or not shards:
             return
@@ -119,6 +119,6 @@ class FolderReuse:
         """Close the seeds.
 
         Raises:
-            LocalDiskError: the record of files that were linked can't be renewed.
+            LocalDiskError: the record of linked files can't be renewed.
         """
         self._seeds.close()

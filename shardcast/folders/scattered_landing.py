@@ -1,4 +1,4 @@
-"""A shard between large files, as it arrives: its pieces go into the files that they are parts of."""
+"""An arriving shard between large files: each piece goes into the small files around it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from shardcast.protocol.manifest import Header, Shard
 from shardcast.store.landing import Landing, MakeRoom
 
 _RECENT = 32 << 20
-"""Bytes of pieces that stay in memory until they are hashed, since opening small files again costs more."""
+"""Bytes of pieces kept in memory for hashing, since opening small files again costs more."""
 _TINY = 16 << 10
-"""Bytes of a file below which threads that write files take turns: each system call is so short that what
-they lose to each other is the interpreter lock. 30 000 files of 1 KiB take 1.6 s that way, else 1.9."""
+"""Bytes of a file below which writing threads take turns: system calls are so short that the threads would
+mostly contend for the interpreter lock. 30 000 files of 1 KiB take 1.6 s in turns, else 1.9."""
 
 
 class RecentPieces:
-    """Pieces that were written and are about to be hashed, bounded for all landings of one folder."""
+    """Written pieces waiting to be hashed, bounded for all landings of one folder."""
 
     def __init__(self, limit: int = _RECENT) -> None:
         """Keep no piece yet."""
@@ -29,7 +29,7 @@ class RecentPieces:
         self._lock = threading.Lock()
 
     def reserve(self, size: int) -> bool:
-        """Return whether there is room for a piece, which is taken."""
+        """Reserve room for a piece, and return whether there was enough."""
         with self._lock:
             if size > self._left:
                 return False
@@ -45,7 +45,7 @@ class RecentPieces:
 class ScatteredLanding(Landing):
     """A shard of headers, padding and small files.
 
-    Its descriptor is the folder's; no file holds its bytes as they came.
+    The descriptor is the folder's; no file holds the shard's bytes in their order.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class ScatteredLanding(Landing):
         self._recent: dict[int, memoryview] = {}
 
     def put(self, start: int, view: memoryview, make_room: MakeRoom) -> None:
-        """Write right bytes to the files that they are parts of.
+        """Write right bytes to their files.
 
         Args:
-            start: their place in the shard.
+            start: offset of the bytes in the shard.
             view: the bytes.
             make_room: not called: no version is removed for a folder.
 
         Raises:
-            IntegrityError: the tar is not the one that follows from the list of entries.
-            OSError: they can't be written.
+            IntegrityError: the tar differs from the one made from the list of entries.
+            OSError: the bytes can't be written.
         """
         try:
             self._places.write(self.shard.offset + start, view)
@@ -104,11 +104,11 @@ class ScatteredLanding(Landing):
             self._recent[index] = kept[offset : offset + self.piece_size]
 
     def get(self, start: int, length: int) -> bytes:
-        """Return the bytes of a piece, built from the files that are here."""
+        """Return the bytes of a piece, built from the local files."""
         return self._places.read(self.shard.offset + start, length)
 
     def present_pieces(self) -> Iterator[int]:
-        """Yield the pieces that can be built."""
+        """Yield the pieces that can be built from local files."""
         for index in range(-(-self.shard.size // self.piece_size)):
             start = self.shard.offset + index * self.piece_size
             end = min(start + self.piece_size, self.shard.offset + self.shard.size)
@@ -125,7 +125,7 @@ class ScatteredLanding(Landing):
                 self._pieces.mark(index, 1)
 
     def read_into(self, start: int, buffer: memoryview) -> int:
-        """Read bytes that are here, and return their number; each byte is read once, in order.
+        """Read local bytes, and return their number; each byte is read once, in order.
 
         Raises:
             LocalDiskError: a file can't be read.
@@ -157,6 +157,6 @@ class ScatteredLanding(Landing):
 
 
 def _has_tiny_files(places: FolderPlaces, shard: Shard) -> bool:
-    """Return whether the entries of a shard are so small, on average, that their writers take turns."""
+    """Return whether the entries of a shard are small enough, on average, for writers to take turns."""
     count = places.layout.entries_before(shard.end) - places.layout.entries_before(shard.offset)
     return count * _TINY > shard.size

@@ -1,7 +1,7 @@
-"""Folders that the reader has, and the files in them that have the bytes of a new version.
+"""Downloaded folders of the reader, and the files in them with bytes of a new version.
 
-A file is found by its SHA-256, which the manifest beside its folder says: a small file by its own, a large
-one by those of its shards. What a manifest says of a file counts only once the file was hashed here.
+A file is found by SHA-256, from the manifest beside its folder: a small file by its own digest, a large file
+by those of its shards. The manifest's digest of a file counts only after hashing the file here.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import ManifestError
 
 MAX_SEEDS = 8
-"""Folders that are looked into at once; each has its list in memory."""
+"""Maximum folders used at once; each has its list in memory."""
 
 
 class SeedFolder:
-    """A folder whose files may serve again.
+    """A folder with reusable files.
 
     Attributes:
         path: the folder.
-        layout: its entries, by the manifest of its version.
-        states: how its files looked, and which were hashed; None where that is not known.
+        layout: the folder's entries, by the manifest of its version.
+        states: the recorded states of the files, with marks for hashed ones; None if unknown.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SeedFolder:
 
     @classmethod
     def open(cls, path: Path) -> SeedFolder | None:
-        """Open a folder with the manifest beside it; None where there is none, or it can't be read."""
+        """Open a folder with the manifest beside it; None without a readable manifest."""
         manifest = read_kept(path)
         if manifest is None:
             return None
@@ -67,27 +67,27 @@ class SeedFolder:
         )
 
     def open_file(self, index: int) -> int:
-        """Open a file of the folder, and return its descriptor.
+        """Open a file of the folder, and return the descriptor.
 
         Raises:
-            OSError: it can't be opened.
+            OSError: the file can't be opened.
         """
         return self._tree.open_file(self.layout.table.path(index))
 
     def place(self, index: int) -> tuple[int, bytes]:
-        """Return the descriptor of the folder that a file lies in, and its name there.
+        """Return the descriptor of a file's parent folder, and the file's name there.
 
         Raises:
-            OSError: its folder can't be opened.
+            OSError: the parent folder can't be opened.
         """
         return self._tree.parent(self.layout.table.path(index))
 
     def note_link(self, index: int) -> None:
-        """Remember that a file got another name by us, which changes its ctime."""
+        """Note a file linked by this process, since linking changes its ctime."""
         self._linked.add(index)
 
     def close(self) -> None:
-        """Renew the record of the files that were linked, and close the folder."""
+        """Renew the record of the linked files, and close the folder."""
         if self.states is not None and self._linked:
             table = self.layout.table
             firsts = {table.path(index) for index in self._linked}
@@ -103,7 +103,7 @@ class SeedFolder:
 
 @dataclass(frozen=True, slots=True)
 class SeedFile:
-    """A file of a seed, and where in it the bytes begin.
+    """A file of a seed, and the offset of the wanted bytes in it.
 
     Attributes:
         seed: the folder.
@@ -117,7 +117,7 @@ class SeedFile:
 
     @property
     def size(self) -> int:
-        """The bytes of the file in its own version."""
+        """The size of the file in its own version."""
         return self.seed.layout.table.size(self.index)
 
     def has_looks_of(self, table: FolderTable, index: int) -> bool:
@@ -126,7 +126,7 @@ class SeedFile:
         return here.mode(at) == table.mode(index) and here.mtime(at) == table.mtime(index)
 
     def look(self) -> os.stat_result | None:
-        """Return the state of the file, or of the link in its place; None where it can't be looked at."""
+        """Return the state of the file, or of the link in its place; None if unreadable."""
         try:
             folder, name = self.seed.place(self.index)
             return os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -134,7 +134,7 @@ class SeedFile:
             return None
 
     def is_known(self, state: os.stat_result) -> bool:
-        """Return whether the file of this state was hashed when it came, and was not touched since."""
+        """Return whether the file with this state was hashed on arrival and is untouched since."""
         return self.seed.states is not None and self.seed.states.is_known(self.index, state)
 
 
@@ -142,7 +142,7 @@ class FolderSeeds:
     """The files of several folders, found by digest; for one thread at a time."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        """Open the folders that have a manifest beside them, at most ``MAX_SEEDS``."""
+        """Open the folders with a manifest beside them, at most ``MAX_SEEDS``."""
         self._seeds: list[SeedFolder] = []
         self._small: dict[bytes, SeedFile] = {}
         self._shards: dict[str, SeedFile] = {}
@@ -178,7 +178,7 @@ class FolderSeeds:
         return self._shards.get(digest) or self._small.get(bytes.fromhex(digest))
 
     def find_alike(self, entry: FolderEntry) -> SeedFile | None:
-        """Return the file that had the same path, size and time; its bytes may have changed all the same."""
+        """Return the file with the same path, size and time; the bytes may have changed all the same."""
         for seed in self._seeds:
             index = seed.layout.table.find(entry.path)
             if index is not None:
@@ -191,7 +191,7 @@ class FolderSeeds:
         """Close all folders.
 
         Raises:
-            LocalDiskError: the record of files that were linked can't be renewed.
+            LocalDiskError: the record of linked files can't be renewed.
         """
         try:
             while self._seeds:
@@ -202,7 +202,7 @@ class FolderSeeds:
 
 
 def open_seed(found: SeedFile) -> int | None:
-    """Open a file of a seed; None where it can't be opened, since nothing depends on a seed."""
+    """Open a file of a seed; None on failure, since nothing depends on a seed."""
     try:
         descriptor = found.seed.open_file(found.index)
     except OSError:

@@ -1,4 +1,4 @@
-"""The entries of a folder that a reader wants: all of them, or those that patterns choose."""
+"""The entries of a folder wanted by a reader: all of them, or those chosen by patterns."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from shardcast.folders.table import FolderTable
 
 
 class FolderSelection:
-    """Entries to make, and where the bytes of files go.
+    """Entries to make, and the paths for the bytes of files.
 
-    A folder is made where something in it is wanted. Of a file of which only other names are wanted, the
-    first of these gets the bytes.
+    A folder is made if an entry in it is wanted. If only other names of a file are wanted, the first of these
+    gets the bytes.
 
     Attributes:
         is_all: whether every entry is wanted.
-        only: the patterns of which one must match; none for all paths.
-        exclude: the patterns of what is not wanted.
+        only: patterns, one of them to match; none for all paths.
+        exclude: patterns of unwanted paths.
     """
 
     def __init__(self, table: FolderTable, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
-        """Choose what matches a pattern of ``only``, where there is one, and none of ``exclude``.
+        """Choose the paths with a match in ``only``, if not empty, and without a match in ``exclude``.
 
         Raises:
-            UsageError: one of them is no pattern.
+            UsageError: a pattern is malformed.
         """
         self._table = table
         self.only, self.exclude = tuple(only), tuple(exclude)
@@ -38,7 +38,7 @@ class FolderSelection:
             self._choose(PathPatterns(only) if only else None, PathPatterns(exclude))
 
     def _choose(self, only: PathPatterns | None, exclude: PathPatterns) -> None:
-        """Note what is wanted."""
+        """Choose the wanted entries."""
         needed: set[bytes] = {b""}
         for index in range(len(self._table) - 1, -1, -1):  # what is in a folder comes before it
             path = self._table.path(index)
@@ -53,7 +53,7 @@ class FolderSelection:
                     self._paths.setdefault(first, entry.path)
 
     def extend(self) -> None:
-        """Choose all entries that the table got since; only where all are chosen."""
+        """Choose all new entries of the table; only for a selection of all entries."""
         self._wanted.extend(b"\1" * (len(self._table) - len(self._wanted)))
 
     def has_bytes_of(self, index: int) -> bool:
@@ -65,11 +65,11 @@ class FolderSelection:
         return bool(self._wanted[index])
 
     def path(self, index: int) -> bytes:
-        """Return the path at which the bytes of a file are."""
+        """Return the path of a file's bytes."""
         return self._paths.get(index) or self._table.path(index)
 
     def unsettled(self, is_settled: Callable[[int], bool]) -> Iterator[tuple[int, FolderEntry]]:
-        """Yield the entries to make, as ``entries`` does, without the files that are settled."""
+        """Yield the entries to make, like ``entries``, without the settled files."""
         if not self.is_all:
             yield from self.entries()
             return
@@ -78,14 +78,14 @@ class FolderSelection:
                 yield index, self._table[index]
 
     def counts(self) -> Mapping[bytes, int]:
-        """Return how many entries each folder gets, by its path; ``b""`` is the folder itself."""
+        """Return the number of entries to make in each folder, by path; ``b""`` is the folder itself."""
         if self.is_all:
             return self._table.counts()
         paths = (entry.path for _, entry in self.entries())
         return Counter(path[: path.rstrip(b"/").rfind(b"/") + 1] for path in paths)
 
     def entries(self) -> Iterator[tuple[int, FolderEntry]]:
-        """Yield the entries to make, in order, each with the index of the one that has its bytes."""
+        """Yield the entries to make, in order, each with the index of the entry with its bytes."""
         for index, entry in enumerate(self._table):
             if not self._wanted[index]:
                 continue

@@ -1,6 +1,6 @@
-"""The record of a folder that was published: what its files looked like, kept in the data directory.
+"""The record of a published folder: the identities of its files, kept in the data directory.
 
-One file for each folder, of the last version that was published from it::
+One file for each folder, about the last version published from the folder::
 
     {"format": 1, "path": "/data/model", "version": "v7", "manifest": "<SHA-256>", "entries": 3,
      "settled": 1763780000000000000}
@@ -30,7 +30,7 @@ from shardcast.protocol.wire import version_number
 from shardcast.store.link_changes import LinkChange
 
 MAX_RECORDS = 16
-"""Folders whose records are kept; those that were published last."""
+"""Maximum folders with records; those published last."""
 _FORMAT = 1
 _MAX_HEADER = 1 << 16
 """Bytes of the first line: a path has at most 4096, some of them six characters of JSON."""
@@ -39,13 +39,13 @@ _COLUMNS = 3
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """What is known of a folder since its last version.
+    """The known state of a folder at its last version.
 
     Attributes:
         version: the version's name.
         manifest: SHA-256 of the version's manifest, in hex.
         identities: of the entries in the manifest, in their order.
-        settled: nanoseconds since 1970; what was changed later may have changed again with the same times.
+        settled: nanoseconds since 1970; a file changed later may have changed again with the same times.
     """
 
     version: str
@@ -62,7 +62,7 @@ def record_file(folder: Path, source: Path) -> Path:
 def write_record(
     folder: Path, source: Path, manifest: Manifest, identities: EntryIdentities, settled: int
 ) -> None:
-    """Write the record of a folder that was published; blocks on the disk.
+    """Write the record of a published folder; blocks on the disk.
 
     Raises:
         OSError: the record can't be written.
@@ -83,10 +83,10 @@ def write_record(
 
 
 def renew_records(folder: Path, changes: Iterable[LinkChange]) -> None:
-    """Renew the records of folders whose files got or lost a name by this node; blocks on the disk.
+    """Renew the records of folders after this node gave or removed a name of their files; blocks.
 
-    A file that looked as recorded before the change is recorded as it looks after it. A write within the same
-    tick of the file system's clock would have changed its mtime, too.
+    A file that matched its record before the change is recorded with its state after the change. A write
+    within the same tick of the file system's clock would have changed the mtime, too.
 
     Raises:
         LocalDiskError: a record can't be written.
@@ -107,10 +107,10 @@ def renew_records(folder: Path, changes: Iterable[LinkChange]) -> None:
 
 
 def _renewed(record: SourceRecord, changes: Mapping[int, LinkChange]) -> SourceRecord | None:
-    """Return a record after changes; None where none of them is of a file that looked as recorded.
+    """Return a record after changes; None if no change is of a file that matched its record.
 
-    Entries that may have changed again with the same times are forgotten, so that the time from which on all
-    others are settled can be a later one.
+    Entries that may have changed again with the same times are forgotten. Then a later time of settling holds
+    for all others.
     """
     identities, last = record.identities, 0
     settled = [is_settled(identities.ctime(index), record.settled) for index in range(len(identities))]
@@ -127,12 +127,12 @@ def _renewed(record: SourceRecord, changes: Mapping[int, LinkChange]) -> SourceR
 
 
 def read_record(folder: Path, source: Path) -> SourceRecord | None:
-    """Return the record of a folder; None where there is none, or one that can't be used. Blocks."""
+    """Return the record of a folder; None without a usable one. Blocks on the disk."""
     return _parse(_read(record_file(folder, source)))
 
 
 def _read(file: Path) -> bytes:
-    """Return the bytes of a record; none where it can't be read."""
+    """Return the bytes of a record; none of an unreadable one."""
     try:
         return file.read_bytes()
     except OSError:
@@ -140,7 +140,7 @@ def _read(file: Path) -> bytes:
 
 
 def _parse(data: bytes) -> SourceRecord | None:
-    """Return the record in a file's bytes; None where it can't be used."""
+    """Return the record in a file's bytes; None if unusable."""
     end = data.find(b"\n", 0, _MAX_HEADER)
     try:
         values = parse_json(data[:end]) if end >= 0 else None
@@ -179,7 +179,7 @@ def _little(column: array[int]) -> memoryview:
 
 
 def _column(kind: str, data: bytes) -> array[int]:
-    """Return the column that little-endian bytes are."""
+    """Return the column in little-endian bytes."""
     column = array(kind, data)
     if sys.byteorder == "big":
         column.byteswap()

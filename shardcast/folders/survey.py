@@ -1,4 +1,4 @@
-"""A folder on the disk ─▶ its entries, and the identity of each, by which a change is noticed."""
+"""A folder on the disk ─▶ its entries, and an identity of each to detect changes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _MAX_IGNORE_FILE = 1 << 20
 _SECOND = 10**9
 _SLASH = ord("/")
 _RUN = 1000
-"""Names of a folder that are looked at together."""
+"""Names of a folder examined together."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""Errors of a path that vanished, or has a file or a link where a folder was."""
+"""Errors about a path that vanished, or that has a file or a link in place of a folder."""
 _OTHERS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -40,12 +40,12 @@ FirstPaths = dict[tuple[int, int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class SurveyRules:
-    """What of a folder is published.
+    """The part of a folder to publish.
 
     Attributes:
-        exclude: patterns of the paths that are left out, beside those of the folder's ignore file.
+        exclude: patterns of the paths to leave out, beside those of the folder's ignore file.
         mtimes: whether times are published; else all are 0.
-        forbidden: a folder that must not lie in it: the data directory, which changes meanwhile.
+        forbidden: a folder not allowed inside: the data directory, since it changes meanwhile.
     """
 
     exclude: tuple[str, ...] = ()
@@ -54,15 +54,15 @@ class SurveyRules:
 
 
 class FolderSurvey:
-    """A folder that was walked through.
+    """The entries of a folder, from a walk through it.
 
     Attributes:
         path: the folder, for messages.
-        tree: the folder, open.
-        table: its entries.
+        tree: the open folder.
+        table: the entries.
         started: when the walk began, in nanoseconds since 1970.
-        identities: of the entries; those of folders count for nothing, since their times change with each
-            file that is left out.
+        identities: of the entries; those of folders are not compared, since their times change with each file
+            left out.
     """
 
     def __init__(self, path: Path, tree: OpenTree, rules: SurveyRules) -> None:
@@ -70,8 +70,8 @@ class FolderSurvey:
 
         Raises:
             PayloadChanged: the folder changed meanwhile.
-            LocalDiskError: something in it can't be published.
-            UsageError: a pattern is none.
+            LocalDiskError: an entry can't be published.
+            UsageError: a pattern is malformed.
         """
         self.path = path
         self.tree = tree
@@ -96,9 +96,9 @@ class FolderSurvey:
         """Append the entries of names in a folder to the table, and their identities.
 
         Raises:
-            UnsafeEntry: no reader would take one.
-            PayloadChanged: one vanished meanwhile, or became something else.
-            LocalDiskError: one is nothing that can be published.
+            UnsafeEntry: readers would refuse an entry.
+            PayloadChanged: an entry vanished meanwhile, or changed its kind.
+            LocalDiskError: an entry can't be published.
         """
         found, has_times = self._look(above, names), self._rules.mtimes
         if not all(map(_is_plain_file, found)):
@@ -115,7 +115,7 @@ class FolderSurvey:
         """Walk through the folder once more, and compare each entry and its identity.
 
         Raises:
-            PayloadChanged: something appeared, vanished or was touched.
+            PayloadChanged: an entry appeared, vanished or was touched.
             LocalDiskError: the folder can't be read.
         """
         index, firsts = 0, FirstPaths()
@@ -132,8 +132,8 @@ class FolderSurvey:
     def _is_same_run(self, index: int, above: bytes, names: list[bytes], found: list[os.stat_result]) -> bool:
         """Return whether names in a folder are the entries from an index on, none of them touched.
 
-        A file of the same inode, mtime and ctime has the same size, mode and names. False where a closer look
-        is needed, too: at folders, whose times change with what is left out of them, and at links.
+        A file of the same inode, mtime and ctime has the same size, mode and names. False also where a closer
+        look is needed: at links, and at folders, whose times change with files left out.
         """
         end = index + len(names)
         return (
@@ -146,11 +146,11 @@ class FolderSurvey:
     def _check_same(
         self, index: int, above: bytes, name: bytes, found: os.stat_result, firsts: FirstPaths
     ) -> None:
-        """Check that a name in a folder is the entry at an index, and was not touched.
+        """Check that a name in a folder is the untouched entry at an index.
 
         Raises:
-            PayloadChanged: it is not, or was.
-            LocalDiskError: it is nothing that can be published.
+            PayloadChanged: the entry is another one, or was touched.
+            LocalDiskError: the entry can't be published.
         """
         path, count = above + name, len(self.table)
         expected = self.table.path(index) if index < count else b""
@@ -165,7 +165,7 @@ class FolderSurvey:
                 raise self.changed(path, "was written to or replaced")
 
     def changed(self, path: bytes, how: str) -> PayloadChanged:
-        """Return the error for a path that changed."""
+        """Return the error for a changed path."""
         return PayloadChanged(
             f"can't broadcast {self.path}: {os.fsdecode(path)!r} {how} while the folder was read; "
             "broadcast it when nothing writes to it"
@@ -173,11 +173,11 @@ class FolderSurvey:
 
     @contextmanager
     def reading(self, path: bytes) -> Iterator[None]:
-        """Word errors of the system about a path in the folder.
+        """Translate system errors about a path in the folder.
 
         Raises:
-            PayloadChanged: it vanished, or became something else.
-            LocalDiskError: it can't be read.
+            PayloadChanged: the path vanished, or changed its kind.
+            LocalDiskError: the path can't be read.
         """
         try:
             yield
@@ -191,9 +191,9 @@ class FolderSurvey:
         return self.changed(self.table.path(index), "is not there any more")
 
     def _walk(self) -> Iterator[tuple[bytes, list[bytes]]]:
-        """Yield runs of names in the order of a table: a folder's path, and names that are next in it.
+        """Yield runs of names in the order of a table: a folder's path, and the next names in the folder.
 
-        Behind a run that ends with a subfolder comes what is in that.
+        A run ends at a subfolder; the names in the subfolder follow.
         """
         pending = [(b"", _runs(self._names(b"")))]
         while pending:
@@ -208,7 +208,7 @@ class FolderSurvey:
                 pending.pop()
 
     def _names(self, path: bytes) -> list[bytes]:
-        """Return the names in a folder that are published, in order, those of folders with a ``/``."""
+        """Return the published names in a folder, in order, those of subfolders with a ``/``."""
         with self.reading(path), os.scandir(self.tree.folder(path)) as found:
             names = [
                 os.fsencode(entry.name) + (b"/" if entry.is_dir(follow_symlinks=False) else b"")
@@ -240,13 +240,13 @@ class FolderSurvey:
 
         Args:
             above: the folder's path.
-            name: the name in it.
-            found: its state.
+            name: the name in the folder.
+            found: the state of the entry.
             firsts: the first path of each file with several names; kept up to date.
 
         Raises:
-            PayloadChanged: it became something else.
-            LocalDiskError: it is nothing that can be published.
+            PayloadChanged: the entry changed its kind.
+            LocalDiskError: the entry can't be published.
         """
         path, is_folder = above + name, name[-1] == _SLASH
         file_type, mode = stat.S_IFMT(found.st_mode), found.st_mode & PERMISSIONS
@@ -275,7 +275,7 @@ class FolderSurvey:
         """Check that a subfolder is not the data directory.
 
         Raises:
-            LocalDiskError: it is.
+            LocalDiskError: the subfolder is the data directory.
         """
         if self._forbidden and os.path.samestat(self._forbidden, found):
             raise LocalDiskError(
@@ -300,7 +300,7 @@ def _runs(names: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def _is_plain_file(found: os.stat_result) -> bool:
-    """Return whether a state is that of a file with one name."""
+    """Return whether a state belongs to a file with one name."""
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
@@ -310,8 +310,8 @@ def open_survey(path: Path, rules: SurveyRules | None = None) -> Iterator[Folder
 
     Raises:
         PayloadChanged: the folder changed meanwhile.
-        LocalDiskError: it can't be read, or something in it can't be published.
-        UsageError: a pattern is none.
+        LocalDiskError: the folder can't be read, or an entry can't be published.
+        UsageError: a pattern is malformed.
     """
     with disk_errors("could not read", path):
         tree = OpenTree.at(path)
@@ -320,10 +320,10 @@ def open_survey(path: Path, rules: SurveyRules | None = None) -> Iterator[Folder
 
 
 def _patterns(path: Path, root: int, rules: SurveyRules) -> PathPatterns | None:
-    """Return the patterns of what is left out, with those of the folder's ignore file; None for none.
+    """Return the patterns of paths to leave out, with those of the folder's ignore file; None for none.
 
     Raises:
-        UsageError: one is no pattern, or the file is too long or not UTF-8.
+        UsageError: a pattern is malformed, or the file is too long or not UTF-8.
         LocalDiskError: the file can't be read.
     """
     patterns = [*rules.exclude]

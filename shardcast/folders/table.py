@@ -22,7 +22,7 @@ from shardcast.protocol.manifest import MAX_ENTRIES
 MAX_BYTES = 1 << 61
 """Bytes of all files together; with headers and padding a payload may have twice as many."""
 _RUN = 1000
-"""Entries that are looked at together."""
+"""Entries examined together."""
 _DIGEST = 32
 _NO_DIGEST = bytes(_DIGEST)
 _KINDS = {int(kind): kind for kind in EntryKind}  # calling the enumeration costs as much as all the rest
@@ -34,7 +34,7 @@ Row = tuple[bytes, int, int, int]
 class FolderTable(Sequence[FolderEntry]):
     """The entries of a folder, sorted by the bytes of their paths.
 
-    Each folder stands in the table before what is in it, so all that begins with its path follows it.
+    Each folder stands directly before its contents: all paths that begin with the folder's path.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class FolderTable(Sequence[FolderEntry]):
         return bytes(self._paths[self._ends[index - 1] if index else 0 : self._ends[index]])
 
     def kind(self, index: int) -> EntryKind:
-        """Return what an entry is."""
+        """Return the kind of an entry."""
         return _KINDS[self._kinds[index]]
 
     def mode(self, index: int) -> int:
@@ -153,7 +153,7 @@ class FolderTable(Sequence[FolderEntry]):
         )
 
     def has_same(self, index: int, other: FolderTable, other_index: int) -> bool:
-        """Return whether an entry is the same as one of another table but for its path."""
+        """Return whether an entry equals one of another table except for the path."""
         return (
             self._sizes[index] == other._sizes[other_index]
             and self._mtimes[index] == other._mtimes[other_index]
@@ -196,7 +196,7 @@ class FolderTable(Sequence[FolderEntry]):
         self._add(entry)
 
     def _add(self, entry: FolderEntry) -> None:
-        """Add an entry that was checked."""
+        """Add a checked entry."""
         path = self._last = entry.path
         self._bytes += entry.size
         self._paths += path
@@ -216,17 +216,17 @@ class FolderTable(Sequence[FolderEntry]):
         modes: Sequence[int],
         mtimes: Sequence[int],
     ) -> None:
-        """Append the next files of one folder, as ``append`` does one by one, at a fraction of its price.
+        """Append the next files of one folder, like ``append`` one by one, at a fraction of the cost.
 
         Args:
             above: path of the folder; ``b""`` for the top.
-            names: of the files in it.
+            names: of the files in the folder.
             sizes: their bytes.
             modes: their permission bits.
             mtimes: their times.
 
         Raises:
-            UnsafeEntry: as ``append`` does.
+            UnsafeEntry: as for ``append``.
         """
         total = sum(sizes)
         is_plain = (
@@ -256,13 +256,13 @@ class FolderTable(Sequence[FolderEntry]):
         self._last = above + names[-1]
 
     def _folder_of(self, path: bytes) -> bytes:
-        """Return the deepest open folder that a next path may lie in, and leave those it is not in."""
+        """Return the deepest open folder for a next path, and leave the folders around other paths."""
         while self._open_folders and not path.startswith(self._open_folders[-1]):
             self._open_folders.pop()
         return self._open_folders[-1] if self._open_folders else b""
 
     def counts(self) -> dict[bytes, int]:
-        """Return how many entries each folder has, by its path; ``b""`` is the folder itself."""
+        """Return the number of entries in each folder, by path; ``b""`` is the folder itself."""
         counts: dict[bytes, int] = {}
         for _, above, names in self.runs():
             counts[above] = counts.get(above, 0) + len(names)
@@ -279,10 +279,10 @@ class FolderTable(Sequence[FolderEntry]):
             index = self._kinds.find(EntryKind.FOLDER, index + 1)
 
     def runs(self) -> Iterator[tuple[int, bytes, list[bytes]]]:
-        """Yield files and links that follow each other in one folder, at most ``_RUN`` at once.
+        """Yield runs of consecutive files and links in one folder, at most ``_RUN`` at once.
 
         Yields:
-            The index of the first one, the path of the folder, and the names in it.
+            The index of the first one, the path of the folder, and the names.
         """
         first, above, names = 0, b"", list[bytes]()
         for start in range(0, len(self), _RUN):
@@ -301,7 +301,7 @@ class FolderTable(Sequence[FolderEntry]):
     # Digests of files
 
     def digest(self, index: int) -> bytes | None:
-        """Return the SHA-256 of a file; None where it is not known."""
+        """Return the SHA-256 of a file; None if unknown."""
         found = bytes(self._digests[index * _DIGEST : (index + 1) * _DIGEST])
         return found if found and found != _NO_DIGEST else None
 

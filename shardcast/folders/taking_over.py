@@ -1,4 +1,4 @@
-"""What an ended process left of an arriving folder: files of the list stay, all else goes."""
+"""Remains of an arriving folder after its process ended: files of the list stay, all else is removed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ _FILE = 0o600
 
 
 def take_over(root: int, places: FolderPlaces) -> None:
-    """Keep the files and folders that the list of entries has, and remove everything else.
+    """Keep the files and folders in the list of entries, and remove everything else.
 
-    What stays may be read and written by this user; the bytes of files are verified later, piece by piece.
+    Kept entries become readable and writable for this user; the bytes of files are verified later, piece by
+    piece.
 
     Args:
-        root: the descriptor of the arriving folder, which only this user may enter.
-        places: gets to know the files that are here.
+        root: the descriptor of the arriving folder, accessible to this user only.
+        places: told of the files here.
 
     Raises:
-        OSError: the folder can't be read, or something can't be removed.
+        OSError: the folder can't be read, or an entry can't be removed.
     """
     table = places.layout.table
     with OpenTree(os.dup(root)) as tree:
@@ -60,7 +61,7 @@ def _entries(folder: int) -> Iterator[tuple[bytes, os.stat_result]]:
 
 
 def _cut(name: bytes, folder: int, size: int) -> None:
-    """Cut a file to its size."""
+    """Cut a file to the given size."""
     descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         os.ftruncate(descriptor, size)
@@ -69,7 +70,7 @@ def _cut(name: bytes, folder: int, size: int) -> None:
 
 
 def _remove(name: bytes, folder: int, found: os.stat_result) -> None:
-    """Remove an entry of a folder, and all in it."""
+    """Remove an entry of a folder, with all contents."""
     if stat.S_ISDIR(found.st_mode):
         shutil.rmtree(os.fsdecode(name), dir_fd=folder)
     else:

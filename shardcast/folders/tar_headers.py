@@ -1,8 +1,8 @@
 """The bytes of a tar around the files: headers, padding and end, a pure function of the entries.
 
-The format is POSIX ustar, with a pax header only where an entry does not fit it; ``docs/protocol.md``,
-*Folders*, describes each byte. Owners are 0 without names and the ustar prefix is never used, so that the
-same tree gives the same bytes, whoever publishes it.
+The format is POSIX ustar, with a pax header only for values beyond ustar's fields; ``docs/protocol.md``,
+*Folders*, describes each byte. Owners are 0 without names and the ustar prefix is never used, so the same
+tree gives the same bytes with every publisher.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ END = bytes(2 * BLOCK)
 _NAME_FIELD = 100
 """Bytes of the fields for a path and a link."""
 _MAX_OCTAL = 8**11 - 1
-"""The largest number that a field of 12 bytes holds."""
+"""The largest number in a field of 12 bytes."""
 _TAIL = (b"ustar\x0000" + bytes(64) + b"0000000\0" * 2).ljust(BLOCK - 257, b"\0")
 """The end of each header: the magic word, no names of user and group, no device, no prefix."""
 _TAIL_SUM = sum(_TAIL)
 _PAX_NAME = b"PaxHeader"
-"""The path that each pax header has."""
+"""The path in each pax header."""
 
 
 def entry_header(entry: FolderEntry) -> bytes:
-    """Return the blocks before an entry's bytes: its header, behind a pax header where it needs one."""
+    """Return the blocks before an entry's bytes: the header, after a pax header where needed."""
     records = _pax_records(entry)
     size = entry.size if entry.size <= _MAX_OCTAL else 0
     mtime = entry.mtime if 0 <= entry.mtime <= _MAX_OCTAL else 0
@@ -41,12 +41,12 @@ def entry_header(entry: FolderEntry) -> bytes:
 
 
 def plain_header(path: bytes, kind: int, size: int, mode: int, mtime: int, link: bytes = b"") -> bytes:
-    """Return the one block before the bytes of an entry that needs no pax header."""
+    """Return the one block before the bytes of an entry without a pax header."""
     return _header(path, ord("0") + kind, size, mode, mtime, link)
 
 
 def pax_sizes(table: FolderTable) -> dict[int, int]:
-    """Return the bytes of the pax headers before the header of each entry that needs one, by its index."""
+    """Return the bytes of pax headers, by the indices of the entries that need one."""
     needed = set(table.odd_paths(_NAME_FIELD))
     needed.update(
         index for index, link in table.links.items() if len(link) > _NAME_FIELD or not link.isascii()
@@ -77,7 +77,7 @@ def _fits_ustar(entry: FolderEntry) -> bool:
 
 
 def _pax_records(entry: FolderEntry) -> bytes:
-    """Return what does not fit an entry's header, in this order: charset, path, link, size, mtime."""
+    """Return the values too large for an entry's header, in this order: charset, path, link, size, mtime."""
     if _fits_ustar(entry):
         return b""
     records = []
@@ -94,7 +94,7 @@ def _pax_records(entry: FolderEntry) -> bytes:
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    """Return a pax record: the length of all of it in decimal, a blank, ``key=value``, newline."""
+    """Return a pax record: the length of the whole record in decimal, a blank, ``key=value``, newline."""
     rest = len(key) + len(value) + 3
     length = rest + len(str(rest))
     length = rest + len(str(length))
@@ -102,7 +102,7 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _header(path: bytes, flag: int, size: int, mode: int, mtime: int, link: bytes = b"") -> bytes:
-    """Return one ustar header; a path or link that is too long is cut."""
+    """Return one ustar header; too long a path or link is cut."""
     before = b"%b%07o\x000000000\x000000000\0%011o\0%011o\0" % (
         path[:_NAME_FIELD].ljust(_NAME_FIELD, b"\0"),
         mode,
@@ -117,7 +117,7 @@ def _header(path: bytes, flag: int, size: int, mode: int, mtime: int, link: byte
 def _sum(data: bytes) -> int:
     """Return the sum of at most 256 bytes.
 
-    Adler-32 has it in its low half, modulo 65521, and takes a tenth of the time of ``sum``.
+    The low half of Adler-32 is this sum, modulo 65521, and takes a tenth of the time of ``sum``.
     """
     return (adler32(data) & 0xFFFF) - 1
 

@@ -1,4 +1,4 @@
-"""The tar and the list of a folder on another machine ─▶ a version's manifest, once all of it is stored."""
+"""The tar and the list of a folder on another machine ─▶ a version's manifest, with all shards stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shardcast.sharding.publication import Cancelled, PayloadDescription, Publis
 from shardcast.store.open_version import OpenVersion
 
 SUFFIX = ".tar"
-"""The end of a payload's name; the folder has the name without it."""
+"""The end of a payload's name; without it, the name is the folder's."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class ListedFolder:
     """A folder on another machine.
 
     Attributes:
-        facts: its name and the number of its entries.
-        list_size: bytes of its list, which come before those of the tar.
+        facts: the folder's name and number of entries.
+        list_size: bytes of the list, sent before the tar.
     """
 
     facts: FolderFacts
@@ -49,14 +49,14 @@ def publish_tar_file(
     progress: PublishProgress,
     reserve: ReserveBytes,
 ) -> Manifest:
-    """Cut the tar of a folder into shards, which are parts of its file where that can be linked; blocks.
+    """Cut the tar of a folder into shards; they are parts of its file if linking works. Blocks.
 
     Args:
         path: the file.
         lines: the folder's list.
         folder: the folder.
         opened: the version.
-        description: how the tar is cut and hashed.
+        description: the cutting and hashing of the tar.
         progress: kept up to date.
         reserve: called with the size of the tar.
 
@@ -66,7 +66,7 @@ def publish_tar_file(
     Raises:
         IntegrityError: list and tar are not those of one folder.
         LocalDiskError: the file can't be read, or the shards can't be written.
-        NoRoom, Cancelled: as ``publish_folder`` says.
+        NoRoom, Cancelled: as for ``publish_folder``.
     """
     adopted = opened.adopt(path)
     file = opened.adopted.path if adopted else path
@@ -103,7 +103,7 @@ def _publish(
     progress: PublishProgress,
     reserve: ReserveBytes,
 ) -> Manifest:
-    """Cut a tar that follows its list."""
+    """Cut a tar according to its list."""
     name = folder.facts.name + SUFFIX
     header = new_header(name, None, opened.number, description, folder.facts)
     try:
@@ -119,7 +119,7 @@ def _publish(
         source, opened, header, description=description, progress=progress, reserve=lambda size: None
     )
     _check_complete(progress.done, layout.size, progress)
-    # Wait for the end that the sender tells: only then its word on the digest is here.
+    # Wait for the sender's end mark: only then the sender's digest is here.
     if reader.fill(memoryview(bytearray(1)), folder.list_size + layout.size):
         raise IntegrityError(f"{name} has more than the {layout.size} bytes that its list makes")
     _check_complete(progress.done, layout.size, progress)
@@ -127,7 +127,7 @@ def _publish(
 
 
 def _check_complete(done: int, size: int, progress: PublishProgress) -> None:
-    """Check that all bytes came.
+    """Check that all bytes have come.
 
     Raises:
         Cancelled: publishing was cancelled.
@@ -142,18 +142,18 @@ def _check_complete(done: int, size: int, progress: PublishProgress) -> None:
 class TarSource:
     """The tar of a folder from elsewhere (a ``ChunkSource``), compared with the list entry by entry.
 
-    Header and padding must be the very bytes that follow from the list, so that readers of the tar and
-    readers of the list see the same folder.
+    Headers and padding must be exactly the bytes made from the list. Readers of the tar and readers of the
+    list then see the same folder.
     """
 
     def __init__(self, reader: ByteSource, start: int, layout: FolderLayout, plan: ListPlan) -> None:
-        """Read nothing yet.
+        """Make a source; nothing is read yet.
 
         Args:
             reader: reads the tar.
-            start: position of the tar behind its list, as the reader counts.
+            start: position of the tar after the list, as counted by the reader.
             layout: of the list.
-            plan: the lines of the manifest with it.
+            plan: the lines of the list in the manifest.
         """
         self._reader = reader
         self._start = start
@@ -196,7 +196,7 @@ class TarSource:
         """Return None, too."""
 
     def hashing(self, chunk: memoryview) -> Callable[[], None] | None:
-        """Return the hashing of the small files in a chunk; None where it has none."""
+        """Return the hashing of the small files in a chunk; None without small files."""
         return self._digests.work()
 
     def first_lines(self) -> Iterable[bytes]:
@@ -204,5 +204,5 @@ class TarSource:
         return self._lines
 
     def lines_behind(self, number: int) -> Iterable[bytes]:
-        """Return the lines with the digests of the small files that have ended."""
+        """Return the lines with the digests of the finished small files."""
         return self._digests.lines(self._ends[number - 1])

@@ -16,8 +16,8 @@ _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class OpenTree:
     """A folder and its subfolders, each opened relative to the one above.
 
-    The subfolders on the way to the last path stay open, since paths come in their order: at most as many
-    descriptors are open as a path has components. For one thread at a time.
+    The subfolders on the way to the last path stay open, since paths come in order: at most one descriptor
+    for each component of a path. For one thread at a time.
 
     Attributes:
         root: the descriptor of the folder itself.
@@ -32,10 +32,10 @@ class OpenTree:
 
     @classmethod
     def at(cls, folder: Path) -> OpenTree:
-        """Open a folder; of a link to one, the folder at its end.
+        """Open a folder, or the folder at the end of a link.
 
         Raises:
-            OSError: it is no folder, or can't be opened.
+            OSError: the path is no folder, or can't be opened.
         """
         return cls(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
@@ -56,7 +56,7 @@ class OpenTree:
             self.root = -1
 
     def folder(self, path: bytes) -> int:
-        """Return the descriptor of the subfolder at a path, which stays the tree's; ``b""`` is the root.
+        """Return the descriptor of the subfolder at a path, owned by the tree; ``b""`` is the root.
 
         Args:
             path: relative, with or without ``/`` at the end.
@@ -81,28 +81,28 @@ class OpenTree:
         return self._open[-1] if self._open else self.root
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
-        """Return the descriptor of the folder that an entry lies in, and the entry's name there.
+        """Return the descriptor of an entry's parent folder, and the entry's name there.
 
         Raises:
-            OSError: as ``folder`` does.
+            OSError: as for ``folder``.
         """
         above, _, name = path.rstrip(b"/").rpartition(b"/")
         return self.folder(above), name
 
     def stat(self, path: bytes) -> os.stat_result:
-        """Return the state of an entry; of a link, the link's own.
+        """Return the state of an entry; for a link, the link's own.
 
         Raises:
-            OSError: it is not there.
+            OSError: the entry is not there.
         """
         folder, name = self.parent(path)
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
     def open_file(self, path: bytes, flags: int = _FILE_FLAGS, mode: int = 0o600) -> int:
-        """Open a file, and return a descriptor that the caller closes.
+        """Open a file, and return a descriptor for the caller to close.
 
         Raises:
-            OSError: it is a link, or can't be opened.
+            OSError: the path is a link, or can't be opened.
         """
         folder, name = self.parent(path)
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder)

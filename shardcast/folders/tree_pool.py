@@ -1,4 +1,4 @@
-"""Open trees of one folder for several threads: each has one to itself while it works."""
+"""Open trees of one folder for several threads, each with a tree of its own while working."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from shardcast.folders.growing_tree import GrowingTree
 
 
 class TreePool:
-    """As many open trees as threads use at once.
+    """As many open trees as threads at work.
 
-    A lock around one tree would have all threads that write small files wait for each other.
+    With a lock around one tree, all threads that write small files would wait for each other.
     """
 
     def __init__(self, root: int, *, makes: bool = False) -> None:
         """Open a folder once more.
 
         Args:
-            root: its descriptor.
+            root: the folder's descriptor.
             makes: whether missing subfolders are made.
 
         Raises:
@@ -36,7 +36,7 @@ class TreePool:
 
     @contextmanager
     def tree(self) -> Iterator[GrowingTree]:
-        """Yield a tree that no other thread uses meanwhile.
+        """Yield a tree for the calling thread alone.
 
         Raises:
             OSError: the folder was closed, or this process has no descriptor left.
@@ -58,7 +58,10 @@ class TreePool:
                 self._returned.notify_all()
 
     def close(self) -> None:
-        """Close all trees once no thread uses one, which would go on in a file that gets its descriptor."""
+        """Close all trees after the last thread has returned its tree.
+
+        A thread still at work would go on in another file with the same descriptor.
+        """
         with self._returned:
             if self._closed:
                 return

@@ -1,4 +1,4 @@
-"""A folder on the disk, compared with the version that it is said to be: names, modes, times, every byte."""
+"""A folder on the disk, compared with its version: names, modes, times, every byte."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from shardcast.open_files import close
 from shardcast.protocol.manifest import Manifest, Shard
 
 _CHUNK = 1 << 20
-"""Bytes that are read and hashed at a time."""
+"""Bytes read and hashed at a time."""
 _THREADS = min(8, os.cpu_count() or 1)
-"""Shards that are hashed at once: SHA-256 takes a core."""
+"""Shards hashed at once: SHA-256 takes a core."""
 _KINDS = {
     EntryKind.FILE: stat.S_ISREG,
     EntryKind.HARD_LINK: stat.S_ISREG,
@@ -39,10 +39,10 @@ _KIND_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An entry that is not as it was published.
+    """An entry that differs from the published one.
 
     Attributes:
-        path: relative to the folder; a folder's ends in ``/``.
+        path: relative to the folder; with ``/`` at the end for a folder.
         what: the difference, in words.
     """
 
@@ -54,19 +54,19 @@ class FolderVerification:
     """One comparison of a folder with its version; blocks on the disk.
 
     Attributes:
-        done: bytes of the payload that were compared.
+        done: bytes of the payload compared so far.
     """
 
     def __init__(
         self, folder: Path, layout: FolderLayout, manifest: Manifest, selection: FolderSelection | None = None
     ) -> None:
-        """Compare nothing yet.
+        """Make a comparison, to be started by ``run``.
 
         Args:
             folder: the folder.
-            layout: its entries, as the manifest lists them.
+            layout: the entries in the manifest.
             manifest: the version's manifest.
-            selection: which entries are expected; None for all.
+            selection: the expected entries; None for all.
         """
         self.done = 0
         self._folder = folder
@@ -81,7 +81,7 @@ class FolderVerification:
         self._stopped = True
 
     def run(self) -> Iterator[Difference]:
-        """Yield what differs: first names, modes and times, then bytes.
+        """Yield the differences: first in names, modes and times, then in bytes.
 
         Raises:
             LocalDiskError: the folder can't be read.
@@ -95,7 +95,7 @@ class FolderVerification:
     # Names, modes and times
 
     def _compare_entries(self, tree: OpenTree) -> Iterator[Difference]:
-        """Yield the entries that are missing, or of another kind, size, mode or time."""
+        """Yield the entries missing, or with another kind, size, mode or time."""
         for index, entry in self._selection.entries():
             if self._stopped:
                 return
@@ -114,7 +114,7 @@ class FolderVerification:
                 yield Difference(entry.text, what)
 
     def _difference(self, entry: FolderEntry, found: os.stat_result, tree: OpenTree) -> str:
-        """Return what of an entry differs but its bytes; nothing where it is as published."""
+        """Return the difference in an entry, except for bytes; empty for an entry as published."""
         if not _KINDS[entry.kind](found.st_mode):
             return f"is no {_KIND_WORDS[entry.kind]}"
         if entry.kind is EntryKind.FILE and found.st_size != entry.size:
@@ -132,7 +132,7 @@ class FolderVerification:
         return ""
 
     def _find_strangers(self, tree: OpenTree) -> Iterator[Difference]:
-        """Yield the names in the folder that the version does not have."""
+        """Yield the names in the folder unknown to the version."""
         made = [entry for _, entry in self._selection.entries() if entry.kind is EntryKind.FOLDER]
         folders = [b"", *(entry.path for entry in made)]
         for folder in folders:
@@ -186,7 +186,7 @@ class FolderVerification:
         return [Difference(path, f"has wrong bytes in shard {shard.number}") for path in wrong]
 
     def _has_digest(self, tree: OpenTree, parts: list[bytes | FileRange], shard: Shard) -> bool:
-        """Return whether the parts of a shard have its digest together."""
+        """Return whether the parts of a shard together have the shard's digest."""
         whole = sha256()
         for part in parts:
             if isinstance(part, bytes):
@@ -197,14 +197,14 @@ class FolderVerification:
         return whole.hexdigest() == shard.sha256
 
     def _is_right(self, tree: OpenTree, index: int) -> bool:
-        """Return whether a small file has its digest; one without a digest counts as right."""
+        """Return whether a small file has the listed digest; a file without one counts as right."""
         expected = self._layout.table.digest(index)
         found = sha256()
         self._hash_range(tree, FileRange(index, 0, self._layout.table.size(index)), found.update)
         return expected is None or found.digest() == expected
 
     def _hash_range(self, tree: OpenTree, part: FileRange, update: Callable[[memoryview], object]) -> None:
-        """Hash a range of a file; bytes that are missing at its end are left out."""
+        """Hash a range of a file; bytes missing at the end are left out."""
         descriptor = tree.open_file(self._selection.path(part.index))
         try:
             buffer = memoryview(bytearray(min(_CHUNK, part.length)))

@@ -1,7 +1,7 @@
-"""A folder that is written file by file ─▶ a version's manifest: each file goes out when it is whole.
+"""A folder written file by file ─▶ a version's manifest: each file goes out as soon as it is complete.
 
-The writer sends frames through a pipe: 4 bytes with the length of the JSON text of an entry, as it stands in
-a list (``listing``), the text, then the bytes of the file. A length of 0 ends the folder.
+The writer sends frames through a pipe: 4 bytes with the length of the JSON text of an entry, as in a list
+(``listing``), the text, then the bytes of the file. A length of 0 ends the folder.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ def publish_written_folder(
     progress: PublishProgress,
     reserve: ReserveBytes,
 ) -> Manifest:
-    """Cut the files that come through a pipe into shards, while they come, until the folder ends; blocks.
+    """Cut files arriving through a pipe into shards, until the end of the folder; blocks.
 
     Args:
         source: the pipe, unbuffered.
         name: the folder's name.
         opened: the version.
-        description: how the tar is cut and hashed.
-        progress: kept up to date; its ``size`` is set once the writer has ended.
+        description: the cutting and hashing of the tar.
+        progress: kept up to date; ``size`` is set at the writer's end.
         reserve: called before each chunk is stored.
 
     Returns:
         The version's manifest.
 
     Raises:
-        UsageError: an entry is none, unsafe, or there twice.
+        UsageError: an entry is malformed, unsafe, or there twice.
         NoRoom: the version may not take so many bytes.
         LocalDiskError: the pipe can't be read, or the shards can't be written.
         Cancelled: ``progress.cancelled`` was set, or the pipe ended before the folder.
@@ -71,7 +71,7 @@ def publish_written_folder(
 
 
 class WrittenSource:
-    """The tar of a folder that is written file by file (a ``ChunkSource``)."""
+    """The tar of a folder written file by file (a ``ChunkSource``)."""
 
     def __init__(
         self,
@@ -80,12 +80,12 @@ class WrittenSource:
         progress: PublishProgress,
         announce: Callable[[bytes], None],
     ) -> None:
-        """Read nothing yet.
+        """Make a source; nothing is read yet.
 
         Args:
             pipe: brings the frames.
             shard_size: bytes of a shard at most.
-            progress: its ``cancelled`` is read.
+            progress: ``cancelled`` ends the reading.
             announce: called with the line of each entry, before its first shard.
         """
         self._pipe = ByteSource(pipe, _MAX_BYTES, shard_size, progress)
@@ -100,7 +100,7 @@ class WrittenSource:
         self._is_whole = False
 
     def _shards(self) -> Iterator[int]:
-        """Yield the sizes of the shards, each once its entry is here."""
+        """Yield the sizes of the shards, each as soon as its entry is here."""
         layout, cut_to = self._layout, 0
         while (entry := self._next_entry()) is not None:
             self._append(entry)
@@ -123,7 +123,7 @@ class WrittenSource:
         """Take and announce the next entry.
 
         Raises:
-            UsageError: it can't be taken.
+            UsageError: the folder can't have the entry.
         """
         try:
             self._layout.table.append(entry)
@@ -136,7 +136,7 @@ class WrittenSource:
         """Read the next frame's entry; None at the end of the folder.
 
         Raises:
-            UsageError: it is none.
+            UsageError: the entry is malformed.
         """
         length = int.from_bytes(self._take(LENGTH_BYTES), "big")
         if not length:
@@ -166,7 +166,7 @@ class WrittenSource:
             raise Cancelled("the writer of the folder went away before its end")
 
     def shard_size(self, offset: int) -> int:
-        """Return the bytes of the next shard; waits for the entry that it begins with."""
+        """Return the bytes of the next shard; wait for the shard's first entry."""
         return next(self._sizes, 0)
 
     def fill(self, chunk: memoryview, position: int) -> int:

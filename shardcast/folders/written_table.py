@@ -1,4 +1,4 @@
-"""The entries and the layout of a folder that is written file by file: in the order written, and growing."""
+"""The entries and the growing layout of a folder written file by file, in the order of writing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from shardcast.folders.tar_headers import BLOCK, END, entry_header, padding
 from shardcast.protocol.wire import MAX_SHARDS
 
 MAX_WRITTEN = 800
-"""Entries of such a folder: each file has a line of its own in the manifest, and readers that know no such
-folders take 1000 unknown lines."""
+"""Maximum entries of such a folder: each file has a line of its own in the manifest, and readers without
+support for such folders accept 1000 unknown lines."""
 
 
 class WrittenTable(FolderTable):
-    """The entries of a folder in the order written, each folder before what is in it."""
+    """The entries of a folder in the order of writing, each folder before its contents."""
 
     def __init__(self) -> None:
         """Begin with no entry."""
@@ -74,14 +74,14 @@ class WrittenTable(FolderTable):
 
 
 class WrittenLayout(FolderLayout):
-    """The payload of such a folder, as far as its entries are known.
+    """The payload of such a folder, as far as the entries are known.
 
-    A shard ends behind each file, so that files go out one by one; a large file is shards of its own, as
-    always. Nothing that was laid out moves when entries are added, but for the end of the tar.
+    A shard ends after each file, so files go out one by one; a large file has shards of its own, as always.
+    Added entries move nothing but the end of the tar.
     """
 
     def __init__(self, table: WrittenTable, shard_size: int) -> None:
-        """Lay a table out that may grow.
+        """Lay out a growing table.
 
         Raises:
             TooManyShards: shards of this size would be too many.
@@ -96,7 +96,7 @@ class WrittenLayout(FolderLayout):
         self.extend()
 
     def extend(self) -> None:
-        """Lay the entries out that the table got since the last call.
+        """Lay out the entries added to the table since the last call.
 
         Raises:
             TooManyShards: shards of this size would be too many.
@@ -116,11 +116,11 @@ class WrittenLayout(FolderLayout):
 
     @property
     def settled(self) -> int:
-        """Offset behind the shards that stay as they are when entries are added."""
+        """Offset after the shards unaffected by added entries."""
         return deque(self.segments(), 1)[0].offset
 
     def segments(self) -> Iterator[Segment]:
-        """Yield the parts of the payload that are cut by themselves, in order."""
+        """Yield the segments of the payload, in order."""
         position = 0
         for index, size in enumerate(self.table.sizes):
             body = self.body(index)
