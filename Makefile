@@ -6,6 +6,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.made
 
 BENCHED := $(VENV)/.benched
+SITED   := $(VENV)/.sited
+
+# All that pages link to, copied beside them: links work on the site as they do here.
+PAGES   := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs examples tests/support/independent_restorer.py
 
 # Four tests at once starve each other's processes on a slow machine. What failed then runs once more by itself,
 # as CPython's own tests do: what is wrong fails again, and what only raced stays named in the summary above it.
@@ -15,7 +19,7 @@ ALONE = echo 'Once more, one at a time:' && $(BIN)/pytest --last-failed --maxfai
 # package anew: a third of all the time that they need.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: test quick unit soak mutate demo bench bench-full check lint types layers compiled collected tests format clean
+.PHONY: test quick unit soak mutate demo bench bench-full docs check lint types layers compiled collected tests format clean
 
 test: lint
 	$(MAKE) --no-print-directory -j 2 types layers collected
@@ -41,6 +45,12 @@ bench: $(BENCHED)
 
 bench-full: $(BENCHED)
 	$(BIN)/python scripts/bench --full --json build/bench/full.json --plots build/bench $(BENCH)
+
+docs: $(SITED)
+	rm -rf build/pages && mkdir -p build/pages
+	tar cf - --exclude __pycache__ $(PAGES) | tar xf - -C build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'Open build/docs/index.html'
 
 check: lint types layers
 
@@ -81,6 +91,10 @@ $(STAMP): pyproject.toml
 $(BENCHED): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	$(BIN)/python scripts/peers install --bench --quiet || true
+	touch $@
+
+$(SITED): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
 	touch $@
 
 clean:
