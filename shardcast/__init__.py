@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         VersionWithdrawn,
     )
     from shardcast.nodes.client import Client, Offered, Release
+    from shardcast.progress import Progress
     from shardcast.protocol.distribution import Withdrawal
     from shardcast.upstream.lease import Lease
 
@@ -87,6 +88,7 @@ _HOMES = {
         "VersionNotOffered", "VersionWithdrawn",
     ),
     "shardcast.nodes.client": ("Client", "Offered", "Release"),
+    "shardcast.progress": ("Progress",),
     "shardcast.api.open_folder": ("FolderWriter",),
     "shardcast.control.writer": ("BroadcastWriter",),
     "shardcast.upstream.lease": ("Lease",),
@@ -143,6 +145,7 @@ __all__ = [
     "OriginServer",
     "PayloadChanged",
     "PayloadMissing",
+    "Progress",
     "Release",
     "RemoteBroadcast",
     "ShardcastError",

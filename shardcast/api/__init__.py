@@ -8,7 +8,7 @@ from __future__ import annotations
 from shardcast.api.archive import Archive
 from shardcast.api.broadcast_function import broadcast
 from shardcast.api.broadcasting import Broadcast, BroadcastProgress
-from shardcast.api.client import ClientNode, Followed
+from shardcast.api.client import ClientNode
 from shardcast.api.current_origin import (
     initialize,
     open_broadcast,
@@ -16,6 +16,7 @@ from shardcast.api.current_origin import (
     shutdown,
     withdraw,
 )
+from shardcast.api.followed import Followed
 from shardcast.api.middle import MiddleNode
 from shardcast.api.nodes import OriginServer
 from shardcast.api.remote_broadcast import RemoteBroadcast

@@ -14,6 +14,7 @@ from shardcast.api.current_origin import current_origin
 from shardcast.api.publishing import ByteSize, LocalPayload, Metadata, StrPath, publish_payload
 from shardcast.api.remote_broadcast import RemoteBroadcast
 from shardcast.errors import UsageError
+from shardcast.progress import OnProgress
 from shardcast.protocol.tags import add_tags
 from shardcast.sizes import shard_size_of
 
@@ -36,6 +37,7 @@ def broadcast(
     exclude: Sequence[str] = ...,
     mtimes: bool = ...,
     checksum: bool = ...,
+    progress: OnProgress | bool | None = ...,
 ) -> str: ...
 @overload
 def broadcast(
@@ -53,6 +55,7 @@ def broadcast(
     exclude: Sequence[str] = ...,
     mtimes: bool = ...,
     checksum: bool = ...,
+    progress: OnProgress | bool | None = ...,
 ) -> Broadcast: ...
 @overload
 def broadcast(
@@ -67,6 +70,7 @@ def broadcast(
     live: bool = ...,
     exclude: Sequence[str] = ...,
     mtimes: bool = ...,
+    progress: OnProgress | bool | None = ...,
 ) -> RemoteBroadcast: ...
 @overload
 def broadcast(
@@ -86,6 +90,7 @@ def broadcast(
     exclude: Sequence[str] = ...,
     mtimes: bool = ...,
     checksum: bool = ...,
+    progress: OnProgress | bool | None = ...,
 ) -> str | Broadcast | RemoteBroadcast: ...
 def broadcast(
     file_path: StrPath,
@@ -104,6 +109,7 @@ def broadcast(
     exclude: Sequence[str] = (),
     mtimes: bool = True,
     checksum: bool = False,
+    progress: OnProgress | bool | None = None,
 ) -> str | Broadcast | RemoteBroadcast:
     """Publish a file or a folder as the next version.
 
@@ -136,6 +142,9 @@ def broadcast(
             digest.
         checksum: whether to read all files of a folder. Without it those whose size, times and inode are as
             in the last version from there are not read where their bytes are not needed.
+        progress: called with a ``Progress`` in a thread of the library, ten times a second at most, and once
+            at the end. Its exception aborts the broadcast, unless the version is about to be complete, and is
+            raised here or by the handle's ``result``. True shows a bar on stderr.
 
     Returns:
         The version's name, ``v7``. With ``wait=False``, at once, a handle: ``.version``, ``.done()``,
@@ -147,7 +156,8 @@ def broadcast(
     Raises:
         NotInitialized: ``initialize`` was not called, and there is no ``data_dir`` and no ``to``.
         NoNode: no origin runs on ``data_dir``.
-        UsageError: the number of copies or of seconds makes no sense, or an argument does not go with ``to``.
+        UsageError: the number of copies or of seconds makes no sense, ``progress`` is neither a function nor
+            True, or an argument does not go with ``to``.
         PayloadMissing: there is no such file.
         LocalDiskError: the file can't be read or stored.
         CopiesMissing: fewer nodes have the version in time; it stays published.
@@ -180,6 +190,7 @@ def broadcast(
             access=access,
             exclude=exclude,
             mtimes=mtimes,
+            on_progress=progress,
         )
         return sent.result() if wait else sent
     if live or shown is not None:
@@ -196,7 +207,7 @@ def broadcast(
             checksum=checksum,
         )
         where = Path(data_dir).absolute()
-        return publish_payload(where, payload, wait=wait, copies=copies, timeout=timeout)
+        return publish_payload(where, payload, wait=wait, copies=copies, timeout=timeout, progress=progress)
     return current_origin("broadcast", ", or give data_dir=").broadcast(
         file_path,
         shard_size,
@@ -209,4 +220,5 @@ def broadcast(
         exclude=exclude,
         mtimes=mtimes,
         checksum=checksum,
+        progress=progress,
     )

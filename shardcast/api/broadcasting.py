@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.api.completion import Completion
+from shardcast.api.progress_calls import ProgressThread
 from shardcast.control.waiting import check_copies, copies_missing, wait_for_copies
 from shardcast.errors import UsageError
+from shardcast.progress import OnProgress, Progress, RecentRate
 from shardcast.sizes import format_size
 
 
@@ -52,6 +54,7 @@ class Broadcast:
         timeout: float | None = None,
         *,
         break_off: Callable[[], object],
+        on_progress: OnProgress | bool = False,
     ) -> None:
         """Read the version's name, and follow the rest of the messages in a thread.
 
@@ -61,6 +64,8 @@ class Broadcast:
             copies: number of nodes below that must have the version; None for none.
             timeout: maximum seconds until they have it; None for no maximum.
             break_off: breaks off the origin's answer, unless the version is about to be complete.
+            on_progress: called with the progress, in a thread; its exception aborts the broadcast. True for a
+                bar, False for neither.
 
         Raises:
             ShardcastError: the origin refused the broadcast.
@@ -73,6 +78,8 @@ class Broadcast:
         self._failure: BaseException | None = None  # to publish
         self._error: BaseException | None = None  # to publish, or to have the copies in time
         self._published, self._ended = threading.Event(), Completion()
+        self._rate = RecentRate()
+        self._telling = ProgressThread(on_progress, self._look, break_off) if on_progress else None
         threading.Thread(target=self._listen, args=(messages,), name="shardcast", daemon=True).start()
 
     def __repr__(self) -> str:
@@ -88,6 +95,11 @@ class Broadcast:
     def progress(self) -> BroadcastProgress:
         """Progress of the broadcast, as of the origin's last message."""
         return self._progress
+
+    def _look(self) -> Progress:
+        """Return the progress for the function that is told of it."""
+        done, size = self._progress.done, self._progress.size
+        return Progress(self.version, done, size, self._rate.observe(time.monotonic(), done) or 0.0)
 
     def done(self) -> bool:
         """Return whether the broadcast has ended, with success or without.
@@ -142,10 +154,12 @@ class Broadcast:
         """Abort the broadcast, unless the version is complete or about to be, and wait for the outcome.
 
         After an abort ``result`` raises ``VersionAborted``, and no node keeps anything of the version. A
-        complete version stays; ``shardcast.withdraw`` takes it back.
+        complete version stays; ``shardcast.withdraw`` takes it back. The function for the progress may call
+        this; then it does not wait.
         """
         self._break_off()
-        self._published.wait()
+        if not (self._telling and self._telling.is_current):
+            self._published.wait()
 
     def wait_for(self, copies: int | None = None, timeout: float | None = None) -> str:
         """Wait until the version is complete and ``copies`` nodes below have it whole and verified.
@@ -207,6 +221,7 @@ class Broadcast:
         except BaseException as error:  # noqa: BLE001  result() and wait_for() raise it
             self._error = self._failure = error
         finally:
+            self._finish_telling()
             self._published.set()
         try:
             if self._copies is not None and self._failure is None:
@@ -215,3 +230,10 @@ class Broadcast:
             self._error = error
         finally:
             self._ended.set()
+
+    def _finish_telling(self) -> None:
+        """Have the function for the progress called for the last time; its exception is the failure."""
+        if self._telling:
+            raised = self._telling.finish(succeeded=self._failure is None)
+            if raised:
+                self._error = self._failure = raised

@@ -19,8 +19,10 @@ from shardcast.access.signing import check_available
 from shardcast.access.tls import client_tls
 from shardcast.addresses import server_urls
 from shardcast.api.background import Background
+from shardcast.api.followed import Followed
+from shardcast.api.progress_calls import called_in_thread
 from shardcast.api.seeding import Seeding
-from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
+from shardcast.errors import NoServerReachable, UsageError, VersionNotOffered
 from shardcast.fair_limit import FairLimit
 from shardcast.folders.options import FolderOptions
 from shardcast.nodes.client import LATEST, Client, Release
@@ -28,6 +30,7 @@ from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.release_folder import check_keep
 from shardcast.nodes.sharing_settings import SharingSettings
 from shardcast.nodes.tagged import version_text
+from shardcast.progress import OnProgress
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.server.binding import EVERY_ADDRESS
 
@@ -35,56 +38,6 @@ log = logging.getLogger("shardcast")
 
 StrPath = str | os.PathLike[str]
 Announcement = TypeVar("Announcement", Release, Withdrawal)
-
-
-class Followed:
-    """Handle of versions that are followed in the background.
-
-    Following ends by ``stop``, or with the ``with`` block.
-    """
-
-    def __init__(self, work: Background[None], calling: set[int]) -> None:
-        """Take over the work.
-
-        Args:
-            work: the coroutine that follows.
-            calling: identifier of the thread that runs a callback now; empty while none runs.
-        """
-        self._work = work
-        self._calling = calling
-
-    def stop(self) -> None:
-        """Stop following, and wait until a running callback has returned.
-
-        A callback may call this itself; then it does not wait. Arrived pieces are kept for the next run.
-        """
-        # Waiting for the callback inside of it would never end.
-        if threading.get_ident() in self._calling:
-            self._work.request_cancel()
-        else:
-            self._work.cancel()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until following has ended: it failed, or another thread called ``stop``.
-
-        Args:
-            timeout: maximum seconds to wait; None for no maximum.
-
-        Raises:
-            TimeoutError: following goes on after ``timeout`` seconds.
-            LocalDiskError: a file could not be written.
-            ShardcastError: following failed in another way.
-        """
-        if not self._work.wait(timeout):
-            raise TimeoutError(f"it goes on after {timeout:g} s")
-        with contextlib.suppress(asyncio.CancelledError):
-            self._work.result()
-
-    def __enter__(self) -> Followed:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def folder_settings(
@@ -260,7 +213,13 @@ class ClientNode:
             log.warning("%s", error)
             return {}
 
-    def download_version(self, version: str | int, output_file: StrPath | None = None) -> str | None:
+    def download_version(
+        self,
+        version: str | int,
+        output_file: StrPath | None = None,
+        *,
+        progress: OnProgress | bool | None = None,
+    ) -> str | None:
         """Download a version into a file, which gets its name only when every byte is verified.
 
         With ``share`` and ``seed_for`` it is shared on in the background after that.
@@ -268,24 +227,27 @@ class ClientNode:
         Args:
             version: ``v3``, its number, ``latest``, or a tag: the newest version that has it.
             output_file: path of the file; None for ``download_<version>.bin`` in the output folder.
+            progress: called with a ``Progress`` in a thread of the library, ten times a second at most, and
+                once at the end. A slow function is called less often, and delays nothing but the return. Its
+                exception cancels the download, and is raised here. True shows a bar on stderr.
 
         Returns:
             The path of the file; None while no server offers the version.
 
         Raises:
-            UsageError: ``version`` is no version's name.
+            UsageError: ``version`` is no version's name, or ``progress`` is neither a function nor True.
             ShardcastError: a server offers the version, and the download failed; the type says why.
         """
         output = None if output_file is None else os.fspath(output_file)
-        version = version_text(version)
+        version, telling = version_text(version), called_in_thread(progress)
 
         async def download() -> str:
             async with self._client() as client:
-                return str((await client.download(version, output)).path)
+                return str((await client.download(version, output, progress=telling)).path)
 
         try:
             if self._sharing and self._seed_for:
-                return str(self._seeder(self._sharing).download(version, output).path)
+                return str(self._seeder(self._sharing).download(version, output, telling).path)
             return Background(download()).result()
         except VersionNotOffered as error:
             log.info("%s", error)
@@ -300,6 +262,7 @@ class ClientNode:
         *,
         keep: int | None = None,
         latest: bool = True,
+        progress: OnProgress | bool | None = None,
     ) -> Followed:
         """Download each new version in the background, and call ``callback`` with it; see ``Client.follow``.
 
@@ -314,17 +277,19 @@ class ClientNode:
             keep: number of followed versions of a line that stay in the output folder once the callback has
                 returned; None for all. Outputs that no follower made stay.
             latest: whether a link ``latest`` in the output folder names the newest version.
+            progress: as for ``download_version``, for each version; its exception ends the following, and
+                ``wait`` of the handle raises it.
 
         Returns:
             A handle to stop or to wait for.
 
         Raises:
-            UsageError: ``first`` is no version's name, or ``keep`` no number of versions.
+            UsageError: ``first`` is no version's name, ``keep`` no number of versions, or ``progress``
+                neither a function nor True.
         """
-        first = version_text(first, tags=False)
-        check_keep(keep)
-
         calling: set[int] = set()
+        first, telling = version_text(first, tags=False), called_in_thread(progress, calling)
+        check_keep(keep)
         turn = asyncio.Lock()
 
         def call(callback: Callable[[Announcement], object], announcement: Announcement) -> None:
@@ -334,7 +299,7 @@ class ClientNode:
             except BaseException:
                 log.exception("the callback for %s failed", announcement.version)
             finally:
-                calling.clear()
+                calling.discard(threading.get_ident())
 
         async def call_withdrawn(withdrawal: Withdrawal) -> None:
             if on_withdrawn:
@@ -345,14 +310,16 @@ class ClientNode:
             async with (
                 self._client() as client,
                 contextlib.aclosing(
-                    client.follow(first, every, on_withdrawn=call_withdrawn, keep=keep, latest=latest)
+                    client.follow(
+                        first, every, on_withdrawn=call_withdrawn, keep=keep, latest=latest, progress=telling
+                    )
                 ) as releases,
             ):
                 try:
                     async for release in releases:
                         async with turn:
                             await asyncio.to_thread(call, callback, release)
-                except ShardcastError as error:
+                except Exception as error:
                     log.error("nothing is followed any more: %s", error)  # perhaps no caller waits
                     raise
 

@@ -18,6 +18,7 @@ from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import UsageError
 from shardcast.nodes.sharing_settings import checked_site
 from shardcast.policy.byte_limit import Rates
+from shardcast.progress import OnProgress
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.tags import add_tags
 from shardcast.protocol.wire import MAX_VERSION
@@ -125,6 +126,7 @@ class OriginServer:
         exclude: Sequence[str] = ...,
         mtimes: bool = ...,
         checksum: bool = ...,
+        progress: OnProgress | bool | None = ...,
     ) -> str: ...
     @overload
     def broadcast(
@@ -141,6 +143,7 @@ class OriginServer:
         exclude: Sequence[str] = ...,
         mtimes: bool = ...,
         checksum: bool = ...,
+        progress: OnProgress | bool | None = ...,
     ) -> Broadcast: ...
     @overload
     def broadcast(
@@ -157,6 +160,7 @@ class OriginServer:
         exclude: Sequence[str] = ...,
         mtimes: bool = ...,
         checksum: bool = ...,
+        progress: OnProgress | bool | None = ...,
     ) -> str | Broadcast: ...
     def broadcast(
         self,
@@ -172,6 +176,7 @@ class OriginServer:
         exclude: Sequence[str] = (),
         mtimes: bool = True,
         checksum: bool = False,
+        progress: OnProgress | bool | None = None,
     ) -> str | Broadcast:
         """Publish a file or a folder as the next version; see ``shardcast.broadcast``.
 
@@ -187,12 +192,14 @@ class OriginServer:
             exclude: patterns of the paths in a folder that are left out.
             mtimes: whether times of a folder's files are published.
             checksum: whether to read all files of a folder, whatever their sizes and times say.
+            progress: called with a ``Progress`` in a thread, as for ``shardcast.broadcast``.
 
         Returns:
             The version's name, or a handle with ``wait=False``.
 
         Raises:
-            UsageError: the number of copies or of seconds makes no sense.
+            UsageError: the number of copies or of seconds makes no sense, or ``progress`` is neither a
+                function nor True.
             PayloadMissing: there is no such file.
             LocalDiskError: the file can't be read or stored.
             CopiesMissing: fewer than ``copies`` nodes below have the version after ``timeout`` seconds.
@@ -214,6 +221,7 @@ class OriginServer:
             wait=wait,
             copies=copies,
             timeout=timeout,
+            progress=progress,
             start=self._process.restarting,
         )
 

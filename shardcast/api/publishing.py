@@ -15,6 +15,8 @@ from shardcast.control.client import ChangeRequest, publish
 from shardcast.control.waiting import check_copies
 from shardcast.folders.publishing import check_folder_options
 from shardcast.folders.survey import SurveyRules
+from shardcast.progress import OnProgress, checked_progress
+from shardcast.progress_bar import ProgressBar
 from shardcast.protocol.tags import add_tags
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import shard_size_of
@@ -88,6 +90,7 @@ def publish_payload(
     wait: bool,
     copies: int | None,
     timeout: float | None,
+    progress: OnProgress | bool | None = None,
     start: Callable[[Callable[[], Broadcast]], Broadcast] = lambda begin: begin(),
 ) -> str | Broadcast:
     """Publish a payload, and wait for the version, or return a handle.
@@ -98,14 +101,18 @@ def publish_payload(
         wait: whether to wait until the version is complete, and for the copies.
         copies: number of nodes below that must have the version; None for none.
         timeout: maximum seconds until they have it; None for no maximum.
+        progress: called with the progress, in a thread; True for a bar.
         start: starts the broadcast by the function it gets, perhaps a second time.
 
     Raises:
-        UsageError: the number of copies or of seconds makes no sense.
+        UsageError: the number of copies or of seconds makes no sense, or ``progress`` is neither a function
+            nor True.
         ShardcastError: publishing failed.
     """
     check_copies(copies, timeout)
-    started = time.monotonic()
+    started, on_progress = time.monotonic(), checked_progress(progress)
+    if on_progress is True:
+        ProgressBar()  # fails before anything is published
     copies_of_handle = None if wait else copies
 
     def begin() -> Broadcast:
@@ -127,6 +134,7 @@ def publish_payload(
             copies_of_handle,
             timeout,
             break_off=lambda: requests[0].cancel(),
+            on_progress=on_progress,
         )
 
     handle = start(begin)

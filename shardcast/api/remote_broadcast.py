@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,11 +14,14 @@ from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_url
 from shardcast.api.background import Background
 from shardcast.api.broadcasting import BroadcastProgress, describe_progress
+from shardcast.api.progress_calls import called_in_thread
 from shardcast.errors import VersionAborted
 from shardcast.folders.survey import SurveyRules
 from shardcast.nodes.folder_source import FolderSource, announcement, is_sendable_folder, open_source
 from shardcast.nodes.payload_sources import FileSource
+from shardcast.nodes.progress_reports import ProgressReports
 from shardcast.nodes.remote_broadcast import RemoteProgress, broadcast_to
+from shardcast.progress import OnProgress, Progress, RecentRate
 from shardcast.protocol.manifest import check_metadata
 
 
@@ -38,6 +43,7 @@ class RemoteBroadcast:
         access: ClientAccess,
         exclude: Sequence[str] = (),
         mtimes: bool = True,
+        on_progress: OnProgress | bool | None = None,
     ) -> None:
         """Start to send a file or a folder, in a thread.
 
@@ -50,6 +56,8 @@ class RemoteBroadcast:
             access: what the origin is shown, and what is required of it.
             exclude: patterns of the paths in a folder that are left out.
             mtimes: whether times of a folder's files are published.
+            on_progress: called with the progress, in a thread; its exception ends the broadcast. True for a
+                bar.
 
         Raises:
             UsageError: the address or the metadata make no sense, or the address is not https and must be.
@@ -60,11 +68,12 @@ class RemoteBroadcast:
         access.check_server(self.server)
         check_metadata(metadata or {})
         is_sendable_folder(path, SurveyRules(tuple(exclude), mtimes))
-        self._told = RemoteProgress(None, 0, None)
+        self._told, self._rate = RemoteProgress(None, 0, None), RecentRate()
+        self._calling = set[int]()
+        reports = ProgressReports(called_in_thread(on_progress, self._calling), self._look)
         opening = partial(open_source, path, exclude=exclude, mtimes=mtimes, shard_size=shard_size)
-        self._work = Background(
-            self._send(opening, shard_size, dict(metadata or {}), live=live, access=access)
-        )
+        sending = self._send(opening, shard_size, dict(metadata or {}), live=live, access=access)
+        self._work = Background(reports.beside(sending, lambda _: self._look()))
 
     async def _send(
         self,
@@ -94,6 +103,12 @@ class RemoteBroadcast:
 
     def _tell(self, progress: RemoteProgress) -> None:
         self._told = progress
+
+    def _look(self) -> Progress:
+        """Return the progress for the function that is told of it."""
+        told = self._told
+        rate = self._rate.observe(time.monotonic(), told.done) or 0.0
+        return Progress(told.version, told.done, told.size, rate)
 
     def _complete(self, version: str) -> None:
         size = self._told.size
@@ -168,6 +183,11 @@ class RemoteBroadcast:
         """Stop sending, unless the version is complete, and wait for the end.
 
         A live version is aborted. What the origin has of another one stays there for a day: broadcasting the
-        same file again goes on from there.
+        same file again goes on from there. The function for the progress may call this; then it does not
+        wait.
         """
-        self._work.cancel()
+        # Waiting for the function inside of it would never end.
+        if threading.get_ident() in self._calling:
+            self._work.request_cancel()
+        else:
+            self._work.cancel()

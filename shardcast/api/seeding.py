@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future
 
 from shardcast.api.background import Background
 from shardcast.nodes.client import Client, Release
+from shardcast.progress import OnProgress
 
 
 class Seeding:
@@ -26,7 +27,7 @@ class Seeding:
         self._lock = threading.Lock()
         self._run: _Run | None = None
 
-    def download(self, version: str, output: str | None) -> Release:
+    def download(self, version: str, output: str | None, progress: OnProgress | bool = False) -> Release:
         """Download a version, and share it on; an interrupt of the wait cancels the download.
 
         Raises:
@@ -36,7 +37,7 @@ class Seeding:
             if self._run is None or not self._run.enter():
                 self._run = _Run(self._make(), self._seconds)
             run = self._run
-        return run.download(version, output)
+        return run.download(version, output, progress)
 
     def stop(self) -> None:
         """Share what was downloaded no longer. A download under way goes on, and shares until its end."""
@@ -89,20 +90,20 @@ class _Run:
                 self._users = 0
             self._opened.set_exception(error)
 
-    def download(self, version: str, output: str | None) -> Release:
+    def download(self, version: str, output: str | None, progress: OnProgress | bool) -> Release:
         """Download a version in the client's loop."""
         loop = self._opened.result()
-        downloading = asyncio.run_coroutine_threadsafe(self._download(version, output), loop)
+        downloading = asyncio.run_coroutine_threadsafe(self._download(version, output, progress), loop)
         try:
             return downloading.result()
         except BaseException:
             downloading.cancel()
             raise
 
-    async def _download(self, version: str, output: str | None) -> Release:
+    async def _download(self, version: str, output: str | None, progress: OnProgress | bool) -> Release:
         """Download a version, and begin to share it on."""
         try:
-            release = await self._client.download(version, output)
+            release = await self._client.download(version, output, progress=progress)
         except BaseException:
             self._end_download()
             self._leave()

@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 
 import click
 
-from shardcast.cli.progress_line import RecentRate, progress_line
+from shardcast.cli.progress_line import progress_line
+from shardcast.progress import RecentRate
 from shardcast.sizes import format_count, format_rate, format_size
 
 if TYPE_CHECKING:
-    from shardcast.transfer.limits import NeighbourProgress, Progress
+    from shardcast.transfer.limits import NeighbourProgress, TransferProgress
     from shardcast.transfer.workers import Transfer
 
 log = logging.getLogger(__name__)
@@ -286,7 +287,7 @@ class ShowTransfer:
             await asyncio.sleep(_FRAME_INTERVAL)
 
 
-def _detail(state: Progress) -> list[str]:
+def _detail(state: TransferProgress) -> list[str]:
     """Return the number of shards and of servers that send now, the neighbours' part, the fastest servers."""
     busy = sorted(
         ((server.rate, url) for url, server in state.servers.items() if server.under_way or server.rate),

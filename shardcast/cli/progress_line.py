@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import deque
 from collections.abc import Sequence
 
 from shardcast.plain_text import one_line
@@ -11,28 +10,8 @@ from shardcast.sizes import format_rate, format_size
 
 _MIN_BAR, _MAX_BAR = 10, 40
 """Cells of the bar; a narrower one is left out."""
-_RATE_SECONDS = 5.0
-"""Seconds over which the rate is averaged."""
 _MAX_TEXT = 500
 """Characters of a part, whatever name is in it."""
-
-
-class RecentRate:
-    """The bytes a second of the last seconds."""
-
-    def __init__(self) -> None:
-        """Begin without a byte."""
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def observe(self, now: float, done: int) -> float | None:
-        """Note the bytes that are done by now, and return the rate; None while there is none yet."""
-        if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()
-        self._seen.append((now, done))
-        while now - self._seen[0][0] > _RATE_SECONDS and len(self._seen) > 2:
-            self._seen.popleft()
-        seconds = now - self._seen[0][0]
-        return (done - self._seen[0][1]) / seconds if seconds > 0.5 else None
 
 
 def progress_line(

@@ -16,31 +16,31 @@ from typing import TYPE_CHECKING, Self
 from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_urls
 from shardcast.concurrency import background_task
-from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
-from shardcast.errors import AccessDenied, UsageError
+from shardcast.constants import CHECK_INTERVAL
+from shardcast.errors import UsageError
 from shardcast.fair_limit import FairLimit
 from shardcast.folders.options import FolderOptions
+from shardcast.nodes.asked_servers import AskedServers
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.follow import Follow, FollowSettings
 from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
 from shardcast.nodes.offers import describe_offers
 from shardcast.nodes.output_template import OutputTemplate
+from shardcast.nodes.progress_reports import ProgressReports, WatchedTransfer
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
 from shardcast.nodes.release_folder import can_link, check_keep
-from shardcast.nodes.tagged import find_tagged, version_text
+from shardcast.nodes.tagged import version_text
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
-from shardcast.policy.standing import Standing
+from shardcast.progress import OnProgress
 from shardcast.protocol.distribution import Listing, is_version
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.report import Node, newest_reportable
-from shardcast.protocol.tags import is_tag
 from shardcast.transfer.limits import Limits
 from shardcast.upstream.follow import Following
 from shardcast.upstream.lease import Lease
 from shardcast.upstream.lists import LATEST as LATEST
-from shardcast.upstream.lists import FoundVersion, find_version, wait_for_news, wait_for_version
 from shardcast.upstream.report import send_reports
 from shardcast.waits import Waits
 
@@ -129,6 +129,11 @@ class Client:
         )
         return self
 
+    @property
+    def _asked(self) -> AskedServers:
+        """The servers to ask."""
+        return AskedServers(self._downloads, self._origin_id)
+
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
@@ -139,7 +144,7 @@ class Client:
             NoServerReachable: no server answered.
             AccessDenied: a server refused, and no other listed its versions.
         """
-        async with self._looking() as (_, standing):
+        async with self._asked.looking() as (_, standing):
             return tuple(listing for _, listing in sorted(standing.listed.items()))
 
     async def offered(self) -> list[Offered]:
@@ -149,7 +154,7 @@ class Client:
             NoServerReachable: no server answered.
             AccessDenied: a server refused, and no other listed its versions.
         """
-        async with self._looking() as (_, standing):
+        async with self._asked.looking() as (_, standing):
             with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
                 return await describe_offers(standing, self._downloads.peers)
 
@@ -165,8 +170,8 @@ class Client:
                 ``download``.
         """
         version = version_text(version)
-        async with self._looking() as (_, standing):
-            found = await self._find(version, standing)
+        async with self._asked.looking() as (_, standing):
+            found = await self._asked.find(version, standing)
             peers = [self._downloads.peers[url] for url in found.servers]
             return await self._downloads.describe(found.listing, peers, found.origin)
 
@@ -177,6 +182,7 @@ class Client:
         watch: Watch | None = None,
         *,
         wait: float = 0.0,
+        progress: OnProgress | bool | None = None,
     ) -> Release:
         """Download a version into a file; the name appears only when every byte is verified.
 
@@ -186,13 +192,16 @@ class Client:
             version: a name, a number, "latest", or a tag for the newest version with this tag.
             output_file: the file; a folder if it ends with "/". None for
                 ``<output_dir>/download_<version>.bin``.
-            watch: called with each transfer at its beginning; ``progress`` of the transfer has the bytes
-                received so far.
+            watch: called with each inner transfer at its beginning, for this package's own commands; programs
+                use ``progress``.
             wait: seconds to wait for a version, and for a server, not there yet; ``math.inf`` to wait without
                 limit.
+            progress: called in the event loop with a ``Progress``, ten times a second at most, and once at
+                the end; a coroutine is awaited. Its exception cancels the download, and is raised here. True
+                shows a bar on stderr.
 
         Raises:
-            UsageError: ``version`` is no version's name.
+            UsageError: ``version`` is no version's name, or ``progress`` is neither a function nor True.
             VersionNotOffered: no server offers the version.
             VersionWithdrawn: the publisher withdrew the version, perhaps during the download.
             NoServerReachable: no server could be reached for ``unreachable_at_start`` seconds.
@@ -202,12 +211,17 @@ class Client:
             LocalDiskError: the file can't be written.
         """
         version = version_text(version)
-        async with self._looking(wait) as (following, standing):
-            what = (
-                f"{version if version != LATEST else 'a version'} to be on offer at {', '.join(self.servers)}"
-            )
-            with self.waits.waiting(lambda: what), self.waits.watching(lambda: following.wait):
-                found = await wait_for_version(following, partial(self._find, version), wait)
+        watched = WatchedTransfer(watch)
+        reports = ProgressReports(progress, watched.progress)
+        work = self._download(version, output_file, watched.begin, wait=wait)
+        return await reports.beside(work, watched.finish)
+
+    async def _download(
+        self, version: str, output_file: Path | str | None, watch: Watch, *, wait: float
+    ) -> Release:
+        """Download a version; see ``download``."""
+        async with self._asked.looking(wait) as (following, _):
+            found = await self._asked.wait_for(version, following, wait)
             standing, listing = following.standing(), found.listing
             destination = Destination(self.output_dir, watch=watch, template=self._template)
             if output_file is not None and str(output_file).endswith("/"):
@@ -221,17 +235,6 @@ class Client:
                     listing, peers, destination, following, origin=found.origin, listed=listed
                 )
 
-    async def _find(self, version: str, standing: Standing) -> FoundVersion:
-        """Return the version meant by a name or a tag.
-
-        Raises:
-            VersionNotOffered, VersionWithdrawn: no server has the version, or the publisher took it back.
-        """
-        if is_tag(version):
-            with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
-                version = await find_tagged(standing, self._downloads.peers, version)
-        return find_version(standing, version)
-
     async def follow(
         self,
         first: str | int = LATEST,
@@ -243,6 +246,7 @@ class Client:
         on_withdrawn: OnWithdrawn | None = None,
         keep: int | None = None,
         latest: bool = True,
+        progress: OnProgress | bool | None = None,
     ) -> AsyncGenerator[Release, None]:
         """Download each new version into ``<output_dir>/download_<version>.bin``, as soon as it is on offer.
 
@@ -257,13 +261,14 @@ class Client:
                 have a later one first). Else the newest is next, where several came meanwhile.
             check_interval: seconds until failed versions are tried again, and servers without a feed are
                 asked again.
-            watch: called with each transfer at its beginning.
+            watch: as for ``download``.
             resume: whether to go on where the last run into this folder ended with the line offered now.
             on_withdrawn: called once for each version withdrawn by the publisher that is or was in the
                 folder, also while the caller works on a release; a coroutine is awaited.
             keep: number of followed versions of a line to leave in the folder, from the moment the caller is
                 done with a release; None for all. Outputs made by other means stay.
             latest: whether a link ``latest`` in the folder names the newest yielded version.
+            progress: as for ``download``, for each version; its exception ends the following.
 
         Yields:
             Each version once its file has its name.
@@ -284,8 +289,10 @@ class Client:
         folder = self.output_dir.absolute()
         links = latest and await asyncio.to_thread(can_link, folder)
         followed = await FollowedFolder.open(folder, on_withdrawn, links=links, keep=keep)
+        watched = WatchedTransfer(watch)
+        reports = ProgressReports(progress, watched.progress)
         settings = FollowSettings(
-            begin, every, check_interval, watch, resume, self._origin_id, self._template
+            begin, every, check_interval, watched.begin, resume, self._origin_id, self._template
         )
         follow = Follow(self._downloads, followed, settings)
         await follow.remember()
@@ -297,8 +304,8 @@ class Client:
             background_task(follow.watch_servers()),
             aclosing(releases),
         ):
-            async for release in releases:
-                yield release
+            while True:
+                yield await reports.beside(anext(releases), watched.finish)
 
     async def seed(self, seconds: float) -> None:
         """Go on sharing the downloaded versions, for some seconds at most.
@@ -371,24 +378,3 @@ class Client:
             self.waits.watching(lambda: follow.following.wait),
         ):
             yield
-
-    @asynccontextmanager
-    async def _looking(self, wait: float = 0.0) -> AsyncIterator[tuple[Following, Standing]]:
-        """Yield the servers, followed for one question, and the beliefs after their answers.
-
-        Args:
-            wait: seconds to wait for a server, where longer than ``unreachable_at_start``.
-        """
-        peers = list(self._downloads.peers.values())
-        following = Following(
-            peers, CHECK_INTERVAL, accepted=self._origin_id, first_line=STALL_WHEN_OTHERS_CAN
-        )
-        async with following:
-            with self.waits.watching(lambda: following.wait):
-                standing = await wait_for_news(following, max(wait, self._limits.unreachable_at_start))
-            for follower in following.followers:
-                if not follower.versions_known:
-                    log.warning("not used: %s", follower.failure or f"{follower.peer.url}: no answer yet")
-                if isinstance(follower.failure, AccessDenied):
-                    await following.remove_server(follower.peer.url)  # it would refuse again
-            yield following, standing

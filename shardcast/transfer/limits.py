@@ -96,7 +96,7 @@ class NeighbourProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TransferProgress:
     """How far a transfer has come.
 
     Attributes:

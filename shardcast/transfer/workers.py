@@ -17,7 +17,7 @@ from shardcast.sharding.payload_hasher import PayloadHasher
 from shardcast.store.interfaces import ShardSink
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
-from shardcast.transfer.limits import Limits, NeighbourProgress, Progress, free_descriptors
+from shardcast.transfer.limits import Limits, NeighbourProgress, TransferProgress, free_descriptors
 from shardcast.transfer.open_shards import OpenShards
 from shardcast.transfer.payload_digest import hash_payload
 from shardcast.transfer.ranges import RangeTask
@@ -101,9 +101,9 @@ class Transfer:
         self._opener = ShardOpener(manifest, sink, self._shards, notifier)
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> TransferProgress:
         """How far the transfer has come, now."""
-        return Progress(
+        return TransferProgress(
             size=self.manifest.size,
             done=self._shards.bytes_done,
             shards=len(self.manifest.shards),

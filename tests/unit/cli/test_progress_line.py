@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.cli.progress_line import RecentRate, progress_line
+from shardcast.cli.progress_line import progress_line
 from tests.support.payloads import patient
 
 MB = 1_000_000
@@ -53,15 +53,3 @@ def test_an_unknown_size_leaves_bytes_rate_and_shards() -> None:
 def test_a_long_name_gives_way_to_the_numbers() -> None:
     line = progress_line(40, "v3 " + "x" * 100, MB, 2 * MB, None, ())
     assert line.endswith("…  50% of 2.0 MB")
-
-
-def test_the_rate_is_that_of_the_last_seconds() -> None:
-    rate = RecentRate()
-    assert rate.observe(0.0, 5 * MB) is None  # of an earlier run
-    for second in range(1, 11):
-        rate.observe(float(second), 5 * MB + second * 100)
-    assert rate.observe(11.0, 5 * MB + 1100) == pytest.approx(100)
-    for second in range(12, 20):
-        stopped = rate.observe(float(second), 5 * MB + 1100)
-    assert stopped == 0
-    assert rate.observe(20.0, 0) is None  # another work began
