@@ -169,7 +169,7 @@ class Disk:
     def _open(self, inode: str, size: str, mtime: str, mode: str, cut: str, path: str) -> bool:
         place = self._place(path)
         if place is None:
-            # A file elsewhere has the inode now: what is written to it is not this one's, perhaps still certain.
+            # A file elsewhere has the inode now: its bytes are not this one's, perhaps still certain.
             self._inodes.pop(int(inode), None)
             return False
         found = place[0].names.get(place[1])

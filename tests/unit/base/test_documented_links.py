@@ -30,6 +30,8 @@ def test_index_and_site_list_every_page_in_the_same_order() -> None:
 
 def test_anchors_are_those_of_headings_outside_code(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# A `b.c`: d, e\n\n## Twice\n\n## Twice\n\n```\n# no heading\n```\n[a](#twice-1) `[b](c)`\n")
+    page.write_text(
+        "# A `b.c`: d, e\n\n## Twice\n\n## Twice\n\n```\n# no heading\n```\n[a](#twice-1) `[b](c)`\n"
+    )
     assert pages.anchors(page) == {"a-bc-d-e", "twice", "twice-1"}
     assert list(pages.links(page)) == [pages.Link("#twice-1", page, "twice-1")]
