@@ -1,1 +1,1 @@
-"""The client of a backup server: what a machine saves there, and gets back."""
+"""The client of a backup server: saving folders of a machine, browsing and restoring them."""

@@ -1,4 +1,4 @@
-"""What a backup server answers, read with every bound checked: it may be hostile."""
+"""Answers of a backup server, parsed with every bound checked: the server may be hostile."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _HEX = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True, slots=True)
 class RegisteredClient:
-    """What a server gives a machine that registers.
+    """A server's answer to a registration.
 
     Attributes:
         client: the client's name.
-        key: what the machine proves itself with; shown once.
-        id_key: the key that ids are made with.
-        read_only: whether it may only restore.
+        key: the secret that identifies this machine; sent once.
+        id_key: the key for ids of chunks.
+        read_only: whether the key may only restore.
     """
 
     client: str
@@ -43,17 +43,17 @@ class RegisteredClient:
 
 @dataclass(frozen=True, slots=True)
 class ClientFacts:
-    """What a server knows of a client.
+    """A server's facts about a client.
 
     Attributes:
-        client: its name.
-        id_key: the key that ids are made with.
-        read_only: whether it may only restore.
-        append_only: whether it needs the server's admin key to forget snapshots.
-        min_age: seconds for which no snapshot can be forgotten.
-        unusual: that there are more snapshots than usual, in words; None where there are not.
-        quota: bytes that it may use; None for no bound.
-        used: bytes that it uses.
+        client: the client's name.
+        id_key: the key for ids of chunks.
+        read_only: whether the key may only restore.
+        append_only: whether forgetting snapshots needs the server's admin key.
+        min_age: seconds after arrival during which no snapshot can be forgotten.
+        unusual: a sentence about more snapshots than usual; None for a usual number.
+        quota: maximum bytes of the client; None for no bound.
+        used: bytes stored for the client.
     """
 
     client: str
@@ -71,14 +71,14 @@ class ListedSnapshot:
     """A snapshot in the list of a client's snapshots.
 
     Attributes:
-        id: by which it is asked for.
-        arrived: when the server accepted it, in seconds since 1970, by the server's clock.
+        id: the id, used in requests.
+        arrived: time of acceptance, in seconds since 1970, by the server's clock.
         host: the machine's name.
-        path: of the folder.
-        tags: words of its user.
-        files: files in it.
-        bytes: bytes of the files.
-        new_bytes: bytes that were sent for it.
+        path: path of the folder.
+        tags: words of the user.
+        files: number of files.
+        bytes: bytes of all files.
+        new_bytes: bytes sent for this snapshot.
     """
 
     id: str
@@ -95,7 +95,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object of an answer.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the body is no JSON object.
     """
     fields = parse_json(body)
     if not isinstance(fields, dict):
@@ -104,10 +104,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def parse_registered(body: bytes) -> RegisteredClient:
-    """Return what a server gives a machine that registers.
+    """Return a server's answer to a registration.
 
     Raises:
-        ValueError: it is not that.
+        ValueError: a field is missing or malformed.
     """
     fields = parse_object(body)
     key = text_of(fields, "key", MAX_KEY)
@@ -122,10 +122,10 @@ def parse_registered(body: bytes) -> RegisteredClient:
 
 
 def parse_facts(body: bytes) -> ClientFacts:
-    """Return what a server knows of a client.
+    """Return a server's facts about a client.
 
     Raises:
-        ValueError: it is not that.
+        ValueError: a field is missing or malformed.
     """
     fields = parse_object(body)
     return ClientFacts(
@@ -144,7 +144,7 @@ def parse_listed(line: bytes) -> ListedSnapshot:
     """Return the snapshot of a line of the list.
 
     Raises:
-        ValueError: it is none.
+        ValueError: a field is missing or malformed.
     """
     fields = parse_object(line)
     tags = fields.get("tags") or []
@@ -163,10 +163,10 @@ def parse_listed(line: bytes) -> ListedSnapshot:
 
 
 def snapshot_id(value: object) -> str:
-    """Return an id of a snapshot, or of a run.
+    """Return the id of a snapshot, or of a run, after checking its form.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is no id.
     """
     if not isinstance(value, str) or not 4 <= len(value) <= 128 or not _HEX.issuperset(value):
         raise ValueError("it names no id")
@@ -177,7 +177,7 @@ def text_of(fields: Mapping[str, Any], key: str, max_length: int = MAX_TEXT) -> 
     """Return the text of a field.
 
     Raises:
-        ValueError: it is none, or too long.
+        ValueError: the field is missing, no text, or too long.
     """
     value = fields.get(key)
     if not isinstance(value, str) or len(value) > max_length:

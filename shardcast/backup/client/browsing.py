@@ -1,4 +1,4 @@
-"""Looking into snapshots: what lies in a folder, where a name is, what differs, the bytes of a file."""
+"""Browsing snapshots: entries of a folder, names found in snapshots, differences, the bytes of a file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from shardcast.errors import IntegrityError, UsageError, VersionNotOffered
 from shardcast.folders.patterns import PathPatterns
 
 _AT_ONCE = 8 << 20
-"""Bytes of a file that are fetched together; one chunk may have as many."""
+"""Maximum bytes of a file fetched together; one chunk may have as many."""
 _MAX_REMEMBERED = 1 << 18
-"""Folders without a match that a search remembers: some 30 MB."""
+"""Maximum folders without a match remembered by a search: some 30 MB."""
 _METADATA = ("mode", "uid", "gid", "user", "group", "mtime", "xattrs")
 
 
@@ -37,10 +37,10 @@ def entry_at(tree: SnapshotTree, path: bytes) -> SavedEntry:
 
 
 def list_entries(tree: SnapshotTree, path: bytes, *, recursive: bool = False) -> Iterator[TreeEntry]:
-    """Yield what lies in a folder, or the entry itself of what is none.
+    """Yield the entries of a folder, or the entry itself for another kind of path.
 
     Raises:
-        VersionNotOffered: nothing has the path.
+        VersionNotOffered: the snapshot has no such path.
         ShardcastError: a listing is damaged, or the server does not answer.
     """
     path = path.strip(b"/")
@@ -55,13 +55,13 @@ def list_entries(tree: SnapshotTree, path: bytes, *, recursive: bool = False) ->
 
 @dataclass
 class _Searched:
-    """A folder that is being searched.
+    """A folder during a search.
 
     Attributes:
         path: from the top.
-        key: what tells the folder, with all below it, from others.
-        entries: what is in it, as far as it is still to come.
-        found: whether something in it, or below, matches.
+        key: identifies the folder's content, with everything below.
+        entries: the remaining entries.
+        found: whether an entry matched, here or below.
     """
 
     path: bytes
@@ -71,19 +71,19 @@ class _Searched:
 
 
 class SnapshotSearch:
-    """Looks for a name in snapshots; a folder without it that several of them share is searched once."""
+    """A search for a name in snapshots; a folder shared by snapshots and without matches is searched once."""
 
     def __init__(self, pattern: str) -> None:
         """Look for entries that match a pattern, as ``folders/patterns.py`` describes it.
 
         Raises:
-            UsageError: it is none.
+            UsageError: the pattern is malformed.
         """
         self._pattern = PathPatterns([pattern])
         self._barren: set[bytes] = set()
 
     def run(self, tree: SnapshotTree) -> Iterator[TreeEntry]:
-        """Yield the entries of a snapshot that match.
+        """Yield the matching entries of a snapshot.
 
         Raises:
             ShardcastError: a listing is damaged, or the server does not answer.
@@ -105,12 +105,12 @@ class SnapshotSearch:
                 open_folders += self._opened(tree, entry, below)
 
     def _opened(self, tree: SnapshotTree, folder: SavedEntry, path: bytes) -> list[_Searched]:
-        """Return a folder to search; none where an earlier search found nothing below it."""
+        """Return the opened folder in a list; an empty list if an earlier search found no match below."""
         key = blake3(b"".join(folder.segments) + path).digest(16)
         return [] if key in self._barren else [_Searched(path, key, tree.entries(folder, path))]
 
     def _leave(self, open_folders: list[_Searched]) -> None:
-        """Note a folder that was searched."""
+        """Close a finished folder: tell the folder above of a match, or remember that there is none."""
         done = open_folders.pop()
         if done.found and open_folders:
             open_folders[-1].found = True
@@ -124,8 +124,8 @@ class SnapshotChange(NamedTuple):
     Attributes:
         sign: ``+`` added, ``-`` removed, ``M`` changed.
         path: from the top.
-        entry: as it is in the newer snapshot; in the older one where it was removed.
-        what: which fields changed; ``content`` for the bytes, the target or the device.
+        entry: the entry in the newer snapshot; for a removed one in the older snapshot.
+        what: names of the changed fields; ``content`` for the bytes, the target or the device.
     """
 
     sign: str
@@ -135,7 +135,7 @@ class SnapshotChange(NamedTuple):
 
 
 class _BothFolders(NamedTuple):
-    """A folder that is in both snapshots, with different listings."""
+    """A folder in both snapshots, with different listings."""
 
     path: bytes
     before: SavedEntry
@@ -163,7 +163,7 @@ def diff_trees(old: SnapshotTree, new: SnapshotTree) -> Iterator[SnapshotChange]
 def _diff_folders(
     old: SnapshotTree, new: SnapshotTree, both: _BothFolders
 ) -> Iterator[SnapshotChange | _BothFolders]:
-    """Yield the differences of two states of a folder, without the segments that both have."""
+    """Yield the differences of two states of a folder; segments shared by both are not read."""
     path, shared = both.path, set(both.before.segments) & set(both.after.segments)
     olds = old.entries(_without(both.before, shared), path)
     news = new.entries(_without(both.after, shared), path)
@@ -182,13 +182,13 @@ def _diff_folders(
 
 
 def _without(folder: SavedEntry, shared: set[bytes]) -> SavedEntry:
-    """Return a folder without segments of its listing that do not matter."""
+    """Return a folder without the shared segments of its listing."""
     kept = tuple(segment for segment in folder.segments if segment not in shared)
     return SavedEntry(folder.name, SavedKind.FOLDER, segments=kept)
 
 
 def _all_of(sign: str, tree: SnapshotTree, entry: SavedEntry, path: bytes) -> Iterator[SnapshotChange]:
-    """Yield an entry and all below it as added or removed."""
+    """Yield an entry and everything below as added or removed."""
     top = TreeEntry(join(path, entry.name), entry)
     below = tree.walk(entry, top.path) if entry.kind is SavedKind.FOLDER else iter(())
     for found in chain((top,), below):
@@ -211,7 +211,7 @@ def _diff_entries(
 
 
 def changed_fields(one: SavedEntry, two: SavedEntry) -> tuple[str, ...]:
-    """Return which fields of an entry differ; of a folder not its time, which each new name in it changes."""
+    """Return the names of an entry's changed fields, without a folder's time: each new name changes that."""
     content = _content(one) != _content(two) and one.kind is not SavedKind.FOLDER
     is_folder = one.kind is SavedKind.FOLDER
     fields = [

@@ -1,4 +1,4 @@
-"""The file of a folder's cache: the last one, the next one beside it, and how that takes its place."""
+"""Files of a folder's cache: the last cache, the next one, and the rename of the next to the last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PRIVATE_FOLDER = 0o700
 
 
 def cache_path(url: str, client: str, folder: bytes) -> Path:
-    """Return the file of the cache of a folder that is saved at a server by a client."""
+    """Return the path of the cache for a folder, a server and a client."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(
         b"\0".join((url.encode(), client.encode("utf-8", "surrogatepass"), folder))
@@ -63,7 +63,7 @@ class CacheFile:
         """Begin the next cache.
 
         Raises:
-            LocalDiskError: it can't be made.
+            LocalDiskError: the file cannot be made.
         """
         with disk_errors("could not write", self._path):
             self._path.parent.mkdir(_PRIVATE_FOLDER, parents=True, exist_ok=True)
@@ -72,10 +72,10 @@ class CacheFile:
         return FolderCacheWriter(self._parts[-1][1], self._key)
 
     def end(self, writer: FolderCacheWriter) -> FolderCache:
-        """Finish the next cache, and return it.
+        """Finish the next cache, and return the cache for reading.
 
         Raises:
-            LocalDiskError: it can't be written.
+            LocalDiskError: the file cannot be written.
         """
         part = self._parts[-1][0]
         with disk_errors("could not write", part):
@@ -85,10 +85,10 @@ class CacheFile:
             raise LocalDiskError(f"could not read {part}: another program changed it")
 
     def keep(self, snapshot: str) -> None:
-        """Give the newest cache the name of the last one; it belongs to a snapshot.
+        """Rename the newest cache to the name of the last one, with the id of its snapshot inside.
 
         Raises:
-            LocalDiskError: it can't have the name.
+            LocalDiskError: the file cannot be renamed.
         """
         with disk_errors("could not write", self._path):
             newest = self._parts[-1][0] if self._parts else self._path

@@ -1,4 +1,4 @@
-"""The next cache of a backup, of which nothing is written while everything is as it was."""
+"""The plan of the next cache: nothing is written while the folder is unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shardcast.backup.client.folder_cache import CachedFolder, FolderCache, Fold
 
 
 class CachePlan:
-    """Ranges of the last cache that the next one keeps, copied only before something else is written."""
+    """Ranges of the last cache to keep, copied into the next one only before something new is written."""
 
     def __init__(self, cache: FolderCache | None, make_writer: Callable[[], FolderCacheWriter]) -> None:
         """Write nothing yet.
@@ -24,29 +24,29 @@ class CachePlan:
 
     @property
     def written(self) -> FolderCacheWriter | None:
-        """The next cache; None while it would be as the last one."""
+        """The next cache; None while equal to the last one."""
         return self._written
 
     def mark(self) -> int:
-        """Return a mark of the ranges that are kept so far, for ``keep``."""
+        """Return a mark of the ranges kept so far, for ``keep``."""
         return len(self._kept)
 
     def keep(self, folder: CachedFolder, mark: int) -> int:
-        """Keep the range of an unchanged folder, and return its size.
+        """Keep the range of an unchanged folder, and return the bytes of the range.
 
         Args:
             folder: the folder.
-            mark: made before its subfolders: their ranges are parts of it.
+            mark: made before the subfolders; their ranges are replaced by the folder's.
         """
         del self._kept[mark:]
         self._kept.append(folder)
         return folder.end - folder.start
 
     def writer(self) -> FolderCacheWriter:
-        """Return the next cache, with all that is kept so far.
+        """Return the writer of the next cache, after copying all kept ranges.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the cache cannot be written.
         """
         if self._written is None:
             self._written = self._make_writer()

@@ -1,4 +1,4 @@
-"""A client's check: whether all that its snapshots need is at the server, and right."""
+"""A client's check: whether the server has all chunks of the client's snapshots, undamaged."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from shardcast.backup.snapshots import Snapshot, parse_snapshot
 from shardcast.errors import IntegrityError
 
 _BATCH = 16_384
-"""Chunks that are looked up together."""
+"""Chunks looked up together."""
 _MAX_SEEN = 1 << 22
-"""Chunks that are remembered: some 400 MB, and 4 TiB of large files. Of more some are checked again."""
+"""Chunks remembered as checked: some 400 MB, and 4 TiB of large files. Beyond, some are checked again."""
 
 
 class RecordServer(Protocol):
@@ -28,20 +28,20 @@ class RecordServer(Protocol):
         """Return the record of a snapshot."""
 
     def damaged(self, snapshot: str) -> list[bytes]:
-        """Return the chunks of a snapshot that the server knows are damaged or gone."""
+        """Return the chunks of a snapshot recorded by the server as damaged or lost."""
 
 
 @dataclass
 class CheckCounts:
-    """What was checked.
+    """Counts of a check.
 
     Attributes:
-        snapshots: snapshots.
-        chunks: chunks of files; each counts once, of the first four million.
-        read: chunks whose bytes were read and verified.
-        bytes: bytes of these.
-        damaged: chunks that are damaged or gone.
-        hurt: snapshots that need such a chunk, or can't be read.
+        snapshots: snapshots checked.
+        chunks: chunks of files; each counts once, for the first four million.
+        read: chunks read and verified.
+        bytes: bytes of these chunks.
+        damaged: chunks damaged or lost.
+        hurt: snapshots that need such a chunk, or have an unreadable listing.
     """
 
     snapshots: int = 0
@@ -54,13 +54,13 @@ class CheckCounts:
 
 @dataclass
 class _CheckedFolder:
-    """A folder that is being checked.
+    """A folder during a check.
 
     Attributes:
         path: from the top.
-        entry: its entry.
-        entries: what is in it, as far as it is still to come.
-        is_whole: whether no listing in it, or below, was wrong so far.
+        entry: the folder's entry.
+        entries: the remaining entries of the folder.
+        is_whole: whether all listings so far, here and below, were right.
     """
 
     path: bytes
@@ -71,15 +71,15 @@ class _CheckedFolder:
 
 @dataclass
 class SnapshotCheck:
-    """Checks snapshots of one client: first what they share, once; then which of them damage hurts.
+    """Checks snapshots of one client: first what they share, once; then then the snapshots with damage.
 
     Attributes:
         server: the server.
-        reader: of the client's chunks.
-        part: which part of the bytes is read, and of how many parts; None for none.
-        tell: called with a snapshot, a path and what is wrong there.
-        progress: called now and then.
-        counts: what was checked so far.
+        reader: reads the client's chunks.
+        part: number of the part of all bytes to read, and the number of parts; None to read no bytes.
+        tell: called with a snapshot, a path and a sentence about the damage.
+        progress: called after each step.
+        counts: the counts so far.
     """
 
     server: RecordServer
@@ -118,7 +118,7 @@ class SnapshotCheck:
         self.counts.hurt = len(hurt)
 
     def _check_tree(self, name: str, tree: SnapshotTree) -> bool:
-        """Check the folders and chunks that no earlier snapshot had; return whether a listing is wrong."""
+        """Check the folders and chunks not in earlier snapshots; return whether a listing is wrong."""
         wanted: list[bytes] = []
         found_wrong = False
         for path, entry in self._new_entries(tree):
@@ -137,7 +137,7 @@ class SnapshotCheck:
         return found_wrong
 
     def _new_entries(self, tree: SnapshotTree) -> Iterator[tuple[bytes, SavedEntry | IntegrityError]]:
-        """Yield the files in folders not seen yet, and an error for each folder that can't be read."""
+        """Yield the files in folders not seen yet, and an error for each unreadable folder."""
         open_folders = [_CheckedFolder(b"", tree.root, tree.entries(tree.root))]
         while open_folders:
             folder = open_folders[-1]
@@ -164,7 +164,7 @@ class SnapshotCheck:
                 yield path, error
 
     def _leave(self, folder: _CheckedFolder) -> None:
-        """Remember a folder without a wrong listing in it or below: snapshots that have it are not hurt."""
+        """Remember a folder with right listings, here and below: later snapshots with the folder skip it."""
         if folder.is_whole:
             self._folders.add(_key(folder.entry))
 
@@ -175,7 +175,7 @@ class SnapshotCheck:
         self._seen.add(chunk)
 
     def _check_chunks(self, chunks: list[bytes]) -> None:
-        """Check that chunks are there, and read those of the part that is to be read."""
+        """Check that the server has the chunks, and read those in the part to read."""
         if not chunks:
             return
         parts, missing = self.reader.plan(chunks)
@@ -196,7 +196,7 @@ class SnapshotCheck:
             self.progress()
 
     def _name_hurt(self, name: str, snapshot: Snapshot) -> bool:
-        """Tell of the files of a snapshot that need a bad chunk; return whether there is one."""
+        """Report the files of a snapshot that need a bad chunk; return whether there are any."""
         found, tree = False, SnapshotTree.of(self.reader, snapshot)
         self._folders.clear()
         for path, entry in self._new_entries(tree):
@@ -221,5 +221,5 @@ def _read_lists(tree: SnapshotTree, file: SavedEntry) -> None:
 
 
 def _key(folder: SavedEntry) -> bytes:
-    """Return what tells a folder's listing from others."""
+    """Return the key that identifies a folder's listing."""
     return blake3(b"".join(folder.segments)).digest(16)

@@ -1,4 +1,4 @@
-"""Chunks read from a backup server: many of a pack in one range, each verified by its id."""
+"""Chunks read from a backup server, several of a pack in one range, each verified by id."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shardcast.backup.wire import MAX_IDS, NO_PACK, ChunkLocation
 from shardcast.errors import IntegrityError, ServerBusy, ServerLacks
 
 RANGE_BYTES = 4 << 20
-"""Bytes of a pack that are read at once; a single chunk may have more."""
+"""Bytes of a pack read at once; a single chunk may have more."""
 _GAP = 64 << 10
-"""Bytes between two chunks that are read rather than asked for apart."""
+"""Maximum bytes between two chunks of one range; reading these bytes is cheaper than a second request."""
 _CACHE_BYTES = 64 << 20
-"""Bytes of listings that are kept."""
+"""Bytes of listings kept in memory."""
 _AHEAD_BYTES = 4 << 20
-"""Encoded bytes of listings that are read before they are asked for."""
+"""Encoded bytes of listings read ahead."""
 
 
 class ChunkServer(Protocol):
@@ -42,13 +42,13 @@ class ChunkServer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PackRange:
-    """A part of a pack with chunks that are wanted.
+    """A part of a pack with wanted chunks.
 
     Attributes:
         pack: SHA-256 of the pack.
         offset: of the part.
         length: bytes of the part.
-        chunks: the id of each wanted chunk and where it lies in the pack.
+        chunks: the id and the location in the pack of each wanted chunk.
     """
 
     pack: bytes
@@ -74,13 +74,13 @@ class ChunkReader:
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self._cached_bytes = 0
 
-    # Data: in the order of the packs, so that few requests bring many chunks
+    # Data: in the order of the packs, for few requests with many chunks each
 
     def plan(self, ids: Iterable[bytes]) -> tuple[list[PackRange], list[bytes]]:
-        """Return the ranges that bring chunks, and the ids that the server lacks.
+        """Return the ranges with the wanted chunks, and the ids missing at the server.
 
         Raises:
-            IntegrityError: the server names a place where no chunk can be.
+            IntegrityError: the server names an impossible location.
             ShardcastError: the server does not answer.
         """
         wanted = list(dict.fromkeys(ids))
@@ -93,10 +93,10 @@ class ChunkReader:
         return list(join_ranges(present)), missing
 
     def _checked(self, chunk: bytes, place: ChunkLocation) -> tuple[bytes, ChunkLocation]:
-        """Return a chunk and its place.
+        """Return a chunk and its location after checking the location's bounds.
 
         Raises:
-            IntegrityError: no chunk can be there.
+            IntegrityError: no chunk can lie there.
         """
         if not 1 <= place.length <= MAX_ENCODED or place.offset + place.length > MAX_PACK:
             raise IntegrityError(
@@ -106,10 +106,10 @@ class ChunkReader:
         return chunk, place
 
     def fetch(self, kind: ChunkKind, part: PackRange) -> Iterator[tuple[bytes, bytes | IntegrityError]]:
-        """Yield the id and the plain bytes of each wanted chunk of a range; an error for a damaged one.
+        """Yield the id and the plain bytes of each wanted chunk of a range; an error for a damaged chunk.
 
         Raises:
-            ServerLacks: the pack has gone; ``plan`` tells where its chunks are now.
+            ServerLacks: the pack was deleted; ``plan`` returns the new locations.
             ShardcastError: the server does not answer.
         """
         data = memoryview(self._server.read_range(part.pack, part.offset, part.length))
@@ -118,10 +118,10 @@ class ChunkReader:
             yield chunk, self._verified(kind, chunk, data[start : start + place.length], part.pack)
 
     def fetch_moved(self, kind: ChunkKind, part: PackRange) -> Iterator[tuple[bytes, bytes | IntegrityError]]:
-        """Yield as ``fetch`` does, once more from where the chunks are now if their pack has gone.
+        """Yield as ``fetch`` does; if the pack was deleted, look up the chunks once more and read them there.
 
-        A prune may move chunks to another pack while a restore runs. A pack that the server names and lacks
-        is damage.
+        A prune may move chunks to another pack during a restore. A pack named by the server and still missing
+        counts as damage.
 
         Raises:
             ShardcastError: the server does not answer.
@@ -163,10 +163,10 @@ class ChunkReader:
     # Listings: small, and read again and again
 
     def read(self, kind: ChunkKind, chunk: bytes) -> bytes:
-        """Return the plain bytes of a chunk, which are kept for the next time.
+        """Return the plain bytes of a chunk; they stay in memory for the next call.
 
         Raises:
-            IntegrityError: it is damaged there, or gone.
+            IntegrityError: the chunk is damaged or lost.
             ShardcastError: the server does not answer.
         """
         kept = self._kept(chunk)
@@ -187,7 +187,7 @@ class ChunkReader:
         raise AssertionError("a chunk that is there lies in a range")
 
     def read_ahead(self, kind: ChunkKind, chunks: Iterable[bytes]) -> None:
-        """Read chunks that are asked for soon, as far as they are few bytes; errors are those of ``read``.
+        """Read chunks needed soon, up to a few megabytes; damage is raised later by ``read``.
 
         Raises:
             ShardcastError: the server does not answer.
@@ -223,12 +223,12 @@ class ChunkReader:
 def join_ranges(
     chunks: Iterable[tuple[bytes, ChunkLocation]], *, most: int = RANGE_BYTES, gap: int = _GAP
 ) -> Iterator[PackRange]:
-    """Yield the ranges of packs that have all chunks, neighbours in one range.
+    """Yield ranges of packs that cover all chunks; neighbours share a range.
 
     Args:
-        chunks: each with its place.
-        most: bytes of a range that has several chunks.
-        gap: bytes between two chunks of a range.
+        chunks: each with its location.
+        most: maximum bytes of a range with several chunks.
+        gap: maximum bytes between two chunks of a range.
     """
     pack, start, end = NO_PACK, 0, 0
     inside: list[tuple[bytes, ChunkLocation]] = []

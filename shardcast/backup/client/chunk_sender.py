@@ -1,4 +1,4 @@
-"""Chunks ─▶ packs at the server: ask what is missing, encode, pack and send, in threads beside the reader.
+"""Chunks ─▶ packs at the server: ask for missing chunks, encode, pack and send, in threads beside the reader.
 
 ::
 
@@ -20,9 +20,9 @@ from shardcast.errors import CannotAsk, LocalLimit
 
 THREADS = 3
 _BATCH_BYTES, _BATCH_CHUNKS = 4 << 20, 2048
-"""Size at which a batch is handed on."""
+"""Size of a full batch."""
 _QUEUED = 3
-"""Batches that wait: they bound the memory, and let the reader run ahead of the server."""
+"""Batches in the queue: they bound the memory, and let the reader run ahead of the server."""
 _RENEW = 60.0
 """Seconds without a batch after which the run is renewed."""
 
@@ -31,21 +31,21 @@ QueuedChunk = tuple[ChunkKind, bytes, Buffer, bytes | None]
 
 
 class ChunkStore(Protocol):
-    """What chunks are sent to: a ``BackupRun``."""
+    """Where chunks are sent: a ``BackupRun``."""
 
     def missing(self, ids: Sequence[bytes]) -> list[bool]:
-        """Return which chunks are missing there."""
+        """Return for each id whether the chunk is missing at the server."""
 
     def put_pack(self, pack: Pack) -> None:
         """Send a pack."""
 
 
 class ChunkSender:
-    """Sends the chunks that a server lacks.
+    """A sender of the chunks missing at a server.
 
     Attributes:
-        sent_bytes: bytes of the packs that were sent.
-        sent_chunks: chunks in them.
+        sent_bytes: bytes of the sent packs.
+        sent_chunks: chunks in these packs.
     """
 
     def __init__(self, store: ChunkStore) -> None:
@@ -64,10 +64,10 @@ class ChunkSender:
         """Take a chunk; waits while the server is slower than the reader.
 
         Args:
-            kind: its kind.
-            chunk: its id.
-            data: its bytes.
-            encoded: its encoded bytes, where they are known.
+            kind: the chunk's kind.
+            chunk: the chunk's id.
+            data: the plain bytes.
+            encoded: the encoded bytes, if already known.
 
         Raises:
             PeerError, UploadRefused: an earlier chunk could not be sent.
@@ -78,7 +78,7 @@ class ChunkSender:
             self._hand_on()
 
     def finish(self) -> None:
-        """Send what is left, and return when the server has everything.
+        """Send the rest, and return once the server has all chunks.
 
         Raises:
             PeerError, UploadRefused: a chunk could not be sent.
@@ -92,7 +92,7 @@ class ChunkSender:
                 self._send(self._take_pack(kind))
 
     def stop(self) -> None:
-        """End the threads, once they have sent the batches that wait."""
+        """End the threads after they have sent the queued batches."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -100,11 +100,11 @@ class ChunkSender:
         self._threads = []
 
     def abandon(self) -> None:
-        """Drop what waits; requests under way end by themselves."""
+        """Drop the queued batches; requests under way end by themselves."""
         self._failure = self._failure or CannotAsk("the backup server", "the backup was broken off")
 
     def _hand_on(self) -> None:
-        """Put the batch into the queue, and see that threads take from it."""
+        """Queue the batch, and start threads as needed."""
         self._check()
         if len(self._threads) < THREADS:
             self._start_thread()
@@ -132,7 +132,7 @@ class ChunkSender:
             raise self._failure
 
     def _run(self) -> None:
-        """Take batches until the end; after a failure they are dropped, so that the reader never waits."""
+        """Send batches until the end; after a failure, drop them so that the reader is never blocked."""
         while True:
             try:
                 batch = self._queue.get(timeout=_RENEW)
@@ -148,13 +148,13 @@ class ChunkSender:
                 self._failure = self._failure or error
 
     def _work(self, batch: list[QueuedChunk]) -> None:
-        """Send what the server lacks of a batch, once its pack is full."""
+        """Collect the missing chunks of a batch, and send each pack once full."""
         chunks = iter(self._wanted(batch))
         while (full := self._fill_packs(chunks)) is not None:
             self._send(full)
 
     def _fill_packs(self, chunks: Iterator[tuple[ChunkKind, bytes, bytes]]) -> PackWriter | None:
-        """Add chunks to the packs until one is full, and return that pack; None once no chunk is left."""
+        """Add chunks to the packs until one is full, and return it; None once all chunks are added."""
         with self._lock:
             for kind, chunk, encoded in chunks:
                 pack = self._packs[kind]
@@ -164,7 +164,7 @@ class ChunkSender:
         return None
 
     def _wanted(self, batch: list[QueuedChunk]) -> list[tuple[ChunkKind, bytes, bytes]]:
-        """Return the chunks of a batch that the server lacks and nobody sends yet, encoded."""
+        """Return the encoded chunks of a batch that the server lacks and no other thread is sending."""
         chunks = {one[1]: one for one in batch}
         ids = list(chunks)
         missing = self._store.missing(ids)
@@ -183,7 +183,7 @@ class ChunkSender:
         return pack
 
     def _send(self, writer: PackWriter) -> None:
-        """Send a pack. From then on the server knows its chunks, so that nothing here need remember them."""
+        """Send a pack. Afterwards the server knows the pack's chunks, so the sender forgets them."""
         pack = writer.finish()
         self._store.put_pack(pack)
         with self._lock:

@@ -16,18 +16,18 @@ from shardcast.backup.snapshots import TOP_NAME, Snapshot, snapshot_record
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFacts:
-    """What is told of a snapshot beside its tree.
+    """Facts of a snapshot beside its tree.
 
     Attributes:
         path: absolute path of the folder.
         host: the name of this machine.
-        user: who saves.
+        user: the user who runs the backup.
         tags: words of the user.
-        command: what the user asked for.
-        started: when it began, in nanoseconds since 1970.
-        sent_bytes: bytes that were sent for it.
-        problems: entries that could not be saved whole.
-        base: the snapshot that it is compared with; None for none.
+        command: options of the backup.
+        started: time of the start, in nanoseconds since 1970.
+        sent_bytes: bytes sent for the snapshot.
+        problems: number of entries not saved whole.
+        base: the snapshot to compare with; None for none.
     """
 
     path: bytes
@@ -41,7 +41,7 @@ class SnapshotFacts:
     base: str | None = None
 
     def without_base(self) -> SnapshotFacts:
-        """Return the facts of a snapshot that names every id."""
+        """Return the facts of a snapshot without a base; its commit lists every id."""
         return replace(self, base=None)
 
 
@@ -53,19 +53,19 @@ def commit_snapshot(
     added: Iterable[bytes],
     removed: Iterable[bytes] = (),
 ) -> str | list[bytes]:
-    """Make a snapshot; return its id, or the ids of chunks that the server lacks.
+    """Make a snapshot; return its id, or the ids of chunks missing at the server.
 
     Args:
         run: the backup at the server.
         facts: of the snapshot.
         root: fields of the top folder's entry.
         sums: of the tree.
-        added: ids that it needs, beside those of the base.
-        removed: ids of the base that it does not need.
+        added: needed ids, beside those of the base.
+        removed: ids of the base no longer needed.
 
     Raises:
-        ServerLacks: the base is not there any more.
-        PeerError: the server can't be asked.
+        ServerLacks: the base was deleted.
+        PeerError: the request failed.
     """
     snapshot = Snapshot(
         root=parse_entry(encode_json(json_fields(root | {"name": TOP_NAME}))),

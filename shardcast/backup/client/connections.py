@@ -21,12 +21,12 @@ CONNECT_SECONDS = 20.0
 ANSWER_SECONDS = 300.0
 """Seconds for a whole request and its answer, unless a call allows more."""
 _SILENT_SECONDS = 120.0
-"""Seconds for which a server may send or take no byte."""
+"""Maximum seconds without a byte in either direction."""
 _READ = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes read at once."""
 
 Body = Sequence[Buffer]
-"""The body of a request: parts that are sent in order, again at each retry."""
+"""The body of a request, in parts; sent again at each retry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class BackupAnswer:
 
     Attributes:
         status: such as 200.
-        reason: the phrase beside it, made safe to show.
+        reason: the phrase after the status, made safe to show.
         headers: of the answer.
-        body: its bytes.
+        body: the bytes.
     """
 
     status: int
@@ -72,7 +72,7 @@ class KeptConnections:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Close every connection that no request uses."""
+        """Close every idle connection."""
         with self._lock:
             free, self._free = self._free, []
         for connection in free:
@@ -88,18 +88,18 @@ class KeptConnections:
         max_answer: int,
         seconds: float = ANSWER_SECONDS,
     ) -> BackupAnswer:
-        """Send a request, and return the answer, whatever its status.
+        """Send a request, and return the answer with any status.
 
-        A kept connection may have been closed meanwhile by the server: then the request is sent once more
-        over a new one.
+        The server may have closed a kept connection meanwhile: then the request is sent once more over a new
+        one.
 
         Args:
             method: of the request.
             path: below the server's URL.
             body: of the request.
             headers: beside those of every request.
-            max_answer: bytes that the answer may have.
-            seconds: for all of it.
+            max_answer: maximum bytes of the answer.
+            seconds: maximum for request and answer together.
 
         Raises:
             PeerError: there is no connection, or no whole answer in time.
@@ -123,7 +123,7 @@ class KeptConnections:
         return self._timed(exchange, self._connect(), request, seconds)
 
     def _connect(self) -> http.client.HTTPConnection:
-        """Return a new connection, which connects with its first request."""
+        """Return a new connection object; the first request opens the socket."""
         host, port = self._url.hostname or "", self._url.port
         if self._context is not None:
             return http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=self._context)
@@ -136,7 +136,7 @@ class KeptConnections:
         request: str,
         seconds: float,
     ) -> BackupAnswer:
-        """Run an exchange, cut off after so many seconds, and keep its connection if it can be used again."""
+        """Run an exchange with a time limit in seconds, and keep a reusable connection."""
         late = threading.Event()
 
         def cut_off() -> None:
@@ -188,13 +188,13 @@ def _exchange(
     headers: Mapping[str, str],
     max_answer: int,
 ) -> BackupAnswer | None:
-    """Send a request, and return the answer; None for one that is too long."""
+    """Send a request, and return the answer; None for an answer over the limit."""
     try:
         connection.request(method, path, body, headers)
     except (BrokenPipeError, ConnectionResetError):
         if connection.sock is None:
             raise
-        # A server that refuses a request closes before it has read the body: its answer may still be there.
+        # A server that refuses a request closes before reading the body: the answer may still have arrived.
     response = connection.getresponse()
     body_bytes = _read(response, max_answer)
     if body_bytes is None:
@@ -205,7 +205,7 @@ def _exchange(
 
 
 def _read(response: http.client.HTTPResponse, max_answer: int) -> bytes | None:
-    """Return the body of an answer; None where it is longer than allowed."""
+    """Return the body of an answer; None for a body over the limit."""
     parts, size = [], 0
     while part := response.read(min(_READ, max_answer + 1 - size)):
         parts.append(part)
@@ -228,6 +228,6 @@ def _connect(connection: http.client.HTTPConnection) -> None:
 
 
 def _shut_down(connection: http.client.HTTPConnection) -> None:
-    """End a connection that another thread waits for."""
+    """Shut down a connection on which another thread is waiting."""
     with suppress(OSError, AttributeError):
         connection.sock.shutdown(socket.SHUT_RDWR)

@@ -20,26 +20,26 @@ from shardcast.file_identity import WORD
 CHANGED = "changed while read"
 UNREADABLE = "unreadable"
 GONE = (errno.ENOENT, errno.ENOTDIR)
-"""Errors of a name that has gone since its folder was listed."""
+"""Errors of a name removed since its folder was listed."""
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TRIES = 2
-"""Times that a file which changes while it is read is read."""
+"""Times a file is read if it changes while being read."""
 _MAX_REMEMBERED = 10_000
 """Files of several names whose chunks are remembered."""
 _BLOCK = 512
-"""Bytes of the blocks in which a file's room on the disk is counted."""
+"""Bytes of the units in which ``stat`` counts a file's blocks."""
 
 TakeChunk = Callable[[ChunkKind, bytes, Buffer], None]
-"""Takes a chunk to send: its kind, id and bytes."""
+"""Takes a chunk to send: kind, id and bytes."""
 Fields = dict[str, Any]
 """Fields of an entry, as ``entries.json_fields`` takes them."""
 
 
 class ChunkingReader:
-    """Reads what is in folders.
+    """A reader of files that cuts them into chunks.
 
     Attributes:
-        bytes: of the files that were read so far.
+        bytes: bytes of the files read so far.
     """
 
     def __init__(self, key: bytes, take: TakeChunk) -> None:
@@ -47,7 +47,7 @@ class ChunkingReader:
 
         Args:
             key: the key of ids.
-            take: takes each chunk that is read.
+            take: called with each chunk.
         """
         self.bytes = 0
         self._key = key
@@ -55,16 +55,17 @@ class ChunkingReader:
         self._remembered: dict[tuple[int, bytes], tuple[Fields, bytes]] = {}
 
     def file(self, folder: int, name: bytes, facts: bytes, device: int | None = None) -> tuple[Fields, bytes]:
-        """Read a file; return the fields of its entry and the ids of its chunks, joined.
+        """Read a file; return the fields of the file's entry and the ids of its chunks, joined.
 
         Args:
-            folder: descriptor of its folder.
-            name: its name.
-            facts: ``FACTS`` of it when the folder was listed.
-            device: of the folder, for a file of several names: it is read under the first of them only.
+            folder: descriptor of the folder.
+            name: the file's name.
+            facts: the file's ``FACTS`` when the folder was listed.
+            device: of the folder, for a file with several names: the bytes are read under the first name
+                only.
 
         Raises:
-            OSError: it has gone, can't be read, or is no file any more.
+            OSError: the file was removed or replaced by another kind, or cannot be read.
         """
         if device is not None and (known := self._remembered.get((device, facts))):
             return {**known[0], "name": name}, known[1]
@@ -80,7 +81,7 @@ class ChunkingReader:
         return fields, ids
 
     def stream(self, read: Callable[[int], Buffer]) -> tuple[Fields, bytes]:
-        """Read a stream to its end; return the fields of a file with its bytes, and the ids of its chunks."""
+        """Read a stream to the end; return the fields of a file with its bytes, and the ids of its chunks."""
         chunks: list[tuple[bytes, int]] = []
         for chunk in cut_chunks(read):
             chunks.append((self._chunk(ChunkKind.DATA, chunk), len(chunk)))
@@ -88,11 +89,12 @@ class ChunkingReader:
         return self._content(chunks)
 
     def _read(self, folder: int, name: bytes, expected: bytes) -> tuple[Fields, bytes, bytes]:
-        """Read a file; return its fields, its ids, and what it looked like afterwards."""
+        """Read a file; return the fields, the ids, and the file's ``FACTS`` afterwards."""
         descriptor = os.open(name, _FLAGS, dir_fd=folder)
         try:
             size = FACTS.unpack(expected)[0]
-            # One byte more shows a file that grew; room for 512 KiB costs more than a small file's bytes.
+            # One byte more shows a file that grew; a buffer of 512 KiB would cost more than a small file's
+            # bytes.
             data = os.read(descriptor, min(size, ONE_CHUNK) + 1)
             if len(data) == size <= ONE_CHUNK:
                 fields, ids = self._one_chunk(data)
@@ -112,7 +114,7 @@ class ChunkingReader:
         return fields, ids, facts_of(found)
 
     def _one_chunk(self, data: bytes) -> tuple[Fields, bytes]:
-        """Return the fields of a small file, and its id; of an empty one no id."""
+        """Return the fields and the id of a small file; no id for an empty one."""
         fields: Fields = {"kind": "file", "size": len(data)}
         if not data:
             return fields, b""
@@ -121,7 +123,7 @@ class ChunkingReader:
         return fields, found
 
     def _content(self, chunks: list[tuple[bytes, int]]) -> tuple[Fields, bytes]:
-        """Return the fields of a file of these chunks, and all ids that it needs, those of lists first."""
+        """Return the fields of a file of these chunks, and all ids needed, those of chunk lists first."""
         fields: Fields = {"kind": "file", "size": sum(size for _, size in chunks)}
         lists: list[bytes] = []
         ids = [chunk for chunk, _ in chunks]
@@ -135,7 +137,7 @@ class ChunkingReader:
         return fields, b"".join((*lists, *ids))
 
     def _chunk(self, kind: ChunkKind, data: Buffer) -> bytes:
-        """Hand on a chunk to be sent, and return its id."""
+        """Hand on a chunk for sending, and return the chunk's id."""
         found = chunk_id(self._key, kind, data)
         self._take(kind, found, data)
         return found
@@ -145,7 +147,7 @@ def other_entry(folder: int, name: bytes) -> Fields:
     """Return the fields of a link, a named pipe or a device.
 
     Raises:
-        OSError: it has gone, or is something else by now.
+        OSError: the entry was removed, or replaced by another kind.
     """
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     kind = _KINDS.get(stat.S_IFMT(found.st_mode))
@@ -162,10 +164,10 @@ def other_entry(folder: int, name: bytes) -> Fields:
 
 
 def unreadable_entry(folder: int, name: bytes, why: str) -> Fields:
-    """Return the fields of a file that can't be read.
+    """Return the fields of an unreadable file.
 
     Raises:
-        OSError: it can't even be looked at.
+        OSError: ``stat`` fails as well.
     """
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     fields: Fields = {
@@ -179,12 +181,12 @@ def unreadable_entry(folder: int, name: bytes, why: str) -> Fields:
 
 
 def facts_of(found: os.stat_result) -> bytes:
-    """Return the facts by which an unchanged file is known."""
+    """Return the facts that identify an unchanged file."""
     return FACTS.pack(found.st_size, found.st_mtime_ns & WORD, found.st_ctime_ns & WORD, found.st_ino)
 
 
 def _continued(first: bytes, descriptor: int) -> Callable[[int], Buffer]:
-    """Return a function that reads on behind the first bytes of a file."""
+    """Return a function that returns the first bytes of a file, then reads on."""
     begun = [first]
 
     def read(count: int) -> Buffer:

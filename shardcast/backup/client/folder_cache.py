@@ -1,4 +1,4 @@
-"""The cache of the last backup: how each folder looked, and its listing. Only unchanged folders use it.
+"""The cache of the last backup: facts and listing of each folder, to be used while unchanged.
 
 Records of folders lie in the order in which folders are finished, those of subfolders right before their
 folder's own: a folder with all below it is one range of bytes, and the next cache copies unchanged ranges. ::
@@ -7,7 +7,7 @@ folder's own: a folder with all below it is one range of bytes, and the next cac
              subfolders | trailer: lengths, counts, CRC-32 of everything behind the parts
     footer   end of the top folder's record, id of the snapshot, CRC-32
 
-Segments are verified by their ids when they are used; the server verifies that ids of chunks exist.
+A segment is verified by its id before use; the server verifies the existence of chunks.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ FACTS = struct.Struct("<qQQQ")
 """Size, mtime and ctime in nanoseconds (masked by ``WORD``), and inode of a name: these tell of a change."""
 _MAGIC = b"SCFCACHE1\n"
 _PART = struct.Struct(f"<{ID_SIZE}sIII")
-"""A part in its index: id of the segment, its entries, its bytes, ids of chunks behind it."""
+"""A part in its index: id of the segment, number of entries, bytes, number of ids of chunks after the
+segment."""
 _TRAILER = struct.Struct("<QIQIIQQQQI")
 _FOOTER = struct.Struct("<Q64sI")
 _BUFFER = 1 << 20
-"""Bytes that are written at once."""
+"""Bytes written at once."""
 
 
 class FolderSums(NamedTuple):
-    """What is in a folder and below it.
+    """Sums over a folder and everything below.
 
     Attributes:
-        files: files and everything else that is no folder.
-        folders: folders, itself among them.
+        files: files and other entries, without folders.
+        folders: folders, including the folder itself.
         bytes: bytes of the files.
     """
 
@@ -60,13 +61,13 @@ class FolderSums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CachedPart:
-    """A segment of a folder's listing, and the chunks that it names.
+    """A segment of a folder's listing, and the ids of the chunks in its entries.
 
     Attributes:
         segment: the segment's id.
-        entries: entries in it.
+        entries: number of entries.
         encoded: the segment, encoded.
-        chunks: ids of the chunks of its files, and of their lists, joined.
+        chunks: ids of the chunks of these files, and of their chunk lists, joined.
     """
 
     segment: bytes
@@ -80,14 +81,14 @@ class CachedFolder:
     """The record of a folder.
 
     Attributes:
-        start: where the range of the folder begins: its subfolders' records and its own.
-        end: where the range ends.
-        names: the names in it, in order, joined by NUL; those of folders end in ``/``.
+        start: start of the folder's range: the subfolders' records and its own.
+        end: end of the range.
+        names: the names in the folder, in order, joined by NUL; those of subfolders end in ``/``.
         facts: ``FACTS`` of each name.
-        sums: of the folder and what is below it.
-        children: the ranges of its subfolders, in the order of their names: start and end.
-        index: of its parts.
-        parts_start: where its parts begin.
+        sums: of the folder and everything below.
+        children: start and end of the subfolders' ranges, in the order of their names.
+        index: of the folder's parts.
+        parts_start: start of the parts.
     """
 
     start: int
@@ -101,15 +102,15 @@ class CachedFolder:
 
     @property
     def segments(self) -> tuple[bytes, ...]:
-        """Ids of the segments of its listing."""
+        """Ids of the segments in the folder's listing."""
         return tuple(segment for segment, _, _, _ in _PART.iter_unpack(self.index))
 
 
 class FolderCache:
-    """A cache that was written before.
+    """A finished cache.
 
     Attributes:
-        snapshot: the id of the snapshot that was made with it.
+        snapshot: the id of the snapshot made together with the cache.
     """
 
     def __init__(self, data: mmap.mmap, end: int, snapshot: str) -> None:
@@ -119,11 +120,11 @@ class FolderCache:
 
     @classmethod
     def open(cls, path: Path, key: bytes) -> Self | None:
-        """Return the cache of a file; None where there is none that can be used.
+        """Return the cache in a file; None for a missing, foreign or damaged file.
 
         Args:
             path: the file.
-            key: what the cache depends on: the key of ids.
+            key: the key of ids; a cache made with another key is not used.
         """
         with suppress(OSError, ValueError), open(path, "rb") as stream:
             data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -140,15 +141,15 @@ class FolderCache:
         self._data.close()
 
     def top(self) -> CachedFolder | None:
-        """Return the record of the top folder; None where it is damaged."""
+        """Return the record of the top folder; None if damaged."""
         return self.folder(len(_MAGIC) + ID_SIZE, self._end)
 
     def folder(self, start: int, end: int) -> CachedFolder | None:
-        """Return the record of a folder; None where it is damaged.
+        """Return the record of a folder; None if damaged.
 
         Args:
-            start: where its range begins.
-            end: where its range ends.
+            start: start of the folder's range.
+            end: end of the range.
         """
         if end - start < _TRAILER.size:
             return None
@@ -183,11 +184,11 @@ class FolderCache:
             at = end
 
     def ids(self, folder: CachedFolder, *, below: bool = True) -> Iterator[bytes]:
-        """Yield the ids that a folder needs, joined in strings: of segments, chunks and lists.
+        """Yield the ids needed by a folder, joined in strings: of segments, chunks and chunk lists.
 
         Args:
             folder: the folder.
-            below: whether those of its subfolders are yielded too.
+            below: whether to yield the ids of subfolders too.
         """
         pending = [folder]
         while pending:
@@ -210,14 +211,14 @@ class FolderCache:
 
 
 class FolderCacheWriter:
-    """A cache that is being written to an open file."""
+    """A writer of a cache into an open file."""
 
     def __init__(self, descriptor: int, key: bytes) -> None:
         """Begin a cache.
 
         Args:
             descriptor: of an empty file.
-            key: what the cache depends on: the key of ids.
+            key: the key of ids.
         """
         self._descriptor = descriptor
         self._buffer = bytearray(_MAGIC + key)
@@ -229,7 +230,7 @@ class FolderCacheWriter:
         return self._written + len(self._buffer)
 
     def copy(self, cache: FolderCache, folder: CachedFolder) -> None:
-        """Copy a folder and what is below it from another cache.
+        """Copy a folder and everything below from another cache.
 
         Raises:
             OSError: the disk failed.
@@ -238,7 +239,7 @@ class FolderCacheWriter:
             self._write(portion)
 
     def add_part(self, part: CachedPart) -> bytes:
-        """Write a segment of the folder that is under way, and return its place in the index.
+        """Write a segment of the current folder, and return the segment's line in the index.
 
         Raises:
             OSError: the disk failed.
@@ -257,16 +258,16 @@ class FolderCacheWriter:
         sums: FolderSums,
         children: Sequence[int],
     ) -> None:
-        """Write the record of a folder whose parts were written.
+        """Write the record of a folder after its parts.
 
         Args:
-            start: where the range of the folder began.
-            parts_start: where its parts began.
-            index: of its parts.
+            start: start of the folder's range.
+            parts_start: start of the folder's parts.
+            index: of the parts.
             names: as in ``CachedFolder``.
             facts: likewise.
             sums: likewise.
-            children: sizes of the ranges of its subfolders.
+            children: sizes of the subfolders' ranges.
 
         Raises:
             OSError: the disk failed.
@@ -292,7 +293,7 @@ class FolderCacheWriter:
         self.flush()
 
     def flush(self) -> None:
-        """Write what is buffered.
+        """Write the buffered bytes.
 
         Raises:
             OSError: the disk failed.

@@ -1,4 +1,4 @@
-"""A folder as it is now: its names and the facts by which an unchanged file is known."""
+"""The current state of a folder: its names, and facts that identify an unchanged file."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from shardcast.file_identity import WORD
 _SLASH = ord("/")
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SETTLED = 2 * 10**9
-"""Nanoseconds after which a change of a file shows in its times: of some file systems these are seconds."""
+"""Nanoseconds after which a change of a file shows in its times: some file systems count whole seconds."""
 
 Problem = Callable[[bytes, str], None]
-"""Takes the path of what could not be saved, and why, in words."""
+"""Called with the path of an entry not saved whole, and the reason in words."""
 
 
 @dataclass(slots=True)
 class FolderState:
-    """A folder as it is now.
+    """The current state of a folder.
 
     Attributes:
-        rules: those of the folder, with those of its ignore files.
-        names: in order, those of folders with ``/`` at the end.
-        facts: ``FACTS`` of each.
-        unsettled: indexes of names that may change without a sign of it: they changed just now, or could
-            not be saved whole. They are read again next time.
-        others: indexes of names that are neither files nor folders.
-        linked: indexes of files that have several names.
-        left_out: names that the rules leave out.
-        sockets: sockets, which are nothing to save.
+        rules: those of the folder, including its ignore files.
+        names: in order, those of subfolders with ``/`` at the end.
+        facts: ``FACTS`` of each name.
+        unsettled: indexes of names to read again next time: changed within the last seconds, so a further
+            change may not show in the times, or not saved whole.
+        others: indexes of names of links, pipes and devices.
+        linked: indexes of files with several names.
+        left_out: number of names left out by the rules.
+        sockets: number of sockets; their content cannot be saved.
     """
 
     rules: IgnoreRules
@@ -73,7 +73,7 @@ class FolderState:
         self.left_out += left_out
 
     def recorded(self, gone: AbstractSet[int]) -> tuple[bytes, bytes]:
-        """Return the names and facts for the cache, where no facts stand for what is unsettled.
+        """Return the names and facts for the cache; unsettled names get facts that never match.
 
         Args:
             gone: indexes of names without an entry.
@@ -89,16 +89,16 @@ class FolderState:
 def read_state(folder: int, path: bytes, rules: IgnoreRules, problem: Problem) -> FolderState:
     """Return the state of an open folder.
 
-    Its ignore files count where ``rules`` allow them, for the folder itself and those below.
+    If ``rules`` allow ignore files, those in the folder count for the folder and everything below.
 
     Args:
-        folder: its descriptor.
-        path: its path from the top, with ``/`` at the end; empty for the top.
-        rules: what is left out.
-        problem: told what can't be looked at.
+        folder: the folder's descriptor.
+        path: path from the top, with ``/`` at the end; empty for the top.
+        rules: names to leave out.
+        problem: called with each name whose ``stat`` fails.
 
     Raises:
-        OSError: the folder can't be listed.
+        OSError: the folder cannot be listed.
     """
     recent = time.time_ns() - _SETTLED
     listed = sorted(map(os.fsencode, os.listdir(folder)))
@@ -135,14 +135,14 @@ def read_state(folder: int, path: bytes, rules: IgnoreRules, problem: Problem) -
 def rules_in(
     folder: int, path: bytes, names: list[bytes], rules: IgnoreRules, problem: Problem
 ) -> IgnoreRules:
-    """Return the rules of a folder with those of its ignore files.
+    """Return the rules of a folder, including its ignore files.
 
     Args:
-        folder: its descriptor.
-        path: its path from the top, with ``/`` at the end; empty for the top.
-        names: in it.
+        folder: the folder's descriptor.
+        path: path from the top, with ``/`` at the end; empty for the top.
+        names: names in the folder.
         rules: those of the folder above.
-        problem: told of an ignore file that can't be read.
+        problem: called with each unreadable ignore file.
     """
     for name in IGNORE_FILES if rules.by_files else ():
         if name not in names:
@@ -165,7 +165,7 @@ def is_cache(folder: int) -> bool:
 
 
 def _read_small(folder: int, name: bytes, max_bytes: int, *, cut: bool = False) -> bytes | None:
-    """Return the bytes of a plain file; None where there is none, or it is longer and shall not be cut."""
+    """Return the bytes of a plain file; None for another kind, and for a longer file unless ``cut``."""
     try:
         descriptor = os.open(name, _FLAGS, dir_fd=folder)
     except FileNotFoundError:
@@ -180,7 +180,7 @@ def _read_small(folder: int, name: bytes, max_bytes: int, *, cut: bool = False) 
 
 
 def _leave_out(state: FolderState, kept: list[bytes]) -> None:
-    """Drop the names that are not kept, with their facts."""
+    """Drop the names outside ``kept``, with their facts."""
     state.left_out = len(state.names) - len(kept)
     if not state.left_out:
         return

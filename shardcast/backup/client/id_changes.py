@@ -1,4 +1,4 @@
-"""How the ids that a snapshot needs differ from those of the one before."""
+"""Ids added and removed between the previous snapshot and a new one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from shardcast.backup.ids import ID_SIZE
 
 MAX_CHANGES = 1 << 18
-"""Ids beyond which the whole list is sent instead: this bounds the memory."""
+"""Maximum number of changed ids; beyond, the whole list is sent. Bounds the memory."""
 
 
 class IdChanges:
-    """The ids of what is new in a snapshot, and of what was in the one before and is no more."""
+    """The ids of new parts of a snapshot, and of parts of the previous one that changed or were removed."""
 
     def __init__(self) -> None:
         self._new: set[bytes] = set()
@@ -23,25 +23,25 @@ class IdChanges:
         return len(self._new) + len(self._old) > MAX_CHANGES
 
     def add_new(self, joined: bytes) -> None:
-        """Note ids, joined, of what is new or was made anew."""
+        """Add the ids, joined, of a new or rebuilt part."""
         if not self.too_many:
             self._new.update(split(joined))
 
     def add_old(self, joined: bytes) -> None:
-        """Note ids, joined, of what was there before, at a place that changed."""
+        """Add the ids, joined, of a part of the previous snapshot, changed or removed since."""
         if not self.too_many:
             self._old.update(split(joined))
 
     def added(self) -> list[bytes]:
-        """Return the ids that are new."""
+        """Return the new ids."""
         return sorted(self._new - self._old)
 
     def removed(self, needed: Iterable[bytes]) -> list[bytes]:
-        """Return the ids that are not needed any more.
+        """Return the ids no longer needed.
 
         Args:
-            needed: all ids of the new snapshot, joined in strings: an id that went from one place may be at
-                another one.
+            needed: all ids of the new snapshot, joined in strings: an id removed in one place may be needed
+                in another.
         """
         gone = self._old - self._new
         for joined in needed if gone else ():
@@ -50,5 +50,5 @@ class IdChanges:
 
 
 def split(joined: bytes) -> list[bytes]:
-    """Return ids that are joined."""
+    """Return a list of joined ids."""
     return [joined[at : at + ID_SIZE] for at in range(0, len(joined), ID_SIZE)]

@@ -1,4 +1,4 @@
-"""A folder as it is now ─▶ the parts of its listing: what is unchanged from the cache, the rest read."""
+"""Current state of a folder ─▶ the parts of its listing: unchanged ones from the cache, the others read."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from shardcast.disk_errors import error_text
 
 @dataclass(frozen=True, slots=True)
 class OpenFolder:
-    """A folder whose listing is built.
+    """A folder whose listing is being built.
 
     Attributes:
         descriptor: of the folder.
         path: from the top, with ``/`` at the end; empty for the top.
-        device: of its file system.
-        state: how it is now.
+        device: of the folder's file system.
+        state: the current state.
     """
 
     descriptor: int
@@ -43,12 +43,12 @@ class OpenFolder:
 
 @dataclass(frozen=True, slots=True)
 class BuiltListing:
-    """A listing that was built.
+    """A finished listing.
 
     Attributes:
-        index: of its parts in the cache.
-        segments: ids of its segments.
-        gone: indexes of names that have no entry, since they went meanwhile.
+        index: of the listing's parts in the cache.
+        segments: ids of the segments.
+        gone: indexes of names without an entry, removed meanwhile.
     """
 
     index: bytes
@@ -66,7 +66,7 @@ class ListingBuilder:
             key: the key of ids.
             reader: reads files.
             sender: takes segments.
-            problem: told what can't be saved whole.
+            problem: called with each entry not saved whole.
         """
         self._key = key
         self._reader = reader
@@ -81,20 +81,20 @@ class ListingBuilder:
         writer: FolderCacheWriter,
         changes: IdChanges,
     ) -> BuiltListing:
-        """Build the listing of a folder, send it and write it to the cache.
+        """Build the listing of a folder, send the listing and write it to the cache.
 
         Args:
             folder: the folder.
-            subfolders: fields of the entry of each subfolder, by its index; None for one that is unchanged,
-                no fields for one that has gone.
-            old: the listing in the cache; None where there is none.
+            subfolders: fields of the entry of each subfolder, by index; None for an unchanged subfolder, no
+                fields for a removed one.
+            old: the listing in the cache; None without one.
             writer: of the next cache.
-            changes: told which ids come and go.
+            changes: collects the added and removed ids.
 
         Raises:
             PeerError, UploadRefused: a chunk could not be sent.
-            OSError: the cache can't be written.
-            CacheDamaged: the last cache can't be used.
+            OSError: the cache cannot be written.
+            CacheDamaged: the last cache is damaged.
         """
         names, facts = folder.state.names, folder.state.facts
         changed = [index for index, fields in subfolders.items() if fields is not None]
@@ -137,7 +137,7 @@ class ListingBuilder:
         return BuiltListing(bytes(index), tuple(segments), frozenset(gone))
 
     def _send_segment(self, plain: bytes, entries: int, ids: bytes) -> CachedPart:
-        """Hand on a segment to be sent, and return it."""
+        """Hand on a segment for sending, and return the segment as a part for the cache."""
         found = chunk_id(self._key, ChunkKind.LISTING, plain)
         encoded = encode_chunk(plain)
         self._sender.take(ChunkKind.LISTING, found, plain, encoded)
@@ -151,7 +151,7 @@ class ListingBuilder:
         old: OldListing | None,
         before: int,
     ) -> tuple[bytes, bytes] | None:
-        """Return the line of a name and the ids of its chunks, joined; None for one that has gone."""
+        """Return the line of a name and the ids of its chunks, joined; None for a removed name."""
         state = folder.state
         name, facts = state.names[at], state.facts_at(at)
         fields = subfolders.get(at)
@@ -174,10 +174,10 @@ class ListingBuilder:
         return self._line(folder, name, fields), ids
 
     def _read(self, folder: OpenFolder, at: int, name: bytes, facts: bytes) -> tuple[Fields, bytes]:
-        """Return the fields of a name that is no folder, and the ids of its chunks, joined.
+        """Return the fields of a file, link or device, and the ids of its chunks, joined.
 
         Raises:
-            OSError: it has gone.
+            OSError: the name was removed.
         """
         if at in folder.state.others:
             return other_entry(folder.descriptor, name), b""
@@ -190,7 +190,7 @@ class ListingBuilder:
             return unreadable_entry(folder.descriptor, name, error.strerror or str(error)), b""
 
     def _line(self, folder: OpenFolder, name: bytes, fields: Fields) -> bytes:
-        """Return the line of an entry, without its attributes where it would be too long."""
+        """Return the line of an entry, without attributes if they make the line too long."""
         line = fields_line(fields)
         if len(line) > MAX_LINE:
             problems = [*fields.get("problems", []), "its attributes are too large to be saved"]

@@ -1,4 +1,4 @@
-"""The listing of a folder in the cache, read beside the folder as it is now, part by part and in order."""
+"""The listing of a folder in the cache, read in parallel with the folder's current state, part by part."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from shardcast.json_text import parse_json
 
 
 class CacheDamaged(Exception):
-    """A cache that can't be used: everything is read instead."""
+    """A damaged cache: everything is read instead."""
 
 
 class OldListing:
-    """A folder's listing in the cache; asked for names in their order only.
+    """A folder's listing in the cache; names must be requested in order.
 
     Attributes:
-        unused: parts that were passed and are not in the new listing as they were.
+        unused: parts passed without becoming parts of the new listing.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class OldListing:
         Args:
             cache: the cache.
             folder: the folder's record.
-            names: the names of the folder now: shared where they are the same.
+            names: the folder's current names; shared with the listing if the same, to save memory.
             key: the key of ids.
-            distrusted: ids that the server lacks; parts with one of them are read anew.
+            distrusted: ids missing at the server; parts with one of them are read again.
         """
         same = b"\0".join(names) == folder.names
         self._names = names if same else folder.names.split(b"\0") if folder.names else []
@@ -53,7 +53,7 @@ class OldListing:
         self.unused: list[CachedPart] = []
 
     def seek(self, name: bytes, index: int) -> int:
-        """Return the index of the first old name, from ``index`` on, that is not before a name."""
+        """Return the index, from ``index`` on, of the first old name at or after a name."""
         names, key = self._names, name.rstrip(b"/")
         while index < len(names) and names[index].rstrip(b"/") < key:
             index += 1
@@ -69,13 +69,13 @@ class OldListing:
         )
 
     def part_at(self, index: int, names: list[bytes], facts: bytearray, at: int) -> CachedPart | None:
-        """Return the part that begins at an old index, where it is a part of the new listing too.
+        """Return the part at an old index if the new listing has the same part; else None.
 
         Args:
             index: the old index.
-            names: the names of the folder now.
-            facts: their facts now.
-            at: the new index at which the part would begin.
+            names: the folder's current names.
+            facts: their current facts.
+            at: the new index of the part's first name.
         """
         part = self._move_to(index)
         if part is None or self._part_start != index:
@@ -90,14 +90,14 @@ class OldListing:
         return part if same and not self._is_distrusted(part) else None
 
     def reuse(self) -> None:
-        """Count the part that ``part_at`` returned as a part of the new listing."""
+        """Count the part returned by ``part_at`` as used."""
         self._reused = True
 
     def line(self, index: int) -> tuple[bytes, bytes] | None:
-        """Return the line at an old index, and the ids of its chunks, joined; None where one is distrusted.
+        """Return the line at an old index, and the ids of its chunks, joined; None with a distrusted id.
 
         Raises:
-            CacheDamaged: the cache can't be used.
+            CacheDamaged: the cache is damaged.
         """
         part = self._move_to(index)
         if part is None:
@@ -110,11 +110,11 @@ class OldListing:
         return found
 
     def finish(self) -> None:
-        """Pass the parts that are left."""
+        """Pass the remaining parts."""
         self._move_to(len(self._names))
 
     def _move_to(self, index: int) -> CachedPart | None:
-        """Pass the parts before an index, and return the one with it."""
+        """Pass the parts before an index, and return the part at the index."""
         while index >= self._part_end:
             if self._part is not None and not self._reused:
                 self.unused.append(self._part)
@@ -134,7 +134,7 @@ class OldListing:
         """Return the lines of a part and the ids of each.
 
         Raises:
-            CacheDamaged: they are not what the cache says.
+            CacheDamaged: the segment differs from its id, or has another number of entries.
         """
         try:
             plain = decode_chunk(part.encoded)

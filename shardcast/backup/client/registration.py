@@ -1,4 +1,4 @@
-"""Registered folders of this machine: the server of each, and the key that this client has there."""
+"""Registered folders of this machine: the server of each, and this client's key there."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _SUFFIX = ".json"
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A folder of this machine that is saved at a server.
+    """A folder of this machine, registered at a server.
 
     Attributes:
         path: the folder, absolute, without links.
         url: base URL of the server.
         client: this client's name there.
         key: this client's key there.
-        tls: the files of certificates that were named when it was registered.
+        tls: the certificate files named at the registration.
     """
 
     path: bytes
@@ -45,15 +45,15 @@ class Registration:
     tls: ClientTls = field(default_factory=ClientTls)
 
     def covers(self, folder: bytes) -> bool:
-        """Return whether a folder is this one or lies in it."""
+        """Return whether a folder is the registered one or lies below."""
         return folder == self.path or folder.startswith(self.path.rstrip(b"/") + b"/")
 
 
 def save_registration(registration: Registration) -> Path:
-    """Write a registration where only this user can read it, and return its file.
+    """Write a registration readable only by this user, and return its file.
 
     Raises:
-        LocalDiskError: it can't be written.
+        LocalDiskError: the file cannot be written.
     """
     tls = registration.tls
     fields = {
@@ -75,10 +75,10 @@ def save_registration(registration: Registration) -> Path:
 
 
 def prepare_registrations() -> None:
-    """Make the folder of the registrations, which only this user can enter.
+    """Make the folder of registrations, accessible only to this user.
 
     Raises:
-        LocalDiskError: it can't be made or written.
+        LocalDiskError: the folder cannot be made or written.
     """
     folder = _folder()
     with disk_errors("could not write registrations in", folder):
@@ -90,11 +90,11 @@ def prepare_registrations() -> None:
 
 
 def find_registration(folder: bytes) -> Registration | None:
-    """Return the registration of a folder, or of the nearest folder above it; None where there is none.
+    """Return the registration of a folder, or of the nearest folder above; None without any.
 
     Raises:
-        LocalDiskError: a registration can't be read.
-        UsageError: it is damaged.
+        LocalDiskError: a registration cannot be read.
+        UsageError: a registration is damaged.
     """
     for path in _upwards(folder):
         file = _file_of(path)
@@ -108,11 +108,11 @@ def find_registration(folder: bytes) -> Registration | None:
 
 
 def registered(folder: bytes) -> Registration:
-    """Return the registration that covers a folder.
+    """Return the registration of a folder, or of the nearest folder above.
 
     Raises:
-        UsageError: there is none, or it is damaged.
-        LocalDiskError: it can't be read.
+        UsageError: the folder is not registered, or the registration is damaged.
+        LocalDiskError: the registration cannot be read.
     """
     found = find_registration(folder)
     if found is None:
@@ -161,7 +161,7 @@ def _parse(data: bytes, file: Path) -> Registration:
 
 
 def _upwards(folder: bytes) -> Iterator[bytes]:
-    """Yield a folder and those above it, up to the root."""
+    """Yield a folder and the folders above, up to the root."""
     while True:
         yield folder
         above = os.path.dirname(folder)

@@ -1,4 +1,4 @@
-"""A backup server as typed calls, from any thread; what can be repeated is, some times."""
+"""A backup server as typed calls, from any thread; requests safe to repeat are repeated a few times."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ _ATTEMPTS = 6
 _BACKOFF = Backoff(first=0.25, longest=8.0)
 """Seconds between two tries: some 15 s in all, as long as a server takes to restart."""
 _COMMIT_SECONDS = 1800.0
-"""Seconds for a commit, for which a server looks up millions of ids."""
+"""Seconds for a commit: the server looks up millions of ids."""
 _PASSING = (ServerUnreachable, ServerStalled, ServerBusy)
-"""Failures that time may mend."""
+"""Failures after which a request is repeated."""
 _SMALL = 1 << 20
 """Bytes of most answers."""
 _MAX_LIST = 256 << 20
@@ -60,10 +60,10 @@ Value = TypeVar("Value")
 
 
 class BackupServer:
-    """A backup server, asked as one client.
+    """A backup server, used as one client.
 
     Attributes:
-        url: its base URL.
+        url: base URL of the server.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class BackupServer:
 
         Args:
             url: base URL.
-            key: the client's; None for the calls that need none.
-            tls: the TLS of https connections.
-            pause: waits between two tries.
+            key: the client's; None for calls without a key.
+            tls: TLS settings of https connections.
+            pause: called with the seconds to wait before the next attempt.
         """
         self.url = url
         self._pause = pause
@@ -91,10 +91,10 @@ class BackupServer:
         self._connections.close()
 
     def check(self) -> None:
-        """Check that this is a backup server that this release can talk to.
+        """Check that the URL is a backup server of a protocol this release supports.
 
         Raises:
-            PeerError: it is none, or can't be asked.
+            PeerError: the URL is another server, or does not answer.
         """
         fields = self._read("GET", wire.ABOUT_PATH, parse_object)
         if fields.get("name") != wire.NAME or type(fields.get("format")) is not int:
@@ -105,29 +105,29 @@ class BackupServer:
             )
 
     def register(self, invitation: str, host: str, path: bytes) -> RegisteredClient:
-        """Register this machine with an invitation, which works once; so this is tried once.
+        """Register this machine with an invitation, valid once; so the request is not repeated.
 
         Raises:
             AccessDenied: the invitation is wrong, used or expired.
-            PeerError: the server can't be asked.
+            PeerError: the server does not answer.
         """
         fields = {"invitation": invitation, "host": host} | dict([text_or_base64("path", path)])
         answer = self._once("POST", wire.REGISTER_PATH, body=_json(fields))
         return self._parsed(answer, f"POST {wire.REGISTER_PATH}", parse_registered)
 
     def facts(self) -> ClientFacts:
-        """Return what the server knows of this client.
+        """Return the server's facts about this client.
 
         Raises:
-            PeerError: it can't be asked.
+            PeerError: the server does not answer.
         """
         return self._read("GET", wire.CLIENT_PATH, parse_facts)
 
     def begin_run(self, host: str, path: bytes) -> BackupRun:
-        """Begin a run: what it is told is there stays until it ends.
+        """Begin a run: chunks reported as available to the run stay until its end.
 
         Raises:
-            PeerError: the server can't be asked, or this client is read-only.
+            PeerError: the server does not answer, or this client is read-only.
         """
         fields = {"host": host} | dict([text_or_base64("path", path)])
         run = self._read(
@@ -160,10 +160,10 @@ class BackupServer:
         return self.ask("GET", wire.snapshot_path(snapshot), max_answer=wire.MAX_RECORD).body
 
     def damaged(self, snapshot: str) -> list[bytes]:
-        """Return the ids of a snapshot's chunks that the server knows are damaged or gone.
+        """Return the ids of a snapshot's chunks recorded by the server as damaged or lost.
 
         Raises:
-            PeerError: the server can't be asked.
+            PeerError: the server does not answer.
         """
         path = wire.snapshot_path(snapshot, "damaged")
         max_ids = wire.MAX_SNAPSHOT_IDS
@@ -201,8 +201,8 @@ class BackupServer:
         """Delete snapshots, all of them or none, and return their ids.
 
         Raises:
-            AccessDenied: the server is append-only, and the key of its administrator is not right.
-            PeerError: one is none of this client's, or too young; or the server can't be asked.
+            AccessDenied: the server is append-only, and the admin key is missing or wrong.
+            PeerError: a snapshot is not this client's, or too young; or the server does not answer.
         """
 
         def parse(body: bytes) -> list[str]:
@@ -217,11 +217,11 @@ class BackupServer:
         )
 
     def ask(self, method: str, path: str, **more: Any) -> BackupAnswer:
-        """Send a request, again after failures that may pass; for the arguments see ``KeptConnections.ask``.
+        """Send a request, repeated after failures that may pass; for ``more`` see ``KeptConnections.ask``.
 
         Raises:
-            PeerError: it failed in another way, or too often.
-            UploadRefused: there is no room.
+            PeerError: the request failed for good, or too often.
+            UploadRefused: the server has no room.
         """
         for attempt in range(_ATTEMPTS - 1):
             try:
@@ -254,10 +254,10 @@ class BackupServer:
         return self._parsed(self.ask(method, path, **more), f"{method} {path}", parse)
 
     def _parsed(self, answer: BackupAnswer, request: str, parse: Callable[[bytes], Value]) -> Value:
-        """Return what an answer says.
+        """Return the parsed body of an answer.
 
         Raises:
-            BadAnswer: it can't be read.
+            BadAnswer: the body is malformed.
         """
         try:
             return parse(answer.body)
@@ -266,18 +266,18 @@ class BackupServer:
 
 
 class BackupRun:
-    """A backup under way at its server."""
+    """A backup under way at the server."""
 
     def __init__(self, server: BackupServer, run: str) -> None:
         self._server = server
         self._run = run
 
     def missing(self, ids: Sequence[bytes]) -> list[bool]:
-        """Return which chunks the server lacks, at most ``wire.MAX_IDS`` of them.
+        """Return for each id whether the server lacks the chunk; at most ``wire.MAX_IDS`` ids.
 
         Raises:
             ServerLacks: the run has ended.
-            PeerError: the server can't be asked.
+            PeerError: the server does not answer.
         """
         path = wire.run_path(self._run, "missing")
         answer = self._server.ask("POST", path, body=(b"".join(ids),))
@@ -290,8 +290,8 @@ class BackupRun:
         """Send a pack.
 
         Raises:
-            UploadRefused: there is no room.
-            PeerError: the server can't be asked, or refuses it.
+            UploadRefused: the server has no room.
+            PeerError: the server does not answer, or refuses the pack.
         """
         self._server.ask("PUT", wire.run_path(self._run, f"packs/{pack.sha256}"), body=(pack.data,))
 
@@ -302,17 +302,17 @@ class BackupRun:
         added: Iterable[bytes],
         removed: Iterable[bytes] = (),
     ) -> str | list[bytes]:
-        """Make a snapshot, and return its id; or the ids of some chunks that it needs and the server lacks.
+        """Make a snapshot, and return the id; or the ids of some needed chunks missing at the server.
 
         Args:
-            head: what the server knows of it; ``base`` names the snapshot whose chunks it needs too.
-            record: the rest, which only clients read.
-            added: chunks that it needs, beside those of ``base``.
-            removed: chunks of ``base`` that it needs no more.
+            head: the fields shown in lists; ``base`` names a snapshot whose chunks are needed too.
+            record: the record, opaque to the server.
+            added: needed chunks, beside those of ``base``.
+            removed: chunks of ``base`` no longer needed.
 
         Raises:
-            ServerLacks: ``base`` is not there any more, or the run has ended.
-            PeerError: the server can't be asked, or refuses.
+            ServerLacks: ``base`` was deleted, or the run has ended.
+            PeerError: the server does not answer, or refuses.
         """
         path = wire.run_path(self._run, "snapshots")
         body: list[Buffer] = list(wire.encode_commit(head, record, added, removed))
@@ -335,10 +335,10 @@ class BackupRun:
             raise BadAnswer(self._server.url, f"POST {path}: {answer.status}: {error}") from None
 
     def end(self) -> None:
-        """End the run: the server need not hold anything for it any more.
+        """End the run: the server may delete chunks kept only for the run.
 
         Raises:
-            PeerError: the server can't be asked.
+            PeerError: the server does not answer.
         """
         try:
             self._server.ask("DELETE", wire.run_path(self._run))
@@ -351,7 +351,7 @@ def _json(fields: Mapping[str, Any]) -> Body:
 
 
 def _refusal(server: str, request: str, answer: BackupAnswer) -> PeerError | UploadRefused:
-    """Return the error of an answer with an unexpected status, in the server's words where it has some."""
+    """Return the error of an answer with an unexpected status, in the server's words if there are any."""
     words = _words(answer.body)
     text = (
         f"{request}: {answer.status}: {words}"
@@ -374,7 +374,7 @@ def _refusal(server: str, request: str, answer: BackupAnswer) -> PeerError | Upl
 
 
 def _words(body: bytes) -> str:
-    """Return the words of a server's error; empty where it has none."""
+    """Return the error message in a body; empty without one."""
     try:
         error = parse_object(body[:_SMALL]).get("error")
     except ValueError:

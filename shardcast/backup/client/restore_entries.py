@@ -1,4 +1,4 @@
-"""An entry of a snapshot that is no folder, restored where nothing else is in its place."""
+"""Files, links and devices of a snapshot, restored unless something else has their name."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ _DEVICES = (SavedKind.CHAR, SavedKind.BLOCK)
 
 @dataclass(frozen=True)
 class RestoreSettings:
-    """How a restore deals with what is there.
+    """Settings of a restore.
 
     Attributes:
-        selection: what is restored.
-        overwrite: whether what differs is replaced.
-        dry_run: whether nothing is written.
-        rights: which attributes and devices are restored.
-        show: called with a word and a path for each entry that is made, kept or replaced.
-        progress: called when some bytes more are there.
+        selection: the paths to restore.
+        overwrite: whether to replace differing entries on the disk.
+        dry_run: whether to write nothing.
+        rights: the attributes and devices to restore.
+        show: called with a word and a path for each entry made, kept or replaced.
+        progress: called after more bytes were restored.
     """
 
     selection: RestoreSelection
@@ -63,7 +63,7 @@ class RestoreSettings:
 
 
 class EntryRestorer:
-    """Restores entries that are no folders."""
+    """A restorer of files, links and devices."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class EntryRestorer:
         return self._window.is_full or len(self._links) >= MAX_FILES
 
     def finish(self) -> None:
-        """Restore the files that were added, then the links to them.
+        """Restore the added files, then the links to them.
 
         Raises:
             OSError: the disk is full, or failed.
@@ -117,7 +117,7 @@ class EntryRestorer:
 
     @contextmanager
     def guarded(self, path: bytes) -> Iterator[None]:
-        """Tell of an error that concerns one entry, and go on."""
+        """Report an error of one entry, and go on."""
         try:
             yield
         except OSError as error:
@@ -129,7 +129,7 @@ class EntryRestorer:
         """Restore one entry.
 
         Raises:
-            OSError: it can't be made.
+            OSError: the entry cannot be made.
         """
         rights = self._settings.rights
         if not rights.owners and entry.uid != os.geteuid():
@@ -151,7 +151,7 @@ class EntryRestorer:
             self._remember(path, entry.hard)
 
     def _remember(self, path: bytes, hard: str) -> None:
-        """Remember the first name of a file, to which its other names are linked."""
+        """Remember the first name of a file, for links from its other names."""
         if len(self._first_names) < _MAX_FIRST_NAMES:
             self._first_names[hard] = path
         else:
@@ -160,10 +160,10 @@ class EntryRestorer:
             )
 
     def _restore_file(self, path: bytes, entry: SavedEntry, fresh: bool) -> bool:
-        """Put a file into the window, unless an equal one is there; return False where another one stays.
+        """Add a file to the window unless the disk has an equal one; return False if another entry stays.
 
         Raises:
-            OSError: what is there can't be read.
+            OSError: the present file cannot be read.
         """
         found = None if fresh else self._places.state(path)
         if found is not None:
@@ -188,10 +188,10 @@ class EntryRestorer:
         return True
 
     def _has_bytes(self, path: bytes, entry: SavedEntry, found: os.stat_result) -> bool:
-        """Return whether what is there is a file with the bytes of an entry.
+        """Return whether the disk has a file with the bytes of an entry.
 
         Raises:
-            OSError: it can't be read.
+            OSError: the file cannot be read.
         """
         if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
             return False
@@ -203,10 +203,10 @@ class EntryRestorer:
             close(descriptor)
 
     def _set_attributes(self, path: bytes, entry: SavedEntry) -> None:
-        """Give a file that has the right bytes the attributes of an entry.
+        """Set the attributes of an entry on a file with the right bytes.
 
         Raises:
-            OSError: it can't be opened.
+            OSError: the file cannot be opened.
         """
         self.show("replace", path)
         self._report.add(replaced=1)
@@ -222,10 +222,10 @@ class EntryRestorer:
             self._report.problem(path, problem)
 
     def _link(self, path: bytes, entry: SavedEntry, fresh: bool) -> None:
-        """Give a restored file another name; restore it once more where that is not possible.
+        """Link a restored file to another name; restore its bytes once more if links are impossible.
 
         Raises:
-            OSError: what is there can't be read.
+            OSError: the present entry cannot be read.
         """
         assert entry.hard is not None
         first_name = self._first_names.get(entry.hard)
@@ -275,7 +275,7 @@ class EntryRestorer:
         """Make a symbolic link, a FIFO or a device.
 
         Raises:
-            OSError: it can't be made.
+            OSError: the entry cannot be made.
         """
         with self._places.folder_of(path) as (folder, name):
             found = None if fresh else state_of(folder, name)
@@ -291,7 +291,7 @@ class EntryRestorer:
                     self._report.problem(path, problem)
 
     def _make(self, folder: int, name: bytes, entry: SavedEntry, *, replaces: bool) -> list[str]:
-        """Make what is no file; return what could not be set."""
+        """Make a link, FIFO or device; return a sentence for each attribute that could not be set."""
         temporary = temporary_name(name)
         remove_temporary(folder, name)
         if entry.kind is SavedKind.LINK:
@@ -309,10 +309,10 @@ class EntryRestorer:
         give_name(folder, name, replaces=replaces)
         return problems
 
-    # What is there
+    # Entries present on the disk
 
     def replaces(self, path: bytes, found: os.stat_result) -> bool:
-        """Return whether what is there is to be replaced; tell of it where it stays."""
+        """Return whether a present entry may be replaced; if not, report the path."""
         if stat.S_ISDIR(found.st_mode):
             self._differs(path, "a folder is there, which is never replaced by something else")
         elif not self._settings.overwrite:
@@ -330,13 +330,13 @@ class EntryRestorer:
         self._settings.progress()
 
     def show(self, word: str, path: bytes) -> None:
-        """Show what is done with an entry: it is made, kept or replaced."""
+        """Show the path of an entry with a word: make, keep or replace."""
         if self._settings.show:
             self._settings.show(word, path)
 
 
 def _is_same(folder: int, name: bytes, found: os.stat_result, entry: SavedEntry) -> bool:
-    """Return whether what is there is the same link, FIFO or device."""
+    """Return whether the present entry is the same link, FIFO or device."""
     if stat.S_IFMT(found.st_mode) != _TYPES[entry.kind]:
         return False
     if entry.kind is SavedKind.LINK:

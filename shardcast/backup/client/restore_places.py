@@ -1,4 +1,4 @@
-"""The folder that a restore writes to: names below open folders, none of which is ever a followed link."""
+"""The destination of a restore: names below open folders; links are never followed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from shardcast.folders.tree_pool import TreePool
 from shardcast.open_files import close
 
 TEMPORARY = b".shardcast-restore-"
-"""How the names of files begin that are not restored whole; a later restore of a path goes on in them."""
+"""Prefix of the names of unfinished files; a later restore of the same path continues them."""
 UNFINISHED = 0o1700
-"""Mode of a folder until all in it is restored: private, and told from other folders by its sticky bit."""
+"""Mode of an unfinished folder: private, and marked by the sticky bit."""
 _NOT_PLACED = frozenset(
     {
         errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
@@ -36,12 +36,12 @@ def concerns_one_entry(error: OSError) -> bool:
 
 
 def temporary_name(name: bytes) -> bytes:
-    """Return the name under which an entry is restored, in the same folder, until it is whole."""
+    """Return the name of an unfinished entry, in the same folder."""
     return TEMPORARY + blake3(name).hexdigest(16).encode()
 
 
 class RestorePlaces:
-    """An open folder to restore to; threads may share it.
+    """An open destination folder; threads may share it.
 
     Attributes:
         root: the descriptor of the folder.
@@ -53,15 +53,15 @@ class RestorePlaces:
         self._trees = TreePool(root)
 
     def close(self) -> None:
-        """Close all folders but the one that was given."""
+        """Close all folders except the root."""
         self._trees.close()
 
     @contextmanager
     def folder_of(self, path: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield the descriptor of the folder that a path lies in, and the name there.
+        """Yield the descriptor of a path's folder, and the name there.
 
         Raises:
-            OSError: a folder on the way is a link, or not there.
+            OSError: a folder on the way is a link, or missing.
         """
         with self._trees.tree() as tree:
             yield tree.parent(path)
@@ -71,25 +71,25 @@ class RestorePlaces:
         """Yield the descriptor of a folder; ``b""`` is the top.
 
         Raises:
-            OSError: it is a link, or can't be opened.
+            OSError: the folder is a link, or cannot be opened.
         """
         with self._trees.tree() as tree:
             yield tree.folder(path)
 
     def state(self, path: bytes) -> os.stat_result | None:
-        """Return the state of what has a path, of a link its own; None where nothing has.
+        """Return the state of a path, of a link itself; None for a missing path.
 
         Raises:
-            OSError: a folder on the way is a link, or can't be opened.
+            OSError: a folder on the way is a link, or cannot be opened.
         """
         with self.folder_of(path) as (folder, name):
             return state_of(folder, name)
 
     def make_folder(self, path: bytes) -> None:
-        """Make a folder that is not finished.
+        """Make a folder, marked as unfinished.
 
         Raises:
-            OSError: it can't be made.
+            OSError: the folder cannot be made.
         """
         with self.folder_of(path) as (folder, name):
             os.mkdir(name, 0o700, dir_fd=folder)
@@ -111,7 +111,7 @@ def state_of(folder: int, name: bytes) -> os.stat_result | None:
 
 
 def is_unfinished(found: os.stat_result) -> bool:
-    """Return whether a folder is one that a restore made and did not finish."""
+    """Return whether a folder was made by a restore and not finished."""
     return (
         stat.S_ISDIR(found.st_mode)
         and stat.S_IMODE(found.st_mode) == UNFINISHED
@@ -122,15 +122,15 @@ def is_unfinished(found: os.stat_result) -> bool:
 def open_temporary(folder: int, name: bytes, *, again: bool = False) -> int:
     """Open the temporary file of an entry for reading and writing, and return its descriptor.
 
-    A file that another user, or a link, put there is never written to.
+    A link of this name, or another user's file, is never written to.
 
     Args:
         folder: the descriptor of the folder.
         name: of the entry.
-        again: whether a file that is there goes on to be filled; else it is made anew.
+        again: whether to continue an existing file; else the file is made anew.
 
     Raises:
-        OSError: it can't be made.
+        OSError: the file cannot be made.
     """
     temporary = temporary_name(name)
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -157,16 +157,16 @@ def is_own(found: os.stat_result | None) -> bool:
 
 
 def give_name(folder: int, name: bytes, *, replaces: bool) -> None:
-    """Give what has the temporary name of an entry the entry's own.
+    """Rename an entry from its temporary name to its own.
 
     Args:
         folder: the descriptor of the folder.
         name: of the entry.
-        replaces: whether what has the name is replaced.
+        replaces: whether to replace an entry of this name.
 
     Raises:
-        FileExistsError: something has the name.
-        OSError: it can't have the name.
+        FileExistsError: the name is taken.
+        OSError: the entry cannot be renamed.
     """
     temporary = temporary_name(name)
     if not replaces:
@@ -185,10 +185,10 @@ def give_name(folder: int, name: bytes, *, replaces: bool) -> None:
 
 
 def remove_temporary(folder: int, name: bytes) -> None:
-    """Remove the temporary file of an entry, if there is one.
+    """Remove the temporary file of an entry, if any.
 
     Raises:
-        OSError: it can't be removed.
+        OSError: the file cannot be removed.
     """
     try:
         os.unlink(temporary_name(name), dir_fd=folder)
@@ -197,10 +197,10 @@ def remove_temporary(folder: int, name: bytes) -> None:
 
 
 def open_to_compare(folder: int, name: bytes) -> int:
-    """Open a regular file for reading, whatever its mode lets its owner do, and return its descriptor.
+    """Open a regular file for reading, in spite of its mode, and return the descriptor.
 
     Raises:
-        OSError: it is no regular file, or can't be read.
+        OSError: the name is no regular file, or the file cannot be read.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -214,7 +214,7 @@ def open_to_compare(folder: int, name: bytes) -> int:
 
 
 def _open_unreadable(folder: int, name: bytes) -> int:
-    """Open a file of this user whose mode does not let its owner read it."""
+    """Open a file of this user without read permission for its owner."""
     known = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         found = os.fstat(known)
@@ -230,7 +230,7 @@ def _open_unreadable(folder: int, name: bytes) -> int:
 
 
 def sync_file_system(descriptor: int) -> None:
-    """Make all that was written to the file system of an open folder durable; in memory nothing is.
+    """Make all writes to the file system of an open folder durable, except on a file system in memory.
 
     One call rather than one for each file: on a disk 200 000 of them take minutes.
 

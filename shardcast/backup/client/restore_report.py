@@ -10,7 +10,7 @@ from typing import Any
 from shardcast.backup.client.snapshot_tree import shown
 
 Tell = Callable[[str, str], object]
-"""Called with a path and what is to be said about it, from any thread."""
+"""Called with a path and a message about the path, from any thread."""
 
 
 @dataclass
@@ -18,16 +18,16 @@ class RestoreCounts:
     """Numbers of a restore.
 
     Attributes:
-        files: files that were made, hard links among them.
-        folders: folders that were made.
-        others: symbolic links, FIFOs and devices that were made.
-        kept: files, links and devices that were there already, equal.
+        files: files made, including hard links.
+        folders: folders made.
+        others: symbolic links, FIFOs and devices made.
+        kept: equal files, links and devices found on the disk.
         kept_bytes: bytes of these files.
-        bytes: bytes of the files that were made.
-        replaced: files and others that ``--overwrite`` replaced.
-        differing: what was there, differs and stays as it was.
-        damaged: files without a right copy at the server.
-        failed: what could not be made, and attributes that could not be set.
+        bytes: bytes of the files made.
+        replaced: entries replaced by ``--overwrite``.
+        differing: differing entries on the disk, left unchanged.
+        damaged: files with damaged or lost chunks at the server.
+        failed: entries that could not be made, and attributes that could not be set.
     """
 
     files: int = 0
@@ -43,18 +43,18 @@ class RestoreCounts:
 
 
 class RestoreReport:
-    """Counts of a restore that runs in several threads, and its messages.
+    """Counts and messages of a restore that runs in several threads.
 
     Attributes:
         counts: the numbers.
-        matched: whether anything of the snapshot was wanted.
+        matched: whether the selection matched any entry of the snapshot.
         owners: whether owners were left out, since only root can set them.
         system_attributes: whether attributes of the system were left out.
-        devices: devices that were left out.
+        devices: number of devices left out.
     """
 
     def __init__(self, tell: Tell) -> None:
-        """Count nothing yet; ``tell`` is called for each path that has a problem."""
+        """Start with zero counts; ``tell`` is called with each path that has a problem."""
         self.counts = RestoreCounts()
         self.matched = False
         self.owners = False
@@ -70,11 +70,11 @@ class RestoreReport:
                 setattr(self.counts, name, getattr(self.counts, name) + number)
 
     def problem(self, path: bytes, text: str, kind: str = "failed") -> None:
-        """Count a problem and tell of it.
+        """Count a problem and report the message.
 
         Args:
             path: of the entry.
-            text: what happened.
+            text: the message.
             kind: the count: ``failed``, ``differing`` or ``damaged``.
         """
         self.add(**{kind: 1})

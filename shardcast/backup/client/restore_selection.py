@@ -1,4 +1,4 @@
-"""What of a snapshot is restored: patterns of paths that are included and excluded."""
+"""The selection of a restore: patterns of included and excluded paths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WILD = ("*", "?", "[")
 
 
 class RestoreSelection:
-    """Wanted paths of a snapshot: all, or those that patterns include, without those they exclude."""
+    """Paths of a snapshot to restore: all, or those matching an include pattern, without excluded ones."""
 
     def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
         """Compile patterns, as ``folders/patterns.py`` describes them.
@@ -28,11 +28,11 @@ class RestoreSelection:
         return self._include is None
 
     def excludes(self, path: bytes) -> bool:
-        """Return whether a path is left out, and all below it; a folder's ends in ``/``."""
+        """Return whether a path, with everything below, is left out; a folder's path ends in ``/``."""
         return self._exclude.match(path)
 
     def includes(self, path: bytes) -> bool:
-        """Return whether a pattern includes this path, and all below it; a folder's ends in ``/``."""
+        """Return whether a pattern includes this path, with all below; a folder's path ends in ``/``."""
         return self._include is None or self._include.match(path)
 
     def may_hold(self, folder: bytes) -> bool:
@@ -44,7 +44,7 @@ class RestoreSelection:
 
 
 def _fixed_start(pattern: str) -> list[bytes]:
-    """Return the folders with which each path begins that a pattern matches; none for a pattern of a name."""
+    """Return the leading folders common to all paths that match a pattern; none for a pattern of names."""
     if "/" not in pattern.rstrip("/"):
         return []
     names = pattern.removeprefix("/").removeprefix("./").rstrip("/").split("/")

@@ -18,10 +18,10 @@ from shardcast.errors import IntegrityError
 from shardcast.open_files import close
 
 MAX_FILES = 8192
-"""Files, and places for chunks, of a window: bounds its memory."""
+"""Maximum number of files, and of places for chunks, in a window: bounds the memory."""
 _THREADS = 4
 _ONLY_CHUNK = -1
-"""Place of a chunk that is a whole file."""
+"""Offset of a chunk that is a whole file."""
 
 
 class RestoreWindow:
@@ -64,10 +64,10 @@ class RestoreWindow:
         return not self._files
 
     def add(self, file: RestoredFile) -> None:
-        """Add a file; of a large one a part may be restored at once.
+        """Add a file; parts of a large file may be restored immediately.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the file cannot be written.
             ShardcastError: the server failed.
         """
         self._files.append(file)
@@ -84,7 +84,7 @@ class RestoreWindow:
         self._expected += 1
 
     def _add_large(self, file: RestoredFile) -> None:
-        """Add the chunks of a file that an earlier restore has not left behind."""
+        """Add the chunks of a file, except those already written by an earlier restore."""
         with self._places.folder_of(file.path) as (folder, name):
             had = file.begin(folder, name)
             known = file.open(folder, name) if had else -1
@@ -106,7 +106,7 @@ class RestoreWindow:
             self._finish(file)
 
     def run(self) -> list[RestoredFile]:
-        """Restore the files; return those that could not be, of which the report tells.
+        """Restore the files; return the failed ones, already reported.
 
         Raises:
             OSError: the disk is full, or failed.
@@ -121,7 +121,7 @@ class RestoreWindow:
         return failed
 
     def _fetch(self) -> None:
-        """Fetch the chunks that are expected, and write them."""
+        """Fetch the expected chunks, and write them."""
         parts, missing = self._reader.plan(self._targets)
         for chunk in missing:
             for file, _ in self._targets[chunk]:
@@ -137,7 +137,7 @@ class RestoreWindow:
         self._targets, self._expected = {}, 0
 
     def _bring(self, part: PackRange) -> None:
-        """Fetch a range of a pack, and write each of its chunks to all places that need it."""
+        """Fetch a range of a pack, and write each chunk to all its places."""
         for chunk, plain in self._reader.fetch_moved(ChunkKind.DATA, part):
             for file, offset in self._targets[chunk]:
                 if file.problem is not None:
@@ -148,7 +148,7 @@ class RestoreWindow:
                     self._write(file, offset, plain)
 
     def _write(self, file: RestoredFile, offset: int, plain: bytes) -> None:
-        """Write a chunk, and finish the file that is whole by it."""
+        """Write a chunk, and finish its file if this was the last missing chunk."""
         end = file.entry.size if offset == _ONLY_CHUNK else offset + len(plain)
         if end > file.entry.size or (offset == _ONLY_CHUNK and len(plain) != end):
             self._fail(file, f"it has more or fewer bytes than the {file.entry.size} of its entry", "damaged")
@@ -163,7 +163,7 @@ class RestoreWindow:
             self._failed(file, error)
 
     def _finish(self, file: RestoredFile) -> None:
-        """Give a file its name whose last bytes were there before all chunks were known."""
+        """Finish a file whose last chunk was written before all its chunks were added."""
         try:
             with self._places.folder_of(file.path) as (folder, name):
                 self._done(file, file.finish(folder, name, self._rights))
@@ -176,10 +176,10 @@ class RestoreWindow:
             self._report.problem(file.path, problem)
 
     def _failed(self, file: RestoredFile, error: OSError) -> None:
-        """Tell of an error that concerns one file.
+        """Report an error of one file.
 
         Raises:
-            OSError: it concerns all.
+            OSError: the error concerns the whole disk.
         """
         if not concerns_one_entry(error):
             raise error
@@ -194,7 +194,7 @@ class RestoreWindow:
 
 
 def _cancel(running: list[Future[None]]) -> None:
-    """Start no more of the work, and wait for what runs."""
+    """Cancel queued work, and wait for running work."""
     for future in running:
         future.cancel()
     for future in running:

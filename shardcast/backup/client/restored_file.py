@@ -1,4 +1,4 @@
-"""A file that is restored: under a temporary name until all bytes are there, each verified before."""
+"""A file being restored: under a temporary name until all bytes are verified and written."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from shardcast.backup.ids import ChunkKind, chunk_id
 from shardcast.open_files import close, write_all
 
 _BLOCK = 4096
-"""Bytes of the blocks that are left as holes where they are zeros."""
+"""Bytes of an aligned block; blocks of zeros are left as holes."""
 _ZEROS = bytes(_BLOCK)
 
 
 class RestoredFile:
-    """A file of a snapshot on its way to the disk.
+    """A file of a snapshot on the way to the disk.
 
     Attributes:
         path: from the top of the snapshot.
-        entry: its entry.
-        replaces: whether it replaces what has its name.
-        problem: why it can't be restored; None while it can.
+        entry: the file's entry.
+        replaces: whether to replace an entry of the same name.
+        problem: the reason of a failure; None without one.
     """
 
     __slots__ = ("_holes", "_identity", "_left", "_lock", "_planned", "entry", "path", "problem", "replaces")
@@ -45,10 +45,10 @@ class RestoredFile:
         self._lock = threading.Lock()
 
     def begin(self, folder: int, name: bytes) -> bool:
-        """Open the temporary file with its size; return whether it may hold bytes of an earlier restore.
+        """Open the temporary file and set its size; return whether an earlier restore may have left bytes.
 
         Raises:
-            OSError: it can't be made.
+            OSError: the file cannot be made.
         """
         descriptor = open_temporary(folder, name, again=True)
         try:
@@ -65,7 +65,7 @@ class RestoredFile:
         """Open the temporary file once more, and return its descriptor.
 
         Raises:
-            OSError: it can't be opened, or another process has put another file there.
+            OSError: the file cannot be opened, or was replaced by another process.
         """
         descriptor = os.open(temporary_name(name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         if self._identity is None or not os.path.samestat(os.fstat(descriptor), self._identity):
@@ -74,23 +74,23 @@ class RestoredFile:
         return descriptor
 
     def expect(self) -> None:
-        """Count a chunk that is still to be written."""
+        """Count an expected chunk."""
         with self._lock:
             self._left += 1
 
     def all_expected(self) -> bool:
-        """Note that no more chunks are expected; return whether all were written."""
+        """Note that all chunks are expected; return whether all were written."""
         with self._lock:
             self._planned = True
             return not self._left
 
     def write(self, folder: int, name: bytes, offset: int, plain: bytes) -> bool:
-        """Write a verified chunk at its place; return whether the file is whole now.
+        """Write a verified chunk at an offset; return whether the file is whole now.
 
         The file is opened for each chunk: a window has more files than a process may have open.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the chunk cannot be written.
         """
         descriptor = self.open(folder, name)
         try:
@@ -105,19 +105,19 @@ class RestoredFile:
             return self._planned and not self._left
 
     def finish(self, folder: int, name: bytes, rights: AttributeRights) -> list[str]:
-        """Give the file its attributes and its name; return what could not be set.
+        """Set the attributes and the final name; return a sentence for each attribute that could not be set.
 
         Raises:
-            OSError: it can't have the name.
+            OSError: the file cannot be renamed.
         """
         descriptor = self.open(folder, name)
         return _finish(descriptor, folder, name, self, rights)
 
     def write_whole(self, folder: int, name: bytes, plain: bytes, rights: AttributeRights) -> list[str]:
-        """Restore a file of one chunk; return what could not be set.
+        """Restore a file of one chunk; return a sentence for each attribute that could not be set.
 
         Raises:
-            OSError: it can't be written, or can't have the name.
+            OSError: the file cannot be written or renamed.
         """
         descriptor = open_temporary(folder, name)
         try:
@@ -141,7 +141,7 @@ class RestoredFile:
 def _finish(
     descriptor: int, folder: int, name: bytes, file: RestoredFile, rights: AttributeRights
 ) -> list[str]:
-    """Give an open temporary file its attributes and its name, and close it."""
+    """Set the attributes and the final name of an open temporary file, and close the file."""
     try:
         problems = apply_attributes(descriptor, file.entry, rights)
     finally:
@@ -157,10 +157,10 @@ def _write_at(descriptor: int, view: memoryview, offset: int) -> None:
 
 
 def write_with_holes(descriptor: int, plain: bytes, offset: int) -> None:
-    """Write bytes into a new file, and leave out aligned blocks of zeros.
+    """Write bytes into a new file, except aligned blocks of zeros.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the file cannot be written.
     """
     view, start, at = memoryview(plain), 0, 0
     while at < len(plain):
@@ -176,7 +176,7 @@ def has_chunk(descriptor: int, chunk: Chunk, offset: int, key: bytes) -> bool:
     """Return whether an open file has a chunk's bytes at an offset.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the file cannot be read.
     """
     plain = os.pread(descriptor, chunk.size, offset)
     return len(plain) == chunk.size and chunk_id(key, ChunkKind.DATA, plain) == chunk.id
@@ -186,7 +186,7 @@ def has_chunks(descriptor: int, chunks: Iterable[Chunk], key: bytes) -> bool:
     """Return whether an open file begins with the bytes of all chunks.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the file cannot be read.
     """
     offset = 0
     for chunk in chunks:
@@ -197,7 +197,7 @@ def has_chunks(descriptor: int, chunks: Iterable[Chunk], key: bytes) -> bool:
 
 
 def has_attributes(found: os.stat_result, entry: SavedEntry, rights: AttributeRights) -> bool:
-    """Return whether a file has the mode and the time of an entry, and for root its owner."""
+    """Return whether a file has an entry's mode and time, and owner if ``rights`` include owners."""
     if rights.owners and (found.st_uid, found.st_gid) != owner_of(entry):
         return False
     return found.st_mtime_ns == entry.mtime and rights.allows_mode(stat.S_IMODE(found.st_mode), entry)

@@ -1,8 +1,7 @@
 """Restoring: the tree of a snapshot, made again below an open folder.
 
-The tree is walked folder by folder; the chunks of some thousand files at a time are fetched in the order
-of the packs, by several threads, each of which verifies the bytes and writes them. A folder gets its mode and
-time once all in it is there.
+The tree is walked folder by folder. Several threads fetch the chunks of some thousand files at a time, in the
+order of the packs, verify the bytes and write them. A folder gets its mode and time after everything below.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ from shardcast.file_locks import Lock, lock_holder, try_lock
 from shardcast.open_files import close
 
 _MAX_HELD = 64 << 20
-"""Bytes of the entries that wait for others: a few thousand of them may have a megabyte each."""
+"""Bytes of entries waiting for others: a few thousand of them may have a megabyte each."""
 
 
 @dataclass
 class _Level:
-    """A folder that is being restored.
+    """A folder during a restore.
 
     Attributes:
         path: from the top of the snapshot.
-        entry: its entry.
-        entries: what is in it, as far as it is still to come.
-        wanted: whether all in it is wanted.
-        state: None until the folder is needed; then whether it can be used.
-        fresh: whether nothing was in it before.
-        ours: whether it gets its attributes at the end.
+        entry: the folder's entry.
+        entries: the remaining entries of the folder.
+        wanted: whether the selection includes the whole folder.
+        state: None until the folder is needed; then whether the folder is usable.
+        fresh: whether the folder was empty before the restore, so no name is taken.
+        ours: whether to set the folder's attributes at the end.
     """
 
     path: bytes
@@ -75,10 +74,10 @@ class Restore:
 
         Args:
             tree: of the snapshot.
-            reader: of its chunks.
-            places: the folder to restore to.
-            settings: how.
-            report: gets the counts and problems.
+            reader: of the snapshot's chunks.
+            places: the destination folder.
+            settings: of the restore.
+            report: collects counts and problems.
         """
         self._tree = tree
         self._reader = reader
@@ -90,11 +89,11 @@ class Restore:
         self._held = 0
 
     def run(self, *, fresh: bool, ours: bool) -> None:
-        """Restore all that is wanted.
+        """Restore all selected entries.
 
         Args:
-            fresh: whether the folder to restore to is empty.
-            ours: whether it was made for this restore.
+            fresh: whether the destination is empty.
+            ours: whether the destination was made for this restore.
 
         Raises:
             OSError: the disk is full, or failed.
@@ -128,7 +127,7 @@ class Restore:
                 self._meet(levels, entry)
 
     def _descend(self, levels: list[_Level], entry: SavedEntry) -> None:
-        """Go on with a folder, if something in it may be wanted."""
+        """Descend into a folder unless the selection excludes everything below."""
         path, selection = join(levels[-1].path, entry.name), self._settings.selection
         if selection.excludes(path + b"/") or levels[-1].state is False:
             return
@@ -142,7 +141,7 @@ class Restore:
             self._leave(levels.pop())
 
     def _meet(self, levels: list[_Level], entry: SavedEntry) -> None:
-        """Restore an entry that is no folder, if it is wanted."""
+        """Restore a file, link or device if selected."""
         path, selection = join(levels[-1].path, entry.name), self._settings.selection
         if selection.excludes(path) or not (levels[-1].wanted or selection.includes(path)):
             return
@@ -158,7 +157,7 @@ class Restore:
             self._flush()
 
     def _hold(self, entry: SavedEntry) -> None:
-        """Count an entry that waits for others, and flush when these are large together.
+        """Count the bytes of a waiting entry, and flush above the limit.
 
         Raises:
             OSError: the disk is full, or failed.
@@ -171,7 +170,7 @@ class Restore:
     # Folders
 
     def _need(self, levels: list[_Level]) -> bool:
-        """Make the folders that are not there yet; return whether the innermost can be used."""
+        """Make the missing folders; return whether the innermost is usable."""
         if levels[-1].state is not None:
             return levels[-1].state
         for above, level in pairwise(levels):
@@ -183,10 +182,10 @@ class Restore:
         return bool(levels[-1].state)
 
     def _open_folder(self, level: _Level, fresh: bool) -> bool:
-        """Make a folder, or use the one that is there; return whether that is possible.
+        """Make a folder, or use an existing one; return whether the folder is usable.
 
         Raises:
-            OSError: it can't be made.
+            OSError: the folder cannot be made.
         """
         found = None if fresh else self._places.state(level.path)
         if found is not None and stat.S_ISDIR(found.st_mode):
@@ -206,7 +205,7 @@ class Restore:
         return True
 
     def _leave(self, level: _Level) -> None:
-        """Note a folder of which all was seen."""
+        """Leave a folder after its last entry."""
         if level.ours and level.state and not self._settings.dry_run:
             self._left.append(level)
             self._hold(level.entry)
@@ -214,10 +213,10 @@ class Restore:
                 self._flush()
 
     def _settle(self, level: _Level) -> None:
-        """Give a folder its attributes.
+        """Set a folder's attributes.
 
         Raises:
-            OSError: it can't be opened.
+            OSError: the folder cannot be opened.
         """
         with self._places.opened(level.path) as descriptor:
             problems = apply_attributes(descriptor, level.entry, self._settings.rights)
@@ -225,7 +224,7 @@ class Restore:
             self._report.problem(level.path, problem)
 
     def _flush(self) -> None:
-        """Finish all entries, then the folders that they lie in.
+        """Finish all entries, then their folders.
 
         Raises:
             OSError: the disk is full, or failed.
@@ -252,18 +251,18 @@ def restore_into(
     settings: RestoreSettings,
     report: RestoreReport,
 ) -> None:
-    """Restore a tree into a folder, which is made where it is missing.
+    """Restore a tree into a folder, made if missing.
 
     Args:
-        destination: the folder. Of one that is there already, neither mode nor time changes.
+        destination: the folder; an existing one keeps its mode and time.
         tree: of the snapshot.
-        reader: of its chunks.
-        settings: how.
-        report: gets the counts and problems.
+        reader: of the snapshot's chunks.
+        settings: of the restore.
+        report: collects counts and problems.
 
     Raises:
-        LocalDiskError: the folder can't be written, or the disk is full.
-        UsageError: another restore works there.
+        LocalDiskError: the folder cannot be written, or the disk is full.
+        UsageError: another restore uses the folder.
         ShardcastError: the server failed.
     """
     with disk_errors("could not restore to", destination):
@@ -285,10 +284,10 @@ def restore_into(
 
 
 def _open_destination(destination: Path, settings: RestoreSettings) -> tuple[int, bool]:
-    """Return the descriptor of the folder, and whether it is new.
+    """Return the descriptor of the folder, and whether the folder is new.
 
     Raises:
-        OSError: it can't be made or opened.
+        OSError: the folder cannot be made or opened.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:

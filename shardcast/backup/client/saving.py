@@ -26,22 +26,22 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import AccessDenied, BadAnswer, ServerLacks
 
 _MAX_PASSES = 4
-"""Times that a tree is saved when the server lacks what the cache says it has."""
+"""Maximum passes over a tree while the server lacks chunks the cache counts as stored."""
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class BackupOrder:
-    """What is saved.
+    """The order for a backup.
 
     Attributes:
         folder: absolute path of the folder.
-        rules: what of it is left out.
+        rules: names to leave out.
         host: the name of this machine.
-        user: who saves.
+        user: the user who runs the backup.
         tags: words for the snapshot.
-        command: what the user asked for, for the record.
-        checksum: whether every file is read, whatever the cache says.
+        command: options of the backup, for the record.
+        checksum: whether to read every file, ignoring the cache.
         cache: file of the cache.
     """
 
@@ -57,17 +57,17 @@ class BackupOrder:
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """A backup that was made.
+    """Result of a backup.
 
     Attributes:
-        snapshot: its id.
+        snapshot: id of the snapshot.
         sums: of the tree.
-        read_bytes: bytes of files that were read.
-        sent_bytes: bytes that were sent.
-        problems: entries that could not be saved whole.
-        left_out: names that rules left out.
-        sockets: sockets, which are nothing to save.
-        seconds: how long it took.
+        read_bytes: bytes read from files.
+        sent_bytes: bytes sent.
+        problems: entries not saved whole.
+        left_out: names left out by rules.
+        sockets: sockets; their content cannot be saved.
+        seconds: duration.
     """
 
     snapshot: str
@@ -82,13 +82,13 @@ class BackupResult:
 
 @dataclass(slots=True)
 class BackupProgress:
-    """How far a backup is; read from another thread.
+    """Progress of a backup; read from another thread.
 
     Attributes:
-        counts: of the folders that are finished.
-        reader: of the files; None before it begins.
+        counts: of the finished folders.
+        reader: of the files; None before the start.
         sender: of the chunks; likewise.
-        expected: bytes in the last snapshot of this folder; None where there was none.
+        expected: bytes in the last snapshot of this folder; None without one.
     """
 
     counts: SaveCounts = field(default_factory=SaveCounts)
@@ -99,7 +99,7 @@ class BackupProgress:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """A tree that was saved once: what it is, and how it differs from the last snapshot."""
+    """One pass over a tree: the tree, and its differences from the last snapshot."""
 
     tree: SavedTree
     changes: IdChanges
@@ -110,17 +110,17 @@ class FolderBackup:
     """A backup of one folder to one server.
 
     Attributes:
-        progress: how far it is.
-        problems: what could not be saved whole: path below the folder, and why.
+        progress: of the backup.
+        problems: entries not saved whole: path below the folder, and the reason.
     """
 
     def __init__(self, server: BackupServer, order: BackupOrder, tell: Callable[[bytes, str], None]) -> None:
         """Begin nothing yet.
 
         Args:
-            server: where it goes.
-            order: what is saved.
-            tell: told each problem once.
+            server: the backup server.
+            order: the folder and the rules.
+            tell: called once with each problem.
         """
         self.progress = BackupProgress()
         self.problems: dict[bytes, str] = {}
@@ -129,12 +129,12 @@ class FolderBackup:
         self._tell = tell
 
     def run(self) -> BackupResult:
-        """Save the folder, and return what was saved.
+        """Save the folder, and return the result.
 
         Raises:
             AccessDenied: this client is read-only.
-            PeerError, UploadRefused: the server can't be asked, or has no room.
-            LocalDiskError: the folder can't be listed, or the cache not be written.
+            PeerError, UploadRefused: the server does not answer, or has no room.
+            LocalDiskError: the folder cannot be listed, or the cache cannot be written.
         """
         started, clock = time.time_ns(), time.monotonic()
         with begun_run(self._server, self._order.host, self._order.folder) as (run, key):
@@ -159,7 +159,7 @@ class FolderBackup:
         )
 
     def _in_passes(self, run: BackupRun, key: bytes, file: CacheFile, started: int) -> tuple[str, SavedTree]:
-        """Save the tree until the server has all that it needs; return the snapshot's id, and the tree."""
+        """Save the tree until the server has all needed chunks; return the snapshot's id, and the tree."""
         cache = None if self._order.checksum else file.last()
         base = cache.snapshot if cache else None
         distrusted: AbstractSet[bytes] = frozenset()
@@ -173,7 +173,7 @@ class FolderBackup:
             if isinstance(found, str):
                 file.keep(found)
                 return found, done.tree
-            # What is missing may lie in what the last pass did not read: read that.
+            # Missing chunks may belong to files the last pass did not read: read those.
             cache, base, distrusted = done.cache, None, distrusted | set(found)
         raise BadAnswer(self._server.url, f"it still lacks chunks after they were sent {_MAX_PASSES} times")
 
@@ -199,7 +199,7 @@ class FolderBackup:
         return _Pass(tree, changes, written)
 
     def _commit(self, run: BackupRun, done: _Pass, base: str | None, started: int) -> str | list[bytes]:
-        """Make the snapshot; return its id, or ids of chunks that the server lacks."""
+        """Make the snapshot; return its id, or ids of chunks missing at the server."""
         assert self.progress.sender
         order, top = self._order, done.cache.top()
         if top is None:
@@ -226,14 +226,14 @@ class FolderBackup:
 
 @contextmanager
 def begun_run(server: BackupServer, host: str, folder: bytes) -> Iterator[tuple[BackupRun, bytes]]:
-    """Begin a run, and end it afterwards.
+    """Begin a run; end the run after the block.
 
     Yields:
         The run, and the key of ids.
 
     Raises:
         AccessDenied: this client is read-only.
-        PeerError: the server can't be asked.
+        PeerError: the server does not answer.
     """
     facts = server.facts()
     if facts.read_only:

@@ -1,4 +1,4 @@
-"""What a backup of a folder would save, without reading any file."""
+"""A preview of a backup: the names to save, without reading any file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class ScannedName:
-    """A name that would be saved.
+    """A name to save.
 
     Attributes:
         path: from the top; a folder's ends in ``/``.
-        size: bytes of a file; 0 of everything else.
+        size: bytes of a file; 0 for another kind.
     """
 
     path: bytes
@@ -32,7 +32,7 @@ class Scan:
     """A walk through a folder by the rules of a backup.
 
     Attributes:
-        left_out: names that rules left out, so far.
+        left_out: names left out by rules, so far.
         sockets: sockets, likewise.
     """
 
@@ -40,18 +40,18 @@ class Scan:
         """Walk nowhere yet.
 
         Args:
-            rules: what is left out.
-            problem: told what can't be looked at.
+            rules: names to leave out.
+            problem: called with each unreadable folder and each name whose ``stat`` fails.
         """
         self.left_out = self.sockets = 0
         self._rules = rules
         self._problem = problem
 
     def names(self, top: bytes) -> Iterator[ScannedName]:
-        """Yield what would be saved of a folder, each folder before what is in it.
+        """Yield the names to save, each folder before its entries.
 
         Raises:
-            OSError: the folder can't be listed.
+            OSError: the folder cannot be listed.
         """
         descriptor = os.open(top, _FLAGS)
         device = os.fstat(descriptor).st_dev

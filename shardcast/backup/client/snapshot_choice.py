@@ -1,4 +1,4 @@
-"""Which snapshot is meant: by its id, the beginning of one, or as the latest of a folder."""
+"""Choosing a snapshot by id, by the first characters of an id, or as the latest of a folder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from shardcast.errors import UsageError, VersionNotOffered
 
 LATEST = "latest"
 _SHORTEST = 4
-"""Characters of an id that are enough to mean it."""
+"""Minimum characters of an abbreviated id."""
 
 
 def choose_snapshot(
     snapshots: Sequence[ListedSnapshot], text: str, folder: bytes | None = None
 ) -> ListedSnapshot:
-    """Return the snapshot that is meant.
+    """Return the snapshot meant by a text.
 
     Args:
         snapshots: those of the client, oldest first.
         text: an id, its first four characters or more, or ``latest``.
-        folder: whose latest snapshot is meant; None where all are of one folder.
+        folder: folder of ``latest``; None if all snapshots are of one folder.
 
     Raises:
-        UsageError: the text may mean several snapshots, or is none.
-        VersionNotOffered: there is none.
+        UsageError: the text fits several snapshots, or has the wrong form.
+        VersionNotOffered: no snapshot fits.
     """
     if text == LATEST:
         return _latest(snapshots, folder)
@@ -63,7 +63,7 @@ def _latest(snapshots: Sequence[ListedSnapshot], folder: bytes | None) -> Listed
 
 
 def snapshots_of(snapshots: Sequence[ListedSnapshot], folder: bytes | None) -> list[ListedSnapshot]:
-    """Return the snapshots of a folder and of those in it, oldest first; all of them for None."""
+    """Return the snapshots of a folder and of folders below, oldest first; all snapshots for None."""
     if folder is None:
         return list(snapshots)
     below = os.path.join(folder, b"")

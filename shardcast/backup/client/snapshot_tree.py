@@ -23,7 +23,7 @@ class Chunk(NamedTuple):
 
     Attributes:
         id: the chunk's id.
-        size: its plain bytes.
+        size: number of plain bytes.
     """
 
     id: bytes
@@ -35,7 +35,7 @@ class TreeEntry(NamedTuple):
 
     Attributes:
         path: from the top of the snapshot; ``b""`` for the top itself.
-        entry: what is there.
+        entry: the entry at the path.
     """
 
     path: bytes
@@ -43,24 +43,24 @@ class TreeEntry(NamedTuple):
 
 
 class EndlessTree(IntegrityError):
-    """A snapshot whose listings have more entries than its record: all of it is doubtful."""
+    """A snapshot whose listings have more entries than its record says: no entry can be trusted."""
 
 
 class SnapshotTree:
-    """The entries of one snapshot, each folder of which is listed once.
+    """The entries of one snapshot; each folder is listed on demand.
 
     Attributes:
-        root: the entry of its top.
+        root: the entry of the top folder.
         name: of the snapshot, for errors.
     """
 
     name = "this snapshot"
 
     def __init__(self, reader: ChunkReader, root: SavedEntry, snapshot: Snapshot | None = None) -> None:
-        """Read the tree below an entry, of at most as many entries as the snapshot has.
+        """Read the tree below an entry, with at most the number of entries in the snapshot's record.
 
-        A hostile server, which knows the key of ids, can make folders that share one listing: a few
-        listings in each other would otherwise be a tree without end.
+        A hostile server knows the key of ids, and can make nested folders that share one listing: without
+        this bound, a few listings would be an endless tree.
         """
         self._reader = reader
         self.root = root
@@ -80,7 +80,7 @@ class SnapshotTree:
             path: of the folder, for errors.
 
         Raises:
-            IntegrityError: its listing is wrong, or gone.
+            IntegrityError: the folder's listing is damaged or lost.
             ShardcastError: the server does not answer.
         """
         last = b""
@@ -98,10 +98,10 @@ class SnapshotTree:
             yield from self._reading_ahead(entries)
 
     def _count(self, *, files: int = 0, folders: int = 0) -> None:
-        """Count what is listed.
+        """Count listed entries.
 
         Raises:
-            EndlessTree: it is more than the snapshot has.
+            EndlessTree: the tree has more entries than the snapshot's record says.
         """
         self._files += files
         self._folders += folders
@@ -137,10 +137,10 @@ class SnapshotTree:
         return entry
 
     def walk(self, folder: SavedEntry | None = None, path: bytes = b"") -> Iterator[TreeEntry]:
-        """Yield every entry below a folder, each folder before what is in it.
+        """Yield every entry below a folder, each folder before its entries.
 
         Raises:
-            IntegrityError: a listing is wrong, or folders lie too deep.
+            IntegrityError: a listing is damaged or lost, or folders are nested too deep.
             ShardcastError: the server does not answer.
         """
         open_folders = [(path, self.entries(folder or self.root, path))]
@@ -160,7 +160,7 @@ class SnapshotTree:
         """Yield the chunks of a file, in order.
 
         Raises:
-            IntegrityError: they are not those of a file of its size.
+            IntegrityError: the chunk lists are damaged, lost, or do not add up to the file's size.
             ShardcastError: the server does not answer.
         """
         if not entry.chunk_lists:

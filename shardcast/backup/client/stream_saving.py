@@ -25,7 +25,7 @@ class StreamBackup:
     """A backup of a stream to one server.
 
     Attributes:
-        progress: how far it is.
+        progress: of the backup.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class StreamBackup:
         """Begin nothing yet.
 
         Args:
-            server: where it goes.
-            order: for which folder; nothing in the folder is read.
+            server: the backup server.
+            order: names the folder; no file in the folder is read.
             name: of the file.
-            read: returns the next bytes of the stream, at most so many, and none at the end.
+            read: returns the next bytes of the stream, at most the requested number, and none at the end.
 
         Raises:
-            UsageError: the name is none.
+            UsageError: the name cannot be a file's name.
         """
         try:
             self._name = check_name(os.fsencode(name))
@@ -52,12 +52,12 @@ class StreamBackup:
         self._read = read
 
     def run(self) -> BackupResult:
-        """Save the stream, and return what was saved.
+        """Save the stream, and return the result.
 
         Raises:
             AccessDenied: this client is read-only.
-            PeerError, UploadRefused: the server can't be asked, or has no room.
-            OSError: the stream can't be read.
+            PeerError, UploadRefused: the server does not answer, or has no room.
+            OSError: the stream cannot be read.
         """
         started, clock = time.time_ns(), time.monotonic()
         order = self._order
@@ -85,7 +85,7 @@ class StreamBackup:
         return BackupResult(found, sums, reader.bytes, sender.sent_bytes, 0, 0, 0, time.monotonic() - clock)
 
     def _send_listing(self, key: bytes, sender: ChunkSender, file: Mapping[str, Any]) -> bytes:
-        """Hand on the listing with the file, and return its id."""
+        """Hand on the listing with the file for sending, and return the listing's id."""
         plain = fields_line(file)
         segment = chunk_id(key, ChunkKind.LISTING, plain)
         sender.take(ChunkKind.LISTING, segment, plain)

@@ -1,7 +1,7 @@
 """A folder on the disk ─▶ chunks, listings and the next cache. Unchanged folders come from the last cache.
 
-A folder is finished after its subfolders, since its listing names theirs. Descriptors lead from folder to
-folder and no link is followed, so nothing outside of the top folder is read.
+A folder is finished after its subfolders, since its listing has the ids of theirs. Descriptors lead from
+folder to folder and no link is followed, so no file outside the top folder is read.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class SaveRules:
-    """What of a folder is saved.
+    """Rules of a backup.
 
     Attributes:
-        ignore: what is left out by its name.
-        exclude_caches: whether the content of folders with a CACHEDIR.TAG is left out.
-        one_file_system: whether other file systems that are mounted below are left out.
+        ignore: names to leave out.
+        exclude_caches: whether to leave out the content of folders with a CACHEDIR.TAG.
+        one_file_system: whether to leave out other file systems mounted below.
     """
 
     ignore: IgnoreRules
@@ -45,14 +45,14 @@ class SaveRules:
 
 @dataclass(slots=True)
 class SaveCounts:
-    """What was found and left out.
+    """Counts of saved and omitted entries.
 
     Attributes:
-        files: files and everything else that is no folder, so far.
+        files: files and other entries, without folders, so far.
         folders: folders, so far.
         bytes: of the files, so far.
-        left_out: names that rules left out.
-        sockets: sockets, which are nothing to save.
+        left_out: names left out by rules.
+        sockets: sockets; their content cannot be saved.
     """
 
     files: int = 0
@@ -78,7 +78,7 @@ class _Known:
 
 @dataclass(slots=True)
 class _Frame:
-    """A folder on the way to the one that is read now."""
+    """An open folder on the path to the current one."""
 
     open: OpenFolder
     name: bytes
@@ -95,11 +95,11 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class SavedTree:
-    """A tree that was saved.
+    """A saved tree.
 
     Attributes:
         root: fields of the top folder's entry.
-        sums: of everything.
+        sums: over the whole tree.
     """
 
     root: Fields
@@ -107,10 +107,10 @@ class SavedTree:
 
 
 class TreeSaver:
-    """Saves one folder and all below it.
+    """A saver of one folder and everything below.
 
     Attributes:
-        counts: what was found so far.
+        counts: the counts so far.
     """
 
     def __init__(
@@ -130,14 +130,14 @@ class TreeSaver:
 
         Args:
             builder: builds listings.
-            rules: what is left out.
+            rules: of the backup.
             plan: the next cache.
-            changes: told which ids come and go.
-            problem: told what can't be saved whole.
+            changes: collects the added and removed ids.
+            problem: called with each entry not saved whole.
             key: the key of ids.
             cache: the last cache; None to read everything.
-            distrusted: ids that the server lacks: whatever needs one is read.
-            visited: told the path of each folder that is entered.
+            distrusted: ids missing at the server: files and listings with one of them are read again.
+            visited: called with the path of each entered folder.
         """
         self.counts = SaveCounts()
         self._builder = builder
@@ -155,9 +155,9 @@ class TreeSaver:
         """Save an open folder, and close it.
 
         Raises:
-            OSError: it can't be listed, or the cache can't be written.
+            OSError: the folder cannot be listed, or the cache cannot be written.
             PeerError, UploadRefused: a chunk could not be sent.
-            CacheDamaged: the last cache can't be used.
+            CacheDamaged: the last cache is damaged.
         """
         self._device = os.fstat(top).st_dev
         cached = self._cache.top() if self._cache else None
@@ -186,7 +186,7 @@ class TreeSaver:
         cached: CachedFolder | None,
         touched: bool,
     ) -> _Frame:
-        """Look at a folder, which has an index in the one above; its descriptor is closed after an error."""
+        """List a folder, given its index in the folder above; close its descriptor after an error."""
         name = above.state.names[index] if above else b""
         path = above.path + name if above else b""
         rules = above.state.rules if above else self._rules.ignore
@@ -207,7 +207,7 @@ class TreeSaver:
         return _Frame(opened, name, index, touched, cached, known, mark, state.folders()[::-1])
 
     def _descend(self, frame: _Frame, index: int, depth: int) -> _Frame | None:
-        """Enter a subfolder; None for one that has no entries to save."""
+        """Enter a subfolder; None if there are no entries to save."""
         state, folder = frame.open.state, frame.open
         name, facts = state.names[index], state.facts_at(index)
         path, known = folder.path + name, frame.known.get(name)
@@ -232,10 +232,10 @@ class TreeSaver:
             return None
 
     def _finish(self, frame: _Frame, above: _Frame | None) -> tuple[Fields | None, FolderSums]:
-        """Build the listing of a folder whose subfolders are finished, and hand its entry to the one above.
+        """Build the listing of a folder after its subfolders, and pass its entry to the folder above.
 
         Returns:
-            The fields of its entry, None where these are unchanged; and its sums.
+            The fields of the folder's entry, None if unchanged; and the folder's sums.
         """
         folder, cached = frame.open, frame.cached
         if cached is not None and self._is_unchanged(frame, cached):
@@ -259,7 +259,7 @@ class TreeSaver:
         return fields, sums
 
     def _is_unchanged(self, frame: _Frame, cached: CachedFolder) -> bool:
-        """Return whether a folder, and everything below it, is as it was."""
+        """Return whether a folder, with everything below, is unchanged."""
         state = frame.open.state
         if any(fields is not None for fields in frame.subfolders.values()):
             return False
@@ -275,7 +275,7 @@ class TreeSaver:
     def _rebuild(
         self, frame: _Frame, cached: CachedFolder | None, sums: FolderSums
     ) -> tuple[int, tuple[bytes, ...]]:
-        """Build the listing of a folder that changed; return the size of its range, and its segments."""
+        """Build the listing of a changed folder; return the size of its range, and its segments."""
         state = frame.open.state
         self._note_vanished(frame)
         writer = self._plan.writer()
@@ -291,7 +291,7 @@ class TreeSaver:
         return writer.position - (parts_start - below), built.segments
 
     def _note_vanished(self, frame: _Frame) -> None:
-        """Note the ids of subfolders that are not there any more."""
+        """Note the ids of removed subfolders."""
         if not frame.known or self._cache is None:
             return
         for name in frame.known.keys() - set(frame.open.state.names):
@@ -300,7 +300,7 @@ class TreeSaver:
                     self._changes.add_old(joined)
 
     def _leaf(self, folder: int, name: bytes, descriptor: int) -> Fields:
-        """Return the fields of a folder whose content is left out, and close it."""
+        """Return the fields of a folder whose content is left out, and close the folder."""
         try:
             fields: Fields = {"name": name[:-1], "kind": "folder"}
             return fields | read_attributes(folder, name[:-1], os.fstat(descriptor), descriptor=descriptor)
@@ -308,7 +308,7 @@ class TreeSaver:
             close(descriptor)
 
     def _unreadable(self, folder: int, name: bytes, path: bytes, error: OSError) -> Fields:
-        """Return the fields of a folder that can't be read; none where it has gone."""
+        """Return the fields of an unreadable folder; no fields for a removed one."""
         why = f"{UNREADABLE}: {error.strerror}"
         self._problem(path, why)
         try:
