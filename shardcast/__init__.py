@@ -68,8 +68,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.4.0"
 
-# The module of each public name. A name is imported at its first use, so that `shardcast-client --help` does
-# not wait for modules that only a transfer needs.
+# The module of each public name. A name is imported at its first use, so `shardcast-client --help` need not
+# wait
+# for the modules of a transfer.
 _HOMES = {
     "shardcast.api": (
         "Archive", "Broadcast", "BroadcastProgress", "ClientNode", "Followed", "MiddleNode", "OriginServer",
@@ -97,10 +98,10 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, and keep it.
+    """Import a public name at the first use, and store it in the module.
 
     Raises:
-        AttributeError: there is no such name.
+        AttributeError: the package has no such name.
     """
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

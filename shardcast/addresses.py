@@ -23,7 +23,7 @@ _QUOTED = re.compile(r"""\s*(?:"([^"']*)"|'([^"']*)'|([^\s,"']+))(?:[\s,]+|$)"""
 
 
 def server_url(address: str) -> str:
-    """Return the base URL of one server, without a slash at its end: ``http://1.2.3.4:8000``.
+    """Return the base URL of one server, without a slash at the end: ``http://1.2.3.4:8000``.
 
     Raises:
         UsageError: the text is not an address.
@@ -64,10 +64,10 @@ def server_url(address: str) -> str:
 
 
 def server_urls(addresses: Iterable[str]) -> list[str]:
-    """Return the base URLs of several servers, in their order, each once; of a text, those that it lists.
+    """Return the base URLs of several servers, in order, each once; a text may list several.
 
     Raises:
-        UsageError: a text is not an address, or there is none.
+        UsageError: a text is not an address, or the list is empty.
     """
     if isinstance(addresses, str):
         return parse_servers(addresses)
@@ -78,10 +78,10 @@ def server_urls(addresses: Iterable[str]) -> list[str]:
 
 
 def parse_servers(text: str) -> list[str]:
-    """Return the base URLs in a list with commas or white space, as options take it.
+    """Return the base URLs in an option's list, separated by commas or white space.
 
     Raises:
-        UsageError: a word is not an address, or there is none.
+        UsageError: a word is not an address, or the list is empty.
     """
     return server_urls(address for address in re.split(r"[,\s]+", text) if address)
 

@@ -1,7 +1,7 @@
-"""Ages by the wall clock, which jumps, and which every machine has for itself.
+"""Ages by the wall clock: this clock may jump, and clocks of machines differ.
 
-No age is negative: a time in the future comes from a clock that was wrong. Taken as it is, it would keep a
-lock or a temporary file until that time has come.
+No age is negative. A time in the future comes from a wrong clock; taken literally, it would keep a lock or a
+temporary file until that time.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 CLOCK_SKEW = 60.0
-"""Seconds by which the clocks of two machines may differ without either being wrong."""
+"""Seconds by which the clocks of two machines may differ and both count as right."""
 _MAX_SEEN = 1000
-"""Names that ``ObservedAges`` remembers."""
+"""Maximum names remembered by ``ObservedAges``."""
 
 
 def age(then: float, now: float) -> float:
@@ -32,11 +32,11 @@ def is_future(then: float, now: float) -> bool:
 def age_of(path: Path, found: os.stat_result, clock: Callable[[], float] = time.time) -> float:
     """Return the seconds since a file was last written.
 
-    An mtime in the future is set back to now, where that is allowed, so that the file grows old from now on.
+    An mtime in the future is set to now, if allowed, so the file ages from now on.
 
     Args:
         path: the file.
-        found: its state.
+        found: the file's ``stat``.
         clock: the wall clock.
     """
     now = clock()
@@ -47,16 +47,15 @@ def age_of(path: Path, found: os.stat_result, clock: Callable[[], float] = time.
 
 
 class ObservedAges:
-    """Ages of files that may not be touched.
+    """Ages of files whose times may not be set.
 
-    The age of a time in the future counts from the moment in which it was first seen, by a clock that doesn't
-    jump.
+    The age of a time in the future counts from the first observation, by a clock that never jumps.
     """
 
     def __init__(
         self, clock: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
     ) -> None:
-        """Have seen nothing yet; ``steady`` is a clock that never jumps."""
+        """Start without observations; ``steady`` is a clock that never jumps."""
         self._clock, self._steady = clock, steady
         self._seen: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -75,5 +74,5 @@ class ObservedAges:
         return self._steady() - since
 
     def forget(self, name: str) -> None:
-        """Forget a name that is gone."""
+        """Forget the name of a removed file."""
         self._seen.pop(name, None)

@@ -18,14 +18,14 @@ P = ParamSpec("P")
 log = logging.getLogger(__name__)
 
 _CANCEL_AGAIN = 0.5
-"""Seconds until a task that is still running is cancelled again."""
+"""Seconds until a still running task is cancelled again."""
 
 
 async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel tasks, and wait until they have ended, with whatever result.
+    """Cancel tasks, and wait until they have ended, with any result.
 
-    A task that is still running is cancelled again: before Python 3.12, ``asyncio.wait_for`` swallows a
-    cancellation that comes in the very moment in which its inner task ends.
+    A still running task is cancelled again: before Python 3.12, ``asyncio.wait_for`` swallows a cancellation
+    in the same moment as the end of its inner task.
     """
     left = {task for task in tasks if not task.done()}
     while left:
@@ -43,9 +43,9 @@ async def in_thread(work: Callable[..., T], *args: object, undo: Callable[[T], o
 
 
 async def in_pool(pool: Executor, work: Callable[..., T], *args: object) -> T:
-    """Run ``work(*words)`` in a thread of a pool, and return its result.
+    """Run ``work(*words)`` in a thread of a pool, and return the result.
 
-    A cancelled caller waits for work that has started; work that has not started is dropped.
+    A cancelled caller waits for started work; work not yet started is dropped.
     """
     job = pool.submit(work, *args)
     try:
@@ -66,13 +66,13 @@ async def run_to_completion(work: Coroutine[Any, Any, T], undo: Callable[[T], ob
 
     Args:
         work: the coroutine.
-        undo: called with the result that a cancelled caller can't take, such as an open file to close.
+        undo: called with the result if the caller is cancelled, for example to close an open file.
 
     Returns:
         The result of ``work``.
 
     Raises:
-        asyncio.CancelledError: the caller was cancelled; ``work`` has ended all the same.
+        asyncio.CancelledError: the caller was cancelled, after the end of ``work``.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -91,10 +91,10 @@ async def start_staggered(
     patience: float,
     progress: Callable[[], object] = lambda: None,
 ) -> AsyncGenerator[asyncio.Task[T] | None, None]:
-    """Start works one after the other, each as soon as the ones before let the caller wait.
+    """Start works one after the other: the next one after an end, or after a time without progress.
 
-    The next work starts when a work has ended, or when ``progress()`` has not changed for ``patience``
-    seconds. Works that are still running at the end are cancelled.
+    Without progress means an unchanged ``progress()`` for ``patience`` seconds. Works still running at the
+    end are cancelled.
 
     Args:
         works: functions that start a work; taken one at a time.
@@ -102,7 +102,7 @@ async def start_staggered(
         progress: returns a value that changes with any progress.
 
     Yields:
-        The task of each work that has ended; None after ``patience`` without progress once all have started.
+        The task of each ended work; None after ``patience`` without progress once all have started.
     """
     left, running, done = iter(works), set[asyncio.Task[T]](), set[asyncio.Task[T]]()
     due = silent = False
@@ -130,7 +130,7 @@ async def start_staggered(
 
 @asynccontextmanager
 async def background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run ``work`` in the background while the block runs, then cancel it; log its failure."""
+    """Run ``work`` in the background during the block, then cancel it; log a failure of ``work``."""
     task = asyncio.ensure_future(work)
     task.add_done_callback(_log_failure)
     try:
@@ -148,7 +148,7 @@ class Notifier:
         self._waiting: set[asyncio.Future[None]] = set()
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
-        """Wait until the predicate holds; it is evaluated at once, and after each notification."""
+        """Wait until the predicate holds; evaluate the predicate at once and after each notification."""
         while not predicate():
             await self._wait(predicate)
 
@@ -171,7 +171,7 @@ class Notifier:
                 self._waiting.discard(waiting)
 
     def notify(self) -> None:
-        """Wake all coroutines that wait now, to evaluate their predicates; callable from any thread."""
+        """Wake all waiting coroutines to evaluate their predicates; callable from any thread."""
         if not self._waiting:
             return
         with self._lock:
@@ -189,15 +189,15 @@ class Notifier:
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:
-    """Resolve a waiting future, unless its coroutine was cancelled; on its own loop."""
+    """Resolve a future on its own loop, unless its waiting coroutine was cancelled."""
     if not waiting.done():
         waiting.set_result(None)
 
 
 class ThreadPool(ThreadPoolExecutor):
-    """A thread pool that copes with a system that starts no more threads.
+    """A thread pool that copes with a system unable to start more threads.
 
-    Work then waits for a thread that is there. With ``dedicated`` no work waits for another: it gets a thread
+    Work then waits for an existing thread. With ``dedicated`` no work waits for another: each gets a thread
     at once, or fails.
     """
 
@@ -213,8 +213,8 @@ class ThreadPool(ThreadPoolExecutor):
         Args:
             max_threads: threads at most.
             name: prefix of the threads' names.
-            initializer: called by each thread first.
-            dedicated: whether each work has a thread of its own from the start.
+            initializer: called at the start of each thread.
+            dedicated: whether each work gets a thread of its own at once.
         """
         super().__init__(max_threads, name, initializer)
         self._alone = dedicated
@@ -224,7 +224,7 @@ class ThreadPool(ThreadPoolExecutor):
         """Run ``fn`` in a thread.
 
         Raises:
-            LocalLimit: no thread can be started for it.
+            LocalLimit: no thread can be started for ``fn``.
         """
         future = super().submit(fn, *args, **kwargs)
         self._running.add(future)
@@ -243,12 +243,12 @@ class ThreadPool(ThreadPoolExecutor):
             limit = LocalLimit.of(error)
             if limit is None:
                 raise
-            # A thread counts as idle only a moment after the result of its work is known.
+            # A thread counts as idle only a moment after the result of its work is available.
             if not self._threads or (self._alone and len(self._running) >= len(self._threads)):
                 raise limit from error
 
 
 def _log_failure(task: asyncio.Future[None]) -> None:
-    """Log the exception that ended a background task, if any."""
+    """Log the exception of an ended background task, if any."""
     if not task.cancelled() and task.exception():
         log.error("what was done beside failed", exc_info=task.exception())

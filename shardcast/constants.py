@@ -26,30 +26,30 @@ HOOK_VARIABLES = (
     "SHARDCAST_PREVIOUS_PATH",
     "SHARDCAST_METADATA",
 )
-"""Variables in a hook's environment: the origin id of a line that is new, or "none"; the version that was
-withdrawn, and why; the version, its output, the name that it was published under, the output that ``latest``
-named before, and the publisher's JSON object."""
+"""Variables in a hook's environment: the origin id of a new line, or "none"; the withdrawn version, and the
+reason; the version, its output, the name at its publication, the previous target of ``latest``, and the
+publisher's JSON object."""
 IN_HOOK = "SHARDCAST_IN_HOOK"
-"""Set for a hook, so that commands in it do not read those variables as options of theirs."""
+"""Set for a hook, so commands in the hook do not read those variables as options."""
 IP_ADDR_LIST = "IP_ADDR_LIST"
-"""The environment variable that names the servers where no option does."""
+"""The environment variable with the servers, for commands without the option."""
 _SERVICE_LINK = re.compile(r"\s*(?:tcp|udp|sctp)://")
 
 
 def is_service_link(text: str) -> bool:
-    """Return whether a variable's text is the address that Kubernetes injects for a Service.
+    """Return whether a variable's text is an address set by Kubernetes for a Service.
 
     A Service ``shardcast-store`` sets ``SHARDCAST_STORE_PORT=tcp://10.0.0.1:80`` in all containers of its
-    namespace. Nobody meant that as a port to listen on.
+    namespace; this is not meant as a port to listen on.
     """
     return _SERVICE_LINK.match(text) is not None
 
 
 def _setting(name: str, default: T, parse: Callable[[str], T]) -> T:
-    """Return a setting from the environment, or its default, also where that is empty or a Service's.
+    """Return a setting from the environment; the default if unset, empty or set for a Kubernetes Service.
 
     Raises:
-        UsageError: the variable's text can't be parsed.
+        UsageError: the variable's text is malformed.
     """
     text = os.environ.get(ENVIRONMENT_PREFIX + name, "").strip()
     if not text or is_service_link(text):
@@ -91,23 +91,24 @@ def _seconds(text: str) -> float:
 SHARD_SIZE: int = _setting("SHARD_SIZE", 50_000_000, parse_size)
 """Bytes of payload in a shard."""
 MAX_DISTRIBUTION_FOLDERS: int = _setting("MAX_DISTRIBUTION_FOLDERS", 15, _whole(1, 1_000_000))
-"""Versions that a node keeps."""
+"""Versions kept by a node."""
 HTTP_PORT: int = _setting("HTTP_PORT", 8000, _whole(0, 65_535))
-"""Port that servers listen on, and port of an address without one."""
+"""Port for servers to listen on, and port of an address without one."""
 RETRY_ATTEMPTS: int = _setting("RETRY_ATTEMPTS", 5, _whole(1, 1000))
-"""Failed answers to one shard after which a transfer gives up."""
+"""Failed answers to one shard after which a transfer fails."""
 MAX_CONCURRENT_DOWNLOADS: int = _setting("MAX_CONCURRENT_DOWNLOADS", 10, _whole(1, 1000))
 """Requests under way at once in a transfer, over all servers."""
 HTTP_TIMEOUT: float = _setting("HTTP_TIMEOUT", 30.0, _seconds)
 """Seconds without progress (a piece) after which an answer counts as stalled."""
 TRANSFER_MEMORY: int = _setting("TRANSFER_MEMORY", 512 * 1024 * 1024, parse_size)
-"""Bytes of memory that one transfer may take: its manifest, and the pieces that it receives."""
+"""Maximum bytes of memory of one transfer: its manifest, and the arriving pieces."""
 CHECK_INTERVAL: float = _setting("CHECK_INTERVAL", 30.0, _seconds)
 """Seconds between two polls of a middle's upstreams."""
 AUTHORITY_SILENT: float = _setting("AUTHORITY_SILENT", 60.0, _seconds)
-"""Seconds without news of the first-named server until the next server speaks for it."""
+"""Seconds without news of the first-named server until the next server takes its place."""
 LINE_CONFIRMED: float = _setting("LINE_CONFIRMED", 10.0, _seconds)
-"""Seconds for which the first-named server must offer another line of versions before a node changes over."""
+"""Seconds during which the first-named server must offer another line of versions before a node changes over.
+"""
 LISTS_CONFIRMED: float = _setting("LISTS_CONFIRMED", 60.0, _seconds)
 """The same for a server without a feed (0.1.0, static), whose list must say so three times."""
 LINE_PAUSE: float = _setting("LINE_PAUSE", 60.0, _seconds)
@@ -115,28 +116,28 @@ LINE_PAUSE: float = _setting("LINE_PAUSE", 60.0, _seconds)
 LOCK_WAIT: float = _setting("LOCK_WAIT", 10.0, _seconds)
 """Seconds to wait for another process's lock in a store or an output folder."""
 HEAD_TIMEOUT: float = _setting("HEAD_TIMEOUT", 60.0, _seconds)
-"""Seconds that a server waits for the head of a request."""
+"""Maximum seconds for the head of a request."""
 KEEP_ALIVE: float = _setting("KEEP_ALIVE", 75.0, _seconds)
-"""Seconds after which a server closes a connection without a request; more than proxies keep theirs."""
+"""Seconds after which a server closes an idle connection; longer than the keep-alive of proxies."""
 BODY_TIMEOUT: float = _setting("BODY_TIMEOUT", 60.0, _seconds)
-"""Seconds that a server waits for a whole body that it keeps in memory, and over which it measures the pace
-of larger bodies."""
+"""Maximum seconds for a whole body kept in a server's memory; also the period for measuring the pace of
+larger bodies."""
 BODY_PACE: int = _setting("BODY_PACE", 1024, parse_size)
-"""Bytes a second that a request's body must bring at least."""
+"""Minimum bytes a second of a request's body."""
 STALLED_READER: float = _setting("STALLED_READER", 60.0, _seconds)
-"""Seconds after which a server drops a reader that takes no bytes."""
+"""Seconds without any byte taken after which a server drops a reader."""
 BODY_MEMORY: int = _setting("BODY_MEMORY", 16 << 20, parse_size)
-"""Bytes of one request's body that a server keeps in memory."""
+"""Maximum bytes of one request's body in a server's memory."""
 LISTENER_MEMORY: int = _setting("LISTENER_MEMORY", 64 << 20, parse_size)
 """Bytes of memory for all request bodies and unsent answers of a server together."""
 CONNECTIONS_PER_ADDRESS: int = _setting("CONNECTIONS_PER_ADDRESS", 1024, _whole(1, 10_000_000))
-"""Open connections that a server takes from one address."""
+"""Maximum open connections of a server from one address."""
 TRUSTED_PROXY: str = _setting("TRUSTED_PROXY", "", str)
 """Addresses and networks whose connections are not counted."""
 LOG_LEVEL: str = _setting("LOG_LEVEL", "INFO", str).upper()
 """Level of the log: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``."""
 MAX_MIDDLE_NODE_LAYERS = 2
-"""Layers of middles that 0.1.0 advised; more work as well. Kept because its users import it."""
+"""Layers of middles advised by 0.1.0; more work as well. Kept since programs import the name."""
 
 DISTRIBUTION_FILE = "distribution.txt"
 MANIFEST_FILE = "manifest.jsonl"
@@ -146,30 +147,30 @@ VERSION_PREFIX = "v"
 PIECE_SIZE = 256 * 1024
 """Bytes in a piece, the unit of verifying and passing on."""
 LOOK_AHEAD = 10
-"""Shards that a transfer opens beyond the last one hashed, so that the whole digest reads memory."""
+"""Shards opened by a transfer beyond the last one hashed, so the whole digest reads bytes still in memory."""
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for one connection to be made."""
 UNREACHABLE_AT_START: float = _setting("UNREACHABLE_AT_START", 10.0, _seconds)
-"""Seconds without any reachable server until a transfer fails that has no byte yet."""
+"""Seconds without any reachable server after which a transfer without a first byte fails."""
 UNREACHABLE_ONCE_BEGUN: float = _setting("UNREACHABLE_ONCE_BEGUN", 120.0, _seconds)
-"""The same for a transfer that has some."""
+"""The same for a transfer with some bytes."""
 STALL_WHEN_OTHERS_CAN = 2.0
-"""Seconds without a byte after which a server is abandoned when another can serve."""
+"""Seconds without a byte after which a transfer leaves a server for another one."""
 
 FEED_HEARTBEAT = 5.0
 """Seconds between two lines of a feed at most."""
 FEED_DEAD = 15.0
-"""Seconds without a line after which a feed is dead."""
+"""Seconds without a line after which a feed counts as dead."""
 
 LANDING_WAIT = 2.0
-"""Seconds that a request waits at most for a shard that has not begun to arrive."""
+"""Maximum seconds a request waits for the first piece of a shard."""
 ORIGIN_SILENT = 60.0
 """Seconds without news of its origin after which an open version is stalled."""
 
 SHUTDOWN_GRACE = 5.0
-"""Seconds that running answers have to finish when a server ends."""
+"""Seconds for running answers to finish when a server ends."""
 RECENTLY_READ = 60.0
 """Seconds after the last read during which a version is not retired."""
 LONGEST_HOLD = 600.0
-"""Seconds that remote readers can hold a version beyond retention."""
+"""Maximum seconds beyond retention for which remote readers can hold a version."""

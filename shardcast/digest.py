@@ -20,7 +20,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Hasher(Protocol):
-    """The interface that hashlib's hash objects and blake3's share."""
+    """The common interface of hash objects from hashlib and blake3."""
 
     def update(self, data: Buffer, /) -> object:
         """Hash the next bytes."""
@@ -35,7 +35,7 @@ def is_digest(text: object) -> bool:
 
 
 def new_hasher(algorithm: str) -> Hasher:
-    """Return a hasher by its name in a manifest or a store: ``sha256``, ``blake3``, ``sha3-256``.
+    """Return a hasher, given the name in a manifest or a store: ``sha256``, ``blake3``, ``sha3-256``.
 
     Raises:
         ValueError: hashlib knows no such algorithm.
@@ -50,7 +50,7 @@ def piece_digest(piece: Buffer) -> bytes:
 
 @lru_cache(maxsize=16)
 def zeros_digest(length: int) -> bytes:
-    """Return the digest of a piece that is all zeros."""
+    """Return the digest of a piece of zeros."""
     hasher, left = blake3(), length
     while left:
         count = min(left, len(_ZEROS))
@@ -94,7 +94,7 @@ class PieceDigests:
         self._length = 0
 
     def finish(self) -> bytes:
-        """End a shard, and return the digests of its pieces one after another, 32 bytes each."""
+        """End a shard, and return the joined digests of its pieces, 32 bytes each."""
         if self._length:
             self._close()
         digests = bytes(self._digests)

@@ -13,14 +13,14 @@ from shardcast.file_systems import sync_open_folder
 from shardcast.open_files import close
 
 _NO_SYNC = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors of a folder that this user may only pass through."""
+"""Errors of a folder this user may pass through but not open."""
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names that appeared in a folder durable, where its file system can.
+    """Make new names in a folder durable, if the file system can.
 
     Raises:
-        OSError: the folder can't be opened, or the disk failed.
+        OSError: the folder cannot be opened, or the disk failed.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -30,7 +30,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_name(folder: Path) -> None:
-    """Make the name of a folder durable, unless this user may not open the folder around it.
+    """Make the name of a folder durable, unless this user may not open the parent folder.
 
     Raises:
         OSError: the disk failed.
@@ -43,11 +43,11 @@ def sync_name(folder: Path) -> None:
 
 
 def new_folder(folder: Path, exist_ok: bool = False) -> None:
-    """Make a folder, and share it with the group that shares the folder around it.
+    """Make a folder, writable by the group if the parent folder is shared with a group.
 
     Raises:
-        FileExistsError: something has the name; not a folder, where ``exist_ok`` is set.
-        OSError: the folder can't be made.
+        FileExistsError: the name is taken; with ``exist_ok``, only by another kind of entry.
+        OSError: the folder cannot be made.
     """
     try:
         folder.mkdir()
@@ -59,10 +59,10 @@ def new_folder(folder: Path, exist_ok: bool = False) -> None:
 
 
 def new_folders(folder: Path) -> list[Path]:
-    """Make a folder and the missing ones above it, and return the folders that were missing, lowest first.
+    """Make a folder and its missing parents, and return the new folders, the lowest first.
 
     Raises:
-        OSError: a folder can't be made.
+        OSError: a folder cannot be made.
     """
     missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
     for path in reversed(missing):
@@ -71,10 +71,10 @@ def new_folders(folder: Path) -> list[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and the missing ones above it, durably.
+    """Make a folder and its missing parents, durably.
 
-    The name of ``folder`` itself is synced in any case: another process may have made it, and been killed
-    before it synced the name.
+    The name of ``folder`` is synced in any case: another process may have made the folder, and been killed
+    before syncing the name.
 
     Raises:
         OSError: a folder can't be made.
@@ -84,10 +84,10 @@ def make_folder(folder: Path) -> None:
 
 
 class DurableFolders:
-    """A maker of durable folders below a root, which remembers the folders it synced; threads may share it.
+    """A maker of durable folders below a root that syncs each name once; threads may share it.
 
-    The name of each folder is synced once by this process, whichever process made the folder: another one may
-    have been killed before it synced the name, or may be about to sync it.
+    The name of each folder is synced once by this process, also for a folder made by another process: that
+    one may have been killed before syncing the name, or may be about to do so.
     """
 
     def __init__(self, root: Path) -> None:
@@ -96,10 +96,10 @@ class DurableFolders:
         self._synced = {root}
 
     def make(self, folder: Path) -> None:
-        """Make a folder, and the missing ones above it, durably.
+        """Make a folder and its missing parents, durably.
 
         Raises:
-            OSError: a folder can't be made.
+            OSError: a folder cannot be made.
         """
         below_root = [path for path in (folder, *folder.parents) if path.is_relative_to(self._root)]
         missing = new_folders(folder)
@@ -110,9 +110,9 @@ class DurableFolders:
 
 
 def remove_tree(path: Path | str) -> bool:
-    """Remove a folder and all in it, as far as possible; return whether nothing is left.
+    """Remove a folder with its content, as far as possible; return whether nothing is left.
 
-    Folders in it whose own permissions let nothing be removed get other ones first.
+    Folders without write permission for their owner get the permission first.
     """
     if _remove_tree(path) or not hasattr(os, "O_PATH"):
         return not os.path.lexists(path)
@@ -121,7 +121,7 @@ def remove_tree(path: Path | str) -> bool:
 
 
 def _let_owner_write(path: Path | str) -> None:
-    """Let this user remove what is in a folder and in those in it; no link is followed."""
+    """Give this user write permission on a folder and those below; no link is followed."""
     pending = [os.fspath(path)]
     while pending:
         folder = pending.pop()
@@ -136,7 +136,7 @@ def _let_owner_write(path: Path | str) -> None:
 
 
 def _remove_tree(path: Path | str) -> bool:
-    """Remove a folder and all in it, as far as its permissions let it; return whether nothing is left."""
+    """Remove a folder with its content, as far as permissions allow; return whether nothing is left."""
     with contextlib.suppress(OSError):  # before Python 3.12 ignore_errors misses some
         shutil.rmtree(path, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""Errors of the system about a disk, put into words that name the file and a way out."""
+"""Errors of the system about a disk, as messages with the file and a way out."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from shardcast.errors import LocalDiskError, LocalLimit, ShardcastError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a full disk, or of a quota that is used up."""
+"""Errors of a full disk or an exhausted quota."""
 
 
 @contextlib.contextmanager
 def disk_errors(operation: str, path: Path | str) -> Iterator[None]:
-    """Turn errors of the system into ``LocalDiskError``, with the operation and the file in its text.
+    """Turn errors of the system into ``LocalDiskError``, with the operation and the file in the message.
 
     Args:
-        operation: what is done, as the text begins: ``could not write``.
-        path: the file that it is done to.
+        operation: the failed operation, the beginning of the message: ``could not write``.
+        path: the file.
 
     Raises:
-        LocalDiskError: the block raised an ``OSError`` of the system; ``LocalLimit`` where this machine
-            allows the process too little.
-        ShardcastError: any error of ours that the block raised, unchanged.
+        LocalDiskError: the block raised an ``OSError`` of the system; ``LocalLimit`` for a limit on this
+            process.
+        ShardcastError: any error of ours from the block, unchanged.
     """
     try:
         yield
@@ -42,12 +42,12 @@ def disk_errors(operation: str, path: Path | str) -> Iterator[None]:
 
 
 def error_text(error: OSError) -> str:
-    """Return the text of an error of the system and its file, without the number."""
+    """Return the message of a system error and its file, without the number."""
     if isinstance(error, ShardcastError) or not error.strerror:
         return str(error)
     return f"could not use {error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether an error, or its cause, says that the disk is full."""
+    """Return whether an error, or its cause, is a full disk."""
     return any(isinstance(cause, OSError) and cause.errno in _FULL for cause in (error, error.__cause__))

@@ -1,48 +1,48 @@
-"""The tree of errors. Every error that shardcast raises on purpose is a ``ShardcastError``.
+"""The tree of errors. Every error raised on purpose by shardcast is a ``ShardcastError``.
 
 ::
 
     ShardcastError
-    ├── UsageError (ValueError)             what was asked for makes no sense
+    ├── UsageError (ValueError)             an argument makes no sense
     ├── NotInitialized (RuntimeError)       broadcast() before initialize()
     ├── VersionNotOffered                   no server offers this version
-    │   └── VersionWithdrawn                its publisher took it back
+    │   └── VersionWithdrawn                withdrawn by its publisher
     ├── NoServerReachable                   no server answered in time
-    ├── IntegrityError                      bytes are not what their digest says
-    │   └── BlobCorrupt                     a blob that is here is not
-    ├── BlobMissing                         the blob isn't here
-    ├── ReadOnlyStore                       nothing can be put into this store, or removed from it
-    ├── WrongStore                          the store is of another digest than was said
+    ├── IntegrityError                      bytes do not match their digest
+    │   └── BlobCorrupt                     a stored blob does not
+    ├── BlobMissing                         the store does not have the blob
+    ├── ReadOnlyStore                       the store takes no blobs and removes none
+    ├── WrongStore                          the store uses another digest than requested
     ├── LocalDiskError (OSError)            this machine's disk: full, permission, not a file
     │   ├── LocalLimit                      too few open files, threads or bytes of memory allowed
     │   ├── NoRoom                          more than --max-bytes allows
     │   ├── PayloadMissing (FileNotFoundError)
-    │   └── PayloadChanged                  it grew, shrank or was written while it was read
+    │   └── PayloadChanged                  written, grown or shrunk while being read
     ├── DataDirInUse                        another node works on this data directory
     ├── NodeFailed                          a node could not start, or ended
-    │   ├── AddressTaken                    its address can't be bound
-    │   ├── NodeEnding                      it ends, and takes no more work
-    │   └── NoNode                          no node that could do it runs on this data directory
+    │   ├── AddressTaken                    the address cannot be bound
+    │   ├── NodeEnding                      the node is ending, and takes no more work
+    │   └── NoNode                          no suitable node runs on this data directory
     ├── CopiesMissing (TimeoutError)        too few nodes have a version in time
-    ├── UploadRefused                       an origin takes no uploads, or not this one
-    ├── TransferFailed                      the servers answered, but not with the shards
-    ├── RegistryError                       the hash registry; what is a DataJointError there
+    ├── UploadRefused                       an origin accepts no uploads, or not this one
+    ├── TransferFailed                      the servers answered, but without the shards
+    ├── RegistryError                       the hash registry; in DataJoint a DataJointError
     │   ├── StoreNotConfigured (UsageError)     no such store, or its configuration makes no sense
-    │   ├── InvalidName (UsageError)            a hash, a schema's name or a path that can't be one
-    │   ├── MissingExternalFile                 there is nothing at the stored path
-    │   ├── HashMismatch (IntegrityError)       what is there is not what was put
+    │   ├── InvalidName (UsageError)            an impossible hash, schema name or path
+    │   ├── MissingExternalFile                 no file at the stored path
+    │   ├── HashMismatch (IntegrityError)       the file differs from the content put
     │   ├── HashCollision (IntegrityError)      other content of the same MD5 has the path
     │   ├── StoreInaccessible (OSError)         the store doesn't answer, or refuses
-    │   │   └── StoreMissing (FileNotFoundError)    its directory does not exist
-    │   └── ReferencesUnreadable                gc can't tell what is referenced
+    │   │   └── StoreMissing (FileNotFoundError)    the store's directory does not exist
+    │   └── ReferencesUnreadable                gc cannot read the references
     └── PeerError                           one server failed; a transfer turns to another
-        ├── ServerUnreachable               no connection, or the gateway before it has none
-        │   └── CannotAsk                   this machine can't make one
-        ├── TlsFailure                      no TLS that both ends accept: certificate, name, date
-        ├── ServerStalled                   it stopped sending
-        ├── ServerLacks                     it answered that it doesn't have this
-        ├── AccessDenied                    it, or a gateway before it, refuses: no token, or a wrong one
-        ├── BadAnswer                       the answer is not what was asked for
+        ├── ServerUnreachable               no connection, or none from the gateway before the server
+        │   └── CannotAsk                   this machine cannot open one
+        ├── TlsFailure                      no TLS accepted by both ends: certificate, name, date
+        ├── ServerStalled                   the server stopped sending
+        ├── ServerLacks                     the server does not have this
+        ├── AccessDenied                    the server or a gateway refuses: token missing or wrong
+        ├── BadAnswer                       the answer does not fit the request
         └── WrongBytes                      a piece's digest is not right
 """
 
@@ -55,15 +55,15 @@ from typing import Any, Self
 from shardcast.plain_text import one_line
 
 _LONGEST_TEXT = 4000
-"""Characters of an error's text, which may name many servers."""
+"""Maximum characters of an error's text; it may name many servers."""
 _LONGEST_PEER_TEXT = 500
-"""Characters of what happened at one server."""
+"""Maximum characters about one server."""
 
 
 class ShardcastError(Exception):
-    """The base of every error that shardcast raises on purpose.
+    """The base of every error raised on purpose by shardcast.
 
-    Its text is one printable line, whatever a server or a file's name put into it.
+    The text is one printable line, also if a server or a file's name has other characters.
     """
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class ShardcastError(Exception):
 
 
 class UsageError(ShardcastError, ValueError):
-    """An argument that makes no sense: an address, a size, a version's name."""
+    """An argument without sense: a malformed address, size or version name."""
 
 
 class NotInitialized(ShardcastError, RuntimeError):
@@ -80,11 +80,11 @@ class NotInitialized(ShardcastError, RuntimeError):
 
 
 class VersionNotOffered(ShardcastError):
-    """A version that none of the servers, which answered, offers."""
+    """A version offered by none of the servers, all of which answered."""
 
 
 class VersionWithdrawn(VersionNotOffered):
-    """A version that its publisher took back."""
+    """A version withdrawn by its publisher."""
 
     @classmethod
     def of(cls, version: str, reason: str = "", newest: str | None = None) -> Self:
@@ -101,37 +101,37 @@ class VersionWithdrawn(VersionNotOffered):
 
 
 class NoServerReachable(ShardcastError):
-    """No reachable server for the whole time in which a transfer tries."""
+    """No reachable server during the whole time allowed for a transfer."""
 
 
 class IntegrityError(ShardcastError):
-    """Bytes that don't match their digest. None of them got a final name."""
+    """Bytes that do not match their digest. None of them got a final name."""
 
 
 class BlobCorrupt(IntegrityError):
-    """A blob in a store whose bytes don't match its digest. The store serves it to no reader."""
+    """A blob in a store that does not match its digest. The store does not serve the blob."""
 
 
 class BlobMissing(ShardcastError):
-    """A blob that the store doesn't have."""
+    """A blob missing in the store."""
 
 
 class ReadOnlyStore(ShardcastError):
-    """A change of a store that takes no blobs and removes none."""
+    """An attempt to change a store that takes no blobs and removes none."""
 
 
 class WrongStore(ShardcastError):
-    """A store that keeps its blobs under another digest than the caller named."""
+    """A store with another digest for its blobs than the caller named."""
 
 
 class LocalDiskError(ShardcastError, OSError):
-    """A failure of this machine's disk: it is full, denies permission, has no such file.
+    """A failure of this machine's disk: full, permission denied, no such file.
 
     The class is an ``OSError`` too: code that translates errors of connections lets each ``ShardcastError``
     pass.
 
     Attributes:
-        errno: the system's number of the error; None where the system reported none.
+        errno: the system's number of the error; None without one.
     """
 
 
@@ -140,7 +140,7 @@ class LocalLimit(LocalDiskError):
 
     @classmethod
     def of(cls, error: BaseException) -> Self | None:
-        """Return the error of the limit that caused ``error``; None where no limit did."""
+        """Return the error of the limit behind ``error``; None if no limit caused the error."""
         number = error.errno if isinstance(error, OSError) else None
         if number == errno.EMFILE:
             limit = cls("too many open files; allow this process more of them (ulimit -n)")
@@ -161,22 +161,22 @@ class LocalLimit(LocalDiskError):
 
 
 class NoRoom(LocalDiskError):
-    """A version that would take more bytes than its data directory may have."""
+    """A version that needs more bytes than its data directory may have."""
 
 
 class PayloadMissing(LocalDiskError, FileNotFoundError):
-    """A file to broadcast that does not exist."""
+    """A missing file to broadcast."""
 
 
 class PayloadChanged(LocalDiskError):
-    """A file to broadcast that changed while it was read."""
+    """A file to broadcast, changed while being read."""
 
 
 class DataDirInUse(ShardcastError):
-    """A data directory that another process works on.
+    """A data directory used by another process.
 
     Attributes:
-        role: of that process: ``origin``, ``middle``, ``broadcast``; empty where it isn't known.
+        role: of the other process: ``origin``, ``middle``, ``broadcast``; empty if unknown.
     """
 
     def __init__(self, message: str, role: str = "") -> None:
@@ -186,28 +186,28 @@ class DataDirInUse(ShardcastError):
 
 
 class NodeFailed(ShardcastError):
-    """A node that could not start, or ended before its work was done."""
+    """A node that could not start, or ended before finishing the work."""
 
 
 class AddressTaken(NodeFailed):
-    """An address that a node was to listen on and that can't be bound."""
+    """An address to listen on that cannot be bound."""
 
 
 class NodeEnding(NodeFailed):
-    """A node that ends, and refused work or broke it off."""
+    """A node that is ending, and refused or aborted work."""
 
 
 class NoNode(NodeFailed):
-    """A data directory without a running node that could do the work."""
+    """A data directory without a running node for the work."""
 
 
 class CopiesMissing(ShardcastError, TimeoutError):
-    """Fewer copies of a version in time than were asked for. The version stays published.
+    """Fewer copies of a version in time than requested. The version stays published.
 
     Attributes:
-        version: its name, ``v7``.
-        have: nodes that had it.
-        copies: nodes that were to have it.
+        version: the version's name, ``v7``.
+        have: number of nodes with the version.
+        copies: number of nodes requested.
     """
 
     def __init__(self, message: str, version: str = "", have: int = 0, copies: int = 0) -> None:
@@ -219,11 +219,11 @@ class CopiesMissing(ShardcastError, TimeoutError):
 
 
 class UploadRefused(ShardcastError):
-    """A payload that an origin elsewhere does not take: it takes none, has no room, or gave the upload up."""
+    """A payload refused by an origin elsewhere: it accepts none, has no room, or discarded the upload."""
 
 
 class TransferFailed(ShardcastError):
-    """A transfer whose servers answered, but not with the shards that they offer."""
+    """A transfer whose servers answered, but without the offered shards."""
 
 
 class VersionAborted(TransferFailed):
@@ -235,11 +235,11 @@ class RegistryError(ShardcastError):
 
 
 class StoreNotConfigured(RegistryError, UsageError):
-    """A store that is not configured, has no default, or whose configuration makes no sense."""
+    """A missing store or default, or a configuration without sense."""
 
 
 class InvalidName(RegistryError, UsageError):
-    """An impossible hash, schema name or path, or a path that leads out of its store."""
+    """An impossible hash, schema name or path, or a path out of its store."""
 
 
 class MissingExternalFile(RegistryError):
@@ -247,15 +247,15 @@ class MissingExternalFile(RegistryError):
 
 
 class HashMismatch(RegistryError, IntegrityError):
-    """Content at a path that is not the content that was put there."""
+    """A file that differs from the content put at its path."""
 
 
 class HashCollision(RegistryError, IntegrityError):
-    """Other content of the same MD5 has the path already. Nothing was put, and what is there is as it was."""
+    """Other content of the same MD5 already at the path. Nothing was put or changed."""
 
 
 class StoreInaccessible(RegistryError, OSError):
-    """A store that doesn't answer, or refuses: the network, credentials, permissions, a full disk."""
+    """A store without an answer, or a refusal: network, credentials, permissions, a full disk."""
 
 
 class StoreMissing(StoreInaccessible, FileNotFoundError):
@@ -263,19 +263,19 @@ class StoreMissing(StoreInaccessible, FileNotFoundError):
 
 
 class ReferencesUnreadable(RegistryError):
-    """References that garbage collection can't read; nothing was touched."""
+    """References unreadable for garbage collection; nothing was deleted."""
 
 
 class PeerError(ShardcastError):
     """A failure of one server.
 
     Attributes:
-        server: its URL.
-        what: what happened there, without the URL.
+        server: URL of the server.
+        what: the failure, without the URL.
     """
 
     def __init__(self, server: str, what: str) -> None:
-        """Cut what happened to a bounded length."""
+        """Shorten the failure's description to a bounded length."""
         what = one_line(what, _LONGEST_PEER_TEXT)
         super().__init__(f"{server}: {what}")
         self.server = server
@@ -285,18 +285,18 @@ class PeerError(ShardcastError):
 class ServerUnreachable(PeerError):
     """A server without a connection, from this machine or from a gateway before the server (502, 504).
 
-    A connection that broke before an answer counts too.
+    Includes a connection broken before the answer.
     """
 
 
 class CannotAsk(ServerUnreachable):
-    """A connection that a limit of this machine prevented (``LocalLimit``). No server is to blame."""
+    """A connection prevented by a limit of this machine (``LocalLimit``). No server is to blame."""
 
 
 class TlsFailure(PeerError):
-    """A server without a TLS connection that both ends accept: a certificate, a name, a date, a protocol.
+    """A server without a TLS connection acceptable to both ends: a certificate, a name, a date, a protocol.
 
-    Time does not mend that, so nothing waits for such a server as for one that is down.
+    Waiting does not help, so no transfer waits for such a server as for an unreachable one.
     """
 
 
@@ -305,11 +305,11 @@ class ServerStalled(PeerError):
 
 
 class ServerLacks(PeerError):
-    """An answer that the server doesn't have this, or not now (404, 412, 416, 503)."""
+    """An answer that the server does not have the requested item, or not now (404, 412, 416, 503)."""
 
 
 class ServerBusy(ServerLacks):
-    """An answer that the server doesn't have this now (503)."""
+    """An answer that the server does not have the requested item now (503)."""
 
 
 class BadAnswer(PeerError):
@@ -317,11 +317,11 @@ class BadAnswer(PeerError):
 
 
 class AccessDenied(PeerError):
-    """A request that a server, or a gateway before it, refuses (401, 403).
+    """A request refused by a server or by a gateway before the server (401, 403).
 
     Attributes:
-        scopes: what a token needs there; empty where the server doesn't tell.
-        wants_token: whether the server asked for a token; else the refusal may be a gateway's, and may pass.
+        scopes: scopes of a token, any of them sufficient; empty if the server names none.
+        wants_token: whether the server requested a token; else the refusal may be a gateway's, and may pass.
     """
 
     def __init__(
@@ -333,15 +333,15 @@ class AccessDenied(PeerError):
         self.wants_token = wants_token
 
     def at(self, where: str, hint: str = "") -> AccessDenied:
-        """Return the same error, with what was asked for before its text, and a hint behind it."""
+        """Return the same error, with the request before its text and a hint after."""
         what = f"{where}: {self.what}{hint}"
         return AccessDenied(self.server, what, self.scopes, wants_token=self.wants_token)
 
     @classmethod
     def among(cls, failures: Iterable[PeerError]) -> AccessDenied | None:
-        """Return the error of several servers of which one refused; None where none did.
+        """Return one error for several servers with a refusal among them; None without a refusal.
 
-        The first refusal counts, since it can be mended; the other failures stand behind it.
+        The first refusal comes first, since the user can mend it; the other failures follow in the text.
         """
         failed = list(failures)
         denied = next((failure for failure in failed if isinstance(failure, cls)), None)
@@ -374,7 +374,7 @@ def to_wire(error: ShardcastError) -> dict[str, Any]:
 
 
 def from_wire(payload: Mapping[str, Any]) -> ShardcastError:
-    """Return the error that another process sent, of the same type where that is in this module."""
+    """Return the error sent by another process, of the same type if this module has the type."""
     kind, message = globals().get(str(payload.get("kind"))), str(payload.get("message"))
     if not isinstance(kind, type) or not issubclass(kind, ShardcastError) or issubclass(kind, PeerError):
         return ShardcastError(message)

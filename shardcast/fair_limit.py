@@ -1,4 +1,4 @@
-"""A limit of bytes a second that coroutines and threads wait for."""
+"""A limit of bytes a second for coroutines and threads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from shardcast.policy.byte_limit import Address, FairShares, Rates, Schedule
 
 
 class FairLimit:
-    """A limit that several readers share, as ``policy.byte_limit`` says.
+    """A limit shared by several readers, by the rules of ``policy.byte_limit``.
 
     Attributes:
-        freed: notified when a reader has ended.
-        sleep: waits for so many seconds.
-        wait: waits in a thread for an event, so many seconds at most, and returns whether it is set.
+        freed: notified at the end of a reader.
+        sleep: waits for a number of seconds.
+        wait: waits in a thread for an event, up to a number of seconds, and returns whether the event is set.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FairLimit:
 
         Args:
             address: of the reader.
-            counted: whether the limit for each address holds for it.
+            counted: whether the limit for each address applies.
         """
         with self._lock:
             return Share(self, self._shares.open(address, self._clock(), counted=counted))
@@ -75,7 +75,7 @@ class FairLimit:
             return self._shares.is_full(address, size, seconds)
 
     def count(self, address: Hashable, count: int, *, counted: bool = True) -> None:
-        """Count bytes that go at once, before those of all readers."""
+        """Count bytes sent at once, ahead of all readers."""
         with self._lock:
             self._shares.count(address, count, self._clock(), counted=counted)
 
@@ -94,7 +94,7 @@ class FairLimit:
             return self._shares.reserve(schedule, count, self._clock())
 
     def close(self, address: Address, unused: int) -> None:
-        """Remove a reader that has not used so many bytes of its last slot."""
+        """Remove a reader with ``unused`` bytes of its last slot."""
         with self._lock:
             self._shares.close(address, unused, self._clock())
         self.freed.notify()
@@ -110,15 +110,15 @@ def describe_limits(**limits: FairLimit | None) -> dict[str, int | None]:
 
 
 class Share:
-    """The share of one reader: it takes its bytes one portion after another.
+    """The share of one reader, taken in portions.
 
-    A wait that is cancelled loses its slot: a twentieth of a second of the reader's share.
+    A cancelled wait loses its slot: a twentieth of a second of the reader's share.
     """
 
     def __init__(self, limit: FairLimit, address: Address) -> None:
         self._limit = limit
         self._address = address
-        # The address first: a slot in all is reserved only for bytes that may go then.
+        # The address first: a slot of the total limit is reserved only for bytes the address allows then.
         self._schedules = (address.schedule, None) if address.schedule else (None,)
         self._granted = 0
         self._is_open = True
@@ -130,11 +130,11 @@ class Share:
         self.close()
 
     async def take(self, wanted: int, left: int | None = None) -> int:
-        """Wait for the reader's turn, and return how many of the ``wanted`` bytes may go.
+        """Wait for the reader's turn, and return the allowed number of the ``wanted`` bytes.
 
         Args:
             wanted: bytes, at least 1.
-            left: bytes that the reader will take from now on; None where ``wanted`` are all.
+            left: all bytes to be taken from now on; None if ``wanted`` are all.
         """
         if not self._granted:
             count = min(wanted if left is None else left, self._limit.portion(self._address))
@@ -154,8 +154,8 @@ class Share:
 
         Args:
             wanted: bytes, at least 1.
-            left: bytes that the reader will take from now on.
-            cancelled: set when the reader is cancelled: the wait ends, and no byte may go.
+            left: all bytes to be taken from now on.
+            cancelled: set to cancel the reader: the wait ends, and no byte is allowed.
         """
         if not self._granted:
             count = min(left, self._limit.portion(self._address))
@@ -167,13 +167,13 @@ class Share:
         return self._use(wanted)
 
     def _use(self, wanted: int) -> int:
-        """Return the bytes that go now."""
+        """Return the number of bytes allowed now."""
         count = min(wanted, self._granted)
         self._granted -= count
         return count
 
     def close(self) -> None:
-        """End the reader; its share goes to the others. A second call has no effect."""
+        """End the reader; the other readers get its share. A second call has no effect."""
         if self._is_open:
             self._is_open = False
             self._limit.close(self._address, self._granted)

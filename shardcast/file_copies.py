@@ -1,4 +1,4 @@
-"""Copies of files that share blocks or the inode with the original where the file system can."""
+"""Copies of files, sharing blocks or the inode with the original if the file system can."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 _FICLONE = 0x40049409
 """Number of the ioctl that clones a file, from linux/fs.h."""
 _NO_COPY_RANGE = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY)
-"""Errors that say that copy_file_range(2) can't copy between these two files."""
+"""Errors of copy_file_range(2) for two files it cannot copy between."""
 _CHUNK = 8 << 20
-"""Bytes that are copied at a time."""
+"""Bytes copied at a time."""
 
 
 def hard_link(known: Path, name: Path) -> bool:
-    """Give a file a second name (a hard link); return False where that fails."""
+    """Give a file a second name (a hard link); return False on failure."""
     try:
         name.hardlink_to(known)
     except OSError:

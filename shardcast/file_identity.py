@@ -1,4 +1,4 @@
-"""The identity of a file: tells whether a file was replaced or written to since it was looked at."""
+"""The identity of a file: shows whether the file was replaced or written to since an earlier ``stat``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ alone, never converted back to a date.
 class FileIdentity(NamedTuple):
     """The fields of ``stat`` that change when a file is replaced or written to.
 
-    Two identities from ``stat`` are equal while nothing touched the file at all. Records on the disk keep
-    inode, size and mtime alone (``recorded``, ``text``): a device's number changes with the order of mounts,
-    and ctime with every link and permission.
+    Two identities from ``stat`` are equal while the file is untouched. Records on the disk keep inode, size
+    and mtime alone (``recorded``, ``text``): a device's number changes with the order of mounts, and ctime
+    with every link and permission.
 
     Attributes:
         inode: number of the inode.
@@ -37,7 +37,7 @@ class FileIdentity(NamedTuple):
 
     @classmethod
     def from_stat(cls, found: os.stat_result) -> Self:
-        """Return the identity of a file from its ``stat``."""
+        """Return the identity of a file, given its ``stat``."""
         return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_dev, found.st_ctime_ns)
 
     @staticmethod
@@ -61,7 +61,7 @@ class FileIdentity(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the identity that ``text`` wrote; None where the text is no identity."""
+        """Return the identity written by ``text``; None for malformed text."""
         try:
             inode, size, mtime_ns = text.split(" ")
             return cls(int(inode), int(size), int(mtime_ns))
@@ -75,14 +75,14 @@ class FileIdentity(NamedTuple):
 
     @property
     def recorded(self) -> Self:
-        """The identity without the fields that no record keeps, to be compared with a recorded one."""
+        """The identity without the fields missing in records, to compare with a recorded one."""
         return self._replace(device=None, ctime_ns=None)
 
     @property
     def file_key(self) -> tuple[int | None, int]:
-        """Device and inode, which all names of a file share and no other file has at the same time."""
+        """Device and inode: common to all names of a file, and different for any other file at that time."""
         return self.device, self.inode
 
     def same_content(self, other: FileIdentity) -> bool:
-        """Return whether the file is the same and was not written to; its permissions may differ."""
+        """Return whether this is the same file without a write since; permissions may differ."""
         return self.file_key == other.file_key and self[1:3] == other[1:3]

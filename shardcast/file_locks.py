@@ -26,7 +26,7 @@ from shardcast.file_systems import NO_LOCKS, log_lack
 log = logging.getLogger(__name__)
 
 PROCESS_ENDING = threading.Event()
-"""Set when this process is to end: none of its threads waits for a lock any more."""
+"""Set when this process is to end: from then on no thread waits for a lock."""
 
 _LOCAL = frozenset(
     {
@@ -51,12 +51,12 @@ _LOCAL = frozenset(
         0x482B,  # hfs+
     }
 )
-"""Types of file systems whose locks reach every process that can see the file (statfs(2), linux/magic.h).
-Others count as network file systems, FUSE among them, since nothing tells what is at its other end."""
+"""Types of file systems with locks that reach every process with access to the file (statfs(2),
+linux/magic.h). Others count as network file systems, also FUSE: the other end of FUSE is unknown."""
 _MEMORY = frozenset({0x01021994, 0x858458F6})
 """Types of file systems in memory: tmpfs and ramfs."""
 _STATFS_BYTES = 256
-"""Bytes for a ``struct statfs``, of which the largest takes 120; its first word is the type."""
+"""Bytes for a ``struct statfs``; the largest takes 120, and the first word is the type."""
 _WARN_AFTER = 1.0
 """Seconds of waiting for a lock until a warning is logged."""
 _POLL_INTERVAL = 0.01
@@ -74,13 +74,13 @@ class Lock(Enum):
 
 
 def open_lock_file(path: Path | str) -> int:
-    """Open a lock file, made where there is none, and return its descriptor.
+    """Open a lock file, made if missing, and return its descriptor.
 
-    Any process that can open the file can lock it and keep others waiting. So only this user may open it, or
-    the group where the group may write the folder.
+    Any process that can open the file can lock it and keep others waiting. So only this user may open the
+    file, or the group if the group may write the folder.
 
     Raises:
-        OSError: the file can't be opened, or a link has its name.
+        OSError: the file cannot be opened, or the name is a link.
     """
     mode = _lock_mode(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
@@ -98,13 +98,13 @@ def open_lock_file(path: Path | str) -> int:
 
 
 def set_lock_mode(path: Path) -> None:
-    """Give a file of this user the mode of a lock file, without opening it.
+    """Set the mode of a lock file on a file of this user, without opening the file.
 
-    For files with record locks (fcntl(2)), such as SQLite's: closing any descriptor of one drops all locks of
-    the process on it.
+    For files with record locks (fcntl(2)), such as SQLite's: closing any descriptor of such a file drops all
+    locks of the process on the file.
 
     Raises:
-        OSError: the file is not there, or its mode can't be changed.
+        OSError: the file is missing, or its mode cannot be changed.
     """
     mode, found = _lock_mode(path), path.lstat()
     if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:
@@ -143,7 +143,7 @@ def locked(path: Path, seconds: float) -> Iterator[Lock]:
 
 
 def _wait_for(descriptor: int, path: Path, seconds: float) -> Lock:
-    """Lock an open file, and warn when that takes long; see ``locked``."""
+    """Lock an open file, and warn of a long wait; see ``locked``."""
     started, warned = time.monotonic(), False
     while (lock := try_lock(descriptor)) is Lock.HELD:
         waited = time.monotonic() - started
@@ -162,7 +162,7 @@ def _wait_for(descriptor: int, path: Path, seconds: float) -> Lock:
 
 
 def lock_holder(descriptor: int) -> str:
-    """Return the process that has a file locked, as far as the system shows it (proc_locks(5))."""
+    """Return the process with the lock on a file, in words, as far as known (proc_locks(5))."""
     inode = os.fstat(descriptor).st_ino
     with contextlib.suppress(OSError):
         found = re.search(rf"FLOCK.* (\d+) \S+:{inode} ", Path("/proc/locks").read_text())
@@ -172,7 +172,7 @@ def lock_holder(descriptor: int) -> str:
 
 
 def try_lock(descriptor: int) -> Lock:
-    """Lock an open file for as long as its descriptor is open, unless another process has it locked.
+    """Lock an open file while its descriptor is open, unless another process has the lock.
 
     Raises:
         OSError: the disk failed.
@@ -191,11 +191,11 @@ def try_lock(descriptor: int) -> Lock:
 def excludes_others(path: Path | str) -> bool:
     """Return whether this process's lock on a file keeps a second descriptor of the file from locking.
 
-    Only an attempt tells: a mount option or a layer in between may let every lock succeed. Over NFS a lock
-    belongs to the whole process, so the answer is no there too, which errs on the safe side.
+    Only an attempt shows this: a mount option or a layer in between may let every lock succeed. Over NFS a
+    lock belongs to the whole process, so the answer is no there too, on the safe side.
 
     Raises:
-        OSError: the file can't be opened again.
+        OSError: the file cannot be opened again.
     """
     second = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -217,7 +217,7 @@ def is_in_memory(descriptor: int) -> bool:
 
 
 def _kind(descriptor: int) -> int | None:
-    """Return the type of an open file's file system; None where that can't be told."""
+    """Return the type of an open file's file system; None if unknown."""
     if sys.platform != "linux":
         return None
     found = ctypes.create_string_buffer(_STATFS_BYTES)
@@ -228,7 +228,7 @@ def _kind(descriptor: int) -> int | None:
 
 @functools.cache
 def machine_id() -> str:
-    """Return 16 hex digits that no two machines share, nor two starts of one machine.
+    """Return 16 hex digits, different for each machine and for each start of a machine.
 
     Images are copied with their machine-id, and containers share a kernel: each source alone may be the same
     on two machines. A different id costs a copy of a temporary file; the same id could cost the file.
@@ -244,5 +244,5 @@ def machine_id() -> str:
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
-    """Return the C library, for fstatfs(2), which the standard library lacks."""
+    """Return the C library, for fstatfs(2), missing in the standard library."""
     return ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""Renames of files and folders that have a name already, also across disks."""
+"""Renames of existing files and folders, also across disks."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from shardcast.temporary_files import PART, create_private, stem_of, temporary_n
 
 _AT_FDCWD = -100
 _EXCHANGE = 2
-"""The flag ``RENAME_EXCHANGE`` of renameat2(2), which the standard library lacks."""
+"""The flag ``RENAME_EXCHANGE`` of renameat2(2), missing in the standard library."""
 
 
 def rename(known: Path, name: Path, durable: bool = True, copy: bool = True) -> None:
-    """Give a file, a folder or a link that is durable under one name another name.
+    """Rename a file, a folder or a link that is durable under the old name.
 
     Args:
-        known: the name that it has.
-        name: the new name; what has it is replaced.
-        durable: whether the folder of the new name is synced after; else the caller does that.
-        copy: whether what can't be renamed, such as to another disk, is copied.
+        known: the old name.
+        name: the new name; an entry of this name is replaced.
+        durable: whether to sync the folder of the new name afterwards; else the caller does so.
+        copy: whether to copy an entry that cannot be renamed, for example to another disk.
 
     Raises:
-        OSError: the rename failed; with ``EXDEV`` where only a copy would do, and ``copy`` is false.
+        OSError: the rename failed; with ``EXDEV`` if only a copy would do, and ``copy`` is false.
     """
     try:
         known.rename(name)
@@ -98,10 +98,10 @@ def copy_across(descriptor: int, final: Path) -> None:
 
 
 def _move_across(known: Path, name: Path) -> None:
-    """Move a file to another disk, or a folder that its file system can't rename (an overlay's, of an image).
+    """Move a file to another disk, or a folder that cannot be renamed (an overlay's, of an image).
 
     A symbolic link is made anew. A folder's entries move into a folder with a temporary name; after a kill a
-    second call goes on with that.
+    second call goes on there.
     """
     if known.is_symlink():
         part = temporary_name(name)

@@ -1,4 +1,4 @@
-"""Owners of files, and the users who may write them."""
+"""Owners of files, and the users with write permission."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def is_ours(found: os.stat_result) -> bool:
-    """Return whether a file is regular, has one name, and only this user can write it."""
+    """Return whether a file is regular, has one name, and is writable only by this user."""
     return (
         stat.S_ISREG(found.st_mode)
         and found.st_uid == os.geteuid()
@@ -20,11 +20,11 @@ def is_ours(found: os.stat_result) -> bool:
 
 
 def is_trusted(found: os.stat_result, folder: os.stat_result) -> bool:
-    """Return whether a user whom the folder's owner trusts put a file there.
+    """Return whether a file was put there by a user trusted by the folder's owner.
 
-    In most folders a user who may replace a file may as well write it, so every file is trusted. In a sticky
-    folder such as ``/tmp`` each user can change only their own files: only those of this user, of the
-    folder's owner and of root are trusted (the rule of ``fs.protected_symlinks`` in proc(5)).
+    In most folders a user who may replace a file may also write it, so every file is trusted. In a sticky
+    folder such as ``/tmp`` each user can change only their own files: trusted are those of this user, of the
+    folder's owner and of root (the rule of ``fs.protected_symlinks`` in proc(5)).
     """
     return not folder.st_mode & stat.S_ISVTX or found.st_uid in (os.geteuid(), folder.st_uid, 0)
 
@@ -35,10 +35,10 @@ def is_shared(folder: os.stat_result) -> bool:
 
 
 def share_like(folder: Path) -> None:
-    """Let the group write a folder that was just made, if the folder around it is shared with its group.
+    """Let the group write a new folder, if the parent folder is shared with its group.
 
     Raises:
-        OSError: the folder around it can't be read.
+        OSError: the parent folder cannot be read.
     """
     above = folder.parent.stat()
     if is_shared(above):
@@ -51,7 +51,7 @@ def share_file(descriptor: int, path: Path) -> None:
     """Let the group write an open file of this user, if the file's folder is shared with its group.
 
     Raises:
-        OSError: the folder can't be read.
+        OSError: the folder cannot be read.
     """
     found = os.fstat(descriptor)
     mode, rights = stat.S_IMODE(found.st_mode), stat.S_IRGRP | stat.S_IWGRP
@@ -62,10 +62,10 @@ def share_file(descriptor: int, path: Path) -> None:
 
 
 def umask() -> int:
-    """Return the permissions that new files of this process lack.
+    """Return the permissions missing in new files of this process.
 
-    umask(2) can only be read by setting it, for every thread at once; so it is read from ``/proc``, and
-    elsewhere once at the start.
+    umask(2) reads the mask only by setting it, for every thread at once. So the mask is read from ``/proc``;
+    on other systems once at the start.
     """
     try:
         status = Path("/proc/self/status").read_bytes()

@@ -1,4 +1,4 @@
-"""Features that some file systems lack, and how work goes on without them.
+"""Features missing in some file systems, and substitutes for them.
 
 SMB and many FUSE file systems sync no folders; SMB, FAT and NFS with mapped users refuse permissions; some
 have no links, no sockets, no named pipes; a rename may not lead to another disk, nor a folder out of a lower
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 _NOT_THERE = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 NO_FOLDER_SYNC = (*_NOT_THERE, errno.EINVAL)
-"""Errors that say that a file system syncs no folders (fsync(2))."""
+"""Errors of fsync(2) on a file system that syncs no folders."""
 NO_PERMISSIONS = (*_NOT_THERE, errno.EPERM)
-"""Errors that say of a file of ours that its file system keeps no permissions (chmod(2))."""
+"""Errors of chmod(2) on an own file, on a file system without permissions."""
 NO_SPECIAL_FILES = (*_NOT_THERE, errno.EPERM)
-"""Errors that say that a file system has no symbolic links, sockets or named pipes."""
+"""Errors of a file system without symbolic links, sockets or named pipes."""
 NO_LINKS = (
     errno.EPERM,
     errno.EOPNOTSUPP,
@@ -34,16 +34,16 @@ NO_LINKS = (
     errno.EXDEV,
     errno.ELOOP,
 )
-"""Errors that say that a file can't have a second name."""
+"""Errors of a hard link on a file system without hard links, or for a file that cannot have a second name."""
 NO_LOCKS = (*_NOT_THERE, errno.ENOLCK, errno.EINVAL)
-"""Errors that say that a file system has no locks (flock(2))."""
+"""Errors of flock(2) on a file system without locks."""
 
 
 def log_lack(path: Path | str, lack: str) -> None:
-    """Log a feature that the file system of a path lacks, once for each file system and lack.
+    """Log a feature missing in the file system of a path, once for each file system and lack.
 
     Args:
-        path: a path on it.
+        path: a path on the file system.
         lack: the end of the message: ``syncs no folders: …``.
     """
     try:
@@ -55,7 +55,7 @@ def log_lack(path: Path | str, lack: str) -> None:
 
 
 def sync_open_folder(descriptor: int, folder: Path) -> None:
-    """Make names in an open folder durable, where its file system can.
+    """Make new names in an open folder durable, if the file system can.
 
     Raises:
         OSError: the disk failed.
@@ -69,7 +69,7 @@ def sync_open_folder(descriptor: int, folder: Path) -> None:
 
 
 def set_permissions(descriptor: int, mode: int, path: Path | str) -> None:
-    """Set the permissions of an open file of this process, where its file system keeps any.
+    """Set the permissions of an open file of this process, if the file system keeps any.
 
     Raises:
         OSError: the disk failed.
@@ -104,5 +104,5 @@ def reserve(descriptor: int, offset: int, size: int) -> None:
 
 @functools.cache
 def _first(device: int, lack: str) -> threading.Lock:
-    """Return the lock of a lack, which its first reporter takes for good."""
+    """Return the lock of a lack; the first reporter takes the lock for good."""
     return threading.Lock()

@@ -1,7 +1,7 @@
-"""Atomic files: a name appears only when its bytes are on the disk.
+"""Atomic files: a name appears only after the bytes are on the disk.
 
 Write to a temporary name, fsync the file, rename it, fsync the folder. Every temporary file gets its name
-through ``give_name``, which makes sure that the file that was written is the file that gets the name.
+through ``give_name``, so exactly the written file gets the name.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def give_name(
     *,
     mode: int | None = None,
 ) -> None:
-    """Rename an open temporary file to its final name, and replace the file that has it.
+    """Rename an open temporary file to its final name, replacing any file of this name.
 
     Args:
         descriptor: the open file.
-        part: its temporary name.
-        final: its final name; on another disk it goes to a copy.
+        part: the temporary name.
+        final: the final name; on another disk, of a copy.
         durable: whether to sync the bytes before and the folder after; else the caller does both.
         mode: permissions of the file; None for those of any new file.
 
     Raises:
-        FileNotFoundError: the temporary name is gone or another file's, and nothing was renamed.
-        OSError: the file can't have the name.
+        FileNotFoundError: the temporary name is missing or another file's; nothing was renamed.
+        OSError: the file cannot be renamed.
     """
     _prepare(descriptor, part, durable, mode)
     try:
@@ -57,17 +57,17 @@ def give_name(
 
 
 def give_name_if_free(descriptor: int, part: Path, final: Path, mode: int | None = None) -> bool:
-    """Rename an open temporary file durably, unless something has the final name; return whether it was free.
+    """Rename an open temporary file durably, unless the final name is taken; return whether it was free.
 
     Raises:
-        OSError: the file can't have the name.
+        OSError: the file cannot be renamed.
     """
     _prepare(descriptor, part, True, mode)
     return rename_if_free(part, final)
 
 
 def _prepare(descriptor: int, part: Path | str, durable: bool, mode: int | None) -> None:
-    """Set the permissions of a temporary file, sync it, and check that its name still refers to it."""
+    """Set the permissions of a temporary file, sync it, and check that its name is still its own."""
     set_permissions(descriptor, 0o666 & ~umask() if mode is None else mode, part)
     if durable:
         os.fsync(descriptor)
@@ -77,17 +77,17 @@ def _prepare(descriptor: int, part: Path | str, durable: bool, mode: int | None)
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: int | None = None) -> Iterator[int]:
-    """Make a temporary file that gets the name ``path`` at the end, durably; after an error it is removed.
+    """Make a temporary file, and name it ``path`` at the end, durably; after an error it is removed.
 
     Args:
-        path: its final name.
+        path: the final name.
         mode: permissions of the file; None for those of any new file.
 
     Yields:
-        Its descriptor.
+        The file's descriptor.
 
     Raises:
-        OSError: the file can't be made, or can't have the name.
+        OSError: the file cannot be made or renamed.
     """
     part = temporary_name(path)
     descriptor = create_private(part)
@@ -108,7 +108,7 @@ def replace(path: Path, data: bytes, mode: int | None = None) -> None:
 
     Args:
         path: the file.
-        data: its new content.
+        data: the new content.
         mode: permissions of the file; None for those of any new file.
 
     Raises:
@@ -118,7 +118,7 @@ def replace(path: Path, data: bytes, mode: int | None = None) -> None:
 
 
 def replace_by_parts(path: Path, parts: Iterable[bytes | memoryview], mode: int | None = None) -> None:
-    """Replace the content of ``path`` as ``replace`` does, by parts that are never in memory as a whole.
+    """Replace the content of ``path`` as ``replace`` does, by parts, to save memory.
 
     Raises:
         LocalDiskError: the disk is full, or may not be written.
@@ -152,8 +152,8 @@ def set_symlink(link: Path, target: str) -> None:
     """Set a symbolic link to ``target`` in one step, durably.
 
     Raises:
-        FileExistsError: something else than a link has its name.
-        OSError: the link can't be made.
+        FileExistsError: the name is taken by another kind of entry.
+        OSError: the link cannot be made.
     """
     if link.exists() and not link.is_symlink():
         raise FileExistsError(errno.EEXIST, "it is there and is no symbolic link")
@@ -169,7 +169,7 @@ def has_symlinks(link: Path) -> bool:
     """Return whether a symbolic link can be made at a path, by making one beside it.
 
     Raises:
-        OSError: nothing can be made there, for another reason than the kind of file system.
+        OSError: no entry can be made there, for another reason than the kind of file system.
     """
     probe = temporary_name(link)
     try:

@@ -1,4 +1,4 @@
-"""Open files: writing all bytes, syncing, closing, and comparing with the file that a path names."""
+"""Open files: write all bytes, sync, close, and compare with the file at a path."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 def close(descriptor: int) -> None:
     """Close a descriptor, and ignore an error.
 
-    The descriptor is closed in any case (close(2)): a second try would close another file that has its number
-    by then. Whatever must be durable was synced before.
+    The descriptor is closed in any case (close(2)): a second try could close another file, opened meanwhile
+    with the same number. Bytes to be durable were synced before.
     """
     try:
         os.close(descriptor)
@@ -19,7 +19,7 @@ def close(descriptor: int) -> None:
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of ``data`` at the descriptor's position; write(2) may take a part of it.
+    """Write all of ``data`` at the descriptor's position; one write(2) may take only a part.
 
     Raises:
         OSError: the disk failed.
@@ -43,7 +43,7 @@ def sync_file(file: Path) -> None:
 
 
 def is_at(descriptor: int, path: Path | str) -> bool:
-    """Return whether a path names the open file itself, neither a symbolic link to it nor another file."""
+    """Return whether a path is the open file itself, not a symbolic link to the file or another file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
 """Text from others made safe to show: one line of printable characters, of bounded length.
 
 Text of a server, of a reader or in a file's name can hold sequences that move a terminal's cursor, line ends
-that forge lines of a log, marks that turn the direction of writing, and megabytes. It is cleaned where it
-becomes text for people: in the errors (``ShardcastError``), in the log's format, in the names that commands
-print. JSON escapes by itself and stays as it is.
+that forge lines of a log, marks that turn the direction of writing, and megabytes. Such text is cleaned where
+shown to people: in errors (``ShardcastError``), in the log's format, in names printed by commands. JSON
+output has its own escapes and is not cleaned.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sizes, rates and counts: parsed from text that people write, formatted as people read them."""
+"""Sizes, rates and counts: parsed from text written by people, formatted for people."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def parse_size(text: str) -> int:
 
 
 def shard_size_of(size: int | str | None) -> int | None:
-    """Return the bytes of a shard that a program gives as a number, as text (``50MB``), or not at all.
+    """Return the bytes of a shard, given as a number, as text (``50MB``), or None.
 
     Raises:
-        UsageError: it is no size.
+        UsageError: the value is no size.
     """
     if isinstance(size, str):
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 PART = ".part"
 """The suffix of every temporary name."""
 MAX_STEM = 230
-"""Bytes of a file's name that its temporary name repeats, of the 255 that file systems take."""
+"""Bytes of a file's name repeated in its temporary name; file systems take names of 255."""
 NOT_OURS = (
     errno.EACCES,
     errno.EPERM,
@@ -26,34 +26,35 @@ NOT_OURS = (
     errno.ENODEV,
     errno.ETXTBSY,
 )
-"""Errors that say that another user's file, a link, a device or a folder has a temporary file's name."""
+"""Errors of opening a temporary file whose name is taken by another user's file, a link, a device or a
+folder."""
 
 _PRIVATE = 0o600
 _TOKEN = 16
-"""Random hex digits of a temporary name, so that no other process chooses the same name."""
+"""Random hex digits of a temporary name, so no other process chooses the same name."""
 _STEM_DIGEST = 8
 """Hex digits of a long name's SHA-256 in its temporary names."""
 
 
 def create_private(path: Path | str) -> int:
-    """Create a file that only this user can read and write, and return its descriptor, open for both.
+    """Create a file readable and writable only by this user, and return its descriptor, open for both.
 
     Raises:
-        FileExistsError: something has the name, even a link that leads nowhere.
-        OSError: the file can't be made.
+        FileExistsError: the name is taken, even by a dangling link.
+        OSError: the file cannot be made.
     """
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE)
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a name beside ``path`` that no other process chooses: ``.<name>~<16 hex digits>.part``."""
+    """Return a unique name beside ``path``: ``.<name>~<16 hex digits>.part``."""
     return path.with_name(f".{stem_of(path.name).removeprefix('.')}~{secrets.token_hex(_TOKEN // 2)}{PART}")
 
 
 def stem_of(name: str, limit: int = MAX_STEM) -> str:
-    """Return the part of a file's name that its temporary names repeat.
+    """Return the part of a file's name repeated in its temporary names.
 
-    That is the name itself, or of a name over ``limit`` bytes its beginning and a digest of the whole name.
+    This is the name itself; for a name over ``limit`` bytes, its beginning and a digest of the whole name.
     """
     encoded = os.fsencode(name)
     if len(encoded) <= limit:
@@ -84,12 +85,12 @@ def leftovers(path: Path) -> list[Path]:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove the temporary files of ``path`` that killed processes left.
+    """Remove the temporary files of ``path`` left by killed processes.
 
-    The caller makes sure that no process writes any now.
+    The caller makes sure that no process is writing any.
 
     Raises:
-        OSError: a file can't be removed.
+        OSError: a file cannot be removed.
     """
     for part in leftovers(path):
         part.unlink(missing_ok=True)

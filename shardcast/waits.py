@@ -14,9 +14,9 @@ class Wait:
     """One wait.
 
     Attributes:
-        seconds: how long it has lasted.
-        what: what is awaited, and from which server: ``an answer of http://10.0.0.1:8000 (no connection)``.
-        is_idle: whether it may last for any time, as that for the next version: then one note is enough.
+        seconds: duration so far.
+        what: the awaited event, and the server: ``an answer of http://10.0.0.1:8000 (no connection)``.
+        is_idle: whether a long wait is normal, as for the next version: then one note is enough.
     """
 
     seconds: float
@@ -57,7 +57,7 @@ class Waits:
 
     @contextmanager
     def waiting(self, what: Callable[[], str]) -> Iterator[None]:
-        """Show the block as one wait, described by ``what()``."""
+        """Show the block as one wait, with the description ``what()``."""
         started = self._clock()
         with self.watching(lambda: Wait(self._clock() - started, what())):
             yield

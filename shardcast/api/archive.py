@@ -27,7 +27,7 @@ _POLL_INTERVAL = 0.2
 
 
 class Archive:
-    """Client that pulls blobs from an archive, Casa's or ours, and pushes them.
+    """Client for pulling blobs from an archive, Casa's or ours, and for pushing them.
 
     The blocking form of ``shardcast.blobs.client.archive.ArchiveClient``::
 
@@ -50,17 +50,17 @@ class Archive:
         client_certificate: str | os.PathLike[str] | None = None,
         client_key: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Remember the archive; nothing is asked yet.
+        """Remember the archive; send no request yet.
 
         Args:
             url: the archive's address.
-            token: token that the archive wants; None for that of ``SHARDCAST_TOKEN_FILE`` or
+            token: token to show to the archive; None for the one in ``SHARDCAST_TOKEN_FILE`` or
                 ``SHARDCAST_TOKEN``.
             keys_per_request: maximum keys of a request.
             timeout: maximum seconds without progress.
             ca: file with the CAs to trust for an ``https://`` archive; None for the system's.
-            client_certificate: file with the certificate to show to an archive that wants one.
-            client_key: file with its key; None where ``client_certificate`` has it too.
+            client_certificate: file with the certificate to show to the archive if asked.
+            client_key: file with the certificate's key; None if ``client_certificate`` also has the key.
 
         Raises:
             UsageError: ``url`` is no address, or not https while ``SHARDCAST_REQUIRE_TLS`` is set; or the
@@ -77,17 +77,17 @@ class Archive:
         self._timeout = timeout
 
     def pull(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-        """Fetch those of the blobs that the archive has.
+        """Fetch blobs; those the archive lacks are skipped.
 
         Args:
             wanted: the keys (64 hexadecimal digits), each with the blob's length in bytes.
 
         Yields:
-            A key and its verified blob, in the order in which they arrive.
+            A key and the verified blob, in the order of arrival.
 
         Raises:
             UsageError: a key or a length is malformed.
-            WrongBytes: a blob does not have the digest that its key names.
+            WrongBytes: a blob's digest is not the key.
             PeerError: the archive can't be reached, or its answer is wrong.
         """
         arrived: queue.SimpleQueue[list[tuple[str, bytes]] | None] = queue.SimpleQueue()
@@ -116,19 +116,19 @@ class Archive:
             work.cancel()
 
     def push(self, blobs: Iterable[peer.Blob]) -> list[str]:
-        """Push blobs in one request, which stores all of them or none.
+        """Push blobs in one request; the archive stores all of them or none.
 
         Args:
-            blobs: bytes, or paths of files; iterated in the caller's thread as the blobs go out.
+            blobs: bytes, or paths of files; iterated in the caller's thread while the blobs are sent.
 
         Returns:
             The keys, in the order of the blobs.
 
         Raises:
-            PayloadMissing: there is no such file.
+            PayloadMissing: a file does not exist.
             LocalDiskError: a file can't be read.
-            PayloadChanged: a file became shorter or longer meanwhile, or does not end where its size says.
-            AccessDenied: the archive wants a token, or another one.
+            PayloadChanged: a file's size changed meanwhile.
+            AccessDenied: the archive requires a token, or the token is wrong.
             PeerError: the archive can't be reached, or refuses the blobs.
         """
         outgoing: asyncio.Queue[peer.Blob | None] = asyncio.Queue()
@@ -174,7 +174,7 @@ class Archive:
 
 
 class _CrossThreadSemaphore:
-    """A semaphore that a task acquires and another thread releases."""
+    """A semaphore acquired by a task and released by another thread."""
 
     def __init__(self, count: int) -> None:
         self._semaphore = asyncio.Semaphore(count)

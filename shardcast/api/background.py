@@ -1,4 +1,4 @@
-"""Coroutines in a thread and an event loop of their own, so that callers may have a loop that runs."""
+"""Coroutines in a thread with an event loop of its own, for callers with or without a running loop."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class Background(Generic[T]):
-    """A coroutine that runs in its own thread.
+    """A coroutine running in a thread of its own.
 
     Attributes:
-        ended: the end of the coroutine.
+        ended: set at the end of the coroutine.
     """
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
-        """Start a thread that runs ``work`` in an event loop."""
+        """Start a thread, and run ``work`` in an event loop there."""
         self._work = work
         self._outcome: list[T] = []
         self._failure: BaseException | None = None
@@ -33,7 +33,7 @@ class Background(Generic[T]):
         self._thread.start()
 
     def _run(self) -> None:
-        """Run the work to its end and keep the outcome; the thread's function."""
+        """Run the work to its end and store the outcome; the thread's function."""
 
         async def body() -> T:
             task = asyncio.current_task()
@@ -61,7 +61,7 @@ class Background(Generic[T]):
                 pass  # the loop is closed: the work has just ended
 
     def cancel(self) -> None:
-        """Cancel the work, and wait until it has ended; arrived data is kept."""
+        """Cancel the work, and wait for its end; arrived data is kept."""
         self._started.wait()
         while not self.ended.is_set():
             self.request_cancel()
@@ -69,14 +69,14 @@ class Background(Generic[T]):
         self._thread.join()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end of the work at most ``timeout`` seconds; return whether it has ended."""
+        """Wait at most ``timeout`` seconds for the end of the work; return whether the work has ended."""
         return self.ended.wait(timeout)
 
     def result(self) -> T:
-        """Wait for the result and return it; an interrupt of the wait cancels the work.
+        """Wait for the result and return the result; an interrupt of the wait cancels the work.
 
         Raises:
-            BaseException: whatever the work raised.
+            BaseException: any exception of the work.
         """
         try:
             self.ended.wait()
@@ -89,4 +89,4 @@ class Background(Generic[T]):
 
 
 _CANCEL_INTERVAL = 0.5
-"""Seconds until work that did not end is cancelled again: a task can swallow a cancellation."""
+"""Seconds until unfinished work is cancelled again: a task can swallow a cancellation."""

@@ -114,56 +114,56 @@ def broadcast(
     """Publish a file or a folder as the next version.
 
     Works from any thread, inside a running event loop, and from a forked worker. With ``to`` the file or
-    folder is sent to an origin elsewhere, and ``initialize`` is not needed. The version appears there once
-    all bytes have come and their digest is right; a broken connection is gone on with, and a call for the
-    same payload goes on where an earlier one was killed.
+    folder is sent to an origin elsewhere, and ``initialize`` is not needed. The version appears there after
+    all bytes have arrived with the right digest. A broken connection is resumed, and a call for the same
+    payload resumes an earlier call that was killed.
 
     Args:
         file_path: the file or folder to publish. Receivers of earlier versions get a folder as a tar.
         shard_size: bytes of a shard, or ``50MB``; None for the origin's 50 000 000.
         wait: whether to wait until the version is complete.
-        metadata: JSON object, at most 16 KiB, that goes with the version.
-        copy: whether to store a copy. Without it the origin serves the file itself, linked or cloned into the
-            data directory: write no more to it. A file that changes all the same has its version retired.
-            Of a folder the files of 1 MiB and more are served like this.
+        metadata: JSON object, at most 16 KiB, published with the version.
+        copy: whether to store a copy. Without a copy the origin serves the file itself, linked or cloned into
+            the data directory: do not write to the file any more. If the file changes all the same, the
+            version is retired. For a folder this applies to files of 1 MiB and more.
         tags: names of the version beside its number (``step-1200``, ``best``), for receivers to ask for.
-        copies: number of nodes below that must have the version whole and verified: middles, and clients that
-            follow, not nodes of 0.4.0 and 0.1.0. None waits for no node.
+        copies: number of nodes below to wait for, until each has the version whole and verified: middles and
+            following clients, not nodes of 0.4.0 and 0.1.0. None waits for no node.
         timeout: maximum seconds, from the call, until ``copies`` nodes have the version; None for no maximum.
-        data_dir: data directory of an origin that runs on this machine, whoever started it; ``initialize`` is
-            not needed then. None for the origin of ``initialize``.
-        to: address of an origin with ``--publish``; None for the one that ``initialize`` started.
-        token: with ``to``, the token to show there, of scope ``publish``; None for that of
+        data_dir: data directory of an origin running on this machine, started by any program; ``initialize``
+            is not needed then. None for the origin of ``initialize``.
+        to: address of an origin with ``--publish``; None for the origin of ``initialize``.
+        token: with ``to``, the token to show there, of scope ``publish``; None for the one in
             ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
-        live: with ``to``, whether the version opens at once and grows as the bytes come.
-        exclude: patterns of the paths in a folder that are left out (``*.tmp``, ``logs/``, ``/a/**/b``),
-            beside the lines of its file ``.shardcastignore``.
-        mtimes: whether times of a folder's files are published; without them the same files give the same
+        live: with ``to``, whether the version opens at once and grows as the bytes arrive.
+        exclude: patterns of paths in a folder to leave out (``*.tmp``, ``logs/``, ``/a/**/b``), beside the
+            lines of the folder's file ``.shardcastignore``.
+        mtimes: whether to publish the times of a folder's files; without times the same files give the same
             digest.
-        checksum: whether to read all files of a folder. Without it those whose size, times and inode are as
-            in the last version from there are not read where their bytes are not needed.
+        checksum: whether to read all files of a folder. If not, a file with the same size, times and inode as
+            in the last version is read only if its bytes are needed.
         progress: called with a ``Progress`` in a thread of the library, ten times a second at most, and once
             at the end. Its exception aborts the broadcast, unless the version is about to be complete, and is
             raised here or by the handle's ``result``. True shows a bar on stderr.
 
     Returns:
         The version's name, ``v7``. With ``wait=False``, at once, a handle: ``.version``, ``.done()``,
-        ``.result(timeout)``, ``.progress``. Its ``result`` waits for the copies, and
-        ``handle.wait_for(copies=…)`` for another number of them. ``await handle`` gives its result,
-        ``.add_done_callback(function)`` tells of its end, and ``.cancel()`` aborts it. With ``to`` the
-        handle's ``.version`` is None until the origin has given it.
+        ``.result(timeout)``, ``.progress``. ``result`` waits for the copies, and
+        ``handle.wait_for(copies=…)`` for another number of copies. ``await handle`` gives the result,
+        ``.add_done_callback(function)`` calls a function at the end, and ``.cancel()`` aborts the broadcast.
+        With ``to``, ``.version`` is None until the origin has answered.
 
     Raises:
         NotInitialized: ``initialize`` was not called, and there is no ``data_dir`` and no ``to``.
         NoNode: no origin runs on ``data_dir``.
         UsageError: the number of copies or of seconds makes no sense, ``progress`` is neither a function nor
-            True, or an argument does not go with ``to``.
-        PayloadMissing: there is no such file.
+            True, or an argument cannot be combined with ``to``.
+        PayloadMissing: the file does not exist.
         LocalDiskError: the file can't be read or stored.
-        CopiesMissing: fewer nodes have the version in time; it stays published.
+        CopiesMissing: fewer nodes have the version in time; the version stays published.
         NodeFailed: the origin has ended, and could not be started again.
-        AccessDenied: the origin at ``to`` wants a token, or one of scope ``publish``.
-        UploadRefused: the origin at ``to`` takes no uploads, or not this one.
+        AccessDenied: the origin at ``to`` requires a token of scope ``publish``.
+        UploadRefused: the origin at ``to`` accepts no uploads, or not this one.
         IntegrityError: the origin at ``to`` received other bytes; nothing was published.
         PeerError: the origin at ``to`` could not be reached for too long.
     """

@@ -1,4 +1,4 @@
-"""Handle of a broadcast, in the process that started it."""
+"""Handle of a broadcast in this process."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ class BroadcastProgress:
     """Progress of a broadcast.
 
     Attributes:
-        done: bytes that are cut, hashed and stored.
+        done: bytes cut, hashed and stored.
         size: bytes of the payload; None while an earlier broadcast goes first.
-        copies: nodes below that have the version whole and verified; counted only while a caller waits for
-            copies.
+        copies: nodes below with the version whole and verified; counted only while a caller waits for copies.
     """
 
     done: int
@@ -40,7 +39,7 @@ def describe_progress(progress: BroadcastProgress) -> str:
 
 
 class Broadcast:
-    """Handle of a broadcast that runs; ``await`` gives its result, too.
+    """Handle of a running broadcast; ``await`` gives the result, too.
 
     Attributes:
         version: the version's name, ``v7``.
@@ -61,8 +60,8 @@ class Broadcast:
         Args:
             messages: the origin's answer: ``version`` first, then ``progress``.
             data_dir: the origin's data directory.
-            copies: number of nodes below that must have the version; None for none.
-            timeout: maximum seconds until they have it; None for no maximum.
+            copies: number of nodes below to wait for; None for none.
+            timeout: maximum seconds until these nodes have the version; None for no maximum.
             break_off: breaks off the origin's answer, unless the version is about to be complete.
             on_progress: called with the progress, in a thread; its exception aborts the broadcast. True for a
                 bar, False for neither.
@@ -97,7 +96,7 @@ class Broadcast:
         return self._progress
 
     def _look(self) -> Progress:
-        """Return the progress for the function that is told of it."""
+        """Return the progress for the caller's function."""
         done, size = self._progress.done, self._progress.size
         return Progress(self.version, done, size, self._rate.observe(time.monotonic(), done) or 0.0)
 
@@ -110,7 +109,7 @@ class Broadcast:
         return self._ended.is_set()
 
     def result(self, timeout: float | None = None) -> str:
-        """Wait until the version is complete, and has the copies that ``broadcast`` was called with.
+        """Wait until the version is complete, and has the copies requested from ``broadcast``.
 
         Args:
             timeout: maximum seconds to wait; None for no maximum.
@@ -121,7 +120,7 @@ class Broadcast:
         Raises:
             TimeoutError: the broadcast goes on after ``timeout`` seconds.
             VersionAborted: ``cancel`` was called.
-            CopiesMissing: too few nodes have the version in time; it stays published.
+            CopiesMissing: too few nodes have the version in time; the version stays published.
             ShardcastError: publishing failed.
         """
         if not self._ended.wait(timeout):
@@ -133,8 +132,8 @@ class Broadcast:
     def add_done_callback(self, callback: Callable[[Broadcast], object]) -> None:
         """Call a function with this handle once the broadcast has ended, with success or without.
 
-        It is called in a thread of the library, or at once where the broadcast has ended. Its exceptions are
-        logged.
+        The function is called in a thread of the library, or at once if the broadcast has ended. Its
+        exceptions are logged.
 
         Args:
             callback: the function.
@@ -153,22 +152,22 @@ class Broadcast:
     def cancel(self) -> None:
         """Abort the broadcast, unless the version is complete or about to be, and wait for the outcome.
 
-        After an abort ``result`` raises ``VersionAborted``, and no node keeps anything of the version. A
-        complete version stays; ``shardcast.withdraw`` takes it back. The function for the progress may call
-        this; then it does not wait.
+        After an abort ``result`` raises ``VersionAborted``, and every node deletes the version. A complete
+        version stays; ``shardcast.withdraw`` takes it back. If the progress function calls ``cancel``,
+        ``cancel`` does not wait.
         """
         self._break_off()
         if not (self._telling and self._telling.is_current):
             self._published.wait()
 
     def wait_for(self, copies: int | None = None, timeout: float | None = None) -> str:
-        """Wait until the version is complete and ``copies`` nodes below have it whole and verified.
+        """Wait until the version is complete, and whole and verified at ``copies`` nodes below.
 
-        Middles count, and clients that follow. Nodes of 0.4.0 and 0.1.0 don't: they report no origin id, or
+        Middles and following clients count. Nodes of 0.4.0 and 0.1.0 do not: they report no origin id, or
         nothing at all.
 
         Args:
-            copies: number of nodes; None for the number that ``broadcast`` was called with.
+            copies: number of nodes; None for the number requested from ``broadcast``.
             timeout: maximum seconds to wait; None for no maximum.
 
         Returns:
@@ -176,7 +175,7 @@ class Broadcast:
 
         Raises:
             UsageError: the number of copies or of seconds makes no sense.
-            CopiesMissing: too few nodes have the version in time; it stays published.
+            CopiesMissing: too few nodes have the version in time; the version stays published.
             VersionNotOffered: the origin has retired the version meanwhile.
             ShardcastError: publishing failed, or the origin ended.
         """
@@ -193,7 +192,7 @@ class Broadcast:
         """Wait until the version is complete.
 
         Raises:
-            CopiesMissing: it is not after ``timeout`` seconds.
+            CopiesMissing: the version is not complete after ``timeout`` seconds.
             ShardcastError: publishing failed.
         """
         if not self._published.wait(timeout):
@@ -212,7 +211,7 @@ class Broadcast:
             self._progress = replace(self._progress, copies=have)
 
     def _listen(self, messages: Iterator[Mapping[str, Any]]) -> None:
-        """Follow the origin's messages, then the copies, and keep what failed; the thread's function."""
+        """Follow the origin's messages, then the copies, and store a failure; the thread's function."""
         try:
             for message in messages:
                 if "progress" in message:
@@ -232,7 +231,7 @@ class Broadcast:
             self._ended.set()
 
     def _finish_telling(self) -> None:
-        """Have the function for the progress called for the last time; its exception is the failure."""
+        """Call the progress function for the last time; its exception counts as the failure."""
         if self._telling:
             raised = self._telling.finish(succeeded=self._failure is None)
             if raised:

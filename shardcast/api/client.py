@@ -56,7 +56,7 @@ def folder_settings(
 
 
 class ClientNode:
-    """Client that downloads versions; the blocking form of ``Client``.
+    """Client for downloading versions; the blocking form of ``Client``.
 
     Attributes:
         servers: base URLs of the servers, the authority first.
@@ -88,42 +88,42 @@ class ClientNode:
         link: bool = False,
         verify: str | None = None,
     ) -> None:
-        """Remember the servers; nothing is asked yet.
+        """Remember the servers; send no request yet.
 
         Args:
             servers: servers as people write them, ``host:port`` or a URL; or one text with commas.
             output_dir: the folder for downloads.
-            output_name: names of downloads in it, ``{version}/{name}``: fields are ``version`` (v3),
+            output_name: names of downloads in the folder, ``{version}/{name}``: fields are ``version`` (v3),
                 ``number``, ``name``, ``stem``, ``suffix`` and ``tag`` (the first). None for the usual names,
                 ``download_{version}.bin``.
             origin_id: id of the only line of versions to accept; None for the first server's line.
-            token: token to show to the servers, or lines ``host=token``; None for those of
+            token: token to show to the servers, or lines ``host=token``; None for those in
                 ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
-            download_limit: bytes a second to receive at most, by all downloads together; None for no limit.
+            download_limit: maximum bytes a second received, by all downloads together; None for no limit.
             ca: file with the CAs to trust for ``https://`` servers; None for the system's.
-            client_certificate: file with the certificate to show to servers that want one.
-            client_key: file with its key; None where ``client_certificate`` has it too.
-            share: whether to pass on to other such clients what is here of a version: while it arrives, then
-                for ``seed_for``, and in ``follow`` for as long as that runs. It needs ``shardcast[swarm]``.
+            client_certificate: file with the certificate to show to servers if asked.
+            client_key: file with the certificate's key; None if ``client_certificate`` also has the key.
+            share: whether to pass on pieces of a version to other sharing clients: while they arrive, then
+                for ``seed_for``, and in ``follow`` while following. Needs ``shardcast[swarm]``.
             share_host: with ``share``, the address to listen on.
             share_port: with ``share``, the port to listen on; 0 for a free one each time.
-            upload_limit: with ``share``, bytes a second to send at most; None for no limit.
-            seed_for: with ``share``, seconds for which ``download_version`` goes on to share, in the
-                background, what it has returned; it ends earlier with the process, by ``stop_sharing``, or
-                when the file is changed or removed.
-            site: with ``share``, the name of this machine's site; None to have it guessed.
+            upload_limit: with ``share``, maximum bytes a second sent; None for no limit.
+            seed_for: with ``share``, seconds to share a file in the background after ``download_version`` has
+                returned it; sharing ends earlier with the process, by ``stop_sharing``, or after a change or
+                removal of the file.
+            site: with ``share``, the name of this machine's site; None to guess the site.
             advertise: with ``share``, ``HOST[:PORT]`` where others reach this client, if the servers allow
-                that address; None for the address that the servers see.
-            only: patterns of paths, such as ``*.json``; of a folder only what matches is fetched.
-            exclude: patterns of paths that are left out of a folder.
-            seeds: downloaded folders whose files are used again, beside those in the output folder.
-            link: whether such files are linked instead of copied; then none of them may be written to.
-            verify: ``whole`` or ``shards``: by which digests a version gets its name. By default the whole
-                one; for a folder of which something is here already, those of its shards and files.
+                that address; None for the address seen by the servers.
+            only: patterns of paths, such as ``*.json``; only matching files of a folder are fetched.
+            exclude: patterns of paths in a folder to leave out.
+            seeds: downloaded folders with files to reuse, beside those in the output folder.
+            link: whether to link such files instead of copying them; then do not write to any of them.
+            verify: ``whole`` or ``shards``: the digests to check before a version gets its name. By default
+                the whole digest; for a folder with reusable files here, the digests of shards and files.
 
         Raises:
-            UsageError: a server, a token or ``advertise`` is malformed, a limit is too low, there is no
-                server, one is not https while ``SHARDCAST_REQUIRE_TLS`` is set, an argument needs ``share``,
+            UsageError: a server, a token or ``advertise`` is malformed, a limit is too low, no server is
+                given, one is not https while ``SHARDCAST_REQUIRE_TLS`` is set, an argument needs ``share``,
                 or ``shardcast[swarm]`` is not installed.
             LocalDiskError: the token file can't be read.
         """
@@ -158,7 +158,7 @@ class ClientNode:
             check_available()
 
     def __getstate__(self) -> dict[str, object]:
-        """Return what is pickled: without the environment's token, which the other process reads itself."""
+        """Return the state for pickling, without a token from the environment: each process reads its own."""
         return vars(self) | {"_access": None, "_seeding": None}
 
     def _client(self, sharing: SharingSettings | None = None) -> Client:
@@ -177,16 +177,16 @@ class ClientNode:
         )
 
     def _seeder(self, sharing: SharingSettings) -> Seeding:
-        """Return what shares on in the background; a forked process, which has none of it, begins anew."""
+        """Return the sharing of downloads in the background; a forked process starts its own."""
         if self._seeding is None or self._seeding[0] != os.getpid():
             settings = replace(sharing, seed_for=self._seed_for)
             self._seeding = os.getpid(), Seeding(lambda: self._client(settings), self._seed_for)
         return self._seeding[1]
 
     def stop_sharing(self) -> None:
-        """Share no longer what ``download_version`` has returned, whatever is left of ``seed_for``.
+        """Stop sharing the downloads of ``download_version``, before the end of ``seed_for``.
 
-        A download under way goes on, and shares while it does.
+        A running download goes on, and shares meanwhile.
         """
         if self._seeding is not None and self._seeding[0] == os.getpid():
             self._seeding[1].stop()
@@ -195,11 +195,11 @@ class ClientNode:
         """Return the versions on offer.
 
         Returns:
-            Names, oldest first, each with ``<digest>|<number of shards>``. Empty while there is none, and
-            also while no server can be reached, which is logged.
+            Names, oldest first, each with ``<digest>|<number of shards>``. Empty if there is none; also
+            empty, with a log line, if no server can be reached.
 
         Raises:
-            AccessDenied: a server refuses, and no other tells its versions.
+            AccessDenied: a server refuses, and no other lists versions.
             ShardcastError: a server's answer can't be used.
         """
 
@@ -220,12 +220,12 @@ class ClientNode:
         *,
         progress: OnProgress | bool | None = None,
     ) -> str | None:
-        """Download a version into a file, which gets its name only when every byte is verified.
+        """Download a version into a file; the file gets its name only after every byte is verified.
 
-        With ``share`` and ``seed_for`` it is shared on in the background after that.
+        With ``share`` and ``seed_for`` the version is shared in the background afterwards.
 
         Args:
-            version: ``v3``, its number, ``latest``, or a tag: the newest version that has it.
+            version: ``v3``, its number, ``latest``, or a tag: the newest version with the tag.
             output_file: path of the file; None for ``download_<version>.bin`` in the output folder.
             progress: called with a ``Progress`` in a thread of the library, ten times a second at most, and
                 once at the end. A slow function is called less often, and delays nothing but the return. Its
@@ -272,11 +272,11 @@ class ClientNode:
         Args:
             callback: called with each version whose file is complete and verified.
             first: the first version, ``v3`` or ``latest``.
-            every: whether to download also versions that a newer one has overtaken.
-            on_withdrawn: called with each withdrawn version that is or was downloaded.
-            keep: number of followed versions of a line that stay in the output folder once the callback has
-                returned; None for all. Outputs that no follower made stay.
-            latest: whether a link ``latest`` in the output folder names the newest version.
+            every: whether to download every version; else only the newest at each time.
+            on_withdrawn: called with each withdrawn version, if downloaded or under way.
+            keep: number of followed versions of a line to keep in the output folder after the callback has
+                returned; None for all. Outputs made otherwise stay.
+            latest: whether to keep a link ``latest`` to the newest version in the output folder.
             progress: as for ``download_version``, for each version; its exception ends the following, and
                 ``wait`` of the handle raises it.
 
@@ -327,7 +327,7 @@ class ClientNode:
 
     @contextlib.contextmanager
     def lease(self, version: str) -> Iterator[None]:
-        """Hold a version at the servers while the block runs, however many newer versions there are.
+        """Hold a version at the servers while the block runs, in spite of newer versions.
 
         A server keeps a version for remote holders at most ten minutes beyond its retention.
 

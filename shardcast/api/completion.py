@@ -1,4 +1,4 @@
-"""The end of work that runs in a thread, for those who wait for it and those who are called at it."""
+"""The end of work in a thread: waiting for the end, and calling functions at the end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ log = logging.getLogger("shardcast")
 
 
 class Completion:
-    """Whether work has ended, and the functions to call once it has."""
+    """An event set at the end of work, and the functions to call then."""
 
     def __init__(self) -> None:
-        """Note work that has not ended."""
+        """Begin as not ended."""
         self._lock = threading.RLock()  # reentrant: a signal handler may add a callback
         self._ended = threading.Event()
         self._callbacks: list[Callable[[], object]] = []
@@ -29,7 +29,7 @@ class Completion:
         return self._ended.wait(timeout)
 
     def set(self) -> None:
-        """Note the end, and call the functions in the order in which they were added."""
+        """Set the event, and call the functions in the order of their addition."""
         with self._lock:
             self._ended.set()
             callbacks, self._callbacks = self._callbacks, []

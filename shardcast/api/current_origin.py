@@ -1,4 +1,4 @@
-"""The one origin of this process, which the functions of the package use: ``initialize`` to ``shutdown``."""
+"""The one origin of this process, used by the package's functions, from ``initialize`` to ``shutdown``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from shardcast.protocol.distribution import Withdrawal
 
 log = logging.getLogger("shardcast")
 
-# The one origin of this process. A forked child sees it, can broadcast through it, and never ends it.
+# The one origin of this process. A forked child inherits the origin, can broadcast through it, but never ends
+# it.
 _lock = threading.RLock()  # reentrant: a signal handler may call shutdown()
 _origin: OriginServer | None = None
 
 
 def _after_fork() -> None:
-    """Replace the lock in a forked child, since a thread of the parent may have held it at the fork."""
+    """Replace the lock in a forked child, since a thread of the parent may have held the lock at the fork."""
     global _lock
     _lock = threading.RLock()
 
@@ -49,38 +50,36 @@ def initialize(
     key: StrPath | None = None,
     client_ca: StrPath | None = None,
 ) -> None:
-    """Start an origin in a child process and wait until it listens, or attach to the one that runs already.
+    """Start an origin in a child process and wait until it listens, or attach to a running origin.
 
-    A process that descends from the origin's starter (a worker of ``multiprocessing``) attaches by itself;
-    with ``attach`` so does any other: a second script, another rank on this machine. Of several that start at
-    once, one starts the origin. An attached process never ends it. When it dies, the next broadcast of one
-    attached process starts it again. A second call warns and changes nothing; where the origin died, it
-    starts the origin again.
+    A descendant of the origin's starter (a worker of ``multiprocessing``) attaches in any case; with
+    ``attach`` any other process does so too: a second script, another rank on this machine. If several start
+    at once, one of them starts the origin. An attached process never ends the origin. If the origin dies, the
+    next broadcast of an attached process starts it again. A second call warns and changes nothing; if the
+    origin has died, the call starts it again.
 
     Args:
-        data_dir: the folder that holds the versions; made where it is missing.
-        port: TCP port to listen on; 0 picks a free one. None for 8000, or the port of an origin that runs.
-        max_distribution_folders: number of versions to keep; None for 15, or the number of an origin that
-            runs.
+        data_dir: the folder of the versions; made if missing.
+        port: TCP port to listen on; 0 picks a free one. None for 8000, or the port of a running origin.
+        max_distribution_folders: number of versions to keep; None for 15, or the number of a running origin.
         max_bytes: maximum bytes of all versions together; None for no maximum.
-        attach: whether to use the origin that runs on the data directory, whoever started it.
-        first_version: smallest number of a new version, for a fresh data directory that continues where a
-            lost one stopped.
-        tokens: file of tokens (``shardcast token new``), of which each request needs one; None for the file
-            that ``SHARDCAST_TOKENS`` names, or none.
-        publish: whether the origin takes payloads from elsewhere (``broadcast(path, to=…)``).
-        upload_limit: bytes a second to send at most; None for no limit.
-        site: name of the site of this machine; None to guess it from the address that a node reaches.
-        certificate: file (PEM) with the certificate of the node, which then speaks TLS; read again when it
-            changes.
-        key: file with its key; None where ``certificate`` has it too.
-        client_ca: file with the CAs whose certificates clients must show; None where they need none.
+        attach: whether to use an origin running on the data directory, started by any program.
+        first_version: smallest number of a new version, for a fresh data directory to continue the numbers of
+            a lost one.
+        tokens: file of tokens (``shardcast token new``), one of them required for each request; None for the
+            file named by ``SHARDCAST_TOKENS``, or none.
+        publish: whether the origin accepts payloads from elsewhere (``broadcast(path, to=…)``).
+        upload_limit: maximum bytes a second sent; None for no limit.
+        site: name of the site of this machine; None to guess the site from the address a node reaches.
+        certificate: file (PEM) with the certificate of the node, to speak TLS; read again after changes.
+        key: file with the certificate's key; None if ``certificate`` also has the key.
+        client_ca: file with CAs, for certificates required from clients; None to require none.
 
     Raises:
         DataDirInUse: another process works on the data directory.
         LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
         UsageError: a number, a limit or the file of tokens makes no sense, or differs from those of the
-            origin that runs.
+            running origin.
         NodeFailed: the port is taken, or the process could not start.
     """
     global _origin
@@ -111,7 +110,8 @@ def current_origin(caller: str, otherwise: str = "") -> OriginServer:
     """Return the origin of this process.
 
     Raises:
-        NotInitialized: there is none; the message names the ``caller``, and what it can do ``otherwise``.
+        NotInitialized: this process has no origin; the message names the ``caller``, and the alternative
+            ``otherwise``.
     """
     origin = _origin
     if origin is None:
@@ -126,9 +126,9 @@ def open_broadcast(
     *,
     tags: Sequence[str] = (),
 ) -> BroadcastWriter:
-    """Open the next version for writing; each shard goes out as soon as it is full.
+    """Open the next version for writing; each shard is sent as soon as full.
 
-    Leaving the ``with`` block completes the version; an exception in it aborts the version everywhere::
+    Leaving the ``with`` block completes the version; an exception there aborts the version everywhere::
 
         with shardcast.open_broadcast("model.pt", tags=["step-1200"]) as out:
             torch.save(model, out)
@@ -136,7 +136,7 @@ def open_broadcast(
     Args:
         name: name of the version's file.
         shard_size: bytes of a shard; None for the origin's 50 000 000.
-        metadata: JSON object, at most 16 KiB, that goes with the version.
+        metadata: JSON object, at most 16 KiB, published with the version.
         tags: names of the version beside its number, for receivers to ask for.
 
     Returns:
@@ -156,9 +156,9 @@ def open_broadcast_folder(
     *,
     tags: Sequence[str] = (),
 ) -> FolderWriter:
-    """Open the next version as a folder; each file goes out when it is closed, or at once with its size.
+    """Open the next version as a folder; each file is sent once closed, or at once if its size is known.
 
-    Leaving the ``with`` block completes the version; an exception in it aborts the version everywhere::
+    Leaving the ``with`` block completes the version; an exception there aborts the version everywhere::
 
         with shardcast.open_broadcast_folder("step-1200") as folder:
             with folder.open("model-00001.safetensors", size=n) as file:
@@ -166,13 +166,13 @@ def open_broadcast_folder(
             folder.write("config.json", b"{}")
             folder.add("/data/tokenizer.json")
 
-    Its files stand in the version in the order in which they were closed, at most 800 with their folders, so
-    that the digest is another one than that of the folder broadcast whole.
+    The version has the files in the order of their closing; at most 800, including folders. So the digest
+    differs from the digest of the same folder broadcast whole.
 
     Args:
         name: name of the folder.
         shard_size: bytes of a shard; None for the origin's 50 000 000.
-        metadata: JSON object, at most 16 KiB, that goes with the version.
+        metadata: JSON object, at most 16 KiB, published with the version.
         tags: names of the version beside its number, for receivers to ask for.
 
     Returns:
@@ -187,14 +187,14 @@ def open_broadcast_folder(
 
 
 def withdraw(version: str, reason: str = "") -> Withdrawal:
-    """Withdraw a version that this process's origin published.
+    """Withdraw a version published by this process's origin.
 
     Within a second a hop no node offers the version any more, and followers go back to their newest good one.
     Downloaded files stay; the number is never used again.
 
     Args:
         version: the version's name, ``v7``.
-        reason: one line of at most 500 characters for those that follow.
+        reason: one line of at most 500 characters for the followers.
 
     Returns:
         The withdrawal, with the version's digest.
@@ -209,16 +209,16 @@ def withdraw(version: str, reason: str = "") -> Withdrawal:
 
 
 def shutdown(wait: float | None = None) -> None:
-    """End the origin that ``initialize`` started; also called when the interpreter exits.
+    """End the origin of ``initialize``; also called when the interpreter exits.
 
-    The nodes below get the newest version first: the origin goes on until every node that reported in the
-    last 20 s has it, or, where no node reports, until no byte was read for 5 s; 60 s at most. It ends at once
-    when no node has read or reported in the last minute, and at an exit after an uncaught exception. An
-    exception (Ctrl-C) ends the wait, and the origin with it.
+    The nodes below get the newest version first: the origin goes on until every node with a report in the
+    last 20 s has it, or, if no node reports, until no byte was read for 5 s; 60 s at most. The origin ends at
+    once if no node has read or reported in the last minute, and at an exit after an uncaught exception. An
+    exception (Ctrl-C) ends the wait and the origin.
 
     Args:
-        wait: seconds for which the origin goes on at least; 0 ends it at once. Nodes of 0.1.0 need 40, since
-            they look every 30 s and don't report. None for the rules above alone.
+        wait: minimum seconds until the end; 0 ends the origin at once. Nodes of 0.1.0 need 40, since they
+            poll every 30 s and do not report. None for the rules above alone.
 
     Raises:
         UsageError: ``wait`` is no number of seconds.

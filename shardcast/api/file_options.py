@@ -1,4 +1,4 @@
-"""Files that a caller names ─▶ options of the child process."""
+"""Files named by a caller ─▶ options of the child process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def file_options(**files: str | os.PathLike[str] | None) -> list[str]:
-    """Return the options of a node's command that name files, by their names in the library."""
+    """Return the file options of a node's command, from keyword arguments of the same names."""
     return [
         word
         for name, path in files.items()

@@ -1,4 +1,4 @@
-"""Handle of versions that a blocking client follows in the background."""
+"""Handle of following, in the background of a blocking client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardcast.api.background import Background
 
 
 class Followed:
-    """Handle of versions that are followed in the background.
+    """Handle of following in the background: each new version is downloaded.
 
     Following ends by ``stop``, or with the ``with`` block.
     """
@@ -19,25 +19,26 @@ class Followed:
         """Take over the work.
 
         Args:
-            work: the coroutine that follows.
-            calling: identifiers of the threads that run a callback now.
+            work: the following coroutine.
+            calling: identifiers of the threads running a callback.
         """
         self._work = work
         self._calling = calling
 
     def stop(self) -> None:
-        """Stop following, and wait until a running callback has returned.
+        """Stop following, and wait for the end of a running callback.
 
-        A callback may call this itself; then it does not wait. Arrived pieces are kept for the next run.
+        A callback may call ``stop`` itself; then ``stop`` does not wait. Arrived pieces are kept for the next
+        run.
         """
-        # Waiting for the callback inside of it would never end.
+        # A callback waiting for its own end would wait for ever.
         if threading.get_ident() in self._calling:
             self._work.request_cancel()
         else:
             self._work.cancel()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until following has ended: it failed, or another thread called ``stop``.
+        """Wait for the end of following: a failure, or ``stop`` in another thread.
 
         Args:
             timeout: maximum seconds to wait; None for no maximum.

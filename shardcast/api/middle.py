@@ -1,4 +1,4 @@
-"""A middle in a child process, which ends with the caller's process."""
+"""A middle in a child process, ended with the caller's process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from shardcast.policy.byte_limit import Rates
 
 
 class MiddleNode:
-    """Middle in a child process, which ends with the caller's process.
+    """Middle in a child process, ended with the caller's process.
 
     Attributes:
         upstream_servers: base URLs of the servers above, the authority first.
         data_dir: the data directory, absolute.
-        check_interval: seconds between two requests to servers that have no feed.
-        port: TCP port that the middle listens on.
+        check_interval: seconds between two requests to servers without a feed.
+        port: TCP port of the middle.
     """
 
     def __init__(
@@ -51,25 +51,26 @@ class MiddleNode:
 
         Args:
             upstream_servers: servers as people write them, ``host:port`` or a URL; the authority first.
-            data_dir: the folder that holds the versions; made where it is missing.
+            data_dir: the folder of the versions; made if missing.
             port: TCP port to listen on; 0 picks a free one.
-            check_interval: seconds between two requests to servers that have no feed (old ones), and until a
+            check_interval: seconds between two requests to servers without a feed (old ones), and until a
                 failed download is tried again.
             max_bytes: maximum bytes of all versions together; None for no maximum.
             origin_id: id of the only line of versions to accept; None for the authority's line.
-            tokens: file of tokens, of which each request to this middle needs one; None for the file that
-                ``SHARDCAST_TOKENS`` names, or none.
-            token: token to show to the servers above, or lines ``host=token``; None for those of
-                ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``. No option of the child has it.
-            upload_limit: bytes a second to send at most; None for no limit.
-            download_limit: bytes a second to receive at most; None for no limit.
-            site: name of the site of this machine; None to guess it from the addresses.
-            certificate: file (PEM) with its certificate: speak TLS. Read again when it changes.
-            key: file with its key; None where ``certificate`` has it too.
-            client_ca: file with the CAs whose certificates clients must show; None for none.
+            tokens: file of tokens, one of them required for each request to this middle; None for the file
+                named by ``SHARDCAST_TOKENS``, or none.
+            token: token to show to the servers above, or lines ``host=token``; None for those in
+                ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``. Never shown among the child's options.
+            upload_limit: maximum bytes a second sent; None for no limit.
+            download_limit: maximum bytes a second received; None for no limit.
+            site: name of the site of this machine; None to guess the site from the addresses.
+            certificate: file (PEM) with the certificate of the middle, to speak TLS; read again after
+                changes.
+            key: file with the certificate's key; None if ``certificate`` also has the key.
+            client_ca: file with CAs, for certificates required from clients; None to require none.
             ca: file with the CAs to trust for ``https://`` servers; None for the system's.
-            client_certificate: file with the certificate to show to servers that want one.
-            client_key: file with its key; None where ``client_certificate`` has it too.
+            client_certificate: file with the certificate to show to servers if asked.
+            client_key: file with that certificate's key; None if ``client_certificate`` also has the key.
 
         Raises:
             UsageError: a server, a token, a limit or a certificate makes no sense, or there is no server.

@@ -1,4 +1,4 @@
-"""An origin in a child process, which ends with the caller's process."""
+"""An origin in a child process, ended with the caller's process."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ from shardcast.sizes import shard_size_of
 
 
 class OriginServer:
-    """Origin in a child process, which ends with the caller's process.
+    """Origin in a child process, ended with the caller's process.
 
-    A child that dies is started again, on the same port, by the next broadcast of this process, or of one
-    that is attached to it.
+    If the child dies, the next broadcast of this process or an attached one starts it again on the same port.
 
     Attributes:
         data_dir: the data directory, absolute.
@@ -52,33 +51,33 @@ class OriginServer:
         key: StrPath | None = None,
         client_ca: StrPath | None = None,
     ) -> None:
-        """Start the origin and wait until it listens, or attach to the one that runs on the data directory.
+        """Start the origin and wait until it listens, or attach to an origin running on the data directory.
 
         Args:
-            data_dir: the folder that holds the versions; made where it is missing.
-            port: TCP port to listen on; 0 picks a free one. None for 8000, or the port of an origin that
-                runs.
-            max_distribution_folders: number of versions to keep; None for 15, or the number of an origin that
-                runs.
+            data_dir: the folder of the versions; made if missing.
+            port: TCP port to listen on; 0 picks a free one. None for 8000, or the port of a running origin.
+            max_distribution_folders: number of versions to keep; None for 15, or the number of a running
+                origin.
             max_bytes: maximum bytes of all versions together; None for no maximum.
-            attach: whether to use the origin that runs on the data directory, whoever started it. A process
-                that descends from its starter does so in any case.
-            first_version: smallest number of a new version, for a fresh data directory that continues where a
-                lost one stopped.
-            tokens: file of tokens, of which each request needs one; None for the file that
-                ``SHARDCAST_TOKENS`` names, or none.
-            publish: whether the origin takes payloads from elsewhere.
-            upload_limit: bytes a second to send at most; None for no limit.
-            site: name of the site of this machine; None to guess it from the address that a node reaches.
-            certificate: file (PEM) with its certificate: speak TLS. Read again when it changes.
-            key: file with its key; None where ``certificate`` has it too.
-            client_ca: file with the CAs whose certificates clients must show; None for none.
+            attach: whether to use an origin running on the data directory, started by any program. A
+                descendant of its starter does so in any case.
+            first_version: smallest number of a new version, for a fresh data directory to continue the
+                numbers of a lost one.
+            tokens: file of tokens, one of them required for each request; None for the file named by
+                ``SHARDCAST_TOKENS``, or none.
+            publish: whether the origin accepts payloads from elsewhere.
+            upload_limit: maximum bytes a second sent; None for no limit.
+            site: name of the site of this machine; None to guess the site from the address a node reaches.
+            certificate: file (PEM) with the certificate of the origin, to speak TLS; read again after
+                changes.
+            key: file with the certificate's key; None if ``certificate`` also has the key.
+            client_ca: file with CAs, for certificates required from clients; None to require none.
 
         Raises:
             DataDirInUse: another process works on the data directory.
             LocalDiskError: the data directory, or a file of the certificates or tokens, can't be used.
             UsageError: a number, a limit, the tokens or the certificates make no sense, or differ from those
-                of the origin that runs.
+                of the running origin.
             NodeFailed: the port is taken, or the process could not start.
         """
         if not 1 <= first_version <= MAX_VERSION:
@@ -98,12 +97,12 @@ class OriginServer:
 
     @property
     def port(self) -> int:
-        """TCP port that the origin listens on."""
+        """TCP port of the origin."""
         return self._process.port
 
     @property
     def is_attached(self) -> bool:
-        """Whether the origin is another process's, which ``shutdown`` leaves running."""
+        """Whether another process started the origin; ``shutdown`` leaves it running then."""
         return self._process.is_attached
 
     @property
@@ -184,14 +183,14 @@ class OriginServer:
             file_path: the file or folder to publish.
             shard_size: bytes of a shard, or ``50MB``; None for the origin's 50 000 000.
             wait: whether to wait until the version is complete.
-            metadata: JSON object, at most 16 KiB, that goes with the version.
+            metadata: JSON object, at most 16 KiB, published with the version.
             copy: whether to store a copy; else the file itself is served and must not change.
             tags: names of the version beside its number (``step-1200``, ``best``), for receivers to ask for.
-            copies: number of nodes below that must have the version; None waits for no node.
-            timeout: maximum seconds, from the call, until they have it; None for no maximum.
-            exclude: patterns of the paths in a folder that are left out.
-            mtimes: whether times of a folder's files are published.
-            checksum: whether to read all files of a folder, whatever their sizes and times say.
+            copies: number of nodes below to wait for; None waits for no node.
+            timeout: maximum seconds, from the call, until these nodes have the version; None for no maximum.
+            exclude: patterns of paths in a folder to leave out.
+            mtimes: whether to publish the times of a folder's files.
+            checksum: whether to read all files of a folder, also those of unchanged size and times.
             progress: called with a ``Progress`` in a thread, as for ``shardcast.broadcast``.
 
         Returns:
@@ -200,7 +199,7 @@ class OriginServer:
         Raises:
             UsageError: the number of copies or of seconds makes no sense, or ``progress`` is neither a
                 function nor True.
-            PayloadMissing: there is no such file.
+            PayloadMissing: the file does not exist.
             LocalDiskError: the file can't be read or stored.
             CopiesMissing: fewer than ``copies`` nodes below have the version after ``timeout`` seconds.
             NodeFailed: the origin has ended, and could not be started again.
@@ -238,7 +237,7 @@ class OriginServer:
         Args:
             name: name of the version's file.
             shard_size: bytes of a shard, or ``50MB``; None for the origin's 50 000 000.
-            metadata: JSON object, at most 16 KiB, that goes with the version.
+            metadata: JSON object, at most 16 KiB, published with the version.
             tags: names of the version beside its number.
 
         Returns:
@@ -263,7 +262,7 @@ class OriginServer:
         Args:
             name: name of the folder.
             shard_size: bytes of a shard, or ``50MB``; None for the origin's 50 000 000.
-            metadata: JSON object, at most 16 KiB, that goes with the version.
+            metadata: JSON object, at most 16 KiB, published with the version.
             tags: names of the version beside its number.
 
         Returns:
@@ -280,7 +279,7 @@ class OriginServer:
 
         Args:
             version: the version's name, ``v7``.
-            reason: one line of at most 500 characters for those that follow.
+            reason: one line of at most 500 characters for the followers.
 
         Returns:
             The withdrawal, with the version's digest.
@@ -293,27 +292,27 @@ class OriginServer:
         return self._process.restarting(lambda: withdraw(Path(self.data_dir), version, reason))
 
     def restart_if_dead(self) -> bool:
-        """Start the origin again on the same port if it has died; see ``OriginProcess.restart_if_dead``.
+        """Start a dead origin again on the same port; see ``OriginProcess.restart_if_dead``.
 
         Returns:
-            Whether this process started it again.
+            Whether this process started the origin.
 
         Raises:
-            NodeFailed: it has died again within a minute, was shut down, or can't be started.
+            NodeFailed: the origin has died again within a minute, was shut down, or cannot be started.
             DataDirInUse: another process has taken the data directory meanwhile.
         """
         return self._process.restart_if_dead()
 
     def shutdown(self, wait: float | None = None) -> None:
-        """End the origin, unless it is another process's; its versions stay in the data directory.
+        """End the origin, unless another process started it; the versions stay in the data directory.
 
-        The origin first serves the nodes below: until every node that reported in the last 20 s has the
-        newest version, or, where no node reports, until no byte was read for 5 s; 60 s at most. It ends at
-        once when no node has read or reported in the last minute.
+        The origin first serves the nodes below: until every node with a report in the last 20 s has the
+        newest version, or, if no node reports, until no byte was read for 5 s; 60 s at most. The origin ends
+        at once if no node has read or reported in the last minute.
 
         Args:
-            wait: seconds for which the origin goes on at least; 0 ends it at once. Nodes of 0.1.0 need 40,
-                since they look every 30 s and don't report. None for the rules above alone.
+            wait: minimum seconds until the end; 0 ends the origin at once. Nodes of 0.1.0 need 40, since they
+                poll every 30 s and do not report. None for the rules above alone.
 
         Raises:
             UsageError: ``wait`` is no number of seconds.

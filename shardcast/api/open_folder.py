@@ -1,4 +1,4 @@
-"""A version written as a folder: each file goes out when it is closed, or at once with its size."""
+"""A version written as a folder: each file is sent once closed, or at once if its size is known."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from shardcast.folders.written_table import WrittenTable
 from shardcast.protocol.manifest_reader import is_folder_name
 
 _IN_MEMORY = 32 << 20
-"""Bytes of a file of unknown size that are kept in memory until it is closed; more go to a temporary file."""
+"""Maximum bytes in memory of an open file of unknown size; a larger file goes to a temporary file."""
 _CHUNK = 1 << 20
-"""Bytes that are copied at a time."""
+"""Bytes copied at a time."""
 _FOLDER_MODE = 0o755
 
 
 class FolderWriter:
-    """A folder that publishes the files written into it, in the order in which they are closed.
+    """A folder of a new version; files written into it are published in the order of their closing.
 
-    Leaving the block completes the version; an exception in it aborts the version, on every node::
+    Leaving the block completes the version; an exception in the block aborts the version, on every node::
 
         with shardcast.open_broadcast_folder("step-1200") as folder:
             with folder.open("model-00001.safetensors", size=n) as file:
@@ -82,17 +82,17 @@ class FolderWriter:
 
         Args:
             path: in the folder, with slashes; folders on the way are made.
-            size: bytes of the file, which then goes out while it is written; None where they are not known:
-                it goes out when it is closed, and is kept here until then.
+            size: bytes of the file, to send it while being written; None if unknown: the file is kept here
+                until closed, and sent then.
             mode: permission bits.
             mtime: seconds since 1970; None for now.
 
         Returns:
-            The file; leaving its block closes it.
+            The file; use it in a ``with`` block to close it.
 
         Raises:
-            UsageError: the path is unsafe or there already, or another file is still open.
-            ShardcastError: publishing failed, and why.
+            UsageError: the path is unsafe or already used, or another file is still open.
+            ShardcastError: publishing failed, with the reason.
         """
         if self._file is not None and not self._file.closed:
             raise UsageError(f"close {self._file.name!r} before {path!r} is opened")
@@ -119,17 +119,17 @@ class FolderWriter:
             file.write(data)
 
     def add(self, source: str | os.PathLike[str], name: str | None = None) -> None:
-        """Write a file that is on the disk, with its mode and time.
+        """Write a file from the disk, with its mode and time.
 
         Args:
             source: the file.
-            name: its path in the folder; None for its name.
+            name: path in the folder; None for the file's name.
 
         Raises:
-            PayloadChanged: it changed meanwhile, and the version was aborted.
-            LocalDiskError: it is no file, or can't be read.
-            UsageError: the path is unsafe or there already, or another file is still open.
-            ShardcastError: publishing failed, and why.
+            PayloadChanged: the file changed meanwhile, and the version was aborted.
+            LocalDiskError: the source is no file, or cannot be read.
+            UsageError: the path is unsafe or already used, or another file is still open.
+            ShardcastError: publishing failed, with the reason.
         """
         path = Path(source)
         with disk_errors("could not read", path), open(path, "rb", buffering=0, opener=_open_at_once) as file:
@@ -183,7 +183,7 @@ class FolderWriter:
         """Check that an entry can be written next.
 
         Raises:
-            UsageError: it can't.
+            UsageError: the version has ended, another file is open, or the path is unsafe or already used.
         """
         try:
             check_entry(entry)
@@ -195,17 +195,17 @@ class FolderWriter:
             raise UsageError(f"{self.version} can't have this file: {error}") from None
 
     def _missing_above(self, path: bytes) -> Iterator[FolderEntry]:
-        """Yield the entries of folders above a path that are not written yet."""
+        """Yield the entries of folders above a path not written yet."""
         for above in _above(path):
             if self._table.find(above) is None:
                 yield FolderEntry(above, EntryKind.FOLDER, 0, _FOLDER_MODE)
 
     def _begin(self, entry: FolderEntry) -> None:
-        """Send the entry of a file, after those of the folders above it.
+        """Send the entry of a file, after those of the folders above.
 
         Raises:
-            UsageError: it can't be written.
-            ShardcastError: publishing failed, and why.
+            UsageError: the entry cannot be written next.
+            ShardcastError: publishing failed, with the reason.
         """
         with self._aborting():
             try:
@@ -221,11 +221,11 @@ class FolderWriter:
         self._writer.write(len(text).to_bytes(LENGTH_BYTES, "big") + text)
 
     def _send(self, data: memoryview) -> None:
-        """Send bytes of the file that was begun."""
+        """Send bytes of the current file."""
         self._writer.write(data)
 
     def _flush(self) -> None:
-        """Send what was gathered."""
+        """Send the buffered bytes."""
         self._writer.flush()
 
     @contextmanager
@@ -239,9 +239,9 @@ class FolderWriter:
 
 
 class FolderFile(io.RawIOBase):
-    """A file of a folder whose size is known only when it is closed; kept here until then.
+    """A file of a folder with a size unknown until closing; its bytes are kept here until then.
 
-    An exception in its block drops it; the folder goes on without it.
+    An exception in the block drops the file; the folder goes on without it.
     """
 
     def __init__(self, folder: FolderWriter, entry: FolderEntry) -> None:
@@ -253,7 +253,7 @@ class FolderFile(io.RawIOBase):
         self._kept: BinaryIO | None = self._keep()
 
     def _keep(self) -> BinaryIO | None:
-        """Return the place of its bytes until it is closed."""
+        """Return the place for the file's bytes until closing."""
         return tempfile.SpooledTemporaryFile(_IN_MEMORY)  # type: ignore[return-value]
 
     def writable(self) -> bool:
@@ -289,8 +289,8 @@ class FolderFile(io.RawIOBase):
         """Send the file.
 
         Raises:
-            UsageError: it has another size than was told.
-            ShardcastError: publishing failed, and why.
+            UsageError: the file's size differs from the announced size.
+            ShardcastError: publishing failed, with the reason.
         """
         if self.closed:
             return
@@ -298,7 +298,7 @@ class FolderFile(io.RawIOBase):
         self._end()
 
     def _end(self) -> None:
-        """Send the entry, then the bytes that were kept."""
+        """Send the entry, then the kept bytes."""
         folder, kept = self._folder, self._kept
         assert kept
         with kept, folder._aborting():
@@ -327,13 +327,13 @@ class FolderFile(io.RawIOBase):
         super().close()
 
     def __del__(self) -> None:
-        """Forget a file that was never closed."""
+        """Forget a file never closed."""
         if not self.closed:
             self._drop()
 
 
 class SizedFile(FolderFile):
-    """A file of a folder that goes out while it is written; an exception in its block aborts the version."""
+    """A file of a folder, sent while being written; an exception in the block aborts the version."""
 
     def __init__(self, folder: FolderWriter, entry: FolderEntry) -> None:
         super().__init__(folder, entry)
@@ -341,7 +341,7 @@ class SizedFile(FolderFile):
         folder._flush()  # its header goes out before its first byte
 
     def _keep(self) -> None:
-        """Return None: its bytes go out at once."""
+        """Return None: the bytes are sent at once."""
 
     def _put(self, view: memoryview) -> None:
         """Send the next bytes.
@@ -358,7 +358,7 @@ class SizedFile(FolderFile):
         self._folder._send(view)
 
     def _end(self) -> None:
-        """Check that all bytes were written."""
+        """Check that all announced bytes were written."""
         if self._written != self._entry.size:
             self._folder.abort()
             raise UsageError(
@@ -368,18 +368,18 @@ class SizedFile(FolderFile):
         self._folder._flush()
 
     def _drop(self) -> None:
-        """Abort the version: the file's size is announced, and its bytes will not come."""
+        """Abort the version: the file's size is announced, and the bytes will not follow."""
         self._folder.abort()
         super()._drop()
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; of a named pipe, without waiting for its writer."""
+    """Open a file; open a named pipe without waiting for its writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _above(path: bytes) -> Iterator[bytes]:
-    """Yield the folders above a path, the outermost first, each with its slash."""
+    """Yield the folders above a path, the outermost first, each with a slash at the end."""
     at = path.find(b"/")
     while at >= 0:
         yield path[: at + 1]

@@ -1,4 +1,4 @@
-"""The origin of a data directory: a child of this process, or one that runs already."""
+"""The origin of a data directory: a child of this process, or an origin already running."""
 
 from __future__ import annotations
 
@@ -27,44 +27,45 @@ T = TypeVar("T")
 log = logging.getLogger("shardcast")
 
 _RESTART_INTERVAL = 60.0
-"""Seconds within which a dead origin is restarted only once by one process."""
+"""Minimum seconds between two restarts of a dead origin by one process."""
 _DEATH_TIMEOUT = 1.0
-"""Seconds to wait for the exit of an origin whose socket failed, which comes a moment before."""
+"""Seconds to wait for the exit of an origin with a failed socket; the socket fails a moment before the exit.
+"""
 _END_TIMEOUT = SHUTDOWN_GRACE + 5.0
-"""Seconds to wait for the exit of an origin that has said that it ends."""
+"""Seconds to wait for the exit of an origin after its announcement of the end."""
 _ANSWER_TIMEOUT = 60.0
-"""Seconds from the moment another process has the data directory until its origin must answer: those that
-the starter of a node waits for it."""
+"""Seconds until the origin of another process must answer, from the moment that process holds the data
+directory: as long as a starter waits for its node."""
 _START_INTERVAL = 1.0
-"""Seconds for which another process's origin is awaited before this one tries again to start its own, which
-costs a process."""
+"""Seconds to wait for another process's origin before trying again to start an own one; each try costs a
+process."""
 _POLL = Backoff(first=0.01, longest=0.2)
 
 
 class OriginProcess:
-    """The origin that this process uses: its child, or another process's that it is attached to.
+    """The origin used by this process: a child, or another process's origin after attaching.
 
-    An attached process leaves the origin alone, except when it has died: then the first attached process
-    that notices starts it again, as its own child, and the others attach to that one. The lock on the data
-    directory decides who is first.
+    An attached process leaves the origin alone, unless the origin has died: then the first attached process
+    to notice starts the origin again, as its own child, and the others attach to the new one. The lock on the
+    data directory decides the first.
 
     Attributes:
-        url: where the origin listens.
+        url: the origin's URL.
     """
 
     url: str
 
     def __init__(self, data_dir: Path, settings: OriginSettings) -> None:
-        """Start the origin and wait until it listens, or attach to it.
+        """Start the origin and wait until it listens, or attach to a running one.
 
         Args:
             data_dir: the data directory, absolute.
-            settings: what this program asks of the origin.
+            settings: this program's requirements of the origin.
 
         Raises:
             DataDirInUse: another process works on the data directory.
-            UsageError: the origin that runs has another port, keeps another number of versions, or has not
-                one of the options.
+            UsageError: the running origin has another port, keeps another number of versions, or lacks one of
+                the options.
             NodeFailed: the origin could not start, or does not answer.
             ShardcastError: the origin could not start for another reason.
         """
@@ -86,7 +87,7 @@ class OriginProcess:
 
     @property
     def port(self) -> int:
-        """TCP port that the origin listens on."""
+        """TCP port of the origin."""
         return urlsplit(self.url).port or 0
 
     @property
@@ -103,12 +104,12 @@ class OriginProcess:
 
     @property
     def is_attached(self) -> bool:
-        """Whether the origin is another process's; in a forked worker, that of its parent."""
+        """Whether another process started the origin; in a forked worker, the parent."""
         return self._own_child is None
 
     @property
     def _own_child(self) -> NodeProcess | None:
-        """The origin as the child of this very process; None where another process started it."""
+        """The origin as a child of this process; None if another process started the origin."""
         return self._child if self._child and self._child.is_owned else None
 
     @property
@@ -117,12 +118,12 @@ class OriginProcess:
         return self._locks.setdefault(os.getpid(), threading.RLock())
 
     def _find_or_start(self, port: int, check: Callable[[RunningOrigin], None], *, patient: bool) -> None:
-        """Attach to the origin that runs, else start one; of several processes that start, one does.
+        """Attach to a running origin, else start one; if several processes start, only one origin starts.
 
         Args:
-            port: TCP port of an origin that is started.
-            check: raises where the origin that runs may not be used.
-            patient: whether to wait for an origin that another process is starting.
+            port: TCP port for a new origin.
+            check: raises if the running origin may not be used.
+            patient: whether to wait for an origin being started by another process.
 
         Raises:
             ShardcastError: no origin can be used or started.
@@ -149,10 +150,10 @@ class OriginProcess:
             within = _START_INTERVAL
 
     def _look(self, within: float) -> RunningOrigin | None:
-        """Return the origin that runs, or does so in ``within`` seconds.
+        """Return the origin running now or within ``within`` seconds.
 
         Returns:
-            None also for one that does not answer, whose lock then decides.
+            None also for an origin without an answer; then the lock decides.
         """
         deadline, looks = time.monotonic() + within, 0
         while True:
@@ -167,7 +168,7 @@ class OriginProcess:
             looks += 1
 
     def _attach(self, running: RunningOrigin) -> None:
-        """Use an origin that runs, and start it again as it was started."""
+        """Use a running origin, and remember its options for a restart."""
         self._child, self.url = None, running.url
         self._is_restartable = running.options is not None
         if running.options is not None:
@@ -184,15 +185,15 @@ class OriginProcess:
     # Death of the origin
 
     def restart_if_dead(self) -> bool:
-        """Start the origin again on the same port if it has died, unless another process has done so.
+        """Start a dead origin again on the same port, unless another process has done so.
 
-        A forked worker does not start the origin of its parent, and returns False.
+        A forked worker does not start its parent's origin, and returns False.
 
         Returns:
-            Whether this process started it again.
+            Whether this process started the origin.
 
         Raises:
-            NodeFailed: it has died again within a minute, was shut down, or can't be started.
+            NodeFailed: the origin has died again within a minute, was shut down, or cannot be started.
             DataDirInUse: another process has taken the data directory meanwhile.
         """
         if self._child and not self._child.is_owned:
@@ -206,7 +207,7 @@ class OriginProcess:
             return self._restart(cause)
 
     def _death(self) -> str | None:
-        """Return how the origin ended, in words; None while it runs.
+        """Return a sentence about the origin's end; None while running.
 
         Raises:
             DataDirInUse: another origin runs instead.
@@ -224,10 +225,10 @@ class OriginProcess:
         return None
 
     def _check_same(self, running: RunningOrigin) -> None:
-        """Check that an origin listens where the last one did, where the nodes below ask.
+        """Check that an origin listens at the old address, known to the nodes below.
 
         Raises:
-            DataDirInUse: it listens elsewhere.
+            DataDirInUse: the origin listens elsewhere.
         """
         if running.port != self.port:
             raise DataDirInUse(
@@ -240,8 +241,8 @@ class OriginProcess:
         """Check that this process may start the origin again.
 
         Raises:
-            NoNode: a person, a service manager or another user started it.
-            NodeFailed: it died again within a minute.
+            NoNode: a person, a service manager or another user started the origin.
+            NodeFailed: the origin died again within a minute.
         """
         if not self._is_restartable:
             raise NoNode(
@@ -257,7 +258,7 @@ class OriginProcess:
             )
 
     def _restart(self, cause: str) -> bool:
-        """Start the origin again, or attach to the one that another process started meanwhile."""
+        """Start the origin again, or attach to one started by another process meanwhile."""
         had_child = self._child is not None
         if had_child:
             log.warning("the origin of %s has died (%s) and is started again", self.data_dir, cause)
@@ -280,17 +281,17 @@ class OriginProcess:
         """Check that ``stop`` was not called.
 
         Raises:
-            NodeFailed: it was.
+            NodeFailed: ``stop`` was called.
         """
         if self._shut_down:
             raise NodeFailed(f"the origin of {self.data_dir} was shut down")
 
     def restarting(self, request: Callable[[], T]) -> T:
-        """Return the result of ``request``, and repeat it once after a restart if the origin dies of it.
+        """Return the result of ``request``; if the origin dies meanwhile, restart it and repeat once.
 
         Raises:
             NodeFailed: the origin has ended and could not be started again, or not by this process.
-            ShardcastError: whatever ``request`` raised.
+            ShardcastError: any error of ``request``.
         """
         self.restart_if_dead()
         try:
@@ -323,7 +324,7 @@ class OriginProcess:
             looks += 1
 
     def stop(self, wait: float | None) -> None:
-        """End the origin, unless it is another process's; see ``OriginServer.shutdown``."""
+        """End the origin, unless another process started it; see ``OriginServer.shutdown``."""
         if self._child and not self._child.is_owned:
             return
         try:

@@ -1,4 +1,4 @@
-"""What a program asks of its origin: the command's options, compared with those of an origin that runs."""
+"""A program's requirements of its origin: options of the command, compared with those of a running origin."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from shardcast.errors import DataDirInUse, UsageError
 from shardcast.nodes.child_process import pid_namespace
 
 _OF_EACH_START = ("--data-dir", "--port")
-"""Options with a value that each process gives anew: a directory's path differs between containers."""
+"""Options with an own value in each process: a directory's path differs between containers."""
 
 
 @dataclass(frozen=True, slots=True)
 class OriginSettings:
-    """What a program asks of the origin of a data directory.
+    """A program's requirements of the origin of a data directory.
 
     Attributes:
-        port: TCP port; None for the usual one, or that of an origin that runs.
+        port: TCP port; None for the default port, or the port of a running origin.
         keep: number of versions to keep; None likewise.
         options: further options of the command, each with its value.
-        attach: whether an origin is used that a process runs from which this one does not descend.
+        attach: whether to use an origin started by any process; else only by an ancestor of this one.
     """
 
     port: int | None
@@ -34,7 +34,7 @@ class OriginSettings:
 
     @property
     def first_port(self) -> int:
-        """TCP port of an origin that this program starts."""
+        """TCP port for an origin started by this program."""
         return HTTP_PORT if self.port is None else self.port
 
     def words(self) -> list[str]:
@@ -43,11 +43,11 @@ class OriginSettings:
         return ["--keep", str(keep), *(word for pair in self.options for word in pair if word is not None)]
 
     def check(self, running: RunningOrigin, data_dir: Path) -> None:
-        """Check that this program may use an origin that runs, and that the origin is as it asks.
+        """Check that this program may use a running origin, and that the origin meets the requirements.
 
         Raises:
-            DataDirInUse: the origin is another program's, and ``attach`` is false.
-            UsageError: it has another port, keeps another number of versions, or has other options.
+            DataDirInUse: another program started the origin, and ``attach`` is false.
+            UsageError: the origin has another port, keeps another number of versions, or has other options.
         """
         if not self.attach and not _descends(running):
             raise DataDirInUse(
@@ -72,7 +72,7 @@ class OriginSettings:
         """Check that a command has each of the further options, with the same value.
 
         Raises:
-            UsageError: it lacks one.
+            UsageError: the command lacks an option, or has another value.
         """
         for name, value in self.options:
             given = option_value(words, name)
@@ -82,13 +82,13 @@ class OriginSettings:
 
 
 def option_value(words: Sequence[str], name: str) -> str | None:
-    """Return the word that follows an option of a command; None where there is none."""
+    """Return the word after an option of a command; None without the option."""
     after = words.index(name) + 1 if name in words else len(words)
     return words[after] if after < len(words) else None
 
 
 def options_to_start_again(options: Sequence[str]) -> list[str]:
-    """Return the options of a command without those that each start gives anew."""
+    """Return the options of a command for a restart, without data directory and port."""
     words, kept = iter(options), []
     for word in words:
         if word in _OF_EACH_START:
@@ -99,7 +99,7 @@ def options_to_start_again(options: Sequence[str]) -> list[str]:
 
 
 def _descends(running: RunningOrigin) -> bool:
-    """Return whether this process descends from the one that started an origin."""
+    """Return whether the starter of an origin is an ancestor of this process."""
     if running.parent is None or running.namespace != pid_namespace():
         return False
     return is_descendant_of(running.parent)

@@ -1,4 +1,4 @@
-"""The processes that started this one."""
+"""Ancestors of this process."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 _MAX_DEPTH = 64
-"""Ancestors that are looked at."""
+"""Maximum number of ancestors to check."""
 
 
 def is_descendant_of(pid: int) -> bool:
-    """Return whether this process descends from a process, which is not this one.
+    """Return whether another process is an ancestor of this one.
 
-    Where the system does not show the parents of other processes, only a child counts.
+    On systems that hide the parents of other processes, only the direct parent counts.
     """
     ancestor = os.getppid()
     for _ in range(_MAX_DEPTH):
@@ -25,7 +25,7 @@ def is_descendant_of(pid: int) -> bool:
 
 
 def _parent_of(pid: int) -> int:
-    """Return the id of a process's parent; 0 where it can't be read."""
+    """Return the id of a process's parent; 0 if unreadable."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         # The name of the program, in brackets, may contain blanks and brackets.

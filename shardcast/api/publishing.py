@@ -34,11 +34,11 @@ class LocalPayload:
     Attributes:
         path: the file or folder, absolute.
         shard_size: bytes of a shard; None for the origin's own.
-        metadata: JSON object that goes with the version.
-        copy: whether a copy is stored.
-        exclude: patterns of the paths in a folder that are left out.
-        mtimes: whether times of a folder's files are published.
-        checksum: whether all files of a folder are read.
+        metadata: JSON object published with the version.
+        copy: whether to store a copy.
+        exclude: patterns of paths in a folder to leave out.
+        mtimes: whether to publish the times of a folder's files.
+        checksum: whether to read all files of a folder.
     """
 
     path: Path
@@ -62,12 +62,12 @@ class LocalPayload:
         mtimes: bool,
         checksum: bool,
     ) -> LocalPayload:
-        """Return a payload whose options go with it.
+        """Return a payload after checking its options.
 
         Raises:
-            PayloadMissing: there is no such file.
-            LocalDiskError: it can't be read.
-            UsageError: an option does not go with it, or makes no sense.
+            PayloadMissing: the file does not exist.
+            LocalDiskError: the file cannot be read.
+            UsageError: an option needs a folder or makes no sense.
         """
         absolute = Path(path).absolute()
         is_folder = stat.S_ISDIR(check_payload(absolute).st_mode)
@@ -99,10 +99,10 @@ def publish_payload(
         data_dir: the origin's.
         payload: the payload.
         wait: whether to wait until the version is complete, and for the copies.
-        copies: number of nodes below that must have the version; None for none.
-        timeout: maximum seconds until they have it; None for no maximum.
+        copies: number of nodes below to wait for; None for none.
+        timeout: maximum seconds until these nodes have the version; None for no maximum.
         progress: called with the progress, in a thread; True for a bar.
-        start: starts the broadcast by the function it gets, perhaps a second time.
+        start: gets a function that starts the broadcast, and calls it, perhaps a second time.
 
     Raises:
         UsageError: the number of copies or of seconds makes no sense, or ``progress`` is neither a function

@@ -1,4 +1,4 @@
-"""Handle of a broadcast to an origin elsewhere, in the process that started it."""
+"""Handle of a broadcast to an origin elsewhere, in this process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shardcast.protocol.manifest import check_metadata
 
 
 class RemoteBroadcast:
-    """Handle of a broadcast to an origin elsewhere that runs; ``await`` gives its result, too.
+    """Handle of a running broadcast to an origin elsewhere; ``await`` gives the result, too.
 
     Attributes:
         server: URL of the origin.
@@ -51,17 +51,17 @@ class RemoteBroadcast:
             path: the file or folder.
             server: address of the origin.
             shard_size: bytes of a shard; None for the origin's own.
-            metadata: JSON object that goes with the version.
+            metadata: JSON object published with the version.
             live: whether the version opens at once and grows.
-            access: what the origin is shown, and what is required of it.
-            exclude: patterns of the paths in a folder that are left out.
-            mtimes: whether times of a folder's files are published.
+            access: token and certificate for the origin, and requirements of its TLS.
+            exclude: patterns of paths in a folder to leave out.
+            mtimes: whether to publish the times of a folder's files.
             on_progress: called with the progress, in a thread; its exception ends the broadcast. True for a
                 bar.
 
         Raises:
-            UsageError: the address or the metadata make no sense, or the address is not https and must be.
-            PayloadMissing: there is no such file.
+            UsageError: the address or the metadata make no sense, or the address must be https.
+            PayloadMissing: the file does not exist.
             LocalDiskError: the file can't be read.
         """
         self.server = server_url(server)
@@ -105,7 +105,7 @@ class RemoteBroadcast:
         self._told = progress
 
     def _look(self) -> Progress:
-        """Return the progress for the function that is told of it."""
+        """Return the progress for the caller's function."""
         told = self._told
         rate = self._rate.observe(time.monotonic(), told.done) or 0.0
         return Progress(told.version, told.done, told.size, rate)
@@ -116,15 +116,15 @@ class RemoteBroadcast:
 
     @property
     def version(self) -> str | None:
-        """Name of the version, ``v7``; None until the origin has given it.
+        """Name of the version, ``v7``; None until the origin has answered with it.
 
-        A live broadcast has it from the start, any other at its end.
+        A live broadcast gets the name at the start, any other at the end.
         """
         return self._told.version
 
     @property
     def progress(self) -> BroadcastProgress:
-        """Bytes that were sent, of how many."""
+        """Bytes sent, and the total."""
         return BroadcastProgress(self._told.done, self._told.size)
 
     def done(self) -> bool:
@@ -146,9 +146,9 @@ class RemoteBroadcast:
 
         Raises:
             TimeoutError: the broadcast goes on after ``timeout`` seconds.
-            UploadRefused: the origin takes no uploads, or not this one.
+            UploadRefused: the origin accepts no uploads, or not this one.
             IntegrityError: the origin received other bytes; nothing was published.
-            PayloadChanged: the file changed while it was sent; nothing was published.
+            PayloadChanged: the file changed while being sent; nothing was published.
             PeerError: the origin could not be reached for too long.
             VersionAborted: ``cancel`` was called.
         """
@@ -162,8 +162,8 @@ class RemoteBroadcast:
     def add_done_callback(self, callback: Callable[[RemoteBroadcast], object]) -> None:
         """Call a function with this handle once the broadcast has ended, with success or without.
 
-        It is called in a thread of the library, or at once where the broadcast has ended. Its exceptions are
-        logged.
+        The function is called in a thread of the library, or at once if the broadcast has ended. Its
+        exceptions are logged.
 
         Args:
             callback: the function.
@@ -182,11 +182,11 @@ class RemoteBroadcast:
     def cancel(self) -> None:
         """Stop sending, unless the version is complete, and wait for the end.
 
-        A live version is aborted. What the origin has of another one stays there for a day: broadcasting the
-        same file again goes on from there. The function for the progress may call this; then it does not
-        wait.
+        A live version is aborted. Of another version, the origin keeps the arrived bytes for a day:
+        broadcasting the same file again resumes there. If the progress function calls ``cancel``, ``cancel``
+        does not wait.
         """
-        # Waiting for the function inside of it would never end.
+        # The function waiting for its own end would wait for ever.
         if threading.get_ident() in self._calling:
             self._work.request_cancel()
         else:

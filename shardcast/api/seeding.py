@@ -1,4 +1,4 @@
-"""Downloads of a blocking client that are shared on in the background, by one client and one listener."""
+"""Downloads of a blocking client, shared in the background by one client with one listener."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from shardcast.progress import OnProgress
 
 
 class Seeding:
-    """What a blocking client downloads and shares on, in a thread that ends when nothing is shared."""
+    """Downloads and sharing of a blocking client, in a thread that ends with the last shared version."""
 
     def __init__(self, make: Callable[[], Client], seconds: float) -> None:
         """Run nothing yet.
 
         Args:
-            make: returns a client, to be opened once.
-            seconds: for which a version is shared after its download.
+            make: returns a new client.
+            seconds: duration of sharing a version after its download.
         """
         self._make = make
         self._seconds = seconds
@@ -28,10 +28,10 @@ class Seeding:
         self._run: _Run | None = None
 
     def download(self, version: str, output: str | None, progress: OnProgress | bool = False) -> Release:
-        """Download a version, and share it on; an interrupt of the wait cancels the download.
+        """Download a version, and share it afterwards; an interrupt of the wait cancels the download.
 
         Raises:
-            ShardcastError: as ``Client.download`` says; or the listener can't be opened.
+            ShardcastError: as for ``Client.download``; or the listener cannot be opened.
         """
         with self._lock:
             if self._run is None or not self._run.enter():
@@ -40,7 +40,7 @@ class Seeding:
         return run.download(version, output, progress)
 
     def stop(self) -> None:
-        """Share what was downloaded no longer. A download under way goes on, and shares until its end."""
+        """Stop sharing. A running download goes on, and shares until its end."""
         with self._lock:
             run = self._run
         if run is not None:
@@ -48,7 +48,7 @@ class Seeding:
 
 
 class _Run:
-    """One client from its first download until nothing is shared any more; the caller uses it already."""
+    """One client, from its first download to the end of sharing; begins with one user, its creator."""
 
     def __init__(self, client: Client, seconds: float) -> None:
         self._client = client
@@ -62,7 +62,7 @@ class _Run:
         self._background = Background(self._work())
 
     def enter(self) -> bool:
-        """Use the client for one more download, and return whether that is still possible."""
+        """Count one more download as user of the client; return False if the client has ended."""
         with self._lock:
             if not self._users:
                 return False
@@ -71,14 +71,14 @@ class _Run:
             return True
 
     def _leave(self) -> None:
-        """Use the client no more for a download or for sharing it."""
+        """Count one user less, a download or the sharing after it; the last one ends the client."""
         with self._lock:
             self._users -= 1
             if not self._users:
                 self._over.set()
 
     async def _work(self) -> None:
-        """Keep the client open while it is used."""
+        """Keep the client open until its last user leaves."""
         try:
             async with self._client:
                 self._opened.set_result(asyncio.get_running_loop())
@@ -101,7 +101,7 @@ class _Run:
             raise
 
     async def _download(self, version: str, output: str | None, progress: OnProgress | bool) -> Release:
-        """Download a version, and begin to share it on."""
+        """Download a version, and begin to share it."""
         try:
             release = await self._client.download(version, output, progress=progress)
         except BaseException:
@@ -123,7 +123,7 @@ class _Run:
         self._leave()
 
     def stop_seeding(self) -> None:
-        """Share nothing on; wait for the listener's end, unless a download uses it."""
+        """Stop sharing; wait for the listener's end, unless a download uses the listener."""
         try:
             loop = self._opened.result()
             loop.call_soon_threadsafe(self._cancel_seeds)

@@ -1,1 +1,1 @@
-"""The clients of the Unix socket in a data directory, through which its node takes requests of its owner."""
+"""Clients of a data directory's Unix socket: requests of the owner's programs to the node."""

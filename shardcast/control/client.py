@@ -1,7 +1,7 @@
 """Requests to the node of a data directory, through its Unix socket: publish, pin, withdraw.
 
-Blocking, with the standard library only, so that it works from any thread, inside a running event loop and
-after a fork.
+Blocking, with the standard library only: usable from any thread, inside a running event loop and after a
+fork.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from shardcast.store.special_files import short_socket_path, socket_path
 _CONNECT_SECONDS = 5.0
 """Seconds for the node to accept a connection."""
 _SILENCE_SECONDS = 60.0
-"""Seconds without a line after which the node is stuck; it reports progress several times a second."""
+"""Seconds without a line after which the node counts as stuck; a node reports progress several times a
+second."""
 
 
 class ControlConnection(Connection):
@@ -51,7 +52,7 @@ class ControlConnection(Connection):
         """Connect to the socket.
 
         Raises:
-            OSError: no node listens, or it does not accept.
+            OSError: no node listens, or the node does not accept.
         """
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(_CONNECT_SECONDS)
@@ -64,7 +65,7 @@ class ControlConnection(Connection):
         self.sock.settimeout(_SILENCE_SECONDS)
 
     def start_request(self, path: str, body: Mapping[str, Any]) -> None:
-        """Send a request whose body stays open, with its first line."""
+        """Send a request with the first line of its body; the body stays open."""
         self.putrequest("POST", path)
         self.putheader("Transfer-Encoding", "chunked")
         self.endheaders()
@@ -82,9 +83,9 @@ class ControlConnection(Connection):
         self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     def confirm(self) -> None:
-        """Confirm with the last line of the body that this caller still waits.
+        """Send the last line of the body: this caller is still waiting.
 
-        From then on it waits for the answer without bound.
+        From then on the caller waits for the answer without bound.
         """
         if self.sock:
             self.sock.settimeout(None)
@@ -104,18 +105,18 @@ def publish(
     checksum: bool = False,
     take_request: Callable[[ChangeRequest], object] = lambda _: None,
 ) -> Iterator[Mapping[str, Any]]:
-    """Publish a payload through the origin, and yield the lines of its answer.
+    """Publish a payload through the origin, and yield the lines of the answer.
 
     ``{"version": …}`` comes first, then ``{"progress": {"done": …, "size": …}}`` repeatedly, at last
-    ``{"complete": …}``. An error means that the version is not published, and will not be.
-    ``take_request`` gets the request, which another thread may cancel.
+    ``{"complete": …}``. After an error the version is not published, and will not be. ``take_request`` gets
+    the request; another thread may cancel the request.
 
     Raises:
         NoNode: no origin runs on the data directory.
         NodeFailed: the origin ended meanwhile, or fell silent.
         VersionAborted: the request was cancelled.
         UsageError: the metadata are no JSON object, or too long.
-        ShardcastError: publishing failed; of the type that the origin reports.
+        ShardcastError: publishing failed; of the type reported by the origin.
     """
     check_metadata(metadata or {})
     body = {
@@ -149,13 +150,13 @@ def publish(
 
 
 def change_pin(data_dir: Path, version: str, pinned: bool) -> None:
-    """Pin a version, or unpin it where ``pinned`` is false.
+    """Pin a version, or unpin it if ``pinned`` is false.
 
     Raises:
         NoNode: no node runs on the data directory.
         NodeFailed: the node ended meanwhile.
         VersionNotOffered: the version is not complete there, or not pinned.
-        LocalDiskError: the pin can't be written down.
+        LocalDiskError: the pin cannot be written.
     """
     asking = ChangeRequest(data_dir, PIN_PATH if pinned else UNPIN_PATH, {"version": version})
     with closing(asking), node_errors(f"the node of {data_dir} went away"):
@@ -187,15 +188,15 @@ def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
 
 
 class ChangeRequest:
-    """A request for a change, which the node makes only once this caller has confirmed that it still waits.
+    """A request for a change, made by the node only after this caller's confirmation.
 
-    Until the confirmation a caller may leave: nothing was done, and nothing will be. From then on it waits
-    for the answer for as long as the node keeps the connection open, because a caller that left then would
-    not know the outcome.
+    Before the confirmation a caller may leave: nothing was done, and nothing will be. Afterwards the caller
+    waits for as long as the node keeps the connection open; a caller that left then would not know the
+    outcome.
 
     Attributes:
         confirmed: whether this caller has confirmed.
-        cancelled: whether ``cancel`` was called before that.
+        cancelled: whether ``cancel`` was called before the confirmation.
     """
 
     def __init__(self, data_dir: Path, path: str, body: Mapping[str, Any]) -> None:
@@ -241,7 +242,7 @@ class ChangeRequest:
         """Note that the change is confirmed.
 
         Raises:
-            NodeFailed: another thread has cancelled it.
+            NodeFailed: another thread has cancelled the change.
         """
         with self._deciding:
             if self.cancelled:
@@ -265,7 +266,7 @@ class ChangeRequest:
 
 
 def is_published(data_dir: Path, version: str) -> bool:
-    """Return whether a data directory lists a version, after its node has gone."""
+    """Return whether a data directory lists a version, after the end of its node."""
     try:
         distribution = parse((data_dir / DISTRIBUTION_FILE).read_bytes())
     except (OSError, ValueError):
@@ -276,11 +277,11 @@ def is_published(data_dir: Path, version: str) -> bool:
 
 @contextmanager
 def node_errors(message: str) -> Iterator[None]:
-    """Turn a connection that breaks, or an answer that makes no sense, into ``NodeFailed``.
+    """Turn a broken connection or a malformed answer into ``NodeFailed``.
 
     Raises:
         NodeFailed: with this message.
-        ShardcastError: the node reported it. ``LocalDiskError``, which is an ``OSError``, passes too.
+        ShardcastError: reported by the node. ``LocalDiskError``, also an ``OSError``, passes too.
     """
     try:
         yield
@@ -313,11 +314,11 @@ def connect(data_dir: Path) -> ControlConnection:
 
 
 def request_lines(connection: ControlConnection, data_dir: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the lines of the answer to the request that was sent.
+    """Yield the lines of the answer to a sent request.
 
     Raises:
-        ShardcastError: the node refused, or reports a failure.
-        OSError, http.client.HTTPException, ValueError: the node went away.
+        ShardcastError: the node refused, or reports a failure. OSError, http.client.HTTPException,
+            ValueError: the connection broke.
     """
     yield from response_lines(connection.answer(), data_dir)
 

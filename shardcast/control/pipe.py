@@ -1,4 +1,4 @@
-"""The named pipe into which a program writes a version: its writing end, which waits for a slower origin."""
+"""The writing end of a version's named pipe: a program writes the payload, and waits for a slower origin."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import TransferFailed
 
 PORTION = 1 << 20
-"""Bytes that the pipe holds where the system allows it, and that are worth a write."""
+"""Bytes of the pipe's buffer, if the system allows, and bytes worth one write."""
 PATIENCE = 600.0
-"""Seconds for which the origin may take nothing, behind earlier broadcasts for example."""
+"""Maximum seconds without any byte taken by the origin, for example behind earlier broadcasts."""
 _CHECK_SECONDS = 0.2
 """Seconds between two looks at whether another thread aborted the version."""
 
@@ -28,15 +28,15 @@ class PipeWriter:
     """The writing end of a named pipe.
 
     One thread writes; any thread may abort. The lock keeps the descriptor from being closed, and its number
-    from being another file's, while a write is under way.
+    from being another file's, during a write.
     """
 
     def __init__(self, path: str, version: str, data_dir: Path) -> None:
         """Open the pipe of a version's payload, and make it as large as the system allows.
 
         Raises:
-            LocalDiskError: this machine can't open it.
-            OSError: the origin of ``data_dir`` has gone.
+            LocalDiskError: this machine cannot open the pipe.
+            OSError: the origin of ``data_dir`` has ended.
         """
         self._version = version
         self._data_dir = data_dir
@@ -53,7 +53,7 @@ class PipeWriter:
 
         Raises:
             TransferFailed: another thread aborted.
-            LocalDiskError: this machine can't write.
+            LocalDiskError: writing failed on this machine.
             BrokenPipeError: the origin closed its end.
             TimeoutError: the origin took nothing for ``PATIENCE``.
         """
@@ -75,10 +75,10 @@ class PipeWriter:
                     deadline = time.monotonic() + PATIENCE
 
     def _check_aborted(self) -> None:
-        """Raise where another thread aborted.
+        """Check that no other thread aborted.
 
         Raises:
-            TransferFailed: it did.
+            TransferFailed: another thread aborted.
         """
         if self._aborted:
             raise TransferFailed(f"{self._version} was given up")
@@ -95,7 +95,7 @@ class PipeWriter:
                 os.close(descriptor)
 
     def abort(self) -> None:
-        """Close the pipe from any thread; a write that is under way ends within ``_CHECK_SECONDS``."""
+        """Close the pipe from any thread; a running write ends within ``_CHECK_SECONDS``."""
         self._aborted = True
         self.close()
 
@@ -104,7 +104,7 @@ class PipeWriter:
 def _local_errors(doing: str, path: Path | str) -> Iterator[None]:
     """Turn errors of this machine into ``LocalDiskError``.
 
-    Those that mean that the origin has gone, or takes nothing just now, pass.
+    Errors of a pipe whose origin has ended or takes no bytes pass unchanged.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The origin that runs on a data directory, as its Unix socket describes it."""
+"""The origin running on a data directory, described through its Unix socket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shardcast.protocol.wire import RUNNING_PATH
 from shardcast.store.special_files import socket_path
 
 _ANSWER_SECONDS = 10.0
-"""Seconds for the answer, which an origin has at once."""
+"""Maximum seconds for the answer; an origin answers at once."""
 _MAX_ANSWER = 1 << 20
 """Bytes of an answer: options and variables of a process."""
 _PEER = struct.Struct("3i")
@@ -28,16 +28,16 @@ _PEER = struct.Struct("3i")
 
 @dataclass(frozen=True, slots=True)
 class RunningOrigin:
-    """An origin that runs.
+    """A running origin.
 
     Attributes:
-        url: where it listens.
-        keep: number of versions that it keeps.
-        parent: process whose end ends it; None for one that no program started.
-        namespace: namespace in which that id counts.
-        options: of its command, as the program gave them; None where only a person, or another user, can
-            start it again.
-        variables: environment variables ``SHARDCAST_…`` that set others of its options.
+        url: the origin's URL.
+        keep: number of versions kept.
+        parent: process whose end also ends the origin; None without one.
+        namespace: process namespace of ``parent``.
+        options: of the origin's command, as given by the program; None if only a person or another user can
+            start the origin again.
+        variables: environment variables ``SHARDCAST_…`` of other options.
     """
 
     url: str
@@ -49,18 +49,18 @@ class RunningOrigin:
 
     @property
     def port(self) -> int:
-        """The TCP port that it listens on."""
+        """The origin's TCP port."""
         return urlsplit(self.url).port or 0
 
 
 def find_origin(data_dir: Path) -> RunningOrigin | None:
-    """Return the origin that runs on a data directory.
+    """Return the origin running on a data directory.
 
     Returns:
-        None where none runs, or one of an earlier shardcast, or a node of another role.
+        None without one, for an origin of an earlier shardcast, and for a node of another role.
 
     Raises:
-        NodeFailed: an origin runs there, and does not answer.
+        NodeFailed: an origin runs there, but does not answer.
         LocalDiskError: the socket belongs to another user.
     """
     try:
@@ -84,8 +84,8 @@ def find_origin(data_dir: Path) -> RunningOrigin | None:
 def _is_own(sock: socket.socket, data_dir: Path) -> bool:
     """Return whether a program of this user listens at the other end.
 
-    In a directory that others may write to, another user's program could answer, with a command of its choice
-    for this user to run.
+    In a directory writable by others, another user's program could answer, with a command of its choice for
+    this user to run.
     """
     if hasattr(socket, "SO_PEERCRED"):
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
@@ -96,10 +96,10 @@ def _is_own(sock: socket.socket, data_dir: Path) -> bool:
 
 
 def _parsed(values: Mapping[str, Any]) -> RunningOrigin:
-    """Return the origin that an answer describes.
+    """Return the origin described by an answer.
 
     Raises:
-        ValueError, LookupError, TypeError: the answer makes no sense.
+        ValueError, LookupError, TypeError: the answer is malformed.
     """
     parent, options = values.get("parent"), values.get("options")
     told = {str(name): str(value) for name, value in dict(values.get("variables", {})).items()}

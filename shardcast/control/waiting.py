@@ -13,13 +13,13 @@ from shardcast.errors import CopiesMissing, NodeFailed, ShardcastError, UsageErr
 from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT
 
 _FIRST_LINE_SECONDS = 10.0
-"""Seconds for the first line, which the origin sends at once."""
+"""Maximum seconds for the first line; an origin sends the line at once."""
 _SILENCE_SECONDS = 60.0
-"""Seconds without a line after which the origin is stuck; it sends a line every 5 s."""
+"""Seconds without a line after which the origin counts as stuck; an origin sends a line every 5 s."""
 
 
 def finish(data_dir: Path, wait: float | None = None) -> None:
-    """Wait until the origin may end; the origin tells on its stderr what it waits for.
+    """Wait until the origin may end; the origin writes the reason for waiting to stderr.
 
     Raises:
         NoNode: no origin runs on the data directory.
@@ -40,11 +40,11 @@ def wait_for_copies(
         data_dir: the origin's.
         version: name of the version.
         copies: number of nodes.
-        timeout: seconds to wait, without bound where None.
-        since: start of the time-out, by ``time.monotonic``; now where None.
+        timeout: maximum seconds to wait; None for no maximum.
+        since: start of the time-out, by ``time.monotonic``; None for now.
 
     Yields:
-        How many nodes have the version, as that changes and every few seconds.
+        The number of nodes with the version, after each change and every few seconds.
 
     Raises:
         CopiesMissing: too few nodes had it in time.
@@ -96,10 +96,10 @@ def check_copies(copies: int | None, timeout: float | None) -> None:
 
 
 def check_wait(wait: float | None) -> None:
-    """Check the seconds for which an origin waits before it ends.
+    """Check the seconds that an origin waits before ending.
 
     Raises:
-        UsageError: the number makes no sense.
+        UsageError: the number is negative, infinite or NaN.
     """
     if wait is not None and not 0 <= wait <= MAX_FINISH_WAIT:
         raise UsageError(f"an origin can't wait for {wait!r} seconds before it ends")
@@ -115,8 +115,8 @@ def _ask(
     """Send a request and yield the lines of the answer.
 
     Raises:
-        _OutOfTime: the deadline passed before its end.
-        ShardcastError: the origin can't be asked, or reports a failure.
+        _OutOfTime: the deadline passed before the end of the answer.
+        ShardcastError: the origin does not answer, or reports a failure.
     """
     connection = connect(data_dir)
     try:

@@ -1,4 +1,4 @@
-"""A version written like a file: its shards go out while the program makes the rest."""
+"""A version written like a file: its shards are sent while the program makes the rest."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from shardcast.protocol.manifest import check_metadata
 from shardcast.protocol.wire import STREAM_PATH
 
 _CLOSED = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOENT, errno.ENXIO})
-"""Errors of the pipe and of the connection once the origin has closed its end of them."""
+"""Errors of the pipe and of the connection after the origin has closed its ends."""
 
 
 class BroadcastWriter(io.RawIOBase):
-    """A file that publishes what is written to it as a version of an origin.
+    """A file whose bytes are published as a version of an origin.
 
-    Leaving the block completes the version; an exception in it aborts the version, on every node::
+    Leaving the block completes the version; an exception in the block aborts the version, on every node::
 
         with shardcast.open_broadcast("step-1200.pt") as out:
             torch.save(model, out)
@@ -33,7 +33,7 @@ class BroadcastWriter(io.RawIOBase):
 
     Attributes:
         version: the version's name, ``v7``.
-        shard_size: bytes of a shard; None where the origin doesn't tell.
+        shard_size: bytes of a shard; None if unknown.
     """
 
     def __init__(
@@ -122,16 +122,16 @@ class BroadcastWriter(io.RawIOBase):
         return await asyncio.to_thread(self.write, data)
 
     def flush(self) -> None:
-        """Send the bytes that were gathered."""
+        """Send the buffered bytes."""
         if self._gathered and not self._ended:
             gathered, self._gathered = self._gathered, bytearray()
             self._hand_over(gathered)
 
     def complete(self) -> str:
-        """Wait until the version, whose bytes are all written, is complete, and return its name.
+        """Wait until the version is complete, after all bytes are written, and return the version's name.
 
         Raises:
-            ShardcastError: publishing failed, and why.
+            ShardcastError: publishing failed, with the reason.
         """
         if self._ended and not self._complete:
             raise TransferFailed(f"{self.version} was given up, and can't be completed")
@@ -173,7 +173,7 @@ class BroadcastWriter(io.RawIOBase):
             self._pipe.abort()
 
     def close(self) -> None:
-        """Close the file; aborts a version that is not complete."""
+        """Close the file; abort an incomplete version."""
         if not self._ended:
             self.abort()
         super().close()
@@ -207,7 +207,7 @@ class BroadcastWriter(io.RawIOBase):
 
     @contextlib.contextmanager
     def _abort_on_error(self) -> Iterator[None]:
-        """Abort where the block raises, and turn the errors of a node that went away into ``NodeFailed``."""
+        """Abort if the block raises, and turn errors of an ended node into ``NodeFailed``."""
         try:
             with node_errors(f"the origin of {self._data_dir} went away while it published {self.version}"):
                 try:

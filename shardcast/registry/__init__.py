@@ -8,9 +8,9 @@
     metadata = registry.put_hash(b"content", "lab")     # keep it in a database
     registry.get_hash(metadata)                         # b"content"
 
-Content lies under ``_hash/SCHEMA/HASH`` and stays there until ``registry.gc.collect`` finds no reference to
-it. Functions use the stores of ``configure``, or those of the JSON file that ``SHARDCAST_REGISTRY_STORES``
-names; a ``Registry`` has the same functions over stores of its own.
+Content lies under ``_hash/SCHEMA/HASH`` and stays there until ``registry.gc.collect`` finds no
+reference. Functions use the stores of ``configure``, or those of the JSON file named by
+``SHARDCAST_REGISTRY_STORES``; a ``Registry`` has the same functions over stores of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The interface of a registry's store, and the stores behind fsspec.
 
 A backend knows paths and bytes, nothing of hashes. Its methods are named as those of DataJoint's
-``StorageBackend``; those after ``get_url`` are what the registry and its garbage collection need besides.
+``StorageBackend``; those after ``get_url`` are additions for the registry and its garbage collection.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from shardcast.temporary_files import PART
 
 _SCHEMES = {"s3": "s3", "gcs": "gs", "azure": "az", "memory": "memory"}
 _FILESYSTEMS = {"s3": ("s3", "s3fs"), "gcs": ("gcs", "gcsfs"), "azure": ("abfs", "adlfs")}
-"""fsspec's name of each protocol, and the package that implements it."""
+"""fsspec's name of each protocol, and the package with its implementation."""
 
 _RENEW_AFTER = 600.0
-"""Seconds after which an object that is put again is written again, so that it counts as new."""
+"""Seconds after which an object put again is written again, to count as new."""
 
 
 class StorageBackend(ABC):
-    """A store of files. Paths are relative to it, with ``/`` between folders, and may not lead out of it.
+    """A store of files. Paths are relative, with ``/`` between folders, and may not lead out of the store.
 
-    Every method raises ``InvalidName`` for a path that leads out of the store, ``StoreInaccessible`` when the
-    store doesn't answer or refuses, and ``MissingExternalFile`` where it reads a file that isn't there.
+    Every method raises ``InvalidName`` for a path out of the store, ``StoreInaccessible`` if the store does
+    not answer or refuses, and ``MissingExternalFile`` when reading a missing file.
 
     Attributes:
-        spec: its configuration.
+        spec: the store's configuration.
         protocol: ``file``, ``s3``, ``gcs``, ``azure`` or ``memory``.
     """
 
@@ -91,11 +91,11 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def renew(self, remote_path: str, data: bytes) -> bool:
-        """Let a file, whose bytes are ``data``, count as new; return False where it is gone."""
+        """Let a file with the bytes ``data`` count as new; return False for a missing file."""
 
     @abstractmethod
     def files(self, folder: str) -> dict[str, int]:
-        """Return the bytes of each file below a folder, by its path; none where there is no folder."""
+        """Return the bytes of each file below a folder, by path; none for a missing folder."""
 
     @abstractmethod
     def modified(self, remote_path: str) -> float:
@@ -106,24 +106,24 @@ class StorageBackend(ABC):
         """Rename a file to the path ``aside``, and set its time to ``now``.
 
         Returns:
-            Whether it was done: not where the file is gone, or was renewed after ``before``.
+            Whether the file was renamed: False for a missing file, or one renewed after ``before``.
         """
 
     def set_right(self, remote_path: str) -> None:  # noqa: B027  most stores set their times themselves
-        """Set the time of a file to now, where the store lets times be set.
+        """Set the time of a file to now, in stores with settable times.
 
-        Called where the time lies ahead, by a clock that was wrong.
+        Called for a time in the future, set by a wrong clock.
         """
 
     @abstractmethod
     def bring_back(self, aside: str, remote_path: str) -> bool:
-        """Undo ``set_aside``; return False where the path has a file by now, which stays as it is."""
+        """Undo ``set_aside``; return False, and change nothing, if the path has a new file."""
 
 
 class ObjectBackend(StorageBackend):
     """A store in a bucket, or in this process's memory, through fsspec.
 
-    A put appears in one step, and its size is compared; the protocol checks that its bytes arrived unharmed.
+    An object appears in one step, and its size is compared; the protocol checks the bytes on their way.
     """
 
     def __init__(self, spec: StoreSpec) -> None:
@@ -132,7 +132,7 @@ class ObjectBackend(StorageBackend):
         self._fs = _filesystem(spec)
 
     def put_buffer(self, buffer: Buffer, remote_path: str) -> None:
-        """Write an object, and compare its size."""
+        """Write an object, and compare the size afterwards."""
         full = self._full(remote_path)
         with self._failing("write", full):
             self._fs.pipe_file(full, bytes(buffer))
@@ -203,13 +203,13 @@ class ObjectBackend(StorageBackend):
 
     def create(self, remote_path: str, data: bytes) -> bool:
         """Write an object and return True, also where there is one."""
-        # Not every server can put on condition. Two processes that find nothing and put at once put the same
-        # bytes; other content of the same MD5 shows by its SHA-256 when it is read.
+        # Not every server supports a conditional put. Two processes that find no object and put at once put
+        # the same bytes; other content of the same MD5 shows by its SHA-256 when read.
         self.put_buffer(data, remote_path)
         return True
 
     def renew(self, remote_path: str, data: bytes) -> bool:
-        """Write an object again where its time is old, or lies ahead."""
+        """Write an object again if its time is old or in the future."""
         try:
             renewed = self.modified(remote_path)
         except MissingExternalFile:
@@ -236,7 +236,7 @@ class ObjectBackend(StorageBackend):
             return float(self._fs.modified(full).timestamp())
 
     def set_aside(self, remote_path: str, aside: str, before: float, now: float) -> bool:
-        """Copy an object to ``aside`` and remove it, unless it was renewed before or during the copy.
+        """Copy an object to ``aside`` and remove the original, unless renewed before or during the copy.
 
         Object stores have no rename.
         """
@@ -269,7 +269,7 @@ class ObjectBackend(StorageBackend):
         return f"{self._root}/{checked_path(path)}"
 
     def _shown(self, full: str) -> str:
-        """Return the URL of an object by its full name."""
+        """Return the URL of an object, given the full name."""
         return f"{_SCHEMES[self.protocol]}://{full.lstrip('/')}"
 
     @contextlib.contextmanager
@@ -290,7 +290,7 @@ class ObjectBackend(StorageBackend):
 
 
 def object_root(spec: StoreSpec) -> str:
-    """Return the full name below which a store's objects lie."""
+    """Return the prefix of the full names of a store's objects."""
     if spec.protocol == "memory":
         return f"/{spec.location.strip('/')}".rstrip("/")
     # Slashes at the ends of the location stay, as in DataJoint: they are part of the objects' names.

@@ -1,4 +1,4 @@
-"""The registry of the module's functions: the only state that this package keeps."""
+"""The registry used by the module's functions: the only state of this package."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from shardcast.errors import StoreNotConfigured
 from shardcast.registry.hash_registry import Registry
 
 STORES_VARIABLE = "SHARDCAST_REGISTRY_STORES"
-"""The variable that names a JSON file with the stores; the file is read once, when it is first needed."""
+"""The variable with the name of a JSON file of stores; the file is read once, at the first use."""
 
 _current: Registry | None = None
 
 
 def configure(stores: Mapping[str, Any] | Registry | None) -> None:
-    """Set the stores that ``put_hash`` and the others use, in the whole process.
+    """Set the stores for ``put_hash`` and the other functions, in the whole process.
 
     Args:
-        stores: the stores by their names, or a registry; None for those of the file that
-            ``SHARDCAST_REGISTRY_STORES`` names, read again when they are needed.
+        stores: the stores by name, or a registry; None for those in the file named by
+            ``SHARDCAST_REGISTRY_STORES``, read again at the next use.
 
     Raises:
-        StoreNotConfigured: ``stores`` can't be a configuration.
+        StoreNotConfigured: ``stores`` is no valid configuration.
     """
     global _current
     _current = Registry(stores) if isinstance(stores, Mapping) else stores
 
 
 def current() -> Registry:
-    """Return the registry that ``put_hash`` and the others use.
+    """Return the registry used by ``put_hash`` and the other functions.
 
     Raises:
         StoreNotConfigured: no stores are configured.

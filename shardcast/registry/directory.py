@@ -1,4 +1,4 @@
-"""A store in a directory: a file is named only when its bytes are on the disk and were read back."""
+"""A store in a directory: a file gets its name only after its bytes were synced and read back."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _BUFFER = 1 << 20
 
 
 class DirectoryBackend(StorageBackend):
-    """A store in a directory, which must exist."""
+    """A store in an existing directory."""
 
     def __init__(self, spec: StoreSpec, folders: DurableFolders | None = None) -> None:
         """Open a directory.
 
         Args:
             spec: the store's configuration.
-            folders: makes folders in the directory, where it is shared with other users of it.
+            folders: makes folders in the directory; given if shared with other users of the directory.
 
         Raises:
             StoreMissing: the directory does not exist.
-            StoreInaccessible: it can't be looked at.
+            StoreInaccessible: the directory cannot be accessed.
         """
         super().__init__(spec)
         self._root = Path(spec.location).absolute()
@@ -50,7 +50,7 @@ class DirectoryBackend(StorageBackend):
             )
 
     def put_buffer(self, buffer: Buffer, remote_path: str) -> None:
-        """Write a file, durably, and read it back before it is named."""
+        """Write a file durably, and read its bytes back before naming the file."""
         full = self._full(remote_path)
         with self._failing("write", full), self._written(full, buffer) as (part, descriptor):
             give_name(descriptor, part, full)
@@ -158,7 +158,7 @@ class DirectoryBackend(StorageBackend):
             os.utime(full)
 
     def set_aside(self, remote_path: str, aside: str, before: float, now: float) -> bool:
-        """Rename a file to ``aside``, and undo that where a put renewed the file meanwhile."""
+        """Rename a file to ``aside``; undo the rename if a put renewed the file meanwhile."""
         full, other = self._full(remote_path), self._full(aside)
         with self._failing("set aside", full):
             try:
@@ -172,12 +172,12 @@ class DirectoryBackend(StorageBackend):
                 with contextlib.suppress(PermissionError):  # another user's: the rename changed its ctime
                     os.utime(other, (now, now))
                 return True
-        # A put renewed the file between stat and rename, and relies on it.
+        # A put renewed the file between stat and rename, and relies on its name.
         self.bring_back(aside, remote_path)
         return False
 
     def bring_back(self, aside: str, remote_path: str) -> bool:
-        """Rename a file back, unless its path has a file by now."""
+        """Rename a file back, unless its path has a new file."""
         full, other = self._full(remote_path), self._full(aside)
         with self._failing("bring back", other, reading=True):
             return rename_if_free(other, full)
@@ -188,18 +188,18 @@ class DirectoryBackend(StorageBackend):
 
     @contextlib.contextmanager
     def _written(self, full: Path, data: Buffer) -> Iterator[tuple[Path, int]]:
-        """Yield a temporary file that has ``data``, durable and read back; remove it unless it was renamed.
+        """Yield a temporary file with ``data``, durable and read back; remove the file unless renamed.
 
         Args:
-            full: the path of the file to be, in the same folder.
-            data: its bytes.
+            full: the final path, in the same folder.
+            data: the bytes.
 
         Yields:
             The path and the descriptor of the temporary file.
 
         Raises:
             StoreInaccessible: other bytes were read back.
-            OSError: the file can't be written.
+            OSError: the file cannot be written.
         """
         self._folders.make(full.parent)
         part, descriptor = full.with_name(f".{secrets.token_hex(8)}{PART}"), -1
@@ -236,17 +236,17 @@ class DirectoryBackend(StorageBackend):
 
 
 def directory_root(spec: StoreSpec) -> str:
-    """Return the real path of a store's directory, whatever links its location goes through."""
+    """Return the real path of a store's directory, with links resolved."""
     return os.path.realpath(spec.location)
 
 
 def _mode(path: Path) -> int | None:
-    """Return the mode of a path; None where there is nothing.
+    """Return the mode of a path; None for a missing path.
 
-    (From Python 3.14 on, ``Path.exists`` is also False for a path that can't be looked at.)
+    (From Python 3.14 on, ``Path.exists`` is also False for an inaccessible path.)
 
     Raises:
-        OSError: the path can't be looked at.
+        OSError: the path is inaccessible.
     """
     try:
         return path.stat().st_mode
@@ -255,7 +255,7 @@ def _mode(path: Path) -> int | None:
 
 
 def _changed(known: os.stat_result) -> float:
-    """Return when a file was written, renewed, or named: a file that a backup restored counts as new."""
+    """Return the time of a file's last write, renewal or rename: a restored backup counts as new."""
     return max(known.st_mtime, known.st_ctime)
 
 
@@ -284,5 +284,5 @@ def _has(file: Path, data: Buffer) -> bool:
 
 
 def _fail(error: OSError) -> None:
-    """Raise the error of a folder that can't be listed: a listing without it would be wrong."""
+    """Raise the error of an unreadable folder: a listing without the folder would be wrong."""
     raise error

@@ -1,9 +1,9 @@
 """Garbage collection: content without a reference is deleted, in two phases and after a grace time.
 
-The caller says which content is referenced, so the references can be in any database. Content without a
-reference that is older than ``min_age`` is put into quarantine: it is renamed, with ``QUARANTINE_SUFFIX`` at
-its end. A later collection deletes what has been there for ``quarantine`` seconds and still has no reference.
-Until then ``get_hash`` reads it as before, and a collection that meets a reference to it restores it.
+The caller says which content is referenced, so the references can be in any database. Unreferenced content
+older than ``min_age`` is put into quarantine: renamed, with ``QUARANTINE_SUFFIX`` at the end of the name. A
+later collection deletes content after ``quarantine`` seconds there, if still unreferenced. Until then
+``get_hash`` reads the content as before, and a collection that finds a new reference restores it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from shardcast.registry.survey import Survey, check_seconds, survey_store
 from shardcast.sizes import format_count, format_size
 
 MIN_AGE = 3600.0
-"""Seconds for which content stays without a reference: its row may not be committed yet."""
+"""Seconds during which unreferenced content stays: its row may not be committed yet."""
 
 QUARANTINE = 24 * 3600.0
 """Seconds between quarantine and deletion."""
 
 _LEFT_OVER = 24 * 3600.0
-"""Seconds after which a temporary file is one of a killed put."""
+"""Seconds after which a temporary file counts as left by a killed put."""
 
 log = logging.getLogger(__name__)
 
@@ -41,30 +41,30 @@ def scan(
     registry: Registry | None = None,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
-    """Return what a collection would find; nothing is changed.
+    """Return the findings of a collection, without changing anything.
 
     Args:
         *schemas: the schemas to look at. No other schema is listed, counted or changed.
-        references: the metadata of every row of these schemas: a list, say, or a callable that returns it.
+        references: the metadata of every row of these schemas: a list, say, or a callable that returns one.
             Rows of other schemas do no harm. An iterator is refused: read a second time, it would be empty.
         store_name: the store to look at; None for the default.
-        verbose: whether each step is logged, at ``INFO``.
+        verbose: whether to log each step, at ``INFO``.
         min_age: seconds; younger content is no orphan yet.
-        registry: the registry whose stores are used; None for the one of ``configure``.
+        registry: the registry with the stores; None for the one of ``configure``.
         clock: the time, in seconds since 1970.
 
     Returns:
         As in DataJoint ``hash_referenced``, ``hash_stored``, ``hash_orphaned``, ``hash_orphaned_bytes``,
         ``orphaned_hashes`` (paths, in order), the totals ``referenced``, ``stored``, ``orphaned``,
-        ``orphaned_bytes``, and ``schema_paths_…`` and ``orphaned_paths``, which are 0 and empty, since there
-        is no schema-addressed content here. Besides ``hash_young`` (unreferenced, and younger than
+        ``orphaned_bytes``, and ``schema_paths_…`` and ``orphaned_paths``, always 0 and empty, since these
+        stores have no schema-addressed content. Besides ``hash_young`` (unreferenced, and younger than
         ``min_age``), ``hash_quarantined`` and ``hash_quarantined_bytes`` (in quarantine now).
 
     Raises:
-        UsageError: no schema is named, a schema's name can't be one, an age is not a number of seconds, or
-            references is an iterator.
-        ReferencesUnreadable: the references can't be read, or not be understood.
-        StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used.
+        UsageError: no schema is named, a schema's name is impossible, an age is not a number of seconds, or
+            ``references`` is an iterator.
+        ReferencesUnreadable: reading the references failed, or a reference is malformed.
+        StoreNotConfigured, StoreMissing, StoreInaccessible: the store cannot be used.
     """
     return _figures(
         survey_store(
@@ -90,32 +90,32 @@ def collect(
     registry: Registry | None = None,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
-    """Put orphans into quarantine, and delete what has been in quarantine for ``quarantine`` seconds.
+    """Put orphans into quarantine, and delete content after ``quarantine`` seconds in quarantine.
 
     Args:
         *schemas: as of ``scan``.
         references: as of ``scan``.
         store_name: as of ``scan``.
-        dry_run: whether nothing is changed, and only the figures are returned.
+        dry_run: whether to return the figures only, without changing anything.
         verbose: as of ``scan``.
         min_age: seconds. Less than the longest time between a put and the commit of its row is safe only
-            while nothing is put.
+            while no process puts content.
         quarantine: seconds. 0 deletes orphans at once, as DataJoint does.
         registry: as of ``scan``.
         clock: as of ``scan``.
 
     Returns:
         As in DataJoint ``referenced``, ``stored``, ``orphaned``, ``hash_orphaned``, ``hash_deleted`` and
-        ``deleted`` (for good, both), ``bytes_freed``, ``errors`` (files that failed; each is logged),
-        ``dry_run``, and ``schema_paths_orphaned`` and ``schema_paths_deleted``, which are 0. Besides
-        ``orphaned_bytes``, ``hash_young``, ``hash_quarantined`` and ``hash_restored`` (put into quarantine,
-        and taken out of it, by this collection), and ``leftovers_deleted`` (temporary files of killed puts).
+        ``deleted`` (for good, both), ``bytes_freed``, ``errors`` (failed files; each is logged), ``dry_run``,
+        and ``schema_paths_orphaned`` and ``schema_paths_deleted``, always 0. Besides ``orphaned_bytes``,
+        ``hash_young``, ``hash_quarantined`` and ``hash_restored`` (put into quarantine, and taken out, by
+        this collection), and ``leftovers_deleted`` (temporary files of killed puts).
 
     Raises:
-        UsageError: no schema is named, a schema's name can't be one, an age is not a number of seconds, or
-            references is an iterator.
-        ReferencesUnreadable: the references can't be read, or not be understood; nothing was changed.
-        StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used or listed; nothing was
+        UsageError: no schema is named, a schema's name is impossible, an age is not a number of seconds, or
+            ``references`` is an iterator.
+        ReferencesUnreadable: reading the references failed, or a reference is malformed; nothing was changed.
+        StoreNotConfigured, StoreMissing, StoreInaccessible: the store cannot be used or listed; nothing was
             changed.
     """
     check_seconds("quarantine", quarantine)
@@ -156,7 +156,7 @@ def collect(
 
 
 def format_stats(stats: Mapping[str, Any]) -> str:
-    """Return what ``scan`` or ``collect`` returned, as a few lines to read."""
+    """Return the result of ``scan`` or ``collect`` as a few lines of text."""
     lines = [f"stored       {format_count(stats['stored'], 'item')}"]
     lines.append(f"referenced   {format_count(stats['referenced'], 'item')}")
     orphaned = format_count(stats["orphaned"], "item")
@@ -184,16 +184,16 @@ def format_stats(stats: Mapping[str, Any]) -> str:
 
 @dataclass
 class _Collection:
-    """A collection that changes files, and what it has done so far.
+    """A collection and its counts so far.
 
     Attributes:
-        survey: the files, and which are referenced.
-        min_age: seconds for which content stays without a reference.
+        survey: the files, and the referenced ones among them.
+        min_age: seconds during which unreferenced content stays.
         quarantine: seconds between quarantine and deletion; 0 deletes at once.
         deleted: files deleted for good.
-        freed: their bytes.
+        freed: bytes of these files.
         quarantined: files put into quarantine.
-        restored: files taken out of it.
+        restored: files taken out of quarantine.
         cleared: temporary files removed.
         errors: files that failed.
         report: a line for each file.
@@ -223,7 +223,7 @@ class _Collection:
             self._try(self._clear, path)
 
     def _try(self, step: Callable[[str], None], path: str) -> None:
-        """Deal with a file; a failure is counted and logged, and the next file has its turn."""
+        """Process a file; count and log a failure, and go on with the next file."""
         try:
             step(path)
         except MissingExternalFile:
@@ -233,7 +233,7 @@ class _Collection:
             log.warning("could not collect %s: %s", path, error)
 
     def _set_aside(self, path: str) -> None:
-        """Put an orphan into quarantine; delete it where there is none."""
+        """Put an orphan into quarantine; without a quarantine, delete the orphan."""
         survey = self.survey
         if not survey.backend.set_aside(
             path, path + QUARANTINE_SUFFIX, survey.now - self.min_age, survey.now
@@ -247,7 +247,7 @@ class _Collection:
         self._count_deleted(path, survey.files.contents[path])
 
     def _sift(self, path: str) -> None:
-        """Restore content that is referenced again; delete what was in quarantine for long enough."""
+        """Restore content with a new reference; delete content after its time in quarantine."""
         survey, aside = self.survey, path + QUARANTINE_SUFFIX
         if survey.is_referenced(path) and survey.backend.bring_back(aside, path):
             self.restored += 1
@@ -257,7 +257,7 @@ class _Collection:
             self._count_deleted(aside, survey.files.quarantined[path])
 
     def _clear(self, path: str) -> None:
-        """Remove the temporary file of a put that was killed."""
+        """Remove the temporary file of a killed put."""
         if self.survey.age(path) >= _LEFT_OVER:
             self.survey.backend.remove(path)
             self.cleared += 1
@@ -269,7 +269,7 @@ class _Collection:
 
 
 def _figures(survey: Survey) -> dict[str, Any]:
-    """Return what ``scan`` returns."""
+    """Return the figures for ``scan``."""
     contents, quarantined = survey.files.contents, survey.files.quarantined
     stored, orphaned = len(contents), len(survey.orphaned)
     orphaned_bytes = sum(contents[path] for path in survey.orphaned)

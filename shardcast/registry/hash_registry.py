@@ -1,4 +1,4 @@
-"""The registry over its stores: content put, read and deleted."""
+"""The registry over its stores: put, read and delete content."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ class Registry:
     """A hash registry over the stores of one configuration."""
 
     def __init__(self, stores: Mapping[str, Any]) -> None:
-        """Keep a configuration; a store is checked when it is used.
+        """Keep a configuration; each store is checked at its first use.
 
         Args:
-            stores: each store's keys by its name, and under ``default`` the name of the default store.
+            stores: the keys of each store, by the store's name; and under ``default`` the name of the default
+                store.
 
         Raises:
             StoreNotConfigured: ``stores`` is no mapping.
@@ -68,17 +69,17 @@ class Registry:
         """Return the configuration of a store; of the default store for None.
 
         Raises:
-            StoreNotConfigured: there is no such store, no default, or its keys can't be right.
+            StoreNotConfigured: the store or the default is missing, or its keys are wrong.
         """
         return read_spec(self._stores, store_name)
 
     def get_store_backend(self, store_name: str | None = None) -> StorageBackend:
-        """Return a store, as files by their paths; the default store for None.
+        """Return the backend of a store, with files by path; of the default store for None.
 
         Raises:
-            StoreNotConfigured: there is no such store, no default, or a package is missing for it.
-            StoreMissing: its directory does not exist.
-            StoreInaccessible: it can't be used.
+            StoreNotConfigured: the store or the default is missing, or a package for its protocol.
+            StoreMissing: the store's directory does not exist.
+            StoreInaccessible: the store does not answer, or refuses.
         """
         spec = self.spec(store_name)
         return DirectoryBackend(spec) if spec.protocol == "file" else ObjectBackend(spec)
@@ -87,27 +88,25 @@ class Registry:
         """Return the subfolding of a store, ``(2, 2)`` say; None for no folders.
 
         Raises:
-            StoreNotConfigured: there is no such store, no default, or its keys can't be right.
+            StoreNotConfigured: the store or the default is missing, or its keys are wrong.
         """
         return self.spec(store_name).subfolding
 
     def put_hash(self, data: Buffer, schema_name: str, store_name: str | None = None) -> dict[str, Any]:
         """Put content into a store, once per schema.
 
-        Content that is there already is compared: equal content counts as new for garbage collection, corrupt
-        content is replaced. When this returns, the content is in the store under its path, in a directory
-        durably.
+        Present content is compared: equal content counts as new for garbage collection, corrupt content is
+        replaced. On return, the content is in the store under its path; in a directory durably.
 
         Returns:
-            The metadata that ``get_hash`` needs, to be kept in a database: ``hash``, ``path``, ``schema``,
-            ``store`` (the store's name, the default's where none was named), ``size`` in bytes, and
-            ``sha256``.
+            The metadata for ``get_hash``, to be kept in a database: ``hash``, ``path``, ``schema``, ``store``
+            (the store's name; the default's for None), ``size`` in bytes, and ``sha256``.
 
         Raises:
             TypeError: ``data`` is not bytes.
-            InvalidName: the schema's name can't be one.
+            InvalidName: the schema's name is impossible.
             HashCollision: other content of the same MD5 has the path; nothing was put.
-            StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used.
+            StoreNotConfigured, StoreMissing, StoreInaccessible: the store cannot be used.
         """
         data = bytes(data) if isinstance(data, bytearray | memoryview) else data
         if not isinstance(data, bytes):
@@ -126,16 +125,16 @@ class Registry:
         }
 
     def get_hash(self, metadata: Mapping[str, Any]) -> bytes:
-        """Return content by the metadata that ``put_hash``, ours or DataJoint's, returned for it.
+        """Return content, given the metadata from ``put_hash``, ours or DataJoint's.
 
-        It is read from the path in the metadata, whatever the store's subfolding is now.
+        The path in the metadata is read, also after a change of the store's subfolding.
 
         Raises:
             KeyError: ``path`` or ``hash`` is missing in ``metadata``.
             InvalidName: the path leads out of the store.
             MissingExternalFile: the path has no file.
-            HashMismatch: the file is not what was put.
-            StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used.
+            HashMismatch: the file's bytes differ from the content put.
+            StoreNotConfigured, StoreMissing, StoreInaccessible: the store cannot be used.
         """
         path, expected = metadata["path"], metadata["hash"]
         backend = self.get_store_backend(metadata.get("store"))
@@ -157,14 +156,14 @@ class Registry:
     def delete_path(self, path: str, store_name: str | None = None) -> bool:
         """Delete a file by its stored path, for good, also from the quarantine of garbage collection.
 
-        References are not looked at: that is ``gc.collect``'s work.
+        References are not checked; use ``gc.collect`` to delete only unreferenced content.
 
         Returns:
             Whether there was a file.
 
         Raises:
             InvalidName: the path leads out of the store.
-            StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used.
+            StoreNotConfigured, StoreMissing, StoreInaccessible: the store cannot be used.
         """
         backend = self.get_store_backend(store_name)
         names = (path, path + QUARANTINE_SUFFIX)
@@ -175,11 +174,11 @@ class Registry:
 
 
 def _put(backend: StorageBackend, path: str, data: bytes) -> None:
-    """Put content under a path, beside other processes that put, renew and collect it.
+    """Put content under a path, safely beside other processes that put, renew and collect content.
 
     Raises:
         HashCollision: other content of the same MD5 has the path.
-        StoreInaccessible: the store can't be used, or the path changed at each of ``_ATTEMPTS``.
+        StoreInaccessible: the store cannot be used, or the path changed at each of ``_ATTEMPTS``.
     """
     for _ in range(_ATTEMPTS):
         try:
@@ -225,5 +224,5 @@ def _get(backend: StorageBackend, path: str) -> bytes:
                 backend.get_url(path),
             )
             return data
-        # Between the two reads, garbage collection may have restored it.
+        # Between the two reads, garbage collection may have restored the file.
         return backend.get_buffer(path)

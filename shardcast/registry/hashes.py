@@ -23,7 +23,7 @@ Buffer = bytes | bytearray | memoryview
 def compute_hash(data: Buffer) -> str:
     """Return the hash of content: its MD5 in Base32, 26 lower-case characters without padding.
 
-    It finds equal content and proves nothing, since content of a given MD5 can be made.
+    The hash finds equal content and proves nothing, since content of a given MD5 can be made.
 
     Raises:
         TypeError: ``data`` is not bytes.
@@ -47,14 +47,14 @@ def build_hash_path(
     """Return the path, relative to its store, of content in a schema: ``_hash/SCHEMA/[FOLD/…]HASH``.
 
     Args:
-        content_hash: what ``compute_hash`` returned.
-        schema_name: the schema, whose content is kept apart from every other schema's.
-        subfolding: lengths of the folders' names, which are consecutive parts of the hash: ``(2, 2)`` for
-            ``_hash/lab/l2/3d/l23d…``. None, or an empty one, for no folders.
+        content_hash: the result of ``compute_hash``.
+        schema_name: the schema; each schema has its own files.
+        subfolding: lengths of the folders' names, consecutive parts of the hash: ``(2, 2)`` for
+            ``_hash/lab/l2/3d/l23d…``. None, or an empty sequence, for no folders.
         hash_prefix: the section of the store.
 
     Raises:
-        InvalidName: the hash, the schema's name or the subfolding can't be right.
+        InvalidName: the hash, the schema's name or the subfolding is impossible.
     """
     if not is_hash(content_hash):
         raise InvalidName(f"{content_hash!r} is not the hash of content: 26 characters of a-z and 2-7")
@@ -67,7 +67,7 @@ def build_hash_path(
 
 
 def checked_subfolding(subfolding: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return a subfolding in which each folder has a name.
+    """Return a subfolding after checking that each folder gets a name.
 
     Raises:
         InvalidName: a length is no positive number, or no characters of the hash are left for a folder's
@@ -91,7 +91,7 @@ def checked_subfolding(subfolding: Sequence[int] | None) -> tuple[int, ...] | No
 
 
 def checked_schema(name: str) -> str:
-    """Return a schema's name that can be the name of one folder.
+    """Return a schema's name after checking that one folder can have this name.
 
     Raises:
         InvalidName: the name leads elsewhere, is one of the registry's own, or is too long.
@@ -113,7 +113,7 @@ def checked_schema(name: str) -> str:
 
 
 def checked_path(path: str) -> str:
-    """Return a stored path that does not lead out of its store.
+    """Return a stored path after checking that it stays in the store.
 
     Raises:
         InvalidName: the path is empty, absolute, leads up, or has characters with another meaning elsewhere.
@@ -135,7 +135,7 @@ def checked_path(path: str) -> str:
 
 
 def _wrong(name: str) -> str:
-    """Return what is wrong with the characters of a name; empty when nothing is."""
+    """Return a sentence about forbidden characters in a name; empty for a right name."""
     if "\\" in name:
         return "it has a backslash in it"
     if any(ord(character) < 32 or ord(character) == 127 for character in name):

@@ -1,4 +1,4 @@
-"""The references of a database, read so that a doubt deletes nothing."""
+"""References of a database, read strictly: if in doubt, nothing is deleted."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from shardcast.registry.hash_registry import Registry
 from shardcast.registry.stores import StoreSpec
 
 Reference = Mapping[str, Any] | str | bytes | None
-"""A row's value: the metadata of ``put_hash``, as it is or as JSON text; None where the row has none."""
+"""A row's value: the metadata of ``put_hash``, as a mapping or as JSON text; None for an empty row."""
 
 References = Iterable[Reference] | Callable[[], Iterable[Reference]]
-"""All references, each time they are read: no iterator, which is empty the second time."""
+"""All references, readable twice: an iterator would be empty the second time."""
 
 
 def read_references(registry: Registry, spec: StoreSpec, references: References) -> set[str]:
-    """Return the paths that are referenced in a store, as they are spelled.
+    """Return the paths referenced in a store, as they are spelled.
 
     Raises:
         UsageError: ``references`` is an iterator.
-        ReferencesUnreadable: reading failed, or a reference can't be understood.
+        ReferencesUnreadable: reading failed, or a reference is malformed.
     """
     paths: set[str] = set()
     elsewhere: dict[str | None, bool] = {}
@@ -56,19 +56,19 @@ def read_references(registry: Registry, spec: StoreSpec, references: References)
 
 
 def key_of(path: str) -> str:
-    """Return what all spellings of a path have in common that some file system takes for the same.
+    """Return a key equal for all spellings of a path treated as the same by some file system.
 
-    A file is kept when any of its spellings is referenced, so this may err towards keeping, and only so.
+    A file is kept if any of its spellings is referenced, so an error can only keep files.
     """
     plain = unicodedata.normalize("NFC", posixpath.normpath(path))
     return unicodedata.normalize("NFC", plain.casefold())
 
 
 def _unread(rows: Iterable[Reference]) -> Iterable[Reference]:
-    """Return the rows that a callable returned, unless they are a generator that was read before.
+    """Return the rows from a callable, unless they are a generator already read.
 
     Raises:
-        ReferencesUnreadable: they are.
+        ReferencesUnreadable: the rows are such a generator.
     """
     if inspect.isgenerator(rows) and inspect.getgeneratorstate(rows) != inspect.GEN_CREATED:
         raise ReferencesUnreadable(
@@ -102,10 +102,10 @@ def _read(row: Reference) -> tuple[str, str | None] | None:
 
 
 def _is_elsewhere(registry: Registry, spec: StoreSpec, name: str | None) -> bool:
-    """Return whether the store of a reference is another place than ``spec``.
+    """Return whether a reference's store lies elsewhere than ``spec``.
 
-    Places are compared and not names: two stores may be one directory, and None is the default. A store that
-    isn't configured any more may be this place too, so that its references count here.
+    Places are compared, not names: two stores may be one directory, and None is the default. A store missing
+    in the configuration may be this place too, so its references count here.
     """
     try:
         other = registry.spec(name)
@@ -115,6 +115,6 @@ def _is_elsewhere(registry: Registry, spec: StoreSpec, name: str | None) -> bool
 
 
 def _place(spec: StoreSpec) -> tuple[str, str]:
-    """Return where a store is, without its endpoint: a bucket may be reached by several."""
+    """Return the place of a store, without the endpoint: one bucket may have several endpoints."""
     root = directory_root(spec) if spec.protocol == "file" else object_root(spec)
     return spec.protocol, key_of(root)

@@ -1,4 +1,4 @@
-"""The configuration of stores, and the checks of it."""
+"""The configuration of stores, and its checks."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class StoreSpec:
     """The configuration of a store.
 
     Attributes:
-        name: its name in the configuration.
+        name: name in the configuration.
         protocol: ``file``, ``s3``, ``gcs``, ``azure`` or ``memory``.
-        location: its directory, or the prefix of its objects' names in the bucket.
+        location: the directory, or the prefix of the objects' names in the bucket.
         subfolding: lengths of the folders' names below a schema; None for no folders.
-        hash_prefix: its section with hash-addressed content.
-        options: the other keys that its protocol needs; never shown, since access keys are among them.
+        hash_prefix: the section with hash-addressed content.
+        options: other keys of the protocol; never shown, since access keys are among them.
     """
 
     name: str
@@ -86,10 +86,10 @@ def resolve_name(stores: Mapping[str, Any], name: str | None) -> str:
 
 
 def read_spec(stores: Mapping[str, Any], name: str | None) -> StoreSpec:
-    """Return the configuration of a store, or of the default store; the store itself is not asked.
+    """Return the configuration of a store, or of the default store, without a request to the store.
 
     Raises:
-        StoreNotConfigured: there is no such store, or its keys can't be right.
+        StoreNotConfigured: the store is missing, or its keys are wrong.
     """
     name = resolve_name(stores, name)
     given = stores[name]
@@ -118,7 +118,7 @@ def _check_keys(name: str, protocol: str, given: Mapping[str, Any]) -> None:
     """Refuse keys that are missing, unknown to the protocol, or of another type.
 
     Raises:
-        StoreNotConfigured: there are such keys.
+        StoreNotConfigured: a key is missing, unknown, or of another type.
     """
     missing = [key for key in _REQUIRED[protocol] if key not in given]
     if missing:
@@ -156,12 +156,12 @@ def _hash_section(given: Mapping[str, Any]) -> str:
 
 
 def _check_sections(name: str, given: Mapping[str, Any]) -> None:
-    """Refuse sections that lie in one another.
+    """Refuse sections nested in one another.
 
     Garbage collection of the outer section would take the files of the inner one.
 
     Raises:
-        StoreNotConfigured: two sections do.
+        StoreNotConfigured: two sections are nested.
     """
     sections = {key: given.get(key, usual) for key, usual in _SECTIONS.items()}
     for key, prefix in sections.items():

@@ -1,4 +1,4 @@
-"""Survey of a registry's store: its files below some schemas, and which of them a database refers to."""
+"""A survey of a registry's store: the files below some schemas, and the referenced ones among them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shardcast.temporary_files import PART
 _PART = re.compile(r"\.[0-9a-f]{16}" + re.escape(PART))
 
 log = logging.getLogger("shardcast.registry.gc")
-"""The logger of the collection, whose level callers set to see its steps."""
+"""The logger of the collection; set its level to see the steps."""
 
 
 @dataclass
@@ -29,8 +29,8 @@ class StoreFiles:
     """The files below the schemas of a store.
 
     Attributes:
-        contents: bytes of each content, by its path.
-        quarantined: bytes of each content in quarantine, by the path that it had.
+        contents: bytes of each content, by path.
+        quarantined: bytes of each content in quarantine, by the path before.
         parts: paths of temporary files.
     """
 
@@ -41,16 +41,16 @@ class StoreFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """The files of a store, and which of them are referenced.
+    """The files of a store, and the referenced ones among them.
 
     Attributes:
         backend: the store.
-        files: its files.
+        files: the store's files.
         referenced: keys of the referenced paths (``references.key_of``).
-        references: how many of these lie in the schemas.
+        references: number of these in the schemas.
         now: the time of the survey, in seconds since 1970.
         young: paths of unreferenced content younger than the minimum age.
-        ahead: paths of unreferenced content whose time lies ahead.
+        ahead: paths of unreferenced content with a time in the future.
         orphaned: paths of the other unreferenced content.
     """
 
@@ -68,10 +68,10 @@ class Survey:
         return key_of(path) in self.referenced
 
     def age(self, path: str) -> float:
-        """Return the seconds since a file was written; a time that lies ahead is set to now.
+        """Return the seconds since a file was written; set a time in the future to now.
 
         Raises:
-            RegistryError: the file can't be looked at.
+            RegistryError: the file's time cannot be read.
         """
         modified = self.backend.modified(path)
         if is_future(modified, self.now):
@@ -91,10 +91,10 @@ def survey_store(
 ) -> Survey:
     """List the files, and then read the references.
 
-    In this order content that is put meanwhile is in no danger: it isn't listed.
+    In this order content put meanwhile is in no danger: it is not listed.
 
     Raises:
-        UsageError, ReferencesUnreadable, RegistryError: as ``scan`` does.
+        UsageError, ReferencesUnreadable, RegistryError: as for ``scan``.
     """
     if not schemas:
         raise UsageError("at least one schema must be named; only the content of those is collected")
@@ -127,10 +127,10 @@ def survey_store(
 
 
 def _list(backend: StorageBackend, folders: list[str]) -> StoreFiles:
-    """Return the files below the folders that the registry put there, known by their names.
+    """Return the registry's own files below the folders, recognized by name.
 
     Raises:
-        StoreInaccessible: a folder can't be listed.
+        StoreInaccessible: a folder cannot be listed.
     """
     files = StoreFiles()
     for folder in folders:
@@ -148,9 +148,9 @@ def _list(backend: StorageBackend, folders: list[str]) -> StoreFiles:
 def _by_age(
     backend: StorageBackend, paths: list[str], now: float, min_age: float
 ) -> tuple[list[str], list[str], list[str]]:
-    """Return the paths younger than an age, those among all whose time lies ahead, and the old paths.
+    """Return the paths younger than an age, those of all with a time in the future, and the old paths.
 
-    A file that was removed meanwhile is in none of the lists.
+    A file removed meanwhile is in none of the lists.
     """
     young: list[str] = []
     ahead: list[str] = []
@@ -170,7 +170,7 @@ def check_seconds(name: str, seconds: float) -> None:
     """Refuse an age that is no number of seconds.
 
     Raises:
-        UsageError: it is none, or less than 0.
+        UsageError: the value is no number, or less than 0.
     """
     if not isinstance(seconds, int | float) or not seconds >= 0:
         raise UsageError(f"{name} must be a number of seconds, 0 or more, not {seconds!r}")
