@@ -23,7 +23,7 @@ from shardcast.errors import LocalDiskError
 log = logging.getLogger(__name__)
 
 _WRITE_INTERVAL = 2.0
-"""Seconds after which counts are written down."""
+"""Seconds between two writes of counts to the disk."""
 _MAX_PENDING = 20_000
 """Keys whose counts may wait to be written."""
 _BATCH = 1000
@@ -47,7 +47,7 @@ def archive_folder(root: Path) -> Path:
 
 
 def stats_file(folder: Path) -> Path:
-    """Return the file of an archive's statistics in its folder."""
+    """Return the path of an archive's statistics in its folder."""
     return folder / "archive.sqlite"
 
 
@@ -64,7 +64,7 @@ class AccessStats:
     """The statistics of an archive, in a file."""
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.time, max_keys: int = 1_000_000) -> None:
-        """Open the file, and wait for it.
+        """Open the file; blocks on the disk.
 
         Args:
             file: the file; made if missing.
@@ -162,10 +162,10 @@ class AccessStats:
         """Forget the keys whose blobs are gone, with their counts, and return their number.
 
         Args:
-            present: returns which of some blobs are here; called in a thread.
+            present: returns for each of some blobs whether the store has it; called in a thread.
 
         Raises:
-            LocalDiskError: the file can't be read or written.
+            LocalDiskError: the file cannot be read or written.
         """
         await self._write()
         tables = ("content", "access")

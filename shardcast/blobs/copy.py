@@ -115,8 +115,8 @@ async def _lacking(
 async def _is_there(source: BlobStore, target: BlobStore, digest: str) -> bool:
     """Return whether the target has a blob.
 
-    The lengths at both ends are compared. Where the source's isn't known, or reading the blob costs little,
-    its bytes are verified instead.
+    The lengths at both ends are compared. If the source's length is unknown, or reading the blob costs
+    little, the target's bytes are verified instead.
     """
     is_local = not isinstance(target, RemoteStore)
     try:
@@ -231,7 +231,7 @@ async def remote_store(
     downloads: FairLimit | None = None,
     uploads: FairLimit | None = None,
 ) -> AsyncIterator[RemoteStore]:
-    """Yield a server as a store, once it answers.
+    """Yield a server as a store, after its first answer.
 
     Args:
         url: URL of the server.
@@ -243,7 +243,7 @@ async def remote_store(
 
     Raises:
         UsageError: the URL is no address of a server.
-        PeerError: the server can't be asked.
+        PeerError: the server does not answer.
     """
     async with open_session(access=access, downloads=downloads, uploads=uploads) as session:
         store = RemoteStore(server_url(url), session, algorithm, token)

@@ -41,7 +41,7 @@ class TooLong(FramingError):
 
 
 class WrongContent(FramingError):
-    """A blob whose SHA-256 is not its key.
+    """A blob with another SHA-256 than its key.
 
     Attributes:
         key: the expected SHA-256, in hex.

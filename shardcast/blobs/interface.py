@@ -31,7 +31,7 @@ class BlobWriter(Protocol):
 
         Raises:
             IntegrityError: the digest is not the named one; nothing was kept.
-            LocalDiskError: the blob can't be kept.
+            LocalDiskError: the blob cannot be stored.
         """
 
 
@@ -59,14 +59,14 @@ class BlobStore(Protocol):
     async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
         """Return the bytes of these blobs by digest, without missing, wrong or too long ones.
 
-        All are read in one step, since a step for each costs more than the reading.
+        All are read in one step; a step for each would cost more than the reading.
 
         Args:
             digests: the blobs; the caller ensures that they fit into memory together.
             max_size: maximum bytes of a returned blob.
 
         Raises:
-            LocalDiskError: they can't be read.
+            LocalDiskError: the blobs cannot be read.
         """
 
     def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:
@@ -80,10 +80,10 @@ class BlobStore(Protocol):
         """
 
     async def delete(self, digest: str) -> bool:
-        """Remove a blob, and return whether it was here.
+        """Remove a blob, and return whether it existed.
 
         Raises:
-            ReadOnlyStore: nothing can be removed here.
+            ReadOnlyStore: the store removes no blobs.
         """
 
     def digests(self) -> AsyncIterator[str]:

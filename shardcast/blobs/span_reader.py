@@ -68,7 +68,7 @@ class SpanReader:
         Only for ``hash_into``, which reads by position: both descriptors share one offset.
 
         Raises:
-            LocalDiskError: there are no descriptors left.
+            LocalDiskError: no descriptors are left.
         """
         assert self.span
         with disk_errors("could not open", self.path):

@@ -37,7 +37,7 @@ class SqliteFile:
     """A database with all statements in a thread of its own, one after the other."""
 
     def __init__(self, file: Path, schema: str) -> None:
-        """Open the database, and wait for it; ``schema`` is a script to make missing tables."""
+        """Open the database; blocks on the disk. ``schema`` is a script to make missing tables."""
         self._file, self._schema = file, schema
         self._thread = ThreadPool(1, "shardcast-ledger")
         try:
@@ -99,7 +99,7 @@ class SqliteFile:
             return self._connect(":memory:")
 
     def _move_aside(self) -> None:
-        """Rename a damaged file, and remove its log, which would be applied to the next one.
+        """Rename a damaged file, and remove its log, lest SQLite apply the log to the next one.
 
         Raises:
             OSError: the file can't be renamed.
@@ -112,7 +112,7 @@ class SqliteFile:
         """Open a database and make its tables.
 
         Raises:
-            sqlite3.Error: it can't be used.
+            sqlite3.Error: the database cannot be used.
         """
         if isinstance(file, Path):
             with contextlib.suppress(OSError):  # SQLite reports the reason, if it can't use the file

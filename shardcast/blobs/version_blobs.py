@@ -56,7 +56,7 @@ class _Source:
         key: the number, or the place.
         shards: the shards of its manifest.
         span: returns the place of a shard's bytes, or None for one not here whole.
-        reading: a context, for a reason, in which the version is not retired.
+        reading: a context, for a reason, to protect the version from retirement.
     """
 
     key: int | VersionPlace
@@ -91,7 +91,7 @@ class VersionBlobs:
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[SpanReader]:
-        """See ``BlobStore``; a version of the current line is held while its shard is read."""
+        """See ``BlobStore``; a version of the current line is held during the reading of its shard."""
         search = BlobSearch()
         for index, source, shard in self._places(digest):
             with source.reading("a reader of blobs"):

@@ -2,8 +2,9 @@
 
 ::
 
-    v3/              the folder .v3.manifest     the version's manifest .v3.files        inode, size, mtime
-    and ctime of each file when the folder got its name (``file_states``)
+    v3/              the folder
+    .v3.manifest     the version's manifest
+    .v3.files        inode, size, mtime and ctime of each file when the folder got its name (``file_states``)
 
 Both are written before the folder gets its name.
 """

@@ -2,8 +2,8 @@
 
 ::
 
-    │ header  small file  header │ large file        │ header  small  … │ large file │ header … end │ │ shard
-    1                    │ shard 2 │ shard 3 │ shard 4          │ shard 5    │ shard 6      │
+    │ header  small file  header │ large file        │ header  small  … │ large file │ header … end │
+    │ shard 1                    │ shard 2 │ shard 3 │ shard 4          │ shard 5    │ shard 6      │
 
 A large file has shards of its own, from the first byte to the last. So it can be received straight into its
 place, linked from another version, or left out if unwanted.

@@ -5,8 +5,9 @@
     {"format": 1, …, "name": "model.tar", "kind": "file", "folder": {"name": "model", "entries": 3}}
     {"entries": [["config.json", 640, 420, 1763780000], ["weights/", 0, 493, 0],
                  ["weights/newest", 0, 511, 1763780000, "symlink", "a"]]}
-    {"entries": "<base64 of a zlib stream of such a list>"} {"shard": 1, …} {"file_digests": 0, "sha256":
-    "<base64 of 32 bytes for each small file, in order>"}
+    {"entries": "<base64 of a zlib stream of such a list>"}
+    {"shard": 1, …}
+    {"file_digests": 0, "sha256": "<base64 of 32 bytes for each small file, in order>"}
 
 Path, size, mode, mtime; for links also the kind and the target. A path in another encoding than UTF-8 is
 ``{"base64": "…"}``. Large files have no digest here: their shards have. Lists are packed when they would take

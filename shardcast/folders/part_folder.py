@@ -3,8 +3,9 @@
 ::
 
     .v3.part/            only this user may open it; .v3.part-2 and so on beside other processes
-      lock               held by the process that fills the folder manifest           the version's manifest
-      so far folder/            gets the name v3 at the end
+      lock               held by the process that fills the folder
+      manifest           the version's manifest so far
+      folder/            gets the name v3 at the end
 
 On a network file system the names have suffixes, like those of an arriving file (``store.output_part``).
 """

@@ -2,9 +2,11 @@
 
 ::
 
-    *.tmp        a name, at any depth, of a file, link or folder logs/        a folder of this name, at any
-    depth, with all its contents /notes.txt   a path from the top of the folder a/*.bin      a pattern with a
-    / in the middle is a path from the top, too a/**/b       ** stands for any folders between, also for none
+    *.tmp        a name, at any depth, of a file, link or folder
+    logs/        a folder of this name, at any depth, with all its contents
+    /notes.txt   a path from the top of the folder
+    a/*.bin      a pattern with a / in the middle is a path from the top, too
+    a/**/b       ** stands for any folders between, also for none
 
 ``*`` and ``?`` stand for no ``/``; ``[abc]`` for one of these characters; others for themselves.
 """

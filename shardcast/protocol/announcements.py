@@ -2,7 +2,8 @@
 
 ::
 
-    POST /v3/swarm {"node": "81ab…", "secret": "…", "key": "…", "proof": "…", "nonce": "…", "origin": "ce0d…",
+    POST /v3/swarm
+    {"node": "81ab…", "secret": "…", "key": "…", "proof": "…", "nonce": "…", "origin": "ce0d…",
      "digest": "9f86…", "port": 41234, "advertise": null, "site": "rack7", "certificate": null, "rate": 0,
      "sharing": true, "keys": "3c1f…", "leaving": false}
 

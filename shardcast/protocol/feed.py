@@ -8,8 +8,9 @@ such a line every few seconds, to tell silence from death::
      "chain": [], "silent": false, "highest": 2}                                          (one line)
     {"seq": 3, "event": "complete", "version": "v1", "digest": "9f86…", "shards": 21, "manifest": "77aa…"}
     {"seq": 4, "event": "known", "version": "v2", "digest": "6030…", "shards": 21, "manifest": "09c1…"}
-    {"seq": 4} {"seq": 5, "event": "retired", "version": "v1"} {"seq": 6, "event": "withdrawn", "version":
-    "v2", "digest": "6030…", "reason": "loss was NaN"}
+    {"seq": 4}
+    {"seq": 5, "event": "retired", "version": "v1"}
+    {"seq": 6, "event": "withdrawn", "version": "v2", "digest": "6030…", "reason": "loss was NaN"}
 
 Readers ignore unknown keys and events.
 """

@@ -3,8 +3,8 @@
 ::
 
     {"format": 1, "version": "v3", "origin": "…", "name": "model.bin", "kind": "file", "size": 123, …}
-    {"shard": 1, "size": 50000000, "sha256": "…", "blake3": "<base64 of its pieces' digests>"} {"complete":
-    true, "size": 123, "shards": 1, "sha256": "…"}
+    {"shard": 1, "size": 50000000, "sha256": "…", "blake3": "<base64 of its pieces' digests>"}
+    {"complete": true, "size": 123, "shards": 1, "sha256": "…"}
 
 Nodes keep and forward the bytes verbatim, and ignore unknown keys and lines (``manifest_reader``).
 """

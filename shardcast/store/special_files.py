@@ -2,8 +2,8 @@
 
 ::
 
-    .shardcast/socket       the socket .shardcast/socket-at    its place otherwise: in a folder of this
-    machine, closed to other users
+    .shardcast/socket       the socket
+    .shardcast/socket-at    its place otherwise: in a folder of this machine, closed to other users
 """
 
 from __future__ import annotations

@@ -109,9 +109,9 @@ class ArchiveClient:
             wanted: the length of each blob by its key (64 hex digits).
 
         Raises:
-            UsageError: ``wanted`` has something else than a key, or than a length.
+            UsageError: a key or a length in ``wanted`` is malformed.
             WrongBytes: the bytes of a blob do not have its key.
-            PeerError: the archive can't be asked, or its answer is wrong.
+            PeerError: the archive does not answer, or its answer is wrong.
         """
         async with aclosing(self.pull_batches(wanted)) as batches:
             async for batch in batches:
@@ -146,7 +146,7 @@ class ArchiveClient:
         Raises:
             ServerLacks: the server is no archive.
             WrongBytes: the bytes of a blob do not have its key.
-            PeerError: the archive can't be asked, or its answer is wrong.
+            PeerError: the archive does not answer, or its answer is wrong.
         """
         what, reader = f"POST {PULL_PATH}", PullReader(wanted)
         headers = {"Content-Type": BYTES} | ({VIA_HEADER: ", ".join(via)} if via else {})
@@ -188,8 +188,8 @@ class ArchiveClient:
 
         Raises:
             PayloadMissing, LocalDiskError: a file can't be read.
-            PayloadChanged: a file became shorter or longer meanwhile, or does not end where its size says.
-            PeerError: the archive can't be reached, or doesn't take them.
+            PayloadChanged: a file's size changed meanwhile.
+            PeerError: the archive cannot be reached, or refuses the blobs.
         """
         sending = _Sending(blobs)
         headers = {"Content-Type": BYTES} | (bearer(self._token) if self._token else {})
@@ -328,7 +328,7 @@ async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | mem
 
     Raises:
         LocalDiskError: the file can't be read.
-        PayloadChanged: the file does not end where its size says.
+        PayloadChanged: the file's size changed meanwhile.
     """
     with disk_errors("could not read", path):
         file.flush()

@@ -39,7 +39,7 @@ class BlobRequests:
         Raises:
             ServerLacks: the server doesn't have the blob, or not with this length.
             WrongBytes: the bytes have another digest.
-            PeerError: the server can't be asked, or its answer is wrong.
+            PeerError: the server does not answer, or its answer is wrong.
         """
         url, what, hasher = self._endpoint.url, f"GET /{digest}", new_hasher(self._algorithm)
         headers = {VIA_HEADER: ", ".join(via)} if via else None
@@ -75,7 +75,7 @@ class BlobRequests:
         """Return the bytes of a blob; None for one missing at the server.
 
         Raises:
-            PeerError: the server can't be asked, or its answer is wrong.
+            PeerError: the server does not answer, or its answer is wrong.
         """
         async with self._endpoint.request(f"/{digest}", "HEAD") as response:
             try:

@@ -68,10 +68,10 @@ class HashServerClient:
     async def present(self, digests: Sequence[str]) -> list[str]:
         """Return the blobs present at the server now.
 
-        A GET of a blob only promised would wait, so this is asked before.
+        To be called before a GET: a GET of a blob only promised would wait.
 
         Raises:
-            PeerError: the server can't be asked, or its answer is wrong.
+            PeerError: the server does not answer, or its answer is wrong.
         """
         flags = await self._ask(HAS_NOW_PATH, digests)
         if not isinstance(flags, list) or len(flags) != len(digests):
@@ -82,7 +82,7 @@ class HashServerClient:
         """Return the bytes of a blob; None for one missing at the server.
 
         Raises:
-            PeerError: the server can't be asked, or its answer is wrong.
+            PeerError: the server does not answer, or its answer is wrong.
         """
         if not await self.present([digest]):
             return None
@@ -97,15 +97,16 @@ class HashServerClient:
         return length if known else None
 
     async def upload(self, digest: str, file: BufferedRandom) -> None:
-        """Put the bytes of an open file, and return when the server keeps them.
+        """Put the bytes of an open file, and return after the server has stored them.
 
-        A hash server refuses an upload beside another of the same blob (202), and the other one may fail: its
-        end is waited for, and a blob still missing then is put again. It refuses a blob already there (201):
-        hashserver 1.0.2 says so of any file with this name, also of a cut one, so the length is compared.
+        A hash server refuses an upload beside another of the same blob (202), and the other one may fail:
+        this waits for its end, and puts a blob still missing again. The server also refuses a blob already
+        there (201): hashserver 1.0.2 does so for any file with this name, also a truncated one, so the length
+        is compared.
 
         Raises:
             LocalDiskError: the file can't be read.
-            PeerError: the server doesn't keep the blob.
+            PeerError: the server does not store the blob.
         """
         loop, length, attempts = asyncio.get_running_loop(), file.seek(0, os.SEEK_END), 0
         deadline, was_missing = loop.time() + self._patience, False

@@ -30,7 +30,7 @@ _NOT_FORWARDED = ("asks-what-is-spoken",) * MAX_VIA
 
 
 class ServerKind(StrEnum):
-    """What a server speaks besides ``GET /<digest>``."""
+    """The protocol of a server besides ``GET /<digest>``."""
 
     ARCHIVE = "archive"
     """Pull and push."""
@@ -41,10 +41,10 @@ class ServerKind(StrEnum):
 
 
 class RemoteStore:
-    """A server as a ``BlobStore``; the first request finds out what the server speaks.
+    """A server as a ``BlobStore``; the first request finds out the server's kind.
 
     Attributes:
-        url: its base URL.
+        url: base URL of the server.
         algorithm: the digest of its blobs.
     """
 
@@ -62,13 +62,13 @@ class RemoteStore:
         """Name a server; no request is sent.
 
         Args:
-            url: its base URL.
+            url: base URL of the server.
             session: for all requests.
             algorithm: the digest of its blobs.
-            token: allows pushes to an archive at any port.
-            max_size: bytes of a blob that is read without its length being known before.
+            token: for pushes to an archive at any port.
+            max_size: maximum bytes of a blob read without a known length.
             timeout: seconds without progress.
-            patience: seconds for which another's upload of the same blob is waited for.
+            patience: maximum seconds to wait for another's upload of the same blob.
 
         Raises:
             UsageError: ``url`` is no address.
@@ -83,7 +83,7 @@ class RemoteStore:
 
     @property
     def node_id(self) -> str | None:
-        """What a shardcast node calls itself; None for others, or before it answered."""
+        """The id of a shardcast node; None for other servers, or before the first answer."""
         return self._endpoint.node_id
 
     @node_id.setter
@@ -91,20 +91,20 @@ class RemoteStore:
         self._endpoint.node_id = node_id
 
     async def server_kind(self) -> ServerKind:
-        """Return what the server speaks; asked once.
+        """Return the server's kind; the first call sends a request.
 
         Raises:
-            PeerError: the server can't be asked.
+            PeerError: the server does not answer.
         """
         if self._kind is None:
             self._kind = await self._probe()
         return self._kind
 
     async def _probe(self) -> ServerKind:
-        """Ask for the empty blob as an archive and as a hash server, and return what understood.
+        """Request the empty blob as from an archive, then as from a hash server; return the kind.
 
         Raises:
-            PeerError: the server can't be asked.
+            PeerError: the server does not answer.
         """
         if self.algorithm == "sha256":
             try:
@@ -129,17 +129,17 @@ class RemoteStore:
     async def fetch(
         self, wanted: Mapping[str, int | None], via: Sequence[str] = ()
     ) -> AsyncGenerator[list[Part], None]:
-        """Yield the parts of blobs as they come; a blob is verified before its last part.
+        """Yield the parts of blobs on arrival; a blob is verified before its last part.
 
-        Blobs that the server lacks, or has with another length, are left out.
+        Blobs missing at the server, or of another length there, are left out.
 
         Args:
-            wanted: the length of each blob by its digest, None where it isn't known; 1280 blobs at most.
-            via: ids of the nodes that asked already.
+            wanted: the length of each blob by its digest, None if unknown; 1280 blobs at most.
+            via: ids of the nodes on the request's way so far.
 
         Raises:
-            WrongBytes: the bytes of a blob are not what its digest says.
-            PeerError: the server can't be asked, or its answer is wrong.
+            WrongBytes: the bytes of a blob do not match its digest.
+            PeerError: the server does not answer, or its answer is wrong.
         """
         kind = await self.server_kind()
         known = {digest: length for digest, length in wanted.items() if length is not None}
@@ -173,10 +173,10 @@ class RemoteStore:
     # BlobStore
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob; None where the server doesn't have it.
+        """Return the bytes of a blob; None for one missing at the server.
 
         Raises:
-            PeerError: the server can't be asked, or its answer is wrong.
+            PeerError: the server does not answer, or its answer is wrong.
         """
         if await self.server_kind() is ServerKind.HASH_SERVER:
             return await self._hash_server.size(digest)
@@ -184,12 +184,12 @@ class RemoteStore:
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[_Reader]:
-        """Read a blob as it comes.
+        """Read a blob on arrival.
 
         Raises:
-            BlobMissing: the server doesn't have it.
-            IntegrityError: the bytes are not what the digest says.
-            PeerError: the server can't be asked, or its answer is wrong.
+            BlobMissing: the server does not have the blob.
+            IntegrityError: the bytes do not match the digest.
+            PeerError: the server does not answer, or its answer is wrong.
         """
         if not is_digest(digest):
             raise BlobMissing(f"{digest!r} is no digest")
@@ -210,7 +210,7 @@ class RemoteStore:
         """Return the bytes of the blobs of at most ``max_size`` bytes; missing and wrong ones are left out.
 
         Raises:
-            PeerError: the server can't be asked, or its answer is wrong.
+            PeerError: the server does not answer, or its answer is wrong.
         """
         found: dict[str, bytes] = {}
         for digest in digests:
@@ -226,11 +226,11 @@ class RemoteStore:
     async def put(self, digest: str | None = None) -> AsyncIterator[_Writer]:
         """Write a blob to a temporary file, and upload it on ``commit``.
 
-        Its length or its digest has to be sent before its bytes, and neither is known earlier.
+        The request begins with the blob's length or digest, and neither is known earlier.
 
         Raises:
             ReadOnlyStore: the server takes no blobs.
-            PeerError: the server can't be asked.
+            PeerError: the server does not answer.
         """
         if await self.server_kind() is ServerKind.SHARDS:
             raise ReadOnlyStore(f"{self.url} takes no blobs")
@@ -266,11 +266,11 @@ class RemoteStore:
 
 
 class _Reader:
-    """A blob that is read as it comes.
+    """A reader of a blob during its arrival.
 
     Attributes:
-        size: its bytes.
-        span: always None: it lies in no file here.
+        size: bytes of the blob.
+        span: always None: the blob has no file here.
     """
 
     def __init__(self, first: Part, rest: AsyncGenerator[Part, None]) -> None:
@@ -284,7 +284,7 @@ class _Reader:
         """Return the next bytes, ``max_size`` at most; none at the end.
 
         Raises:
-            IntegrityError: the bytes are not what the digest says.
+            IntegrityError: the bytes do not match the digest.
             PeerError: the answer breaks off or stalls.
         """
         while not self._data and not self._last:
@@ -298,7 +298,7 @@ class _Reader:
 
 
 class _Writer:
-    """A blob in a temporary file, which ``commit`` uploads."""
+    """A blob in a temporary file, uploaded by ``commit``."""
 
     def __init__(self, store: RemoteStore, digest: str | None, spool: BufferedRandom) -> None:
         self._store = store
@@ -320,9 +320,9 @@ class _Writer:
         """Upload the blob, and return its digest.
 
         Raises:
-            LocalDiskError: the temporary file can't be written, or read back.
-            IntegrityError: the bytes are not what the expected digest says; nothing was sent.
-            PeerError: the server doesn't keep the blob.
+            LocalDiskError: the temporary file cannot be written or read.
+            IntegrityError: the bytes do not match the expected digest; nothing was sent.
+            PeerError: the server does not store the blob.
         """
         digest = self._hasher.hexdigest()
         if self._expected not in (None, digest):

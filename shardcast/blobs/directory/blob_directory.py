@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class BlobDirectory:
-    """A directory as a ``BlobStore``; several processes can work on it at once.
+    """A directory as a ``BlobStore``; several processes can work on one directory at once.
 
     Attributes:
         algorithm: the digest of its blobs.
-        folder: the directory that blobs are put into, and its layout.
-        lookup: the finder of blobs' files, here and in the directories that are only read.
+        folder: the directory for new blobs, and its layout.
+        lookup: the finder of blobs' files, here and in the read-only directories.
         writable: whether blobs can be put here.
-        verified: the files that this process has verified.
+        verified: the files verified by this process.
     """
 
     def __init__(
@@ -56,16 +56,17 @@ class BlobDirectory:
         Args:
             root: the directory.
             algorithm: by default the recorded algorithm, or SHA-256 without a record.
-            layout: by default the layout of the directory, or the prefix layout where nothing tells.
-            extra: directories that are only read, in this order, each in its layout of the moment.
+            layout: by default the layout of the directory, or the prefix layout for an empty directory.
+            extra: read-only directories, in this order, each in its layout of the moment.
             writable: whether blobs are to be put here.
-            private: whether the caller is the one that serves a private directory (``private_mark``).
-            on_put: called with the digest of each blob that was put, in a thread or in the event loop.
+            private: whether the caller is the only server of a private directory (``private_mark``).
+            on_put: called with the digest of each new blob, in a thread or in the event loop.
 
         Raises:
-            UsageError: there is no such directory, no such algorithm, or the layout is another one.
-            WrongStore: the directory is of another algorithm, or it or one of ``extra`` is private.
-            LocalDiskError: the directory can't be read, or can't be written although it should be.
+            UsageError: the directory does not exist, the algorithm is unknown, or the layout is another one.
+            WrongStore: the directory has another algorithm; or the directory, or one of ``extra``, is
+                private.
+            LocalDiskError: the directory cannot be read; or not written, if ``writable``.
         """
         with disk_errors("could not look at", root):
             exists = Path(root).is_dir() and Path(root).stat().st_nlink > 0  # "." may have been removed
@@ -101,12 +102,12 @@ class BlobDirectory:
         Without this call, the first put does so.
 
         Raises:
-            LocalDiskError: nothing can be written here.
+            LocalDiskError: the directory cannot be written.
         """
         await self._opened_incoming()
 
     async def close(self) -> None:
-        """Release the directory, and discard the blobs that are still arriving."""
+        """Release the directory, and discard arriving blobs."""
         if self._incoming is not None:
             await asyncio.to_thread(self._incoming.close)
             self._incoming = None
@@ -115,14 +116,14 @@ class BlobDirectory:
         """See ``BlobStore``; of a coded blob, its decoded bytes.
 
         Raises:
-            BlobCorrupt: the blob has only a coded file, which can't be decoded.
-            LocalDiskError: the file can't be read.
+            BlobCorrupt: the blob has only a coded file, and decoding failed.
+            LocalDiskError: the file cannot be read.
         """
         return await self.verified.hashing.run(self.lookup.length, digest)
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[BlobReader]:
-        """See ``BlobStore``; the first of the blob's files that is right is read."""
+        """See ``BlobStore``; reads the first file of the blob with the right digest."""
         search = BlobSearch()
         for file in self.lookup.files(digest, search):
             with file:
@@ -133,7 +134,7 @@ class BlobDirectory:
         search.raise_outcome(f"{digest} is not in {self.folder.root}")
 
     async def is_right(self, digest: str, file: BlobFile, search: BlobSearch) -> bool:
-        """Return whether a file holds this blob; ``search`` records an error that prevents reading it."""
+        """Return whether a file holds this blob; ``search`` records an unreadable file."""
         try:
             return await verify(self.verified, self.algorithm, digest, file)
         except LocalDiskError as error:
@@ -170,8 +171,8 @@ class BlobDirectory:
     async def put(self, digest: str | None = None, coding: str | None = None) -> AsyncIterator[BlobWriter]:
         """Put a blob; see ``BlobStore``.
 
-        With a ``coding`` (one of ``CODINGS``) the written bytes are of that coding and are stored as they
-        are; the digest is that of the decoded bytes.
+        With a ``coding`` (one of ``CODINGS``) the written bytes are of this coding and stored unchanged; the
+        digest is of the decoded bytes.
 
         Raises:
             ReadOnlyStore: the directory was not opened as writable.
@@ -199,7 +200,7 @@ class BlobDirectory:
             await writer.discard()
 
     def _record_length(self, incoming: IncomingFolder, digest: str, coding: str | None, length: int) -> None:
-        """Write down the decoded length of a coded blob; a blob as it is needs no record."""
+        """Record the decoded length of a coded blob; other blobs need no record."""
         record = Path(self.folder.path(digest) + LENGTH_SUFFIX)
         if coding is not None:
             incoming.replace(record, b"%d" % length)
@@ -234,7 +235,7 @@ class BlobDirectory:
             finished.append(folder)
 
     def _absent_from(self, folders: Sequence[Folder], digests: Sequence[str]) -> list[str]:
-        """Return the blobs that have no file in these folders; blocks on the disk."""
+        """Return the blobs without a file in these folders; blocks on the disk."""
         return [digest for digest in digests if self.lookup.find(digest, folders) is None]
 
     async def _opened_incoming(self) -> IncomingFolder:
@@ -244,7 +245,7 @@ class BlobDirectory:
         return await asyncio.to_thread(self._open_incoming)
 
     def _open_incoming(self) -> IncomingFolder:
-        """Make the folder for temporary files, and put back files that killed processes had taken out."""
+        """Make the folder for temporary files, and put back files taken out by killed processes."""
         with self._opening_incoming:  # several puts may come first at once, each in its thread
             if self._incoming is None:
                 root = self.folder.root

@@ -42,9 +42,9 @@ class FileWriter:
         coding: str | None,
         after: Callable[[str, int], None],
     ) -> None:
-        """Write a blob of a coding, whose decoded bytes have ``digest``, or any digest where None is given.
+        """Write a blob of a coding, with ``digest`` for its decoded bytes; None for any digest.
 
-        ``after(digest, length)`` is called, in a thread or not, when the file has its name.
+        ``after(digest, length)`` is called, in a thread or not, after the file has its name.
         """
         self._folder, self._incoming, self._verified = folder, incoming, verified
         self._digest, self._coding, self._after = digest, coding, after
@@ -61,8 +61,8 @@ class FileWriter:
         """See ``BlobWriter``; ``data`` is kept until its piece is written.
 
         Raises:
-            LocalDiskError: earlier bytes can't be kept.
-            MalformedBlob: they are not of the coding.
+            LocalDiskError: earlier bytes cannot be stored.
+            MalformedBlob: the bytes are not of the coding.
         """
         self._buffer.append(data)
         self._buffered += len(data)
@@ -139,8 +139,8 @@ class FileWriter:
             try:
                 give_name(self._descriptor, self._part, name, mode=BLOB_MODE)
             except PermissionError:
-                # Another user of our group has put the blob, and we can't replace the file. Or the temporary
-                # name is gone: then the file has its name, and only the folder couldn't be synced.
+                # Another user of our group has put the blob, and we cannot replace the file. Or the temporary
+                # name is gone: then the file has its name, and only the sync of the folder failed.
                 is_unnamed = os.path.lexists(self._part)
                 if not is_unnamed or not self._is_right(name, digest) or not note_put(self._folder, digest):
                     raise

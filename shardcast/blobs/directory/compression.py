@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zstandard import ZstdDecompressionObj
 
 HAS_ZSTD = importlib.util.find_spec("zstandard") is not None
-"""Whether zstd can be decoded here: it comes with ``shardcast[store]``."""
+"""Whether zstd can be decoded here: part of ``shardcast[store]``."""
 CODINGS: tuple[str, ...] = ("zstd", "gzip") if HAS_ZSTD else ("gzip",)
 """The codings with a decoder here, by their names in HTTP."""
 
@@ -47,7 +47,7 @@ class Decoder(Protocol):
         """Check for a whole stream.
 
         Raises:
-            Malformed: its end is missing.
+            Malformed: the end of the stream is missing.
         """
 
 

@@ -47,11 +47,11 @@ class BlobFile:
 
     @classmethod
     def open(cls, path: str, coding: str | None) -> Self | None:
-        """Open a file, or return None where there is none.
+        """Open a file; return None for a missing one.
 
         Raises:
-            UnreadableFile: the file can't be opened, for a reason of its own.
-            LocalDiskError: the file can't be opened.
+            UnreadableFile: the file cannot be opened, for a reason of this file alone.
+            LocalDiskError: the file cannot be opened, for another reason.
         """
         try:
             # O_NONBLOCK: else opening a pipe waits for its writer.
@@ -70,19 +70,19 @@ class BlobFile:
 
     @property
     def is_regular(self) -> bool:
-        """Whether it is a regular file."""
+        """Whether this is a regular file."""
         return stat.S_ISREG(self.stat_result.st_mode)
 
     @property
     def is_changed(self) -> bool:
-        """Whether it has changed since its opening."""
+        """Whether the file has changed since its opening."""
         return FileIdentity.from_stat(self.stat_result) != FileIdentity.from_stat(os.fstat(self.descriptor))
 
     def read_all(self) -> bytes:
         """Return all bytes, and one more of a grown file, to fail its verification.
 
         Raises:
-            LocalDiskError: they can't be read.
+            LocalDiskError: the file cannot be read.
         """
         with file_errors("could not read", self.path):
             return os.pread(self.descriptor, self.size + 1, 0)
@@ -122,7 +122,7 @@ class BlobFile:
 
         Raises:
             Malformed: the file is not of its coding, or not whole.
-            LocalDiskError: the file can't be read.
+            LocalDiskError: the file cannot be read.
         """
         decoding, position = decoder(self.coding), 0
         while True:
@@ -135,11 +135,11 @@ class BlobFile:
         decoding.finish()
 
     def decoded_length(self) -> int:
-        """Return the bytes of the blob, counted by decoding it once; blocks on the disk.
+        """Return the bytes of the blob, counted by decoding the file once; blocks on the disk.
 
         Raises:
-            BlobCorrupt: the file can't be decoded, or can't be read for a reason of its own.
-            LocalDiskError: the file can't be read.
+            BlobCorrupt: the file cannot be decoded, or not read for a reason of this file alone.
+            LocalDiskError: the file cannot be read for another reason.
         """
         if self.length is None:
             try:
@@ -156,7 +156,7 @@ class BlobFile:
         """Return the same file with a descriptor of its own, to be closed by the caller.
 
         Raises:
-            LocalDiskError: there are no descriptors left.
+            LocalDiskError: no descriptors are left.
         """
         with disk_errors("could not open", self.path):
             return BlobFile(self.path, self.coding, os.dup(self.descriptor))
@@ -220,8 +220,8 @@ async def verify(verified: VerifyCache, algorithm: str, digest: str, file: BlobF
     Concurrent callers share the hashing of a large file. The ``length`` and ``seal`` of a right file are set.
 
     Raises:
-        UnreadableFile: the file can't be read, for a reason of its own.
-        LocalDiskError: the file can't be read.
+        UnreadableFile: the file cannot be read, for a reason of this file alone.
+        LocalDiskError: the file cannot be read, for another reason.
     """
     if not file.is_regular:
         return False
@@ -241,7 +241,7 @@ async def verify(verified: VerifyCache, algorithm: str, digest: str, file: BlobF
 
 
 def _is_small(file: BlobFile) -> bool:
-    """Return whether hashing a file takes less time than handing it to a thread."""
+    """Return whether hashing a file here takes less time than starting a thread's work."""
     return file.size <= MAX_INLINE_SIZE and file.coding is None
 
 

@@ -1,4 +1,4 @@
-"""Hashing of files in threads of its own, once for all simultaneous requests for the same file."""
+"""Hashing of files in a pool of threads, once for all simultaneous requests for the same file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shardcast.concurrency import ThreadPool, cancel, in_pool
 T = TypeVar("T")
 
 HASHING_THREADS = max(2, min(8, os.cpu_count() or 1))
-"""Threads that hash in one store, for all its requests together."""
+"""Hashing threads of one store, for all its requests together."""
 
 
 class HashingPool:
@@ -26,14 +26,14 @@ class HashingPool:
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """Call ``work`` in a thread of the pool, and return its result.
 
-        Also when this is cancelled, the call has ended then, or was never begun.
+        After a cancellation, too, the call has ended or was never begun.
         """
         return await in_pool(self._pool, work, *args)
 
     async def run_shared(self, key: Hashable, begin: Callable[[], asyncio.Future[T]]) -> T:
-        """Return the result of work that concurrent callers with the same ``key`` share.
+        """Return the result of work shared by concurrent callers with the same ``key``.
 
-        The work is cancelled when the last of its callers is cancelled. ``begin`` starts it.
+        ``begin`` starts the work; cancelling the last caller cancels the work.
         """
         place = asyncio.get_running_loop(), key
         shared = self._shared.get(place)
@@ -52,7 +52,7 @@ class HashingPool:
 
 @dataclass(slots=True)
 class _SharedWork:
-    """Work under way, and its number of waiting callers."""
+    """Running work, and the number of its waiting callers."""
 
     work: asyncio.Future[Any]
     waiting: int = 0

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_INLINE_SIZE = 64 << 10
-"""Bytes of the largest blob handled in the event loop: handing it to a thread would take longer."""
+"""Bytes of the largest blob handled in the event loop: a thread would take longer."""
 _SLOW = 0.002
 """Seconds: when storing a small blob takes longer, the next ones are stored in threads, several at a time."""
 _LOCK = "lock"
@@ -81,7 +81,7 @@ class IncomingFolder:
             close(dead_lock)
 
     def _make_again(self) -> None:
-        """Make the folder again after the removal of its name, or of the lock that shows its use."""
+        """Make the folder again after the removal of its name or of its lock."""
         with self._making:
             if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):
                 return
@@ -126,8 +126,8 @@ class IncomingFolder:
     def make_parent(self, folder: Folder, digest: str) -> None:
         """Make the folder of a blob's file, durably.
 
-        Its name is synced once in this process, also where another thread or process made the folder, perhaps
-        without a sync yet.
+        The name is synced once in this process, also for a folder made by another thread or process, perhaps
+        not synced yet.
 
         Raises:
             OSError: the folder can't be made.

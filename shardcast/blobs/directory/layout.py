@@ -5,11 +5,11 @@
     DIRECTORY/
       .HASHSERVER_PREFIX          marks the prefix layout
       ab/ab3f…                    a blob; in the flat layout DIRECTORY/ab3f…
-      ab/ab3f….zst, ….gz          the same blob coded as zstd or gzip, as it arrived
+      ab/ab3f….zst, ….gz          the same blob coded as zstd or gzip, as received
       ab/ab3f….BUFFERLENGTH       the decoded length of a coded blob, in decimal
       .shardcast-store/           our own: digest, incoming/
 
-All but the last are as hashserver keeps them, so that both can work on one directory.
+All but the last are as in hashserver, so both programs can work on one directory.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ SUFFIXES = {"zstd": ".zst", "gzip": ".gz"}
 """The suffix of a coded blob's name, by the name of its coding in HTTP."""
 
 _SHARED = 0o3775
-"""The mode of a shared folder: its group may write, new files are the group's (setgid), and only the owner of
+"""The mode of a shared folder: writable by its group, new files get the group (setgid), and only the owner of
 a file removes it (sticky)."""
 OWN_SHARED = 0o2775
 """The same for folders whose files every member of the group replaces and removes: records, pins, notes."""
 BLOB_MODE = 0o444
-"""The mode of a blob's file: no one writes to it again."""
+"""The mode of a blob's file: read-only for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,8 @@ class LayoutEvidence:
         flat: the name of some blob in the directory itself, or None.
         prefix: the name of some blob in a folder of the prefix layout, or None.
         marked: whether the prefix layout is marked.
-        used: whether a process opened it to put blobs before; in the flat layout, unless the prefix layout is
-            marked.
+        used: whether a process opened the directory to put blobs before; in the flat layout, unless the
+            prefix layout is marked.
     """
 
     flat: str | None
@@ -238,7 +238,7 @@ def make_own_folder(place: Path) -> None:
     """Make a folder in ``OWN_FOLDER``, durably, and share it with the group.
 
     Raises:
-        OSError: it can't be made.
+        OSError: the folder cannot be made.
     """
     make_folder(place)
     for folder in (place, *place.parents):

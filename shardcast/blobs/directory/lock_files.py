@@ -1,4 +1,4 @@
-"""Lock files, by which other writers to a directory of blobs ask its readers to wait."""
+"""Lock files: other writers to a directory of blobs make them, and readers here wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _POLL = 1.0
 
 
 def lock_files(folder: Folder, digest: str) -> tuple[str, str]:
-    """Return the paths of a blob's locks: its folder's, and its own."""
+    """Return the paths of a blob's locks: of its folder, and of the blob."""
     return os.path.join(folder.parent(digest), LOCK), folder.path(digest) + LOCK  # noqa: PTH118
 
 
@@ -30,7 +30,7 @@ class ExternalLocks:
         steady: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Let a lock hold for ``seconds`` after its last touch.
+        """Respect a lock for ``seconds`` after its last touch.
 
         A lock with a time in the future holds for as long after its first sighting. ``clock`` is in seconds
         since 1970, ``steady`` is monotonic.
@@ -48,7 +48,7 @@ class ExternalLocks:
         return self._ages.age(lock, touched) <= self._seconds
 
     async def wait_released(self, folder: Folder, digest: str) -> None:
-        """Wait until a blob's locks are gone or too old: first the folder's, then its own."""
+        """Wait until a blob's locks are gone or too old: first the folder's, then the blob's."""
         for lock in lock_files(folder, digest):
             while self.is_held(lock):
                 await self._sleep(_POLL)

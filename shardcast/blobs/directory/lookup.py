@@ -38,11 +38,11 @@ class BlobLookup:
         forms: Sequence[str | None] = FORMS,
         folders: Sequence[Folder] | None = None,
     ) -> Iterator[BlobFile]:
-        """Yield the files that may hold a blob, each open; the caller closes it.
+        """Yield each possible file of a blob, open; the caller closes the file.
 
         Args:
             digest: the blob.
-            search: records the files that can't be opened.
+            search: records files that cannot be opened.
             forms: the forms to look for.
             folders: the result of ``folders``, for a caller in search of many blobs.
         """
@@ -57,12 +57,12 @@ class BlobLookup:
                         yield found
 
     def find(self, digest: str, folders: Sequence[Folder]) -> tuple[Folder, str | None, int] | None:
-        """Return the folder, the form and the size of a blob's first file, or None where there is none.
+        """Return the folder, the form and the size of a blob's first file; None without a file.
 
-        A file unreadable for a reason of its own counts as absent.
+        A file unreadable for a reason of this file alone counts as absent.
 
         Raises:
-            LocalDiskError: the disk doesn't tell whether there is a file.
+            LocalDiskError: the disk failed while looking for a file.
         """
         search = BlobSearch()
         for folder in folders:
@@ -80,10 +80,10 @@ class BlobLookup:
         return None
 
     def present(self, digests: Sequence[str]) -> list[bool]:
-        """Return which of these blobs have a file, right or wrong.
+        """Return for each of these blobs whether it has a file, right or wrong.
 
         Raises:
-            LocalDiskError: the disk doesn't tell it of one of them.
+            LocalDiskError: the disk failed while looking for a file.
         """
         folders = self.folders()
         return [self.find(digest, folders) is not None for digest in digests]

@@ -1,20 +1,20 @@
-"""The blobs that gc marked, and since when; and how a put takes a mark away.
+"""Marks of gc on blobs, with their times, and their removal by a put.
 
-A blob is marked by setting only the others-execute bit of its files. Every put of the blob clears the bit, a
-put by hashserver too, which knows no marks: the file is replaced, or gets the mode of a blob.
+A blob is marked by setting only the others-execute bit of its files. Every put of the blob clears the bit,
+even a put by hashserver without knowledge of marks: the file is replaced, or gets the mode of a blob.
 
-But the mode of an inode is not this directory's alone: a copy by hard links shares it, ``chmod -R`` sets it,
-``rsync -p`` and ``tar`` copy it. So each run of gc records which blobs it marked, when, and the files' stat
-results after that, change time included. A mark counts for as long as the stat results are the same; any
-change in between begins the grace time anew.
+But other directories may change the mode of an inode: a copy by hard links shares it, ``chmod -R`` sets it,
+``rsync -p`` and ``tar`` copy it. So each run of gc records the marked blobs, the time, and the files' stat
+results afterwards, change time included. A mark is valid while the stat results stay the same; any change in
+between begins the grace time anew.
 
 ::
 
     DIRECTORY/.shardcast-store/gc/
       marks                     <digest> <seconds since 1970> <hash of the stat results>, a line each
-      put/ab3f…                 a note: its mtime is when a user who may not change the blob's file put it
+      put/ab3f…                 a note: the mtime is the time of a put by a user who may not write the file
 
-``marks`` is never written in place, since a copy by hard links shares it, too.
+``marks`` is never written in place, since a copy by hard links shares this file, too.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class Marks:
                     self._known[bytes.fromhex(digest.decode())] = float(when), bytes.fromhex(looks.decode())
 
     def since(self, digest: str, forms: Sequence[Form]) -> float | None:
-        """Return the time at which a blob with these files was marked, in seconds since 1970.
+        """Return the time of the mark on a blob with these files, in seconds since 1970.
 
         Returns:
             None without a mark, after a change of its files, or after a repeated put.
 
         Raises:
-            OSError: the notes of puts can't be looked at.
+            OSError: the notes of puts cannot be read.
         """
         known = self._known.get(bytes.fromhex(digest))
         if (
@@ -98,14 +98,14 @@ class Marks:
         A file with the mode already is left unchanged, so the mark of a copy by a hard link stays valid.
 
         Raises:
-            OSError: its files can't be changed.
+            OSError: the mode of a file cannot be changed.
         """
         when = time.time()
         for form in forms:
             if not is_marked(form.stat_result):
                 Path(form.path).chmod(stat.S_IMODE(form.stat_result.st_mode) & ~_EXECUTE | _MARK)
         key = bytes.fromhex(digest)
-        # Looked at again: chmod moved the change time, which a mark must match from now on.
+        # A new stat: chmod moved the change time, and the mark must match it from now on.
         self._known[key] = when, _looks(forms_of(self._folder, digest))
         self._live.add(key)
 
@@ -113,7 +113,7 @@ class Marks:
         """Unmark a blob.
 
         Raises:
-            OSError: its files can't be changed.
+            OSError: the mode of a file cannot be changed.
         """
         for form in forms:
             if is_marked(form.stat_result):
@@ -146,13 +146,12 @@ def _looks(forms: Sequence[Form]) -> bytes:
 
 
 def count_as_put(folder: Folder, digest: str, coding: str | None = None) -> bool:
-    """Have an existing blob count as put now, and return whether that was possible.
+    """Have an existing blob count as put now, and return whether this was possible.
 
-    Its file becomes read-only, the group may write to its folder, and gc leaves the blob alone for the grace
-    time.
+    The file becomes read-only, the group may write to its folder, and gc spares the blob for the grace time.
 
     Returns:
-        False where the file has gone meanwhile, or belongs to another user and no note can be written.
+        False if the file was removed meanwhile, or belongs to another user and no note can be written.
     """
     path = folder.path(digest, coding)
     try:
@@ -169,10 +168,10 @@ def count_as_put(folder: Folder, digest: str, coding: str | None = None) -> bool
 
 
 def unmark(folder: Folder, digest: str) -> bool:
-    """Remove the marks of a blob, and return whether that was possible; blocks on the disk.
+    """Remove the marks of a blob, and return whether this was possible; blocks on the disk.
 
     Raises:
-        LocalDiskError: the blob's files can't be looked at.
+        LocalDiskError: the blob's files cannot be accessed.
     """
     with disk_errors("could not look at", folder.path(digest)):
         marked = [form for form in forms_of(folder, digest) if is_marked(form.stat_result)]
@@ -180,10 +179,10 @@ def unmark(folder: Folder, digest: str) -> bool:
 
 
 def note_put(folder: Folder, digest: str) -> bool:
-    """Record that an existing blob was put now by a user who may not change its file.
+    """Record a put, now, of an existing blob by a user without write access to its file.
 
     Returns:
-        Whether the note could be written durably, and the blob still exists after that.
+        Whether the note could be written durably, and the blob still exists afterwards.
     """
     place = gc_folder(folder) / "put"
     try:

@@ -1,6 +1,6 @@
-"""The mark of a directory of blobs that one product alone serves: ``.shardcast-store/private``.
+"""The mark of a private directory of blobs, served by one product alone: ``.shardcast-store/private``.
 
-Whoever knows a blob's digest reads it from a hash server or an archive; what is private has other rules.
+A hash server or an archive serves a blob to any client with the digest; a private directory has other rules.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def mark_private(root: Path, owner: str) -> None:
 
 
 def check_not_private(root: Path | str) -> None:
-    """Check that a directory is open to every door.
+    """Check that a directory is not private.
 
     Raises:
-        WrongStore: it is marked as served by one alone.
-        LocalDiskError: that can't be told.
+        WrongStore: the directory is marked as private.
+        LocalDiskError: the mark cannot be checked.
     """
     mark = _mark(Path(root))
     with disk_errors("could not look at", mark):

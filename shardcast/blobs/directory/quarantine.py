@@ -3,10 +3,10 @@
 ::
 
     DIRECTORY/.shardcast-store/quarantine/
-      ab3f…-5c01d2e7            a file whose bytes have another digest than its name, as it was found
-      ab3f…-5c01d2e7.json       why it is here, and since when
+      ab3f…-5c01d2e7            a file with another digest than its name, unchanged
+      ab3f…-5c01d2e7.json       reason and time of its move
     DIRECTORY/.shardcast-store/gc/trash/
-                                a file that is being removed
+                                a file in removal
     DIRECTORY/ab/.quarantine/, .trash/
                                 the same where ab is on another disk, until the file is identified
 """
@@ -49,22 +49,22 @@ _UNFINISHED = "it was being set aside when that was interrupted, and its place w
 
 
 def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]) -> Path | None:
-    """Move a file to ``place`` in another folder if it ``is_meant``, and return its path there.
+    """Move a file to ``place`` in another folder if ``is_meant`` identifies it, and return the new path.
 
-    A put may replace the file at any moment. So the file is moved first and identified then; a new file goes
-    back where it was. Where ``place`` is on another disk, the file is moved to a folder beside it on its own
-    disk, which ``taken_out`` finds.
+    A put may replace the file at any moment. So the file is moved first and identified then; a new file is
+    moved back. If ``place`` is on another disk, the file is moved to a folder beside it on its own disk,
+    known to ``taken_out``.
 
     Args:
         path: the file.
         place: its new path.
-        is_meant: tells from a stat result whether it is the file to take out.
+        is_meant: returns for a stat result whether this is the file to take out.
 
     Returns:
-        None where the file is gone, or another one.
+        None if the file was removed or replaced.
 
     Raises:
-        OSError: it can't be moved.
+        OSError: the file cannot be moved.
     """
     try:
         try:
@@ -83,10 +83,10 @@ def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]
 
 
 def taken_out(folder: Folder, place: Path) -> Iterator[Path]:
-    """Yield the files that were taken out into the folder ``place``, also those still on another disk.
+    """Yield the files taken out into the folder ``place``, also those still on another disk.
 
-    Files on another disk lie in the folder ``.NAME`` of their prefix folder, NAME being that of ``place``; a
-    folder in ``place`` with the prefix folder's name shows that there may be some.
+    Files on another disk lie in the folder ``.NAME`` of their prefix folder, NAME being the name of
+    ``place``; a folder in ``place`` with the prefix folder's name shows that such files may exist.
 
     Raises:
         OSError: a folder can't be read.
@@ -116,13 +116,13 @@ def _names(place: Path) -> list[str]:
 
 
 def put_back(place: Path, path: Path) -> bool:
-    """Move a file back to ``path``, or delete it where ``path`` is taken by now.
+    """Move a file back to ``path``; delete the file if ``path`` is taken by now.
 
     Returns:
         Whether the file is at ``path``.
 
     Raises:
-        OSError: it can't be moved.
+        OSError: the file cannot be moved.
     """
     back = rename_if_free(place, path)
     if not back:
@@ -131,7 +131,7 @@ def put_back(place: Path, path: Path) -> bool:
 
 
 def undo_removals(folder: Folder) -> None:
-    """Put back the files that a killed gc was about to remove; the next gc decides about them anew.
+    """Put back the files in removal by a killed gc; the next gc decides about them anew.
 
     The caller ensures that no gc is at work.
 
@@ -147,9 +147,9 @@ def undo_removals(folder: Folder) -> None:
 
 
 def recover(folder: Folder) -> None:
-    """Put back the files that a killed process had taken out; blocks on the disk.
+    """Put back the files taken out by a killed process; blocks on the disk.
 
-    Such a file may be a blob that was put in that very moment, and acknowledged.
+    Such a file may be a new blob, put and acknowledged in the same moment.
 
     Raises:
         LocalDiskError: a file can't be put back.
@@ -186,12 +186,12 @@ class QuarantinedFile:
     """A file in quarantine.
 
     Attributes:
-        digest: the blob that it should have been.
-        file: its path now.
-        was: its path before.
-        size: its bytes.
-        reason: why it was set aside.
-        since: when it was set aside, in seconds since 1970.
+        digest: the blob named by the file.
+        file: path in quarantine.
+        was: path before.
+        size: bytes of the file.
+        reason: the reason for the move.
+        since: time of the move, in seconds since 1970.
     """
 
     digest: str
@@ -203,17 +203,17 @@ class QuarantinedFile:
 
 
 class Quarantine:
-    """The files that were set aside from a directory of blobs; they are neither served nor removed."""
+    """Files set aside from a directory of blobs, neither served nor removed."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._place = Path(folder.root) / OWN_FOLDER / "quarantine"
 
     def set_aside(self, path: str, digest: str, looks: os.stat_result, reason: str) -> QuarantinedFile | None:
-        """Set a file aside, if it still has this stat result; blocks on the disk.
+        """Set a file aside if its stat result is unchanged; blocks on the disk.
 
         Returns:
-            None where the file is another one by now.
+            None if the file was replaced meanwhile.
 
         Raises:
             LocalDiskError: the file can't be moved.
@@ -230,10 +230,10 @@ class Quarantine:
             return self._write_record(digest, name, was, size=looks.st_size, reason=reason)
 
     def finish_interrupted(self) -> None:
-        """Put back or record the files that a killed process was setting aside; blocks on the disk.
+        """Put back or record the files left in between by a killed process; blocks on the disk.
 
-        A file goes back to its place, where it will be verified again. Where its place is taken by now, the
-        file stays in quarantine and gets a record.
+        A file goes back to its place, to be verified again. If the place is taken by now, the file stays in
+        quarantine and gets a record.
 
         Raises:
             LocalDiskError: a file can't be moved.
@@ -255,7 +255,7 @@ class Quarantine:
                     put_back(file, was)
 
     def _bring(self, file: Path, name: str) -> None:
-        """Move a file that was taken out on another disk into the quarantine."""
+        """Move a file, taken out on another disk, into the quarantine."""
         if file.parent != self._place:
             rename(file, self._place / name, durable=False)
 
@@ -275,7 +275,7 @@ class Quarantine:
     def _records(self) -> list[Path]:
         """Return the records."""
         try:
-            # No ``glob``: it passes over a folder that can't be read.
+            # No ``glob``: it skips unreadable folders silently.
             return sorted(file for file in self._place.iterdir() if file.suffix == _RECORD)
         except FileNotFoundError:
             return []
@@ -285,7 +285,7 @@ class Quarantine:
         return list(self._place.glob(f"*{PART}"))
 
     def _unfinished(self) -> list[Path]:
-        """Return the files that were taken out and have no record yet."""
+        """Return the files taken out and without a record yet."""
         return [
             file
             for file in taken_out(self._folder, self._place)
@@ -298,7 +298,7 @@ class Quarantine:
         return file.suffix not in (_RECORD, PART) and not Path(f"{file}{_RECORD}").exists()
 
     def _write_record(self, digest: str, name: str, was: Path, *, size: int, reason: str) -> QuarantinedFile:
-        """Write the record of the file ``name`` in quarantine, and return it."""
+        """Write the record of the file ``name`` in quarantine, and return the record."""
         file = self._place / name
         aside = QuarantinedFile(digest, str(file), str(was), size, reason, round(time.time(), 3))
         replace(Path(f"{file}{_RECORD}"), json.dumps(asdict(aside)).encode() + b"\n")

@@ -1,7 +1,7 @@
 """A file's bytes in order, read by a second thread while the caller works on the bytes before.
 
-Reading takes a fifth of the time that hashing takes, also where the bytes are in the page cache. That time is
-saved where a second processor is idle.
+Reading takes a fifth of the time of hashing, even from the page cache. A second, idle processor saves this
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shardcast.concurrency import ThreadPool
 PART = 512 << 10
 """Bytes of a part: two of them stay in the processor's cache until they are used."""
 _WORTH_IT = 4 << 20
-"""Bytes from which on a thread is worth its start."""
+"""Bytes from which a thread is worth its start."""
 
 
 def read_parts(

@@ -1,7 +1,7 @@
-"""Blobs that are put together: no blob gets its name before all of them are verified and on the disk.
+"""Blobs put together: no blob gets its name before all are verified and on the disk.
 
-Meanwhile they lie in a directory of blobs of their own, on the same disk, which goes when its process ends.
-Then each file is renamed, which copies nothing.
+Meanwhile they lie in a directory of blobs of their own, on the same disk, removed at the end of the process.
+Then each file is renamed, without a copy.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from shardcast.filesystem import give_name
 
 
 class StagedBlobs:
-    """Blobs that wait for each other.
+    """Blobs waiting for each other.
 
     Attributes:
-        blobs: the store that they are put into; its blobs are not visible in the target.
+        blobs: the store for putting them; its blobs are not visible in the target.
     """
 
     def __init__(self, target: BlobDirectory, place: Path) -> None:
-        """Stage blobs for ``target`` in the folder ``place``, which is on the same disk.
+        """Stage blobs for ``target`` in the folder ``place`` on the same disk.
 
         Raises:
-            LocalDiskError: the folder can't be used.
+            LocalDiskError: the folder cannot be used.
         """
         self._target = target
         self._unpublished: set[bytes] = set()
@@ -45,25 +45,25 @@ class StagedBlobs:
         )
 
     async def publish(self) -> AsyncGenerator[list[str], None]:
-        """Rename all blobs into the target, in batches, and yield the digests that are durable there.
+        """Rename all blobs into the target, in batches, and yield the digests durable there.
 
-        A file that has a blob's name already, and may be wrong, is replaced.
+        An existing file of the same name may be wrong, and is replaced.
 
         Raises:
-            LocalDiskError: a blob is gone, or can't be renamed; those yielded before have their names.
+            LocalDiskError: a blob was removed, or cannot be renamed; those yielded before have their names.
         """
         await asyncio.to_thread(self._prepare)
         while self._unpublished:
             yield await asyncio.to_thread(self._publish_some)
 
     def _prepare(self) -> None:
-        """Check, before the first rename, that every blob is here and every folder can be made.
+        """Check, before the first rename, that every blob has its file and every folder can be made.
 
-        A program may have swept out temporary files. Then the push must fail as a whole, so that its
-        sender sends all of it again: hence the digests that were put are compared with the files.
+        A program may have removed temporary files. Then the whole push must fail, so its sender sends
+        everything again: hence the comparison of the digests put with the files.
 
         Raises:
-            LocalDiskError: a blob is gone, or a folder can't be made.
+            LocalDiskError: a blob was removed, or a folder cannot be made.
         """
         folder, staging = self._target.folder, self.blobs.folder
         with disk_errors("could not make folders in", Path(folder.root)):
@@ -92,7 +92,7 @@ class StagedBlobs:
         return batch
 
     def _publish(self, digest: str) -> None:
-        """Rename a blob; its folder is synced later. Its verification counts for the new name, too."""
+        """Rename a blob; its folder is synced later. Its verification is valid for the new name, too."""
         staged, name = self.blobs.folder.path(digest), self._target.folder.path(digest)
         with Path(staged).open("rb") as file:
             known = self.blobs.verified.get(digest, os.fstat(file.fileno()))
@@ -103,22 +103,22 @@ class StagedBlobs:
 
 
 def _gone(count: int, place: str) -> OSError:
-    """Return the error for blobs that were removed while they were staged."""
+    """Return the error for staged blobs removed by another program."""
     return OSError(f"{count} of the blobs that waited in {place} are gone: somebody removed them")
 
 
 @asynccontextmanager
 async def staging_area(target: BlobDirectory, incoming: IncomingFolder) -> AsyncIterator[StagedBlobs]:
-    """Yield a place for blobs that are put into a directory together.
+    """Yield a place for blobs to be put into a directory together.
 
-    Blobs that are not published when the context is left are discarded.
+    Blobs not published at the end of the context are discarded.
 
     Args:
         target: the directory.
-        incoming: a folder for temporary files on the same disk, in which the place is made.
+        incoming: a folder for temporary files on the same disk, for the new place.
 
     Raises:
-        LocalDiskError: the place can't be made.
+        LocalDiskError: the place cannot be made.
     """
     with disk_errors("could not make a place for blobs in", target.folder.root):
         place = await in_thread(incoming.create_folder, undo=incoming.remove_folder)

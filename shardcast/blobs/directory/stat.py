@@ -16,9 +16,9 @@ class Form:
     """A file of a blob.
 
     Attributes:
-        path: its path.
-        coding: its coding; None where it holds the blob as it is.
-        stat_result: its stat result.
+        path: path of the file.
+        coding: coding of the file; None for the blob's bytes unchanged.
+        stat_result: stat result of the file.
     """
 
     path: str
@@ -27,10 +27,10 @@ class Form:
 
 
 def forms_of(folder: Folder, digest: str) -> list[Form]:
-    """Return the files of a blob, first the one that isn't coded; blocks on the disk.
+    """Return the files of a blob, first the uncoded one; blocks on the disk.
 
     Raises:
-        OSError: a file can't be looked at.
+        OSError: a file cannot be accessed.
     """
     found = []
     for coding in (None, *SUFFIXES):
@@ -47,12 +47,12 @@ class BlobDescription:
     """A blob in a directory.
 
     Attributes:
-        digest: its name.
-        size: its bytes; None for a blob that is only here coded, without a record of its length.
+        digest: name of the blob.
+        size: bytes of the blob; None for a blob with only coded files, without a record of its length.
         stored: bytes of its files together.
-        modified: when it was put, in seconds since 1970.
-        forms: how it is kept: ``raw``, ``zstd``, ``gzip``.
-        path: its first file.
+        modified: time of the put, in seconds since 1970.
+        forms: the stored forms: ``raw``, ``zstd``, ``gzip``.
+        path: the first file.
     """
 
     digest: str
@@ -64,10 +64,10 @@ class BlobDescription:
 
 
 def describe(folder: Folder, digest: str) -> BlobDescription | None:
-    """Return the description of a blob, or None where it is absent; blocks on the disk.
+    """Return the description of a blob, or None for a missing one; blocks on the disk.
 
     Raises:
-        OSError: a file can't be looked at.
+        OSError: a file cannot be accessed.
     """
     forms = forms_of(folder, digest)
     if not forms:

@@ -1,4 +1,4 @@
-"""Which files were verified, recognised by their stat results at that time."""
+"""Verified files, recognised by their stat results at that time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from shardcast.blobs.directory.hashing import HashingPool
 from shardcast.file_identity import FileIdentity
 
 MAX_VERIFIED = 100_000
-"""Files that are remembered; some 300 bytes of memory each, and another 100 for a seal."""
+"""Files remembered; some 300 bytes of memory each, and another 100 for a seal."""
 MIN_SEALED_SIZE = 4 << 20
-"""Bytes of the smallest file that gets a seal."""
+"""Bytes of the smallest file with a seal."""
 
 
 class VerifiedFile(NamedTuple):
@@ -23,8 +23,8 @@ class VerifiedFile(NamedTuple):
 
     Attributes:
         length: bytes of its blob, decoded.
-        seal: the BLAKE3 digest of its own bytes, by which they are verified again in a fraction of the time.
-            None until the file is read for the second time.
+        seal: the BLAKE3 digest of the file's bytes, for verifying them again in a fraction of the time. None
+            until the second read of the file.
     """
 
     length: int
@@ -34,11 +34,11 @@ class VerifiedFile(NamedTuple):
 class VerifyCache:
     """The verified files, by digest and by device, inode, size, mtime and ctime.
 
-    A file with another stat result, or that was forgotten, is verified again. Threads and the event loop
-    change ``_known`` without a lock, an entry in one step each; so an entry may vanish between two steps.
+    A file with another stat result, or a forgotten one, is verified again. Threads and the event loop change
+    ``_known`` without a lock, an entry in one step each; so an entry may vanish between two steps.
 
     Attributes:
-        hashing: the threads that verify files.
+        hashing: threads for verifying files.
     """
 
     def __init__(self, max_files: int = MAX_VERIFIED) -> None:
@@ -50,7 +50,7 @@ class VerifyCache:
         return len(self._known)
 
     def add(self, digest: str, stat_result: os.stat_result, found: VerifiedFile) -> None:
-        """Remember that the file with this stat result holds, decoded, this blob."""
+        """Remember the file with this stat result as verified: decoded, it holds this blob."""
         if len(self._known) >= self._most:
             # The older half at once: finding the first entry each time would walk over the removed ones.
             for key in list(islice(self._known, self._most // 2 + 1)):
@@ -65,11 +65,11 @@ class VerifyCache:
             self._known[key] = known._replace(seal=seal)
 
     def forget(self, digest: str, stat_result: os.stat_result) -> None:
-        """Have a file verified again when it is read next."""
+        """Have a file verified again at the next read."""
         self._known.pop(_key(digest, stat_result), None)
 
     def get(self, digest: str, stat_result: os.stat_result) -> VerifiedFile | None:
-        """Return the record of the file with this stat result, or None where it wasn't verified."""
+        """Return the record of the file with this stat result; None if not verified."""
         return self._known.get(_key(digest, stat_result))
 
     async def verify_shared(
@@ -78,9 +78,9 @@ class VerifyCache:
         stat_result: os.stat_result,
         begin: Callable[[], asyncio.Future[VerifiedFile | None]],
     ) -> VerifiedFile | None:
-        """Return the result of verifying a file, which concurrent callers share; None for a wrong file.
+        """Return the result of verifying a file, shared by concurrent callers; None for a wrong file.
 
-        ``begin`` starts it; it is cancelled when the last of its callers is cancelled.
+        ``begin`` starts the verification; cancelling the last caller cancels it.
         """
         return await self.hashing.run_shared(_key(digest, stat_result), begin)
 

@@ -5,8 +5,9 @@ Unreferenced blobs are marked first, and removed by a later run; see ``gc_policy
 ::
 
     DIRECTORY/.shardcast-store/gc/
-      roots.json                the roots of the last run, which the next run must name again marks, put/
-      see ``marks`` trash/                    a file in removal; see ``quarantine``
+      roots.json                the roots of the last run; the next run must name them again
+      marks, put/               see ``marks``
+      trash/                    a file in removal; see ``quarantine``
 """
 
 from __future__ import annotations

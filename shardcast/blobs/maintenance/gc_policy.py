@@ -29,7 +29,7 @@ class Blob:
     Attributes:
         written: time of the last write of its bytes.
         touched: time of the last write, repeated put or mark.
-        marked: whether it is marked, and was not put again since.
+        marked: whether the blob is marked, and was not put again since.
     """
 
     written: float

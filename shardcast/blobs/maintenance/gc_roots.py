@@ -31,7 +31,7 @@ class Root:
 
     Attributes:
         name: kind and place.
-        algorithm: the algorithm of its digests; None where it may name digests of any.
+        algorithm: the algorithm of its digests; None for digests of any algorithm.
         read: returns its digests; raises LocalDiskError.
     """
 

@@ -25,7 +25,7 @@ class Outcome(StrEnum):
     """The fate of a wrong file."""
 
     REPAIRED = "repaired"
-    """The right bytes took its place, or lie beside it."""
+    """The right bytes replaced the wrong ones, or lie beside them."""
     SET_ASIDE = "set aside"
     """Moved to quarantine."""
     LEFT = "left"
@@ -88,7 +88,7 @@ class RateLimiter:
 
 
 class Scrub:
-    """A run that reads and hashes every blob of a directory, beside the directory's users.
+    """A run over a directory that reads and hashes every blob, beside the directory's users.
 
     Attributes:
         folder: the directory.
@@ -230,7 +230,7 @@ class Scrub:
         return None if actual == digest else f"its digest is {actual}, of {check.length} bytes"
 
     async def _repair_or_set_aside(self, digest: str, file: BlobFile, reason: str) -> ScrubFinding | None:
-        """Repair a file or set it aside, and return it, or None for another file by now."""
+        """Repair a file or set it aside, and return the finding; None for a file replaced meanwhile."""
         detail = "nothing was to be done about it"
         if self._repair:
             try:

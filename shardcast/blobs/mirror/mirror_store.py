@@ -1,4 +1,4 @@
-"""A mirror: a store that fetches a requested blob from other servers."""
+"""A mirror: a store that fetches requested blobs from other servers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ABSENCE_SECONDS = 30.0
 
 
 class MirrorStore:
-    """A store that fetches a requested, missing blob from other servers, and keeps it.
+    """A store that fetches requested, missing blobs from other servers, and keeps them.
 
     Blobs are put into the local store alone, and deleted from there alone.
 
@@ -113,8 +113,8 @@ class MirrorStore:
         """Fetch one blob for a request through the nodes ``via``, and return whether it arrived.
 
         Raises:
-            PeerError: no server had the blob, and one couldn't be asked.
-            LocalDiskError: the blob can't be kept.
+            PeerError: no server had the blob, and one did not answer.
+            LocalDiskError: the blob cannot be stored.
         """
         wanted, own = (key, None), frozenset(via)
         fetch = self._pending.join_or_start([wanted], via).get(wanted)
@@ -134,7 +134,7 @@ class MirrorStore:
         Missing and failed blobs are left out.
 
         Raises:
-            LocalDiskError: a blob can't be kept; raised when all others have arrived.
+            LocalDiskError: a blob cannot be stored; raised after the arrival of all others.
         """
         own = frozenset(via)
         fetches = self._pending.join_or_start(wanted.items(), via)

@@ -24,7 +24,7 @@ class PendingFetch:
             So a failure says nothing to a requester on another way, and any requester can name any node.
         started: set with the first bytes, or at the end of the fetch.
         received: received bytes, from all servers together.
-        outcome: whether the blob arrived; fails when a server possibly with the blob couldn't be asked.
+        outcome: whether the blob arrived; an exception if a server possibly with the blob did not answer.
     """
 
     via: Via

@@ -110,7 +110,7 @@ class ServerFetcher:
         """Ask the servers until every fetch has ended, and return the error that leaves the others uncertain.
 
         Returns:
-            None where every server was asked: then no server has the blobs without an arrival.
+            None if every server answered: then no server has the blobs that did not arrive.
         """
         failure: ShardcastError | None = None
         under_way = set[str]()

@@ -1,4 +1,4 @@
-"""The archive as a node: a store behind its routes, and a mirror of other servers where there are any."""
+"""The archive as a node: a store behind its routes, and optionally a mirror of other servers."""
 
 from __future__ import annotations
 
@@ -118,17 +118,17 @@ class ArchiveNode:
             port: for everybody; 0 for a free one.
             authorized_port: port for pushes without a token; None for nowhere.
             authorized_host: the address of this port.
-            token: allows its bearer to push at any port; None for no token.
+            token: allows pushes at any port; None for no token.
             mirror: base URLs of servers to fetch a missing, requested blob from.
             max_blob: maximum bytes of a blob.
             bounds: bounds of the listeners.
-            access: rules of the listeners; None where all may send requests.
+            access: rules of the listeners; None to allow requests from all.
             mirror_access: access to the servers of ``mirror``.
             downloads: limit of bytes fetched from them; None for no limit.
 
         Raises:
-            UsageError: the store is of another digest, or ``mirror`` has something else than an address, or
-                than https where TLS is required.
+            UsageError: the store has another digest, or an entry of ``mirror`` is no address, or not https
+                although TLS is required.
             NodeFailed: an address can't be bound.
         """
         if store.algorithm != "sha256":

@@ -1,6 +1,6 @@
 """The hash server as a node: settings, the application, and its start and end.
 
-Alone it is ``shardcast store serve``. Under gunicorn, with its settings in the environment::
+Its command is ``shardcast store serve``. Under gunicorn, with its settings in the environment::
 
     SHARDCAST_STORE_DIRECTORY=blobs gunicorn -k aiohttp.GunicornWebWorker 'shardcast.nodes.store_server:app()'
 """
@@ -58,7 +58,7 @@ class StoreSettings:
     """The settings of a hash server.
 
     Attributes:
-        directory: its blobs; must exist.
+        directory: the directory of blobs; must exist.
         algorithm: the digest of the store, by our name.
         layout: the required layout of the directory; None for its present one, or else the prefix one.
         extra: read-only directories.
@@ -89,9 +89,9 @@ class StoreSettings:
         """Open the directory, and return the state of a hash server over it.
 
         Raises:
-            UsageError: a setting makes no sense, or there is no such directory.
-            WrongStore: the directory's blobs are of another digest.
-            LocalDiskError: the directory can't be used.
+            UsageError: a setting is impossible, or the directory does not exist.
+            WrongStore: the directory has another digest.
+            LocalDiskError: the directory cannot be used.
         """
         self.check()
         with disk_errors("could not use", self.directory):
@@ -184,7 +184,7 @@ class StoreServer:
     Attributes:
         url: address of the listener.
         state: its blobs, uploads and requests.
-        timeout: seconds without a request until it ends; None for never.
+        timeout: seconds without a request until the end; None for never.
     """
 
     url: str
@@ -218,14 +218,14 @@ class StoreServer:
             status_file: file for the parent program to read the port from; None without one.
             timeout: seconds without a request until ``wait_until_idle`` returns; None for never.
             bounds: bounds of its listener.
-            access: rules of its listener; None where all may send requests.
+            access: rules of its listener; None to allow requests from all.
 
         Raises:
-            UsageError: a setting is impossible, or there is no such directory.
-            WrongStore: the directory's blobs are of another digest.
+            UsageError: a setting is impossible, or the directory does not exist.
+            WrongStore: the directory has another digest.
             LocalDiskError: the directory can't be used.
             AddressTaken: the only port can't be bound.
-            NodeFailed: no port can be bound, or the status file isn't there.
+            NodeFailed: no port can be bound, or the status file is missing.
         """
         status = await StatusFile.wait_for_file(status_file) if status_file else None
         async with AsyncExitStack() as stack:

@@ -36,13 +36,13 @@ class StatusFile:
 
     @classmethod
     async def wait_for_file(cls, path: Path, patience: float = _PATIENCE) -> Self:
-        """Wait until the file is there and whole, and return it.
+        """Wait until the file exists and is whole, and return its content.
 
         While the parent writes, the file is empty, or half an object.
 
         Raises:
-            NodeFailed: the file doesn't come within ``patience`` seconds, stays unfinished, or is no JSON
-                object; it is left unchanged.
+            NodeFailed: the file is missing or unfinished after ``patience`` seconds, or is no JSON object;
+                the file is left unchanged.
         """
         deadline = time.monotonic() + patience
         while not (text := _read(path)) or (text.startswith(b"{") and not text.endswith(b"}")):
@@ -59,11 +59,11 @@ class StatusFile:
         return cls(path, content)
 
     def report_running(self, port: int) -> None:
-        """Write that the server listens on a port."""
+        """Write the port of the running server."""
         self._write({"port": port, "status": "running"})
 
     def report_failed(self) -> None:
-        """Write that the server could not start."""
+        """Write that the start failed."""
         self._write({"status": "failed"})
 
     def _write(self, changes: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ def key_of(request: web.Request) -> str:
     """Return the key in a path: its first 64 characters; the rest is passed over.
 
     Raises:
-        HTTPNotFound: they are no key.
+        HTTPNotFound: the characters are no key.
     """
     found = _KEY.match(request.match_info["key"])
     if not found:
@@ -56,7 +56,7 @@ def failure(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
-    """Return a failure, as JSON to a client that prefers JSON to HTML; ``more`` are further keys of it."""
+    """Return a failure, as JSON to a client that prefers JSON to HTML; ``more`` are further keys."""
     if prefers_json(request.headers.get("Accept", "")):
         response = web.json_response({"message": message, **(more or {})}, status=status, headers=headers)
     else:
@@ -86,11 +86,11 @@ def refuse_coded(request: web.Request) -> web.Response | None:
 
 
 def too_slow(request: web.Request, error: BodyTooSlow) -> web.Response:
-    """Return the answer to a body that came too slowly."""
+    """Return the answer to a body below the minimum rate."""
     return _closing(failure(request, 408, f"Request Timeout: {error}"))
 
 
 def _closing(response: web.Response) -> web.Response:
-    """Return the response, and have the connection end after it."""
+    """Return the response, marked to end the connection afterwards."""
     response.force_close()
     return response

@@ -1,4 +1,4 @@
-"""The context of an archive's routes: its blobs, its access statistics, and where missing blobs come from."""
+"""The context of an archive's routes: its blobs, its access statistics, and the source of missing blobs."""
 
 from __future__ import annotations
 
@@ -13,47 +13,46 @@ from shardcast.blobs.interface import BlobStore
 
 
 class Upstream(Protocol):
-    """A source of missing blobs; ``via`` are the ids of the nodes that asked already."""
+    """A source of missing blobs; ``via`` are the ids of the nodes on the request's way so far."""
 
     def fetch(self, wanted: Mapping[str, int], via: Sequence[str]) -> AsyncGenerator[str, None]:
-        """Fetch blobs of these lengths into the store, and yield the key of each once it is there."""
+        """Fetch blobs of these lengths into the store, and yield the key of each on its arrival."""
 
     async def fetch_one(self, key: str, via: Sequence[str]) -> bool:
-        """Fetch a blob into the store, and return whether it is there.
+        """Fetch a blob into the store, and return whether it arrived.
 
         Raises:
-            PeerError: no server could be asked.
+            PeerError: no server answered.
         """
 
 
 class Staging(Protocol):
-    """Blobs that are put together (``directory.staging``)."""
+    """Blobs put together (``directory.staging``)."""
 
     @property
     def blobs(self) -> BlobStore:
-        """The store in which they are put, seen by no reader."""
+        """The store for putting them, seen by no reader."""
 
     def publish(self) -> AsyncGenerator[Sequence[str], None]:
         """Name all the blobs, and yield the digests of the named ones, some at a time.
 
         Raises:
-            LocalDiskError: a blob can't be named; those before it are.
+            LocalDiskError: a blob cannot be named; those before it are.
         """
 
 
 @dataclass
 class ArchiveContext:
-    """The context that the routes of an archive share.
+    """The context shared by the routes of an archive.
 
     Attributes:
         store: the blobs, of SHA-256.
-        access_stats: when blobs were put, and how often they were pulled.
-        stage: opens a place for the blobs of a push, discarded where it isn't published; None for a store
-            that is only read.
-        max_blob: bytes of the largest blob that is pushed.
-        token: allows its bearer to push at any port; None for no token.
-        upstream: fetches missing blobs; None for an archive that is no mirror.
-        hits: requested blobs that were here.
+        access_stats: times of puts, and numbers of pulls.
+        stage: opens a place for the blobs of a push, discarded unless published; None for a read-only store.
+        max_blob: maximum bytes of a pushed blob.
+        token: allows pushes at any port; None for no token.
+        upstream: fetches missing blobs; None for an archive without a mirror.
+        hits: number of requested blobs found in the store.
     """
 
     store: BlobStore
@@ -66,7 +65,7 @@ class ArchiveContext:
     hits: int = 0
 
     def is_push_token(self, bearer: str) -> bool:
-        """Return whether a bearer's credentials are the token that allows pushes at any port."""
+        """Return whether credentials are the token for pushes at any port."""
         if self.token is None:
             return False
         return hmac.compare_digest(bearer.encode(errors="replace"), self.token.encode())

@@ -21,9 +21,9 @@ from shardcast.sizes import format_size
 log = logging.getLogger(__name__)
 
 _PREVIEW, _LONG_PREVIEW = 80, 512
-"""Bytes of a blob that its metadata and its page show."""
+"""Bytes of a blob shown in its metadata and on its page."""
 _LISTED = 100
-"""Keys in ``/stats``, and keys that are tried for the last upload."""
+"""Keys in ``/stats``, and keys tried for the last upload."""
 
 # fmt: off
 _NAMES = (
@@ -76,14 +76,14 @@ class Pages:
         return compressed(request, page("Statistics", f"<h1>Statistics</h1>{listing}"))
 
     async def liveness(self, request: web.Request) -> web.StreamResponse:
-        """Send the time that a query of the access statistics takes, in Casa's words."""
+        """Send the duration of a query of the access statistics, in Casa's words."""
         started = time.perf_counter()
         await self._context.access_stats.newest(1)
         seconds = time.perf_counter() - started
         return web.Response(text=f"Database connectivity is OK!Database responded in {seconds:.6f}s")
 
     async def home(self, request: web.Request) -> web.StreamResponse:
-        """Send a page with the last upload that is still here."""
+        """Send a page with the last upload still in the store."""
         last = "Never"
         for key, created in await self._context.access_stats.newest(_LISTED):
             if await self._context.store.size(key) is not None:
@@ -97,8 +97,8 @@ class Pages:
         """Return a blob's size, and its first ``max_size`` bytes.
 
         Raises:
-            HTTPNotFound: the blob isn't here.
-            LocalDiskError: it can't be read.
+            HTTPNotFound: the archive does not have the blob.
+            LocalDiskError: the blob cannot be read.
         """
         try:
             async with open_while_connected(request, self._context.store.open(key)) as blob:
@@ -109,12 +109,12 @@ class Pages:
             raise web.HTTPNotFound from None
 
     async def _created(self, key: str) -> float:
-        """Return when a blob was put, in seconds since 1970.
+        """Return the time of a blob's put, in seconds since 1970.
 
-        Where that isn't recorded, it is the time of the blob's file, or else now, and recorded.
+        Without a record, this is the time of the blob's file, or else now, and gets recorded.
 
         Raises:
-            LocalDiskError: the blob's file can't be looked at.
+            LocalDiskError: the blob's file cannot be accessed.
         """
         known = await self._context.access_stats.put_time(key)
         if known is not None:
@@ -154,7 +154,7 @@ _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 def iso(seconds: float) -> str:
     """Return a time as ``2019-12-09T11:51:18.123456Z``.
 
-    A file can have any time; one outside the years 1 to 9999 becomes the nearest that can be written so.
+    A file can have any time; outside the years 1 to 9999 the nearest time within them is returned.
     """
     moment = datetime.fromtimestamp(min(max(seconds, _EARLIEST), _LATEST), UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,6 +1,6 @@
-"""Pulls from an archive: many blobs in one answer, framed as ``framing`` tells.
+"""Pulls from an archive: many blobs in one answer, in the format of ``framing``.
 
-What is here goes out right away, then what a mirror has fetched, each blob as soon as it is there.
+Local blobs are sent at once, then blobs fetched by a mirror, each on its arrival.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from shardcast.server.writing import write_in_turn
 log = logging.getLogger(__name__)
 
 _SMALL, _AT_ONCE = 64 << 10, 64
-"""Bytes of a small blob, and small blobs that are read in one step."""
+"""Maximum bytes of a small blob, and maximum small blobs read in one step."""
 _TOGETHER = 256 << 10
-"""Bytes that are read in one step, about; they stay in memory while the reader takes nothing."""
+"""Bytes read in one step, about; they stay in memory while the reader takes nothing."""
 _CHUNK = 1 << 20
 
 
 class Pulls:
-    """Answers to pulls: the blobs that an archive has of those that a client asks for."""
+    """Answers to pulls: the requested blobs present in an archive."""
 
     def __init__(self, context: ArchiveContext) -> None:
         self._context = context
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Send the local blobs of a pull, and then those that a mirror fetches, each as soon as it is here.
+        """Send the local blobs of a pull, and then those fetched by a mirror, each on its arrival.
 
-        Missing blobs, and blobs of another length than asked for, are left out. An answer that fails after
+        Missing blobs, and blobs of another length than requested, are left out. An answer that fails after
         its head breaks off.
         """
         refusal, length = refuse_coded(request), request.content_length
@@ -92,9 +92,9 @@ class Pulls:
         """Send the local blobs, after the head, and return the lengths of the missing ones by key.
 
         Raises:
-            ConnectionError, asyncio.TimeoutError: the reader went away, or takes nothing.
-            LocalDiskError: the disk can't tell whether a blob is here.
-            ShardcastError: a blob can't be read to its end.
+            ConnectionError, asyncio.TimeoutError: the reader hung up, or takes no bytes.
+            LocalDiskError: the disk failed while looking for a blob.
+            ShardcastError: a blob cannot be read to its end.
         """
         missing = {}
         small = [key for key, length in wanted.items() if length <= _SMALL]
@@ -122,12 +122,12 @@ class Pulls:
     async def _send_one(
         self, request: web.Request, response: web.StreamResponse, key: str, length: int
     ) -> bool:
-        """Send a blob, unless it has another length; return whether it is here, and right.
+        """Send a blob of the right length; return whether the archive has the blob, undamaged.
 
         Raises:
-            ConnectionError, asyncio.TimeoutError: the reader went away, or takes nothing.
-            LocalDiskError: the disk can't tell whether the blob is here.
-            ShardcastError: the blob can't be read to its end.
+            ConnectionError, asyncio.TimeoutError: the reader hung up, or takes no bytes.
+            LocalDiskError: the disk failed while looking for the blob.
+            ShardcastError: the blob cannot be read to its end.
         """
         started = False
         try:
@@ -154,7 +154,7 @@ class Pulls:
 
 
 def _steps(keys: Sequence[str], lengths: Mapping[str, int]) -> Iterator[list[str]]:
-    """Yield the keys of blobs that are read in one step."""
+    """Yield the keys of blobs to read in one step."""
     step: list[str] = []
     size = 0
     for key in keys:

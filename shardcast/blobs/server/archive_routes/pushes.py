@@ -1,7 +1,7 @@
 """Pushes into an archive: many blobs in one request, framed as in ``blobs.framing``.
 
-The blobs of a push are named when all of them are on the disk: a push that breaks off, or that the disk can't
-take, leaves nothing.
+The blobs of a push are named after all of them are on the disk: a push that breaks off, or fills the disk,
+leaves nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 _NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-"""Errors of a resource that this machine has run out of for now."""
+"""Errors of a resource used up for now on this machine."""
 
 
 class Pushes:
@@ -70,7 +70,7 @@ class Pushes:
         return web.Response(body=b"", content_type=BYTES)
 
     def _refuse(self, request: web.Request) -> web.Response | None:
-        """Return the refusal of a client that may not push; None for one that may."""
+        """Return the refusal of a client without permission to push; None with permission."""
         if self._without_token:
             return None
         if self._context.token is None:
@@ -88,7 +88,7 @@ class Pushes:
         Raises:
             FramingError: the body is no whole push.
             BodyTooSlow: the body does not keep the minimum rate.
-            LocalDiskError: a blob can't be kept.
+            LocalDiskError: a blob cannot be stored.
         """
         frames = PushReader(self._context.max_blob)
         async with BatchWriter(blobs, lambda key, length: None) as putting:

@@ -1,1 +1,1 @@
-"""The routes of a hash server, which answers as hashserver does."""
+"""The routes of a hash server, with the answers of hashserver."""

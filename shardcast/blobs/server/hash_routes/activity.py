@@ -11,8 +11,8 @@ class Activity:
     """A count of the requests under way, and the time of the last one.
 
     Attributes:
-        requests: requests that are being answered now.
-        last: when a request last began or ended, by the clock (seconds).
+        requests: number of requests being answered.
+        last: time of the last beginning or end of a request, by the clock (seconds).
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""A blob's file ─▶ an answer; its last bytes leave only when all are verified."""
+"""A blob's file ─▶ an answer; its last bytes are sent only after all are verified."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from shardcast.store.holds import READ, Reader
 log = logging.getLogger(__name__)
 
 _HELD_BACK = 64 << 10
-"""Bytes at the end of an answer that leave only when its digest is right."""
+"""Bytes at the end of an answer held back until its digest is right."""
 _MIN_PORTION = 1 << 20
-"""Bytes that are hashed at a time of a blob that isn't large."""
+"""Minimum bytes hashed at a time."""
 _MAX_AHEAD = 64 << 20
-"""Bytes that may be hashed and not sent yet."""
+"""Maximum bytes hashed and not sent yet."""
 _OF_304 = ("ETag", "Cache-Control", "Vary")
-"""Headers of the whole answer that a 304 repeats."""
+"""Headers of the whole answer repeated in a 304."""
 
 
 class AnswerHead:
-    """The head of an answer to a request for a blob, and the bytes that follow it.
+    """The head of an answer to a request for a blob, and the range of bytes after it.
 
     Attributes:
         request: the request.
         digest: of the blob.
         status: of the answer.
         headers: of the answer.
-        answer: the whole answer where it needs no bytes of the blob; else None.
+        answer: a finished answer without bytes of the blob; else None.
         start: the first byte to send.
         end: the byte after the last.
     """
@@ -66,9 +66,9 @@ class AnswerHead:
             request: a GET or HEAD of the blob.
             digest: of the blob.
             length: bytes of the whole answer.
-            mtime: when the blob's file was written, in seconds since 1970.
-            coding: the content coding of the answer; None for the blob as it is.
-            ranges: whether a part can be sent.
+            mtime: time of the last write of the blob's file, in seconds since 1970.
+            coding: the content coding of the answer; None for the blob's bytes unchanged.
+            ranges: whether a part may be sent.
         """
         self.request, self.digest = request, digest
         tag = f"{digest}-{coding}" if coding else digest
@@ -107,7 +107,7 @@ class AnswerHead:
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[web.StreamResponse]:
-        """Send the head, yield the response for its body, and end it; break the connection off on failure.
+        """Send the head, yield the response for its body, and end it; after a failure, break it off.
 
         Raises:
             HTTPServiceUnavailable: an upload limit has no room for another reader.
@@ -129,16 +129,16 @@ class AnswerHead:
 
 
 class CorruptOnTheWay(ConnectionError):
-    """Bytes of a blob that turned out to be wrong while they were sent."""
+    """Bytes of a blob found wrong while being sent."""
 
 
 async def send_file(
     head: AnswerHead, file: BlobFile, store: BlobDirectory, *, fresh: bool
 ) -> web.StreamResponse:
-    """Answer with the bytes of a verified file as they are.
+    """Answer with the bytes of a verified file, unchanged.
 
-    A whole file is hashed again while it is sent, unless it was verified for this request (``fresh``). An
-    answer whose file changed meanwhile breaks off before its end.
+    A whole file is hashed again while being sent, unless verified for this request (``fresh``). An answer
+    breaks off before its end if the file changes meanwhile.
     """
     if head.answer:
         return head.answer
@@ -174,14 +174,13 @@ async def send_file(
 async def _send_hashed(
     file: BlobFile, digest: str, store: BlobDirectory, send: Callable[[int], Awaitable[None]]
 ) -> str | None:
-    """Send all but the last bytes of a file while they are hashed, and return the file's seal.
+    """Send all but the last bytes of a file while hashing them, and return the file's seal.
 
-    Hashing runs a little ahead, so that the bytes are in memory when they are sent, and the event loop does
-    not wait for the disk. A file with a seal is verified by the seal; a file without one gets a seal if its
-    size makes that worth it.
+    Hashing runs a little ahead, so bytes are in memory before sending, and the event loop does not wait for
+    the disk. A file with a seal is verified by the seal; a file without one gets a seal if large enough.
 
     Raises:
-        CorruptOnTheWay: the bytes are not what the digest says.
+        CorruptOnTheWay: the bytes do not match the digest.
     """
     check = (
         DigestCheck(SEAL)
@@ -230,7 +229,7 @@ async def _send_hashed(
 
 
 async def send_decoded(head: AnswerHead, file: BlobFile, store: BlobDirectory) -> web.StreamResponse:
-    """Answer with the bytes that a verified file decodes to, hashed while they are sent."""
+    """Answer with the decoded bytes of a verified file, hashed while being sent."""
     if head.answer:
         return head.answer
     async with head.answering() as response:

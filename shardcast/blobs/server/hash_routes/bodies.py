@@ -1,4 +1,4 @@
-"""Request bodies that are asked for (100 Continue) only when they are wanted."""
+"""Request bodies, requested (100 Continue) only if wanted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from shardcast.server.connections import CONNECTIONS
 
 
 async def delay_continue(request: web.Request) -> None:
-    """Delay the 100 Continue of a request that expects it; ``send_continue`` sends it."""
+    """Delay the 100 Continue of a request that expects one; ``send_continue`` sends it."""
     if _waits(request):
-        # The bound on a slow body must not run while this side delays it.
+        # The bound on a slow body must not count the delay on this side.
         request.app[CONNECTIONS].watch_of(request).body_awaited = False
 
 
@@ -22,7 +22,7 @@ def _waits(request: web.Request) -> bool:
 
 
 async def send_continue(request: web.Request) -> None:
-    """Send a 100 Continue to a sender that waits for it."""
+    """Send a 100 Continue to a sender waiting for one."""
     if _waits(request) and request.transport:
         request.app[CONNECTIONS].watch_of(request).body_awaited = True
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -37,8 +37,8 @@ async def read_wanted_body(request: web.Request, max_size: int) -> bytes:
 async def answer_without_body(request: web.Request, status: int) -> web.StreamResponse:
     """Answer a request at once, without reading its body first.
 
-    A sender that waits for a 100 Continue loses the connection instead; the body of any other sender is read
-    and dropped, so that a client which sends before it listens gets the answer.
+    A sender waiting for a 100 Continue loses the connection instead; the body of any other sender is read and
+    dropped, so a client that sends before listening gets the answer.
     """
     response = BareResponse(status=status)
     if not request.can_read_body:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _NAMES = {"sha256": "sha-256", "sha3-256": "sha3-256"}
 """The digests, as hashserver calls them."""
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
-"""Errors of a write that a later attempt meets again."""
+"""Errors of a write that a repetition would meet again."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,7 +35,7 @@ class CorruptFile(BadRequest):
 
 
 def corruption(file: BlobFile, algorithm: str) -> str:
-    """Return hashserver's words for a file that is not the blob."""
+    """Return hashserver's words for a file other than the blob."""
     if not file.is_regular:
         return f"File at path {file.path} is not a file."
     checksum = f"the correct {_NAMES[algorithm]} checksum."
@@ -64,7 +64,7 @@ def guarded(handler: Handler, activity: Activity) -> Handler:
 
 
 def _disk_failure(request: web.Request, error: LocalDiskError) -> web.Response:
-    """Return the answer to a request that this machine's disk fails; never that the blob is missing."""
+    """Return the answer for a failing disk; never an answer that the blob is missing."""
     message = {"message": str(error)}
     if is_full(error):
         return json_response(message, 507)

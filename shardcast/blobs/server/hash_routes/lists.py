@@ -16,9 +16,9 @@ from shardcast.json_text import parse_json
 from shardcast.server.turns import Turns
 
 _SHORT = 256 << 10
-"""Bytes of a list that is parsed in one go: some 4000 checksums."""
+"""Maximum bytes of a list parsed in one go: some 4000 checksums."""
 _PIECE = 32 << 10
-"""Bytes that are parsed in one go of a longer list, up to the next comma."""
+"""Bytes of a longer list parsed in one go, up to the next comma."""
 _BLANKS = b" \t\r\n"
 _WRONG = {"detail": "There was an error parsing the body"}
 
@@ -30,7 +30,7 @@ class ListParser:
         self._turns = Turns(rest=1.0)
 
     async def read(self, request: web.Request) -> list[str]:
-        """Return the checksums that a request lists.
+        """Return the checksums listed in a request.
 
         Raises:
             InvalidData: the body is no list of checksums.

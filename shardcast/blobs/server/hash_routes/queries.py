@@ -1,4 +1,4 @@
-"""``/has``, ``/has-now`` and ``/buffer-length``: lists of checksums, and what is known of their blobs."""
+"""``/has``, ``/has-now`` and ``/buffer-length``: lists of checksums, and facts about their blobs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from shardcast.server.hang_ups import while_connected
 log = logging.getLogger(__name__)
 
 _FEW = 16
-"""Checksums that are looked up on the event loop; more of them in a thread."""
+"""Maximum checksums looked up on the event loop; more of them in a thread."""
 _BATCH = 1000
-"""Checksums that a thread looks up in one go, before the next waiter has its turn."""
+"""Checksums looked up by a thread in one go, before the next waiting request."""
 
 
 class Queries:
@@ -29,7 +29,7 @@ class Queries:
         self._lists = ListParser()
 
     async def has(self, request: web.Request) -> web.StreamResponse:
-        """Tell which blobs are here, are arriving, or are promised."""
+        """Answer for each blob whether it is stored, arriving, or promised."""
         state, digests = self._state, await self._lists.read(request)
         present = await while_connected(request, self._present(digests))
         return json_response(
@@ -40,7 +40,7 @@ class Queries:
         )
 
     async def has_now(self, request: web.Request) -> web.StreamResponse:
-        """Tell which blobs are here."""
+        """Answer for each blob whether it is stored."""
         digests = await self._lists.read(request)
         return json_response(await while_connected(request, self._present(digests)))
 
@@ -56,10 +56,10 @@ class Queries:
         )
 
     async def _present(self, digests: list[str]) -> list[bool]:
-        """Return for each blob whether it is here, in whatever state.
+        """Return for each blob whether it is stored, right or wrong.
 
         Raises:
-            LocalDiskError: the disk can't be read.
+            LocalDiskError: the disk cannot be read.
         """
         store = self._state.store
         if len(digests) <= _FEW:

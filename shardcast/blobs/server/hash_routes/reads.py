@@ -1,4 +1,4 @@
-"""``GET /<checksum>``: a blob, verified, as soon as it is here."""
+"""``GET /<checksum>``: a blob, verified, as soon as stored."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from shardcast.server.hang_ups import while_connected
 from shardcast.store.file_errors import BlobSearch
 
 _POLL = 1.0
-"""Seconds between two looks at the disk for a promised blob: another process may put it there."""
+"""Seconds between two looks at the disk for a promised blob: another process may put it."""
 
 
 class _Found(NamedTuple):
     """A verified file of a blob.
 
     Attributes:
-        file: open; whoever gets it closes it.
-        data: its bytes when they are few, else None.
-        fresh: whether it was verified for this request.
+        file: open; the receiver closes it.
+        data: all bytes of a small file; None for a large one.
+        fresh: whether the file was verified for this request.
     """
 
     file: BlobFile
@@ -45,7 +45,7 @@ class Reads:
         self._state = state
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Send a blob in a form that the reader takes; 404 when it isn't here and isn't coming."""
+        """Send a blob in a form accepted by the reader; 404 for one neither stored nor expected."""
         digest, store = checksum_of(request), self._state.store
         forms, decoded = accepted_forms(request.headers.get("Accept-Encoding"), CODINGS)
         all_forms = (*forms, *(form for form in FORMS if form not in forms))
@@ -66,11 +66,11 @@ class Reads:
             return await send_decoded(head, file, store)
 
     async def _wait_for(self, digest: str, forms: tuple[str | None, ...]) -> _Found | None:
-        """Return a blob's file when it is here; None when the blob isn't here and isn't coming.
+        """Return a blob's file once stored; None for a blob neither stored nor expected.
 
         Raises:
-            CorruptFile: its files are wrong, and another program's lock on them ended.
-            LocalDiskError: a file can't be read.
+            CorruptFile: its files are wrong, and another program's lock on them has ended.
+            LocalDiskError: a file cannot be read.
         """
         state = self._state
         while True:
@@ -82,7 +82,8 @@ class Reads:
                 await state.uploads.wait_until_ended(digest)
                 continue
             if found is None:
-                # A lock file of another program says that the file is being written: look again without it.
+                # A lock file of another program marks a file still being written: look again without the
+                # lock.
                 await state.locks.wait_released(state.store.folder, digest)
                 found = await self._find(digest, forms)
             if found is not None or not state.promises.has(digest):
@@ -90,11 +91,11 @@ class Reads:
             await state.promises.wait_until_fulfilled(digest, _POLL)
 
     async def _find(self, digest: str, forms: tuple[str | None, ...]) -> _Found | None:
-        """Return the first verified file of a blob; None where it has no file.
+        """Return the first verified file of a blob; None without a file.
 
         Raises:
-            CorruptFile: it has files, and none is right.
-            LocalDiskError: a file can't be read.
+            CorruptFile: all files of the blob are wrong.
+            LocalDiskError: a file cannot be read.
         """
         search, store = BlobSearch(), self._state.store
         for file in store.lookup.files(digest, search, forms):
@@ -118,7 +119,7 @@ class Reads:
 
 
 def _whole(file: BlobFile, search: BlobSearch) -> bytes | None:
-    """Return a file's bytes; None where it can't be read, which ``search`` records."""
+    """Return a file's bytes; None for an unreadable file, recorded by ``search``."""
     try:
         return file.read_all()
     except LocalDiskError as error:

@@ -17,7 +17,7 @@ from shardcast.protocol.wire import TEXT
 MAX_BODY = 16 << 20
 """Bytes of a list of checksums: some 240 000."""
 _METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
-"""Methods that a page of another site may use."""
+"""Methods allowed to a page of another site."""
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
@@ -26,7 +26,7 @@ class BareResponse(web.Response):
 
 
 class BadRequest(Exception):
-    """A request that is answered with 400.
+    """A request answered with 400.
 
     Attributes:
         said: the answer's body, as JSON.
@@ -38,7 +38,7 @@ class BadRequest(Exception):
 
 
 class InvalidData(BadRequest):
-    """A request with a value that can't be right, in pydantic's words."""
+    """A request with a malformed value, described in pydantic's words."""
 
     def __init__(self, kind: str, where: Sequence[str | int], message: str, value: object) -> None:
         """Describe the error ``kind`` at a place: ``path`` or ``body``, then keys and indices."""
@@ -83,7 +83,7 @@ def parse_checksum(text: object, *where: str | int) -> str:
 
 
 def parse_checksums(body: bytes) -> list[str]:
-    """Return the checksums that a body lists.
+    """Return the checksums listed in a body.
 
     Raises:
         InvalidData: the body is no list of checksums.
@@ -109,7 +109,7 @@ def checksum_of(request: web.Request) -> str:
 
     Raises:
         InvalidData: the path's part is no checksum.
-        HTTPNotFound: the part has a slash in it, which the URL encodes.
+        HTTPNotFound: the part has an encoded slash.
     """
     text = request.match_info["checksum"]
     if "/" in text:
@@ -118,10 +118,10 @@ def checksum_of(request: web.Request) -> str:
 
 
 def coding_of(request: web.Request) -> str | None:
-    """Return the content coding in which a body is kept; None where the body is the blob itself.
+    """Return the content coding for storing a body; None for a body that is the blob itself.
 
     Raises:
-        HTTPUnsupportedMediaType: the coding can't be decoded here.
+        HTTPUnsupportedMediaType: the coding cannot be decoded here.
     """
     named = request.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
     if named in SUFFIXES and named not in CODINGS:
@@ -141,7 +141,7 @@ def url_of_path(request: web.Request, path: str) -> str:
 
 
 def preflight(request: web.Request, method: str) -> web.Response:
-    """Answer a preflight request, which asks for ``method``, of a page of another site."""
+    """Answer a preflight request for ``method`` from a page of another site."""
     known = method in _METHODS.split(", ")
     response = plain("OK" if known else "Disallowed CORS method", 200 if known else 400)
     response.headers.update({"Access-Control-Allow-Methods": _METHODS, "Access-Control-Max-Age": "600"})

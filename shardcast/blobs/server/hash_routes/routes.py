@@ -69,7 +69,7 @@ def _refusal(request: web.Request, status: int, message: str, headers: Mapping[s
 
 
 def _unrouted(request: web.Request, writable: bool) -> web.Response:
-    """Answer what no route takes: preflights, paths with a slash at their end, other methods and paths."""
+    """Answer requests without a route: preflights, paths ending in a slash, other methods and paths."""
     method, path = request.headers.get("Access-Control-Request-Method"), request.path
     if request.method == "OPTIONS" and "Origin" in request.headers and method is not None:
         return preflight(request, method)
@@ -82,7 +82,7 @@ def _unrouted(request: web.Request, writable: bool) -> web.Response:
 
 
 def _allowed_methods(path: str, writable: bool) -> str:
-    """Return the value of ``Allow`` for a path; empty for a path that no route has."""
+    """Return the value of ``Allow`` for a path; empty for a path without a route."""
     first, *rest = path.removeprefix("/").split("/")
     if rest:
         return "PUT" if writable and [first] == [PROMISE_PATH[1:]] and len(rest) == 1 else ""

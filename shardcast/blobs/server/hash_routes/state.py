@@ -1,4 +1,4 @@
-"""The state of a hash server, which its routes share."""
+"""The state of a hash server, shared by its routes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardcast.blobs.server.hash_routes.activity import Activity
 from shardcast.blobs.server.hash_routes.uploads import Promises, Uploads
 
 LOCK_SECONDS = 120.0
-"""Seconds after its last touch for which a lock file holds."""
+"""Seconds of a lock file's validity after its last touch."""
 
 
 @dataclass
@@ -18,11 +18,11 @@ class HashServerState:
     """The state of a hash server.
 
     Attributes:
-        store: the blobs that are served.
-        lock_seconds: seconds after its last touch for which an external lock holds.
-        promises: blobs that a client announced.
-        uploads: blobs that arrive now.
-        activity: the requests that are answered now.
+        store: the served blobs.
+        lock_seconds: seconds of an external lock's validity after its last touch.
+        promises: blobs announced by clients.
+        uploads: arriving blobs.
+        activity: the requests being answered.
         locks: lock files of other programs.
     """
 

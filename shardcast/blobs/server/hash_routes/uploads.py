@@ -1,4 +1,4 @@
-"""Blobs that are expected: those that arrive now, and those that a client promised."""
+"""Expected blobs: arriving ones, and promised ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 PROMISE_SECONDS = 600.0
-"""Seconds for which a promise holds."""
+"""Seconds of a promise's validity."""
 
 
 class Uploads:
-    """The blobs that arrive through this process, each in one request."""
+    """The blobs arriving through this process, each in one request."""
 
     def __init__(self) -> None:
         self._ends: dict[str, asyncio.Event] = {}
@@ -39,7 +39,7 @@ class Uploads:
 
 
 class Promises:
-    """Blobs that a client said will come, for a while."""
+    """Blobs promised by clients, for a while."""
 
     def __init__(self, seconds: float = PROMISE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin without promises; ``seconds``: how long each holds."""
@@ -49,7 +49,7 @@ class Promises:
         self._kept: dict[str, asyncio.Event] = {}
 
     def add(self, digest: str) -> None:
-        """Note that a blob was promised now."""
+        """Note a promise made now."""
         self._expire()
         self._until[digest] = self._clock() + self.seconds
         self._until.move_to_end(digest)
@@ -60,20 +60,20 @@ class Promises:
         return digest in self._until
 
     def fulfil(self, digest: str) -> None:
-        """Drop the promise of a blob that has come, and wake its readers."""
+        """Drop the promise of an arrived blob, and wake its readers."""
         self._until.pop(digest, None)
         if digest in self._kept:
             self._kept.pop(digest).set()
 
     async def wait_until_fulfilled(self, digest: str, seconds: float) -> None:
-        """Wait until a blob has come, or its promise ends; at most ``seconds``."""
+        """Wait for the arrival of a blob, or the end of its promise; at most ``seconds``."""
         event = self._kept.setdefault(digest, asyncio.Event())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
 
     def _expire(self) -> None:
-        """Drop the promises that have ended, and wake their readers."""
+        """Drop the expired promises, and wake their readers."""
         now = self._clock()
         while self._until and next(iter(self._until.values())) <= now:
             digest, _ = self._until.popitem(last=False)

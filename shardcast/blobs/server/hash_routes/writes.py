@@ -1,4 +1,4 @@
-"""``PUT /<checksum>`` and ``PUT /promise/<checksum>``: a blob that comes now, and one that comes later."""
+"""``PUT /<checksum>`` and ``PUT /promise/<checksum>``: a blob now, and a blob later."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from shardcast.store.file_errors import BlobSearch
 
 
 class Writes:
-    """Answers to requests that put a blob, or promise it."""
+    """Answers to requests that put or promise a blob."""
 
     def __init__(self, state: HashServerState) -> None:
         self._state = state
 
     async def promise(self, request: web.Request) -> web.StreamResponse:
-        """Note that a blob will come, so that readers wait for it."""
+        """Note a promised blob, so readers wait for the blob."""
         digest, promises = checksum_of(request), self._state.promises
         promises.add(digest)
         return json_response({"checksum": digest, "expires_in": promises.seconds}, 202)
 
     async def put(self, request: web.Request) -> web.StreamResponse:
-        """Keep a blob: 200; 201 when it is here already, and 202 while another request uploads it."""
+        """Store a blob: 200; 201 for one already stored, and 202 during another request's upload."""
         state, store = self._state, self._state.store
         digest, coding = checksum_of(request), coding_of(request)
         search = BlobSearch()
@@ -58,10 +58,10 @@ class Writes:
         """Write the body of a request to the store.
 
         Raises:
-            MalformedBlob: the body can't be decoded.
+            MalformedBlob: the body cannot be decoded.
             IntegrityError: the body is another blob.
-            LocalDiskError: it can't be kept.
-            ConnectionError: the sender went away, or is too slow.
+            LocalDiskError: the blob cannot be stored.
+            ConnectionError: the sender hung up, or is too slow.
         """
         await send_continue(request)
         async with self._state.store.put(digest, coding) as writer:
