@@ -1,4 +1,4 @@
-"""Commands: options, progress, exit codes, and everything that shardcast prints.
+"""Commands: options, progress, exit codes, and all of shardcast's printing.
 
 Until a command runs, Ctrl-C ends the process silently instead of with a traceback.
 """

@@ -24,7 +24,7 @@ AddOptions = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 @dataclass(frozen=True)
 class ServerAccessOptions:
-    """Options of a command that listens."""
+    """Options of a listening command."""
 
     tokens: Path | None
     certificate: Path | None
@@ -49,16 +49,16 @@ class ServerAccessOptions:
 
 @dataclass(frozen=True)
 class ClientAccessOptions:
-    """Options of a command that sends requests to servers.
+    """Options of a command with requests to servers.
 
     Attributes:
-        token_variable: the environment variable with the tokens themselves, which no option takes: ``ps``
+        token_variable: the environment variable with the tokens themselves. No option takes tokens: ``ps``
             shows options to all users of a machine.
         token_file: a file with the tokens for the servers.
         require_tls: whether requests go to https servers only.
         ca: a file with the CAs to trust, and no others.
-        client_certificate: a file with the certificate to show to servers that want one.
-        client_key: a file with its key; None where ``client_certificate`` has it too.
+        client_certificate: a file with the certificate to show to servers on request.
+        client_key: a file with the certificate's key; None if ``client_certificate`` has the key too.
     """
 
     token_variable: ClassVar[str] = TOKEN_VARIABLE
@@ -83,7 +83,7 @@ class ClientAccessOptions:
 
 @dataclass(frozen=True)
 class MirrorAccessOptions(ClientAccessOptions):
-    """The same options where the command has others for its own clients: ``--mirror-…``."""
+    """The same options with the prefix ``--mirror-``, for a command with access options of its own."""
 
     token_variable: ClassVar[str] = f"{ENVIRONMENT_PREFIX}MIRROR_TOKEN"
 
@@ -123,19 +123,22 @@ def _client_options(
         _file_option(
             f"{dashed}client-certificate", f"The certificate (PEM) to show to {servers} where they want one."
         ),
-        _file_option(f"{dashed}client-key", "Its key (PEM), where that file does not have it."),
+        _file_option(
+            f"{dashed}client-key", "The key of the client certificate (PEM), if not in the same file."
+        ),
         prefix=snake,
     )
 
 
 class _Lock(click.Option):
-    """An option without which a server is open to more people."""
+    """An option whose absence opens a server to more people."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """Return the value of the first variable that is set.
+        """Return the value of the first variable in the environment.
 
         Raises:
-            BadParameter: one is set, and empty: of the shell's ``$FILE``, say, and the server would be open.
+            BadParameter: a variable is empty, for instance from an unset ``$FILE`` of a shell: the server
+                would be open.
         """
         for name in self.envvar or ():
             if os.environ.get(name) == "":
@@ -146,7 +149,7 @@ class _Lock(click.Option):
 def _file_option(
     name: str, text: str, *more_prefixes: str, cls: type[click.Option] = click.Option
 ) -> Callable[[Command], Command]:
-    """Make an option that names a file, with a variable of each prefix, those of ``more_prefixes`` first."""
+    """Make an option for a file, with a variable for each prefix, those of ``more_prefixes`` first."""
     variable = name.removeprefix("--").replace("-", "_").upper()
     return click.option(
         name,
@@ -159,13 +162,13 @@ def _file_option(
 
 
 def _server_options(*prefixes: str) -> AddOptions:
-    """Return the options of a command that listens; ``prefixes`` of further variables."""
+    """Return the options of a listening command; ``prefixes`` are those of further variables."""
     return grouped(
         "server_access",
         ServerAccessOptions,
         _file_option(
             "--tokens",
-            "A file of tokens, made by `shardcast token new`; each request needs one of them then.",
+            "A file of tokens, made by `shardcast token new`; each request then needs one of them.",
             *prefixes,
             cls=_Lock,
         ),
@@ -176,11 +179,11 @@ def _server_options(*prefixes: str) -> AddOptions:
             cls=_Lock,
         ),
         _file_option(
-            "--key", "The key of --certificate (PEM), where that file does not have it.", *prefixes, cls=_Lock
+            "--key", "The key of --certificate (PEM), if not in the same file.", *prefixes, cls=_Lock
         ),
         _file_option(
             "--client-ca",
-            "CAs (PEM): answer only clients with a certificate that one of them signed.",
+            "CAs (PEM): answer only clients with a certificate signed by one of them.",
             *prefixes,
             cls=_Lock,
         ),

@@ -36,10 +36,10 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Announcer of followed versions and their withdrawals, of which it handles one at a time.
+    """Announcer of followed versions and their withdrawals, one at a time.
 
     Attributes:
-        failure: gets the failure of a hook for a withdrawal, where that ends following.
+        failure: gets the failure of a hook for a withdrawal, if the failure ends following.
     """
 
     def __init__(self, folder: Path, keep: int | None, hook: Hook | None) -> None:
@@ -47,7 +47,7 @@ class Announcer:
 
         Args:
             folder: the output folder, absolute.
-            keep: number of followed versions that stay in the folder; None for all.
+            keep: number of followed versions to keep in the folder; None for all.
             hook: the hook; None for none.
         """
         self._outputs = OutputFolder(folder)
@@ -68,7 +68,7 @@ class Announcer:
                 return
             if self._hook:
                 await self._hook.run(release.path, release.version, _variables(release, previous))
-            # Marked first: a kill in between loses the line rather than printing it twice.
+            # Marked first: a kill in between loses the line instead of printing it twice.
             await asyncio.to_thread(finish_announcing, self._outputs, release, self._keep)
             message = {**release_as_dict(release), "origin": release.origin, "new_line": release.new_line}
             click.echo(json.dumps(message))
@@ -79,11 +79,12 @@ class Announcer:
         Raises:
             LocalDiskError: the folder can't be written.
         """
-        # Before taking the turn: a hook that runs now may take hours, and ``latest`` must not point to a
-        # withdrawn version meanwhile.
+        # Before waiting for the turn: a running hook may take hours, and ``latest`` must not point to a
+        # withdrawn
+        # version meanwhile.
         await asyncio.to_thread(restore_latest, self._outputs, withdrawal)
         async with self._turn:
-            # Again: the turn that ended just now may have announced the withdrawn version.
+            # Again: the turn just ended may have announced the withdrawn version.
             good = await asyncio.to_thread(restore_latest, self._outputs, withdrawal)
             latest = version_name(good[0]) if good else None
             log.warning(
@@ -111,7 +112,7 @@ class Announcer:
 
 
 def _variables(release: Release, previous: Path | None) -> dict[str, str]:
-    """Return what a hook is told of a version, beside its name and path."""
+    """Return the environment variables of a hook about a version, beside its name and path."""
     variables = {
         NAME: name_variable(release.manifest.header.content_name),
         METADATA: json.dumps(dict(release.metadata)),

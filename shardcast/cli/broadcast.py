@@ -35,7 +35,7 @@ _SHOW_INTERVAL = 0.2
 _POLL_INTERVAL = 0.1
 """Seconds between two attempts to reach the origin or to take the data directory."""
 _ORIGIN_START_TIMEOUT = 10.0
-"""Seconds from the moment an origin locks its directory until its socket must answer."""
+"""Seconds for an origin's socket to answer, after the origin has locked its directory."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,15 +49,15 @@ _ORIGIN_START_TIMEOUT = 10.0
 @options.option(
     "--link",
     is_flag=True,
-    help="Serve the file itself, linked or cloned, instead of a copy; write no more to it. Of a folder the "
-    "files of 1 MiB and more are served like this.",
+    help="Serve the file itself, linked or cloned, instead of a copy; never write to the file again. "
+    "In a folder, this applies to files of 1 MiB and more.",
 )
 @options.option(
     "--exclude",
     multiple=True,
     metavar="PATTERN",
-    help="Leave out of a folder what matches: '*.tmp', 'logs/', '/a/**/b'; may be given again. The lines of "
-    "its file .shardcastignore are such patterns, too.",
+    help="Leave out matching paths of a folder: '*.tmp', 'logs/', '/a/**/b'; may be given again. The "
+    "file .shardcastignore in the folder has more patterns, one a line.",
 )
 @options.option(
     "--no-mtimes",
@@ -67,24 +67,26 @@ _ORIGIN_START_TIMEOUT = 10.0
 @options.option(
     "--checksum",
     is_flag=True,
-    help="Read all files of a folder, also those whose size and times are as in its last version.",
+    help="Read all files of a folder, also those with the size and times of the last version.",
 )
-@options.option("--name", default="stdin", help="What the file is called, where PATH is -.")
+@options.option("--name", default="stdin", help="The name of the payload, if PATH is -.")
 @options.option(
     "--copies",
     type=click.IntRange(1),
-    help="Wait until so many nodes below the origin have the version whole and verified.",
+    help="Wait until so many nodes below the origin have the whole version, verified.",
 )
 @options.option(
     "--timeout",
     type=options.Duration(),
-    help="Fail when they don't in time: 90s, 10m, 1h. Without it, wait for as long as it takes.",
+    help="With --copies: fail after this time: 90s, 10m, 1h. By default wait without limit.",
 )
-@options.option("--to", metavar="URL", help="Send PATH to the origin at this address, which has --publish.")
+@options.option(
+    "--to", metavar="URL", help="Send PATH to the origin at this address, started with --publish."
+)
 @options.option(
     "--live",
     is_flag=True,
-    help="With --to: open the version at once, so that its shards go out while the rest is still sent.",
+    help="With --to: publish the first shards while the rest is still being sent.",
 )
 @label_options
 @push_limit_option
@@ -114,18 +116,18 @@ def broadcast(
 ) -> None:
     """Publish PATH as the next version, and print the version.
 
-    PATH is a file or a folder; who knows no folders receives it as a tar. Of a folder all is published that
-    --exclude does not leave out: names, permission bits, times in seconds, links that stay in it.
+    PATH is a file or a folder; clients without support for folders receive a tar. Of a folder, everything is
+    published except for --exclude: names, permission bits, times in seconds, links inside the folder.
 
-    For - it publishes stdin, and sends out the first shards while the rest is still coming.
+    With - as PATH, stdin is published, and the first shards go out while the rest is still coming.
 
-    The origin that runs on the data directory publishes; where none runs, the command publishes into the
-    directory itself, for an origin or any static web server to serve. With --copies the command waits for the
-    nodes below the origin: middles, and clients that follow. Nodes of 0.4.0 and 0.1.0 do not count.
+    A running origin on the data directory publishes. Without one, the command publishes into the directory
+    itself, for an origin or any static web server to serve. With --copies the command waits for the nodes
+    below the origin: middles, and following clients. Nodes of 0.4.0 and 0.1.0 do not count.
 
-    With --to it sends the payload to an origin elsewhere. The version appears there once all of it has come
-    and its digest is right. It goes on after a broken connection; a file or folder also by the same command
-    once more.
+    With --to the payload is sent to an origin elsewhere. The version appears there after the last byte, if
+    the digest is right. Sending goes on after a broken connection; for a file or folder also by repeating the
+    same command.
     """
     options.start_logging()
     streamed = str(path) == "-"
@@ -198,12 +200,12 @@ def _send(sent: SentPath | None, name: str, origin: RemoteOrigin, *, as_json: bo
 
 @dataclass(frozen=True)
 class CopiesWanted:
-    """Number of nodes that shall have the version, and the time that they have for it.
+    """Number of nodes to wait for, and the time limit.
 
     Attributes:
         count: nodes below the origin.
-        timeout: seconds after ``since``; None for as long as it takes.
-        since: when the command began, by ``time.monotonic``.
+        timeout: seconds after ``since``; None for no limit.
+        since: start of the command, by ``time.monotonic``.
     """
 
     count: int
@@ -212,7 +214,7 @@ class CopiesWanted:
 
 
 def _publish(payload: Payload | Streamed, data_dir: Path, display: Display, directly: bool) -> str:
-    """Publish through the origin, or, where none runs, ``directly`` into the directory.
+    """Publish through the origin, or without a running one ``directly`` into the directory.
 
     Returns:
         The name of the version.
@@ -220,7 +222,7 @@ def _publish(payload: Payload | Streamed, data_dir: Path, display: Display, dire
     Raises:
         UsageError: no origin runs there, and not ``directly``.
         DataDirInUse: another node holds the directory.
-        NodeFailed: an origin holds it, and does not answer.
+        NodeFailed: an origin holds the directory, and does not answer.
         LocalDiskError: the path is no directory.
         ShardcastError: publishing failed.
     """
@@ -265,24 +267,24 @@ def _check_free(data_dir: Path) -> None:
     """Check that no process holds the data directory.
 
     Raises:
-        DataDirInUse: a process holds it; an origin that starts, for instance.
+        DataDirInUse: a process holds the directory; for instance a starting origin.
     """
     if own_folder(data_dir).is_dir():
         DataDir(data_dir, "broadcast").close()
 
 
 def _origin_command(data_dir: Path) -> str:
-    """Return the shell command that starts an origin on the data directory."""
+    """Return the shell command for an origin on the data directory."""
     return f"shardcast-origin --data-dir {shlex.quote(str(data_dir))}"
 
 
 def _wait_for_copies(
     version: str, data_dir: Path, wanted: CopiesWanted, display: Display
 ) -> tuple[int, CopiesMissing | None]:
-    """Wait for the copies, show their number as it changes, and return it.
+    """Wait for the copies, show their changing number, and return the last one.
 
     Returns:
-        The number of nodes that have the version, and the error where they are too few in time.
+        The number of nodes with the version, and the error if they are too few in time.
     """
     from shardcast.control.waiting import wait_for_copies
 
@@ -329,7 +331,7 @@ def _show(
 ) -> None:
     """Show the progress of a broadcast; ``state`` has ``done`` and ``size`` in bytes, and ``shards``."""
     if state:
-        # A file has a size once the origin begins with it, a stream only at its end.
+        # A file's size is known as soon as the origin begins, a stream's only at the end.
         waits = state["size"] is None and not isinstance(payload, Streamed)
         shards = "" if state["shards"] is None else format_count(state["shards"], "shard")
         detail = "waiting for an earlier broadcast" if waits else shards

@@ -1,4 +1,4 @@
-"""What ``shardcast broadcast`` publishes on this machine: a file, a folder, or stdin."""
+"""The payload of ``shardcast broadcast`` on this machine: a file, a folder, or stdin."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Payload:
     Attributes:
         path: the file or folder, absolute.
         shard_size: bytes of a shard; None for the origin's own.
-        copy: whether the store copies the bytes; else it links or clones the files.
-        exclude: patterns of the paths in a folder that are left out.
+        copy: whether the store copies the bytes, instead of linking or cloning files.
+        exclude: patterns of the paths to leave out of a folder.
         mtimes: whether times of a folder's files are published.
         checksum: whether to read all files of a folder.
-        metadata: JSON object that goes with the version; None for none.
+        metadata: JSON object of the version; None for none.
     """
 
     path: Path
@@ -48,8 +48,8 @@ class Payload:
 
         Raises:
             PayloadMissing: there is no such file or folder.
-            LocalDiskError: it can't be read.
-            UsageError: an option does not go with it, or a pattern is none.
+            LocalDiskError: the payload can't be read.
+            UsageError: an option does not fit the payload, or a pattern is malformed.
         """
         found = check_payload(self.path)
         rules = SurveyRules(self.exclude, self.mtimes)
@@ -57,7 +57,7 @@ class Payload:
 
     @property
     def name(self) -> str:
-        """Name that the version's file gets."""
+        """Name of the version's file."""
         return self.path.name
 
     def publish_through_origin(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
@@ -101,9 +101,9 @@ class Streamed:
     """A payload read from stdin.
 
     Attributes:
-        name: name that the version's file gets.
+        name: name of the version's file.
         shard_size: bytes of a shard; None for the origin's own.
-        metadata: JSON object that goes with the version; None for none.
+        metadata: JSON object of the version; None for none.
     """
 
     name: str

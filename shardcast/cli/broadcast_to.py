@@ -21,15 +21,15 @@ from shardcast.protocol.uploads import UploadRequest
 
 @dataclass(frozen=True)
 class RemoteOrigin:
-    """An origin elsewhere, and how a payload is sent to it.
+    """An origin elsewhere, and settings for sending a payload.
 
     Attributes:
-        url: its URL.
+        url: URL of the origin.
         shard_size: bytes of a shard; None for the origin's own.
         live: whether the version opens at once and grows.
-        access: what the origin is shown, and what is required of it.
-        uploads: limit of the bytes that are sent; None for no limit.
-        metadata: JSON object that goes with the version.
+        access: tokens shown to the origin, and TLS required of the origin.
+        uploads: limit of sent bytes; None for no limit.
+        metadata: JSON object of the version.
     """
 
     url: str
@@ -46,7 +46,7 @@ class SentPath:
 
     Attributes:
         path: the file or folder.
-        exclude: patterns of the paths in a folder that are left out.
+        exclude: patterns of the paths to leave out of a folder.
         mtimes: whether times of a folder's files are published.
     """
 
@@ -58,10 +58,10 @@ class SentPath:
 def send_path(
     payload: SentPath, origin: RemoteOrigin, display: Display, answer: Callable[[str], None]
 ) -> None:
-    """Send a file or a folder, show its progress, and ``answer`` the version's name once it is complete.
+    """Send a file or a folder, show the progress, and ``answer`` the name of the complete version.
 
     Raises:
-        ShardcastError: as ``broadcast_to`` does.
+        ShardcastError: as for ``broadcast_to``.
     """
     shard_size = origin.shard_size
     with open_source(

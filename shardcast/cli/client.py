@@ -37,25 +37,26 @@ _COLUMNS = ("VERSION", "DIGEST", "SHARDS", "SIZE", "NAME", "TAGS")
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @options.option("--servers", type=options.ServerList(), help="Servers to download from, comma-separated.")
 @options.option("--list", "list_versions", is_flag=True, env="LIST", help="Print the versions on offer.")
-@options.option("--files", "contents", metavar="VERSION", help="With --list: print what is in a folder.")
+@options.option("--files", "contents", metavar="VERSION", help="With --list: print the entries of a folder.")
 @options.option(
     "--verify",
     metavar="FOLDER|shards|whole",
-    help="Compare a downloaded folder with its version, and print what differs. With --version or --follow: "
-    "by which digests a version gets its name; by default the whole one, except where a part was here.",
+    help="Compare a downloaded folder with its version, and print the differences. With --version or "
+    "--follow: verify a folder by the digests of its shards, or by the whole digest; by default by "
+    "the whole one, unless a part was here.",
 )
 @version_option
 @options.option(
     "--output-file",
     type=click.Path(readable=False),
-    help="Where to put the file or folder; by default <output-dir>/download_<version>.bin, or "
+    help="The path of the file or folder; by default <output-dir>/download_<version>.bin, or "
     "<output-dir>/<version> for a folder.",
 )
 @options.option(
     "--output-dir",
     type=click.Path(path_type=Path, readable=False),
     default="./downloads",
-    help="The folder to put it in.",
+    help="The folder for downloads.",
 )
 @options.option(
     "--wait",
@@ -63,15 +64,16 @@ _COLUMNS = ("VERSION", "DIGEST", "SHARDS", "SIZE", "NAME", "TAGS")
     type=options.Duration(),
     is_flag=False,
     flag_value=math.inf,
-    help="With --version: wait for a version that isn't there yet, and for a server; 90s, 10m. Without "
-    "SECONDS: for as long as it takes.",
+    help="With --version: wait for a version not on offer yet, and for a server: 90s, 10m. Without "
+    "SECONDS: wait without limit.",
 )
 @options.option(
     "--output-name",
     metavar="TEMPLATE",
-    help="What to call it in there, such as '{version}/{name}'; also {number}, {stem}, {suffix} and {tag}.",
+    help="The name in the folder for downloads, such as '{version}/{name}'; also {number}, {stem}, "
+    "{suffix} and {tag}.",
 )
-@options.option("--follow", is_flag=True, help="Stay, and download each new version.")
+@options.option("--follow", is_flag=True, help="Keep running, and download each new version.")
 @follow_options
 @folder_options("folders")
 @options.origin_id_option
@@ -100,22 +102,23 @@ def client(
     sharing: SharingOptions,
     as_json: bool,
 ) -> None:
-    """Download a version into a file or folder, which has its name only when every byte is verified.
+    """Download a version into a file or folder; the name appears only when every byte is verified.
 
-    Without --servers the servers are those of IP_ADDR_LIST. An interrupted download goes on where it was.
+    Without --servers the servers are those of IP_ADDR_LIST. An interrupted download continues from the bytes
+    already here.
 
-    With --follow each new version is downloaded into the output folder, and only then announced: the link
-    "latest" there names it, --exec runs, and a line of JSON is printed. A version under way is finished
-    first; where several came meanwhile, the newest is next. Where the command ended before --exec had, the
-    next run begins with that version, and runs it again.
+    With --follow each new version is downloaded into the output folder, and then announced: the link "latest"
+    there points to the version, --exec runs, and a line of JSON is printed. A version under way is finished
+    first; if several have come meanwhile, the newest is next. If the command ends before --exec has ended,
+    the next run begins with the same version, and runs --exec again.
 
-    Where the publisher began anew, with v1 of another line, --exec finds SHARDCAST_NEW_LINE set. Where it
-    withdrew a version, "latest" goes back to the newest good one here, and --exec runs for that one with
-    SHARDCAST_WITHDRAWN and SHARDCAST_WITHDRAWN_REASON set. --keep counts the versions of each line, and only
-    those that a follower downloaded; the older ones go once --exec has ended.
+    If the publisher begins anew, with v1 of another line, SHARDCAST_NEW_LINE is set for --exec. If the
+    publisher withdraws a version, "latest" goes back to the newest good one here, and --exec runs for this
+    one with SHARDCAST_WITHDRAWN and SHARDCAST_WITHDRAWN_REASON. --keep counts the followed versions of each
+    line; older ones are removed after --exec.
 
-    With --share it passes on to other such clients what it has of a version, while that arrives and for as
-    long as it runs, from the output file itself: many clients then need little of the servers' upload.
+    With --share, received pieces are passed on to other sharing clients, during the download and as long as
+    the command runs, straight from the output file: many clients then need little of the servers' upload.
     """
     options.start_logging()
     receives = version is not None or follow
@@ -227,7 +230,7 @@ async def _download(
     as_json: bool,
     seed_for: float | None,
 ) -> None:
-    """Download a version while its progress is shown, tell where it is, and share it for a while."""
+    """Download a version, show the progress, print the path, and share the version for a while."""
     from shardcast.cli.sharing_notes import describe_given, describe_sources
 
     async with (
@@ -252,7 +255,7 @@ async def _download(
 def show_offered(versions: list[Offered], as_json: bool, note: Callable[[str], None]) -> None:
     """Print a line for each version, oldest first: version, digest, shards, size, name; or all as JSON.
 
-    The heading is a note, so that stdout has versions only.
+    The heading goes to stderr, so stdout has versions only.
     """
     if as_json:
         print_answer(json.dumps([_offered_as_dict(version) for version in versions], indent=2))
@@ -281,7 +284,7 @@ def _offered_as_row(offered: Offered) -> tuple[str, ...]:
 
 
 def _offered_as_dict(offered: Offered) -> dict[str, Any]:
-    """Return a version on offer as JSON has it; the header's values are None where it is unknown."""
+    """Return a version on offer in the form of the JSON output; values of an unknown header are None."""
     header = offered.header
     return {
         "version": offered.listing.version,
@@ -297,15 +300,15 @@ def _offered_as_dict(offered: Offered) -> dict[str, Any]:
 
 
 def show_release(release: Release, as_json: bool) -> None:
-    """Print the path of the verified file, or everything about it as JSON."""
+    """Print the path of the verified file, or the whole release as JSON."""
     click.echo(json.dumps(release_as_dict(release)) if as_json else str(release.path))
 
 
 def release_as_dict(release: Release) -> dict[str, Any]:
-    """Return a downloaded version as JSON has it: sizes in bytes, ``received`` in bytes by server.
+    """Return a downloaded version in the form of the JSON output: sizes in bytes, ``received`` by server.
 
-    A client that shares has its neighbours among the servers, as ``neighbours``, ``given`` to them, and what
-    came ``across`` from those in other sites.
+    For a sharing client, ``received`` includes ``neighbours``; ``given`` counts bytes given to neighbours,
+    ``across`` bytes from neighbours in other sites.
     """
     found = release.neighbours
     given = {"given": found.given, "across": found.across} if found else {}

@@ -1,4 +1,4 @@
-"""``shardcast demo``: a whole network on this machine, from a file to six verified copies of it."""
+"""``shardcast demo``: a whole network on this machine, from a file to six verified copies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_rate, format_size
 
 _SIZE = 300_000_000
-"""Bytes of the file that the demo makes when none is given."""
+"""Bytes of the demo's own file, made if none is given."""
 _COPIES = 7
 """Copies of the file on the disk: the file itself, and those of the origin, two middles and three clients."""
 _MIDDLES, _CLIENTS = 2, 3
@@ -45,7 +45,7 @@ _COLOURS = {"origin": "green", "middle": "yellow", "client": "cyan", "demo": "wh
 def demo(path: Path | None, as_json: bool) -> None:
     """Broadcast PATH through an origin, two middles and three clients, all on this machine.
 
-    Without PATH it makes a file of some 300 MB. It ends by itself and leaves nothing behind.
+    Without PATH, a file of some 300 MB is made. The demo ends by itself and leaves nothing behind.
     """
     options.start_logging()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
@@ -61,7 +61,7 @@ def demo(path: Path | None, as_json: bool) -> None:
 
 @dataclass
 class _Demo:
-    """A run of the demo, with everything that it makes in one folder."""
+    """A run of the demo, with all its files in one folder."""
 
     folder: Path
     quiet: bool
@@ -74,7 +74,7 @@ class _Demo:
             path: the file; None to make one of random bytes.
 
         Returns:
-            The result as JSON has it.
+            The result in the form of the JSON output.
 
         Raises:
             LocalDiskError: there is too little room for the copies.
@@ -118,7 +118,7 @@ class _Demo:
             click.echo(f"{elapsed}  {name} {text}", err=True)
 
     def _make_payload(self) -> Path:
-        """Make a file of random bytes, and return its path."""
+        """Make a file of random bytes, and return the path."""
         self.log("demo", f"making a file of {format_size(_SIZE)} of random bytes")
         payload = self.folder / "checkpoint.bin"
         with payload.open("wb") as file:
@@ -128,7 +128,7 @@ class _Demo:
 
     @contextlib.contextmanager
     def _node(self, name: str, role: str, options: list[str]) -> Iterator[_Node]:
-        """Run a node that listens, until the end of the block."""
+        """Run a listening node until the end of the block."""
         options = ["--data-dir", str(self.folder / name.replace(" ", "")), *options]
         with _stopped_at_end(
             lambda: _Node(name, role, [*options, "--host", "127.0.0.1", "--port", "0"], self.log)
@@ -137,7 +137,7 @@ class _Demo:
             yield node
 
     def _client(self, name: str, file: str, servers: list[str]) -> contextlib.AbstractContextManager[_Client]:
-        """Run a client that downloads the latest version, at most until the end of the block."""
+        """Run a client to download the latest version, at most until the end of the block."""
         output = self.folder / name.replace(" ", "") / file
         return _stopped_at_end(lambda: _Client(name, output, servers, self.log))
 
@@ -189,7 +189,7 @@ class _Stoppable(Protocol):
     """A process of the demo."""
 
     def stop(self) -> None:
-        """End the process and release its pipes."""
+        """End the process and release the pipes."""
 
 
 _Started = TypeVar("_Started", bound=_Stoppable)
@@ -197,7 +197,7 @@ _Started = TypeVar("_Started", bound=_Stoppable)
 
 @contextlib.contextmanager
 def _stopped_at_end(start: Callable[[], _Started]) -> Iterator[_Started]:
-    """Start a process, and stop it at the end of the block, also after an interrupt at any moment."""
+    """Start a process, and stop it at the end of the block, even after an interrupt."""
     started: _Started | None = None
     try:
         # An interrupt between the fork and the assignment would leave a process without an owner.
@@ -210,7 +210,7 @@ def _stopped_at_end(start: Callable[[], _Started]) -> Iterator[_Started]:
 
 
 class _ProcessLog:
-    """Lines that a process writes to stderr, passed to ``log`` as they come."""
+    """The lines of a process on stderr, passed to ``log`` as they come."""
 
     def __init__(self, name: str, log: Any) -> None:
         self.name = name
@@ -239,13 +239,13 @@ class _ProcessLog:
 
 
 class _Node:
-    """An origin or a middle in a process, and its log."""
+    """An origin or a middle in a process, with the log."""
 
     def __init__(self, name: str, role: str, options: list[str], log: Any) -> None:
         """Start the process.
 
         Raises:
-            NodeFailed: it could not start.
+            NodeFailed: the process could not start.
         """
         self._log = _ProcessLog(name, log)
         read, write = os.pipe()
@@ -269,7 +269,7 @@ class _Node:
         """Wait until the node serves.
 
         Raises:
-            NodeFailed: it could not start.
+            NodeFailed: the node could not start.
         """
         self._process.wait_until_listening()
 
@@ -282,14 +282,14 @@ class _Node:
         self._log.wait_for(text)
 
     def stop(self) -> None:
-        """End the process, and read the rest of its log."""
+        """End the process, and read the rest of the log."""
         self._process.stop()
         self._reader.join(5)
         self._stream.close()
 
 
 class _Client:
-    """A client command that runs, and its log."""
+    """A running client command, with the log."""
 
     def __init__(self, name: str, output: Path, servers: list[str], log: Any) -> None:
         """Start the command."""
@@ -306,7 +306,7 @@ class _Client:
         self._reader.start()
 
     def wait(self) -> dict[str, Any]:
-        """Wait until the command has ended, and return its result.
+        """Wait for the end of the command, and return the result.
 
         Raises:
             NodeFailed: the command failed.
@@ -322,7 +322,7 @@ class _Client:
         return release
 
     def stop(self) -> None:
-        """End the command if it still runs."""
+        """End the command, if still running."""
         assert self._process.stdout and self._process.stderr
         self._process.kill()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""Standard descriptors (0 to 2) that were closed before the start."""
+"""Standard descriptors (0 to 2) closed before the start."""
 
 import os
 
@@ -6,8 +6,8 @@ import os
 def open_missing_descriptors() -> None:
     """Open ``/dev/null`` at each closed descriptor from 0 to 2, also for child processes.
 
-    Otherwise a file or a connection gets that number: printed text would land in it, and libuv, which never
-    closes these three, aborts the process.
+    Otherwise a file or a connection gets the number: printed text would land there, and libuv, unable to
+    close these three, aborts the process.
     """
     for descriptor in range(3):
         try:

@@ -1,4 +1,4 @@
-"""Changes of a data directory by a command, through the node that runs there or without one."""
+"""Changes of a data directory by a command, through a running node or without one."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from shardcast.store.data_dir_layout import own_folder
 T = TypeVar("T")
 
 _NODE_START_TIMEOUT = 10.0
-"""Seconds from the moment a node locks its directory until its socket must answer."""
+"""Seconds for a node's socket to answer, after the node has locked its directory."""
 _POLL_INTERVAL = 0.1
 """Seconds between two attempts to reach the node or to take the directory."""
 
 
 def through_node_or_alone(data_dir: Path, ask_node: Callable[[], T], alone: Callable[[], T]) -> T:
-    """Return the result of ``ask_node``, or of ``alone`` where no node runs on the data directory.
+    """Return the result of ``ask_node``, or of ``alone`` without a running node on the data directory.
 
-    A node that starts holds the directory before its socket answers; it gets 10 s.
+    A starting node holds the directory before its socket answers; wait 10 s for the answer.
 
     Args:
         data_dir: the data directory.
-        ask_node: asks the node; raises ``NoNode`` where none runs.
-        alone: takes the directory and works itself; raises ``DataDirInUse`` where another process has it.
+        ask_node: asks the node; raises ``NoNode`` without one.
+        alone: takes the directory and does the work; raises ``DataDirInUse`` if another process holds it.
 
     Raises:
         LocalDiskError: the folder is no data directory.

@@ -1,4 +1,4 @@
-"""Exit codes and the errors that lead to them. docs/operations.md shows the same table."""
+"""Exit codes and their errors. docs/operations.md shows the same table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARTLY_DONE = 7
 ACCESS_DENIED = 8
 INTERRUPTED = 130
 
-# The first row that fits counts: a subclass stands above its base class.
+# The first fitting row counts: a subclass stands above its base class.
 _TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
     (UsageError, USAGE),
     (WrongStore, USAGE),
@@ -52,5 +52,5 @@ _TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
 
 
 def exit_code(error: ShardcastError) -> int:
-    """Return the exit code of a command that fails with this error."""
+    """Return the exit code of a command failing with this error."""
     return next((code for kind, code in _TABLE if isinstance(error, kind)), OTHER_FAILURE)

@@ -1,4 +1,4 @@
-"""A version that is a folder, shown and checked: its entries, and what differs in a copy on the disk."""
+"""Printing of a folder's entries, and of the differences between a copy on the disk and its version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shardcast.protocol.manifest_reader import MAX_MANIFEST, ManifestError, pars
 from shardcast.sizes import format_count, format_size
 
 _LONGEST_PATH = 8192
-"""Characters of a path, or of a link's target, that are shown."""
+"""Maximum characters shown of a path, or of a link's target."""
 _TYPES = {"file": "-", "link": "h", "symlink": "l", "folder": "d"}
 
 
@@ -47,11 +47,11 @@ def show_contents(manifest: Manifest, as_json: bool) -> None:
 
 
 def verify_output(folder: Path, as_json: bool) -> None:
-    """Compare a downloaded folder with its version, and print what differs.
+    """Compare a downloaded folder with its version, and print the differences.
 
     Raises:
-        UsageError: no manifest was kept for the folder.
-        IntegrityError: something differs.
+        UsageError: there is no manifest beside the folder.
+        IntegrityError: there are differences.
         LocalDiskError: the folder or its manifest can't be read.
     """
     manifest = _read_kept(folder)
@@ -78,11 +78,11 @@ def verify_output(folder: Path, as_json: bool) -> None:
 
 
 def _read_kept(folder: Path) -> Manifest:
-    """Return the manifest that was kept when a folder was downloaded.
+    """Return the manifest beside a downloaded folder.
 
     Raises:
-        UsageError: none was.
-        LocalDiskError: it can't be read, or is damaged.
+        UsageError: there is none.
+        LocalDiskError: the manifest can't be read, or is damaged.
     """
     if not folder.is_dir():
         raise UsageError(f"--verify {folder}: there is no such folder")

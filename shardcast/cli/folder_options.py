@@ -1,4 +1,4 @@
-"""Options of a client for versions that are folders."""
+"""Options of a client for folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
 
 @dataclass(frozen=True)
 class ReceivedFolderOptions:
-    """What of a folder is received, and what may serve again."""
+    """The wanted part of a folder, and the reusable files."""
 
     seeds: tuple[Path, ...] = ()
     link: bool = False
@@ -25,10 +25,10 @@ class ReceivedFolderOptions:
         """Return the settings of a client.
 
         Args:
-            verify: the value of ``--verify`` beside ``--version`` or ``--follow``; None without it.
+            verify: the value of ``--verify`` beside ``--version`` or ``--follow``; None without the option.
 
         Raises:
-            UsageError: ``verify`` is neither ``shards`` nor ``whole``, or a pattern is none.
+            UsageError: ``verify`` is neither ``shards`` nor ``whole``, or a pattern is malformed.
         """
         if verify not in (None, SHARDS, WHOLE):
             raise click.UsageError(
@@ -47,13 +47,13 @@ def folder_options(name: str) -> AddOptions:
             "--only",
             multiple=True,
             metavar="PATTERN",
-            help="Of a folder fetch only what matches: '*.json', 'tokenizer/'; may be given again.",
+            help="Fetch only matching paths of a folder: '*.json', 'tokenizer/'; may be given again.",
         ),
         option(
             "--exclude",
             multiple=True,
             metavar="PATTERN",
-            help="Of a folder leave out what matches; may be given again.",
+            help="Leave out matching paths of a folder; may be given again.",
         ),
         option(
             "--seed",
@@ -61,11 +61,12 @@ def folder_options(name: str) -> AddOptions:
             multiple=True,
             type=click.Path(path_type=Path, file_okay=False, readable=False),
             metavar="FOLDER",
-            help="A downloaded folder whose files are used again, beside those in the output folder.",
+            help="A downloaded folder with files to reuse, beside those in the output folder; may be "
+            "given again.",
         ),
         option(
             "--link",
             is_flag=True,
-            help="Link files that an earlier folder has, instead of copies; write to none of them.",
+            help="Link files of earlier folders instead of copying them; never write to linked files.",
         ),
     )

@@ -1,4 +1,4 @@
-"""``shardcast-client --follow``: options, and versions that are announced as they come."""
+"""``shardcast-client --follow``: the options, and the announcement of new versions."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Keep(click.ParamType[int | None]):
 
 @dataclass(frozen=True)
 class FollowOptions:
-    """Options that only ``--follow`` takes.
+    """Options of ``--follow`` only.
 
     Attributes:
         first: the first version to follow, or ``latest``; None to continue after the last run.
-        every: fetch also the versions that a newer one has overtaken.
-        keep: number of followed versions that stay in the output folder; None for all.
+        every: whether to fetch also versions overtaken by a newer one.
+        keep: number of followed versions to keep in the output folder; None for all.
         hook: command for ``sh -c``, run for each version.
         on_hook_failure: ``CONTINUE`` or ``STOP``.
     """
@@ -60,7 +60,7 @@ class FollowOptions:
         """Check the first version.
 
         Raises:
-            UsageError: it is no version's name.
+            UsageError: the text is no version's name.
         """
         if self.first not in (None, "latest") and not is_version(str(self.first)):
             raise click.UsageError(f"--from {self.first!r}: write v1, v2, … or latest")
@@ -73,26 +73,31 @@ follow_options = options.grouped(
         "--from",
         "first",
         metavar="VERSION",
-        help="The first to follow: v1, v2, … or latest; by default what came since the last run.",
+        help="The first version to follow: v1, v2, … or latest; by default the one after the last run's.",
     ),
     options.option(
-        "--every", is_flag=True, help="Skip none when versions come faster than they can be fetched."
+        "--every",
+        is_flag=True,
+        help="Download every version, even if they come faster than they can be fetched.",
     ),
     options.option(
         "--keep",
         type=Keep(),
         default="2",
         metavar="NUMBER|all",
-        help="Keep so many of the versions that followers downloaded.",
+        help="The number of followed versions to keep; older ones are removed.",
     ),
     options.option(
-        "--exec", "hook", metavar="COMMAND", help="Run by sh -c for each: 'load {path} {version}'."
+        "--exec",
+        "hook",
+        metavar="COMMAND",
+        help="A command for each version, run by sh -c: 'load {path} {version}'.",
     ),
     options.option(
         "--on-hook-failure",
         type=click.Choice([CONTINUE, STOP]),
         default=CONTINUE,
-        help="Whether to go on, or end, where --exec fails.",
+        help="Whether to go on or to end after a failure of --exec.",
     ),
 )
 
@@ -100,13 +105,13 @@ follow_options = options.grouped(
 async def follow_versions(
     shardcast_client: Client, folder: Path, following: FollowOptions, shown: ShowTransfer
 ) -> None:
-    """Download versions into the folder and announce each; runs until it fails or is cancelled.
+    """Download versions into the folder and announce each; runs until a failure or cancellation.
 
     Args:
-        shardcast_client: the client that downloads.
+        shardcast_client: the downloading client.
         folder: the output folder, absolute.
-        following: which versions, how many stay, and the hook.
-        shown: shows its transfers.
+        following: the versions to follow and to keep, and the hook.
+        shown: shows the client's transfers.
     """
     from shardcast.cli.announcer import Announcer
     from shardcast.cli.sharing_notes import describe_given, describe_sources

@@ -11,9 +11,10 @@ from shardcast.protocol.distribution import is_version
 
 
 class GuardedOption(click.Option):
-    """Option whose variables others may set for something else; such values count as missing.
+    """An option whose variables may have another meaning; such values count as missing.
 
-    A hook's environment tells of its version in variables that commands in the hook must not read as options.
+    The environment of a hook describes its version in variables that commands in the hook must not read as
+    options.
     """
 
     def is_meant(self, variable: str, value: str) -> bool:
@@ -21,7 +22,7 @@ class GuardedOption(click.Option):
         return True
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """Return the value of the first variable that is set and meant for this option."""
+        """Return the value of the first variable meant for this option."""
         names = [self.envvar] if isinstance(self.envvar, str) else self.envvar or ()
         told = HOOK_VARIABLES if IN_HOOK in os.environ else ()
         values = ((name, os.environ.get(name, "")) for name in names if name not in told)

@@ -1,4 +1,4 @@
-"""Options that describe a version for its receivers: ``--tag`` and ``--metadata``."""
+"""Options to describe a version for its receivers: ``--tag`` and ``--metadata``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LabelOptions:
     """Values of ``--tag`` and ``--metadata``.
 
     Attributes:
-        tags: names of the version beside its number.
+        tags: names of the version beside the number.
         pairs: ``key=value`` each.
     """
 
@@ -45,7 +45,7 @@ class LabelOptions:
         return metadata
 
 
-# Without variables: a hook finds SHARDCAST_METADATA in its environment, and may broadcast itself.
+# Without variables: SHARDCAST_METADATA is in the environment of a hook, and a hook may broadcast itself.
 label_options = options.grouped(
     "labels",
     LabelOptions,
@@ -54,13 +54,13 @@ label_options = options.grouped(
         "tags",
         multiple=True,
         metavar="TAG",
-        help="A name of the version beside its number: best, step-1200; may be given again.",
+        help="A name of the version beside the number: best, step-1200; may be given again.",
     ),
     click.option(
         "--metadata",
         "pairs",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Text that goes with the version, for its receivers; may be given again.",
+        help="Text about the version for the receivers; may be given again.",
     ),
 )

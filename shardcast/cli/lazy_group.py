@@ -1,4 +1,4 @@
-"""Groups of commands that import only the command that runs, since the imports of the others cost time."""
+"""Groups of commands that import only the running command, since importing all of them takes time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import click
 
 @dataclass(frozen=True)
 class LazyCommand:
-    """A command that is not imported yet.
+    """A command not imported yet.
 
     Attributes:
-        name: its name, and the function's in ``module``.
+        name: name of the command, and of the function in ``module``.
         module: the module of the function.
-        help: its line in the list of commands.
+        help: the command's line in the list of commands.
     """
 
     name: str

@@ -17,7 +17,7 @@ AddOptions = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 @dataclass(frozen=True)
 class UploadLimitOptions:
-    """Limits of what a command sends, in bytes a second; None for no limit."""
+    """Limits of a command's sending, in bytes a second; None for no limit."""
 
     upload_limit: int | None
     upload_limit_per_address: int | None
@@ -35,7 +35,7 @@ class UploadLimitOptions:
 
 @dataclass(frozen=True)
 class DownloadLimitOptions:
-    """Limits of what a command receives, in bytes a second; None for no limit."""
+    """Limits of a command's receiving, in bytes a second; None for no limit."""
 
     download_limit: int | None
     download_limit_per_address: int | None

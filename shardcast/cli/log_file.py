@@ -1,4 +1,4 @@
-"""A log in a file that is rotated by size, on a disk that may fill up."""
+"""A log file with rotation by size, on a disk that may fill up."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from shardcast.disk_errors import error_text
 from shardcast.errors import LocalDiskError
 
 _KEPT = 5
-"""Earlier files that stay, as ``FILE.1`` to ``FILE.5``."""
+"""Number of earlier files, ``FILE.1`` to ``FILE.5``."""
 _TOLD_AGAIN = 60.0
 """Seconds until a failure to write is told again."""
 
 
 class LogFile(RotatingFileHandler):
-    """Handler that writes to a file, and says on stderr where that fails; the program goes on."""
+    """Handler that writes to a file, and reports a failure on stderr without stopping the program."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        """Open a file, whose messages so far stay.
+        """Open a file, and append to its messages.
 
         Args:
             path: the file.
-            max_bytes: size beyond which it becomes ``FILE.1``, and a new one begins.
+            max_bytes: size beyond which the file becomes ``FILE.1``, and a new one begins.
 
         Raises:
-            LocalDiskError: it can't be written.
+            LocalDiskError: the file can't be written.
         """
         try:
             super().__init__(path, maxBytes=max_bytes, backupCount=_KEPT, encoding="utf-8", errors="replace")
@@ -40,21 +40,21 @@ class LogFile(RotatingFileHandler):
         self._told_at: float | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message to the file that has the name now; another program may have moved the last one."""
+        """Write a message to the file at the path; reopen it if another program has moved the open one."""
         if self.stream is not None and self._is_moved(self.stream.fileno()):
             self.stream.close()
             self.stream = None  # opened anew by the next line
         super().emit(record)
 
     def doRollover(self) -> None:
-        """Begin a new file; go on with this one where its folder doesn't let it be renamed."""
+        """Begin a new file; keep this one if the folder prevents the renaming."""
         try:
             super().doRollover()
         except OSError:
             self._tell_failure()
 
     def _is_moved(self, descriptor: int) -> bool:
-        """Return whether the open file no longer has its name."""
+        """Return whether the path no longer names the open file."""
         try:
             return not os.path.samestat(Path(self.baseFilename).stat(), os.fstat(descriptor))
         except OSError:
@@ -65,7 +65,7 @@ class LogFile(RotatingFileHandler):
         self._tell_failure()
 
     def _tell_failure(self) -> None:
-        """Tell the error that is being handled, once a minute."""
+        """Report the present error, once a minute."""
         now, error = time.monotonic(), sys.exc_info()[1]
         if self._told_at is None or now - self._told_at > _TOLD_AGAIN:
             self._told_at = now

@@ -20,8 +20,8 @@ _SERVER = re.compile(r"\bhttps?://(?:\[[0-9A-Fa-f:.%]+\]|[^\s/,;:()'\"]+)(?::[0-
 class LogFormat(logging.Formatter):
     """Formatter that gives each message one line of printable characters.
 
-    Messages contain names and errors from other machines. The lines of a traceback are indented, so that none
-    of them passes for a message.
+    Messages contain names and errors from other machines. The lines of a traceback are indented, so none of
+    them looks like a message.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -41,7 +41,7 @@ class LogFormat(logging.Formatter):
 class JsonFormat(LogFormat):
     """Formatter that gives each message a line with a JSON object, for programs that collect logs.
 
-    ``time`` is in UTC; ``version``, ``shard`` and ``server`` are the first that the message names.
+    ``time`` is in UTC; ``version``, ``shard`` and ``server`` are the first ones in the message.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -61,7 +61,7 @@ class JsonFormat(LogFormat):
 
 
 def named_in(message: str) -> dict[str, str | int]:
-    """Return the version, the shard and the server that a message names; without those that it doesn't."""
+    """Return the version, the shard and the server named in a message; without keys for missing ones."""
     found: dict[str, str | int] = {}
     if version := _VERSION.search(message):
         found["version"] = version[1]

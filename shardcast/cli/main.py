@@ -1,4 +1,4 @@
-"""Entry points of the programs: run a command, and exit with the code of its error."""
+"""Entry points of the programs: run a command, and exit with the code of the error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shardcast.disk_errors import error_text
 from shardcast.errors import LocalLimit, ShardcastError
 
 _ORIGIN = LazyCommand("origin", "shardcast.cli.origin", "Publish files and serve them.")
-_MIDDLE = LazyCommand("middle", "shardcast.cli.middle", "Keep what other servers offer, and serve it.")
+_MIDDLE = LazyCommand("middle", "shardcast.cli.middle", "Keep and serve the versions of other servers.")
 _CLIENT = LazyCommand("client", "shardcast.cli.client", "Download versions.")
 _CLUSTER = LazyCommand(
     "cluster", "shardcast.cli.cluster.command", "Run a network, over ssh or on this machine."
@@ -29,14 +29,14 @@ _COMMANDS = (
     _MIDDLE,
     _CLIENT,
     LazyCommand("broadcast", "shardcast.cli.broadcast", "Publish a file as the next version."),
-    LazyCommand("status", "shardcast.cli.status", "See what nodes have, and what they wait for."),
+    LazyCommand("status", "shardcast.cli.status", "Show the versions of nodes, and their waits."),
     LazyCommand("pin", "shardcast.cli.pin", "Keep a version until it is unpinned."),
     LazyCommand("unpin", "shardcast.cli.pin", "Let a pinned version go."),
     LazyCommand("withdraw", "shardcast.cli.withdraw", "Take a published version back."),
     LazyCommand("store", "shardcast.cli.blobs.store", "Keep blobs under their digests, and serve them."),
     LazyCommand("archive", "shardcast.cli.blobs.archive", "Keep blobs as Casa does, many in a request."),
     BACKUP,
-    LazyCommand("token", "shardcast.cli.token", "Make tokens for servers that ask for them."),
+    LazyCommand("token", "shardcast.cli.token", "Make access tokens for clients of servers."),
     _CLUSTER,
     LazyCommand("demo", "shardcast.cli.demo", "See a whole network work on this machine."),
 )
@@ -85,11 +85,11 @@ def cluster_main() -> NoReturn:
 
 
 def _run(program: str, subcommand: LazyCommand | None = None) -> NoReturn:
-    """Run a command, print its error in a line, and exit.
+    """Run a command, print an error as one line, and exit.
 
     Args:
         program: name of the program in its messages.
-        subcommand: the command that the program is; None for the whole group.
+        subcommand: the only command of the program; None for the whole group.
     """
     code = DONE
     guard_streams()
@@ -128,7 +128,7 @@ def _run(program: str, subcommand: LazyCommand | None = None) -> NoReturn:
 
 
 def _in_words(error: OSError) -> str:
-    """Return an error of the system as a person reads it; a removed working directory has no file name."""
+    """Return a system error in words; for a removed working directory the error has no file name."""
     if isinstance(error, FileNotFoundError) and not error.filename:
         try:
             Path.cwd()

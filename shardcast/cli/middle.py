@@ -37,7 +37,7 @@ from shardcast.cli.serving import ForegroundNode
     "--check-interval",
     type=click.FloatRange(0, 86_400, min_open=True),
     default=constants.CHECK_INTERVAL,
-    help="Seconds until what failed is tried again, and between looks at servers without a feed.",
+    help="Seconds until failed versions are tried again, and between requests to servers without a feed.",
 )
 @options.retention_options
 @options.origin_id_option
@@ -65,7 +65,7 @@ def middle(
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
-    """Keep the newest versions that other servers offer, and serve them.
+    """Keep and serve the newest versions of other servers.
 
     Without --upstream the servers are those of IP_ADDR_LIST.
     """

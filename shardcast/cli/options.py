@@ -1,4 +1,4 @@
-"""Options that several commands share, each with its environment variable, and their types."""
+"""Options shared by several commands, each with its environment variable, and their types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shardcast.protocol.feed import check_origin_id
 from shardcast.sizes import parse_size
 
 LOG_FILE_SIZE = 10_000_000
-"""Bytes of a log file after which a new one begins."""
+"""Bytes of a log file before a new one begins."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -44,7 +44,7 @@ class Size(click.ParamType[int]):
 
 
 class Rate(Size):
-    """Type of bytes a second: a size, with ``/s`` behind it or without."""
+    """Type of bytes a second: a size, with or without ``/s``."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the bytes."""
@@ -85,9 +85,9 @@ class ServerList(click.ParamType[list[str]]):
 
 
 class NamedPath(click.Path):
-    """Type of a path that must not be empty.
+    """Type of a non-empty path.
 
-    An unset variable of the shell leaves an empty path, which would mean the current directory.
+    An unset variable of the shell gives an empty path, and an empty path would mean the current directory.
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -98,11 +98,11 @@ class NamedPath(click.Path):
 
 
 def servers_or_ip_addr_list(servers: list[str] | None, option: str) -> list[str]:
-    """Return the servers of an option, or those of ``IP_ADDR_LIST`` where the option is missing.
+    """Return the servers of an option, or those of ``IP_ADDR_LIST`` without the option.
 
     Args:
         servers: the value of the option.
-        option: its name, for the message.
+        option: the option's name, for the message.
 
     Raises:
         UsageError: neither names a server, or the list is malformed.
@@ -122,14 +122,14 @@ def option(
     cls: type[GuardedOption] = GuardedOption,
     **settings: Any,
 ) -> Callable[[Command], Command]:
-    """Make a click option that an environment variable can set.
+    """Make a click option with an environment variable.
 
     Args:
         name: the option, ``--keep``.
         words: further names of the option, or of the parameter.
         env: name of the variable after ``SHARDCAST_``; by default the option's, ``KEEP``.
         cls: class of the option.
-        settings: what ``click.option`` takes.
+        settings: arguments of ``click.option``.
     """
     variable = constants.ENVIRONMENT_PREFIX + (env or name.strip("-").replace("-", "_").upper())
     shown = settings.get("default") is not None
@@ -141,14 +141,14 @@ def option(
 def grouped(
     name: str, group: type[Any], *options: Callable[[Command], Command], prefix: str = ""
 ) -> Callable[[Command], Command]:
-    """Add options to a command, and pass their values to its parameter ``name`` as one object.
+    """Add options to a command, and pass their values to the parameter ``name`` as one object.
 
     Args:
         name: the parameter of the command.
         group: a dataclass with a field for each of the options.
         options: the options, in the order of the help text.
-        prefix: stands before the names of the fields in those of the options' parameters, so that a command
-            can have a group twice.
+        prefix: put before the fields' names in the names of the options' parameters, to use a group twice in
+            a command.
     """
 
     def decorate(command: Command) -> Command:
@@ -171,7 +171,7 @@ def data_dir_option(default: str) -> Callable[[Command], Command]:
         "--data-dir",
         type=click.Path(path_type=Path, readable=False),
         default=default,
-        help="The folder that holds the versions.",
+        help="The folder with the versions.",
     )
 
 
@@ -186,7 +186,7 @@ class Networks(click.ParamType[tuple[Network, ...]]):
     name = "networks"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the networks; an address is a network of its own."""
+        """Return the networks; an address is a network of one machine."""
         if isinstance(value, tuple):
             return value
         try:
@@ -198,28 +198,28 @@ class Networks(click.ParamType[tuple[Network, ...]]):
 trusted_proxy_option = option(
     "--trusted-proxy",
     type=Networks(),
-    help="Addresses and networks (10.0.0.7,10.1.0.0/16) whose connections are not counted, and whose header "
-    "Forwarded says where members of a swarm are.",
+    help="Proxies (10.0.0.7,10.1.0.0/16) without a limit of connections, trusted to give the "
+    "addresses of a swarm's members in the header Forwarded.",
 )
 site_option = option(
     "--site",
-    help="The name of this machine's site, into which pieces cross once; its subnet if missing.",
+    help="The name of this machine's site; each piece enters a site once. By default its subnet.",
 )
 advertise_option = option(
     "--advertise",
     metavar="HOST[:PORT]",
-    help="Where sharing clients and middles reach this node, if the upstreams allow that address.",
+    help="The address of this node for sharing clients and middles, if the upstreams allow this address.",
 )
 advertise_networks_option = option(
     "--advertise-networks",
     type=Networks(),
-    help="Networks (10.1.0.0/16) where sharing clients can --advertise addresses that are not their own.",
+    help="Networks (10.1.0.0/16) in which sharing clients can --advertise addresses other than their own.",
 )
 
 
 @dataclass(frozen=True)
 class Listening:
-    """Address that a node listens on, and the proxies that its connection limits ignore."""
+    """Listening address of a node, and the proxies exempt from connection limits."""
 
     host: str
     port: int
@@ -244,7 +244,7 @@ listening_options = grouped(
 
 @dataclass(frozen=True)
 class Retention:
-    """Number of versions that a node keeps, and the bytes that all of them may take together."""
+    """Number of versions to keep, and the maximum bytes of all together."""
 
     keep: int
     max_bytes: int | None
@@ -263,7 +263,7 @@ retention_options = grouped(
     option(
         "--max-bytes",
         type=Size(),
-        help="Bytes that all versions may take together: 500GB; older ones go before their time.",
+        help="Maximum bytes of all versions together: 500GB; the oldest are removed to stay below.",
     ),
 )
 
@@ -284,23 +284,23 @@ class OriginId(click.ParamType[str]):
 origin_id_option = option(
     "--origin-id",
     type=OriginId(),
-    help="Accept only the line of versions with this origin id, which the origin prints at its first start.",
+    help="Accept only versions with this origin id, printed by the origin at its first start.",
 )
 json_option = option("--json", "as_json", is_flag=True, help="Print results as JSON.")
 
 
 def node_options(command: Command) -> Command:
-    """Add the hidden options of a node that another process starts and that ends with that process.
+    """Add the hidden options of a node started by another process, and ending with it.
 
-    ``--ready-fd`` is the descriptor that gets the node's URL or its error, ``--parent`` the process whose end
-    ends the node.
+    ``--ready-fd`` is the descriptor for the node's URL or error, ``--parent`` the process whose end ends the
+    node.
     """
     command = click.option("--ready-fd", type=int, hidden=True)(command)
     return click.option("--parent", type=int, hidden=True)(command)
 
 
 def _remembered(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    """Return a callback that keeps an option's value for ``start_logging`` and ``is_quiet``."""
+    """Return a callback to store an option's value for ``start_logging`` and ``is_quiet``."""
 
     def remember(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
         ctx.meta[f"shardcast.{name}"] = value
@@ -309,7 +309,7 @@ def _remembered(name: str) -> Callable[[click.Context, click.Parameter, Any], No
 
 
 def logging_options(command: Command) -> Command:
-    """Add the options of the log, which ``start_logging`` and ``is_quiet`` read; they are no parameters."""
+    """Add the options of the log, read by ``start_logging`` and ``is_quiet`` instead of the command."""
     levels = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
     added = (
         option(
@@ -318,7 +318,7 @@ def logging_options(command: Command) -> Command:
             default=constants.LOG_LEVEL,
             expose_value=False,
             callback=_remembered("level"),
-            help="How much to tell; DEBUG also tells of each request.",
+            help="The lowest level of messages in the log; DEBUG includes each request.",
         ),
         option(
             "--log-format",
@@ -349,7 +349,7 @@ def logging_options(command: Command) -> Command:
             is_flag=True,
             expose_value=False,
             callback=_remembered("quiet"),
-            help="Tell only of errors; no progress.",
+            help="Print errors only, and no progress.",
         ),
     )
     for add_option in reversed(added):
@@ -377,5 +377,5 @@ def start_logging() -> None:
     logging.basicConfig(level=logging.ERROR if is_quiet() else level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     if level != "DEBUG":
-        # asyncio logs what transports of connections that broke say; the node logs what matters of that.
+        # asyncio logs the errors of broken connections' transports; the node logs the important ones itself.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)

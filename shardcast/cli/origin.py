@@ -39,13 +39,13 @@ from shardcast.protocol.wire import MAX_VERSION
     "--legacy-digest",
     type=click.Choice(["sha256", "blake3"]),
     default="sha256",
-    help="The digest that distribution.txt lists; blake3 is what readers of 0.3.x expect.",
+    help="The digest in distribution.txt; readers of 0.3.x expect blake3.",
 )
 @options.option(
     "--publish",
     "takes_uploads",
     is_flag=True,
-    help="Publish what `shardcast broadcast --to` sends here; whoever may, by tokens, or everybody.",
+    help="Publish payloads sent here by `shardcast broadcast --to`; without --tokens, anyone may send.",
 )
 @options.json_option
 @server_access_options
@@ -72,7 +72,7 @@ def origin(
 ) -> None:
     """Publish files and serve them to middles and clients.
 
-    Hand it files with --broadcast, or at any time with `shardcast broadcast PATH`.
+    Publish files with --broadcast, or at any time with `shardcast broadcast PATH`.
     """
     options.start_logging()
     from shardcast.nodes.child_process import how_started

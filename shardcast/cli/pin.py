@@ -1,4 +1,4 @@
-"""``shardcast pin`` and ``shardcast unpin``: keep a version beyond its retention."""
+"""``shardcast pin`` and ``shardcast unpin``: keep a version beyond the retention."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 def pin(version: str, data_dir: Path) -> None:
     """Keep VERSION in a data directory until it is unpinned, however many newer ones there are.
 
-    It works beside the origin or the middle that runs there, and without one.
+    The command works with or without a running origin or middle.
     """
     _change(version, data_dir, keep=True)
 
@@ -35,7 +35,7 @@ def pin(version: str, data_dir: Path) -> None:
 @options.data_dir_option("./data")
 @options.logging_options
 def unpin(version: str, data_dir: Path) -> None:
-    """Let VERSION, which was pinned in a data directory, go when newer ones take its place."""
+    """End the pin of VERSION in a data directory: newer versions can replace it."""
     _change(version, data_dir, keep=False)
 
 

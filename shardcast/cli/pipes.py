@@ -1,7 +1,7 @@
 """Interruptible reads and writes of descriptors that may block: pipes, terminals, sockets.
 
-A thread in ``read(2)`` or ``write(2)`` can't be interrupted, and a process that ends waits for its threads.
-So threads block only in ``poll(2)``, 0.1 s at a time, and check in between whether they were cancelled.
+A thread in ``read(2)`` or ``write(2)`` can't be interrupted, and an ending process waits for its threads. So
+threads block only in ``poll(2)``, 0.1 s at a time, and check for cancellation in between.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _POLL_MILLISECONDS = 100
-"""Maximum milliseconds that a cancelled thread goes on waiting."""
+"""Maximum milliseconds for a cancelled thread to go on waiting."""
 
 
 def open_input(path: str) -> int:
-    """Open a file for reading, and return its descriptor, which blocks.
+    """Open a file for reading, and return a blocking descriptor.
 
-    Opening a named pipe does not wait for its writer; the first read does.
+    Opening a named pipe does not wait for a writer; the first read does.
 
     Raises:
         OSError: the file can't be opened.
@@ -34,7 +34,7 @@ def open_input(path: str) -> int:
 
 
 async def read_some(descriptor: int, max_bytes: int) -> bytes:
-    """Wait for bytes, and return those that are available, at most ``max_bytes``; none at the end.
+    """Wait for bytes, and return the available ones, at most ``max_bytes``; none at the end.
 
     Raises:
         OSError: the descriptor can't be read.
@@ -68,7 +68,7 @@ async def _in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
 
 
 def _read(descriptor: int, max_bytes: int, cancelled: Callable[[], bool]) -> bytes:
-    """Wait for the first bytes, then take what is available without waiting again."""
+    """Wait for the first bytes, then return the available ones without another wait."""
     ready = select.poll()
     ready.register(descriptor, select.POLLIN)
     pieces: list[bytes] = []
@@ -86,10 +86,10 @@ def _read(descriptor: int, max_bytes: int, cancelled: Callable[[], bool]) -> byt
 
 
 def _write(descriptor: int, data: memoryview, cancelled: Callable[[], bool]) -> None:
-    """Write in portions that a ready descriptor takes without blocking."""
+    """Write in portions small enough not to block a ready descriptor."""
     ready = select.poll()
     ready.register(descriptor, select.POLLOUT)
-    # A pipe that polls ready takes PIPE_BUF bytes without blocking, and more only perhaps.
+    # A pipe ready in poll accepts PIPE_BUF bytes without blocking; more only perhaps.
     portion = len(data) if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
     while data and not cancelled():
         if ready.poll(_POLL_MILLISECONDS):

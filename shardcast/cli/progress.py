@@ -31,20 +31,20 @@ _FRAME_INTERVAL = 0.1
 _MAX_SERVERS = 2
 """Maximum servers named, the fastest ones, where there is room."""
 _CLEAR_LINE = "\r\x1b[K"
-"""Moves a terminal's cursor to the start of its line, and clears that."""
+"""Moves a terminal's cursor to the start of the line, and clears the line."""
 _FALLBACK_WIDTH = 80
-"""Columns of a terminal that doesn't tell."""
+"""Columns of a terminal of unknown width."""
 
 
 class Display(Protocol):
-    """A place that shows progress and notes."""
+    """A place to show progress and notes."""
 
     def show(self, what: str, done: int, size: int | None, *detail: str) -> None:
         """Show progress.
 
         Args:
             what: name of the work.
-            done: bytes that are done.
+            done: bytes done.
             size: bytes in all; None while unknown.
             *detail: words beside the numbers, the most important first.
         """
@@ -56,14 +56,14 @@ class Display(Protocol):
         """Remove the progress until the next ``show``, for a line of another writer."""
 
     def note(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
 
     def close(self) -> None:
         """Remove the progress, for good."""
 
 
 class _Silent:
-    """A display that shows nothing, for ``--quiet``."""
+    """A display without output, for ``--quiet``."""
 
     def show(self, what: str, done: int, size: int | None, *detail: str) -> None:
         """Ignore the progress."""
@@ -116,14 +116,14 @@ class _Lines:
 
 
 class _Bar:
-    """A display on a terminal: one line that is drawn again ten times a second, and never wraps."""
+    """A display on a terminal: one line, drawn again ten times a second, without wrapping."""
 
     def __init__(self) -> None:
         self._rate = RecentRate()
         self._drawn: float | None = None  # when the line was drawn that is on the terminal now
 
     def show(self, what: str, done: int, size: int | None, *detail: str) -> None:
-        """Draw the line again if it is 0.1 s old."""
+        """Draw the line again if the last drawing was 0.1 s ago."""
         now = time.monotonic()
         if self._drawn is not None and now - self._drawn < _FRAME_INTERVAL:
             return
@@ -138,7 +138,7 @@ class _Bar:
         self._rate = RecentRate()
 
     def note(self, text: str) -> None:
-        """Print a line in the place of the progress, which comes again below."""
+        """Print a line in place of the progress; the progress is drawn again below."""
         self.erase()
         click.echo(text, err=True)
 
@@ -147,14 +147,14 @@ class _Bar:
         self.erase()
 
     def erase(self) -> None:
-        """Remove the line until it is drawn again."""
+        """Remove the line until the next drawing."""
         if self._drawn is not None:
             click.echo(_CLEAR_LINE, nl=False, err=True)
             self._drawn = None
 
 
 def _terminal_width() -> int:
-    """Return the columns of the terminal at stderr, which its user may have changed since the last line."""
+    """Return the present columns of the terminal at stderr; a user may resize the terminal any time."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or _FALLBACK_WIDTH
     except OSError:
@@ -162,7 +162,7 @@ def _terminal_width() -> int:
 
 
 class _Guarded:
-    """A display whose failure never ends the work: after the first error it shows nothing more."""
+    """A display whose failure never ends the work: after the first error nothing more is shown."""
 
     def __init__(self, open_display: Callable[[], Display]) -> None:
         self._display: Display = _Silent()
@@ -181,7 +181,7 @@ class _Guarded:
         self._do(lambda: self._display.erase())
 
     def note(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self._do(lambda: self._display.note(text))
 
     def close(self) -> None:
@@ -198,10 +198,10 @@ class _Guarded:
 
 @contextlib.contextmanager
 def progress_display(quiet: bool) -> Iterator[Display]:
-    """Open the display that fits stderr, and close it at the end.
+    """Open the right display for stderr, and close the display at the end.
 
     Yields:
-        The display; its methods raise nothing.
+        The display; the methods raise nothing.
     """
     display = _Guarded(_Silent if quiet else _Bar if _can_redraw() else _Lines)
     try:
@@ -213,7 +213,7 @@ def progress_display(quiet: bool) -> Iterator[Display]:
 
 @contextlib.contextmanager
 def _erased_for_log(display: Display) -> Iterator[None]:
-    """Erase the progress before each line of the log, which would stand behind it."""
+    """Erase the progress before each line of the log, or the line would be appended to the progress."""
 
     def erase(_record: logging.LogRecord) -> bool:
         display.erase()
@@ -230,17 +230,17 @@ def _erased_for_log(display: Display) -> Iterator[None]:
 
 
 def _can_redraw() -> bool:
-    """Return whether stderr is a terminal that can draw a line again."""
+    """Return whether stderr is a terminal able to redraw a line."""
     return sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
 def note_display(quiet: bool) -> Display:
-    """Return the display of a command that has notes and no progress."""
+    """Return the display of a command with notes and no progress."""
     return _Silent() if quiet else _Lines()
 
 
 class Interrupted(click.Abort):
-    """Ctrl-C, with a word about the work that is kept."""
+    """Ctrl-C, with a message about the kept work."""
 
 
 class ShowTransfer:
@@ -252,7 +252,7 @@ class ShowTransfer:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Say at Ctrl-C what the transfer that is shown leaves, and how to go on.
+        """Report at Ctrl-C the kept part of the shown transfer, and how to continue.
 
         Raises:
             Interrupted: instead of ``KeyboardInterrupt``.
@@ -270,7 +270,7 @@ class ShowTransfer:
         self._transfer = transfer
 
     def note(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self._display.note(text)
 
     def pause(self) -> None:
@@ -288,7 +288,7 @@ class ShowTransfer:
 
 
 def _detail(state: TransferProgress) -> list[str]:
-    """Return the number of shards and of servers that send now, the neighbours' part, the fastest servers."""
+    """Return the numbers of shards and of sending servers, the neighbours' part, the fastest servers."""
     busy = sorted(
         ((server.rate, url) for url, server in state.servers.items() if server.under_way or server.rate),
         key=lambda rate_and_url: -rate_and_url[0],
@@ -304,11 +304,11 @@ def _detail(state: TransferProgress) -> list[str]:
 
 
 def neighbour_words(neighbours: NeighbourProgress, from_servers: int) -> list[str]:
-    """Return what the neighbours in a swarm do, in words; none where there is no neighbour.
+    """Return the activity of the neighbours in a swarm, in words; nothing without neighbours.
 
     Args:
-        neighbours: what they do.
-        from_servers: bytes that came from servers.
+        neighbours: the activity.
+        from_servers: bytes received from servers.
     """
     if neighbours == type(neighbours)():
         return []

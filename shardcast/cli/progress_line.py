@@ -1,4 +1,4 @@
-"""The one line of progress on a terminal: as many parts as fit its width, the most important ones first."""
+"""The one line of progress on a terminal: as many parts as fit, the most important ones first."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from shardcast.sizes import format_rate, format_size
 _MIN_BAR, _MAX_BAR = 10, 40
 """Cells of the bar; a narrower one is left out."""
 _MAX_TEXT = 500
-"""Characters of a part, whatever name is in it."""
+"""Maximum characters of a part, whatever name is in there."""
 
 
 def progress_line(
     width: int, what: str, done: int, size: int | None, rate: float | None, detail: Sequence[str]
 ) -> str:
-    """Return the line: never wider than ``width`` cells less one, so that no terminal wraps it.
+    """Return the line, at most ``width`` - 1 cells wide, so that no terminal wraps it.
 
     Args:
         width: columns of the terminal.
-        what: name of the work; cut where nothing else gives way.
-        done: bytes that are done.
+        what: name of the work; cut as a last resort.
+        done: bytes done.
         size: bytes in all; None while unknown.
         rate: bytes a second; None while unknown.
         detail: words beside the numbers, the most important first.
@@ -46,7 +46,7 @@ def progress_line(
 
 
 def _left(seconds: int) -> str:
-    """Return a time that is left: ``0:42``, ``12:05``, ``1:30:00``."""
+    """Return the remaining time: ``0:42``, ``12:05``, ``1:30:00``."""
     minutes, hours = seconds // 60, seconds // 3600
     return f"{hours}:{minutes % 60:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 

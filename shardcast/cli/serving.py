@@ -1,4 +1,4 @@
-"""A node in the foreground: print its address, serve, and end by a signal or with the parent process."""
+"""A node in the foreground: print the address, serve, and end by a signal or with the parent process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from shardcast.nodes.runtime import wait_for_exit
 
 
 class Running(Protocol):
-    """A node that runs."""
+    """A running node."""
 
     @property
     def url(self) -> str:
-        """Base URL that the node listens on."""
+        """Base URL of the node's listener."""
 
 
 Node = TypeVar("Node", bound=Running)
@@ -30,26 +30,26 @@ T = TypeVar("T")
 
 
 class ForegroundNode:
-    """A node that serves until SIGINT, SIGTERM or the end of the process that started this one.
+    """A node that serves until SIGINT, SIGTERM or the end of the parent process.
 
-    A start that still waits is cancelled then; running answers have 5 s left.
+    Then a start still waiting is cancelled; running answers get 5 s to end.
     """
 
     def __init__(self, ready_fd: int | None, parent: int | None) -> None:
-        """Remember who started this process.
+        """Note the process to report to.
 
         Args:
-            ready_fd: descriptor that gets the node's URL or the error of its start; None for none.
+            ready_fd: descriptor for the node's URL or the error of the start; None for none.
             parent: process whose end ends the node; None for none.
         """
         self._ready_fd = ready_fd
         self._parent = parent
 
     def prepare(self, load: Callable[[], T]) -> T:
-        """Return what ``load`` returns, which the node needs to start; its error is one of the start.
+        """Return the result of ``load``, needed for the node's start; report an error as one of the start.
 
         Raises:
-            ShardcastError: ``load`` failed; the process that started this one was told.
+            ShardcastError: ``load`` failed; the parent process was told.
         """
         try:
             return load()
@@ -63,9 +63,9 @@ class ForegroundNode:
         """Run a node until a signal, the end of the parent, or the end of ``until``.
 
         Args:
-            node: the node; entering it starts it.
-            started: coroutine function that gets the node once it listens; None for none.
-            until: coroutine function that gets the node, and whose end ends it; None for none.
+            node: the node; entering starts it.
+            started: coroutine function, called with the listening node; None for none.
+            until: coroutine function, called with the node; its end ends the node; None for none.
 
         Raises:
             ShardcastError: the node can't start, or ``started`` failed.
@@ -106,16 +106,16 @@ class ForegroundNode:
                 task.cancel()
 
     def _report(self, url: str | None, error: ShardcastError | None = None) -> None:
-        """Report the URL, or the error of the start, to the process that started this one."""
+        """Report the URL, or the error of the start, to the parent process."""
         if self._ready_fd is not None:
             report_ready(self._ready_fd, url, error)
 
 
 async def _unless(ends: list[asyncio.Future[Any]], start: Coroutine[Any, Any, Node]) -> Node | None:
-    """Await ``start``, which may wait for a file, a lock or a disk, unless one of ``ends`` comes first.
+    """Await ``start``, possibly a wait for a file, a lock or a disk, unless one of ``ends`` comes first.
 
     Returns:
-        The node; None where the start was cancelled, or failed since it was.
+        The node; None after a cancelled start, or a failure due to the cancellation.
     """
     starting = asyncio.ensure_future(start)
     try:
@@ -124,13 +124,14 @@ async def _unless(ends: list[asyncio.Future[Any]], start: Coroutine[Any, Any, No
             return starting.result()
     finally:
         await cancel([starting])
-    # A wait for a lock that ENDING cuts off raises an error; the signal is the reason, so it is not reported.
+    # A wait for a lock raises an error if ENDING interrupts it; the signal is the cause, so the error is not
+    # reported.
     failed = starting.cancelled() or starting.exception() is not None
     return None if failed else starting.result()
 
 
 async def _then_forever(work: object) -> None:
-    """Await ``work``, and never return: only its failure ends the node."""
+    """Await ``work``, and never return: only a failure of ``work`` ends the node."""
     assert asyncio.iscoroutine(work)
     await work
     await asyncio.Event().wait()

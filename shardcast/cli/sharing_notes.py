@@ -1,4 +1,4 @@
-"""What a client that shares tells people: where a version came from, and what went to neighbours."""
+"""Messages of a sharing client to people: sources of a version, and bytes given to neighbours."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def _option_name(field: Field[Any]) -> str:
 def is_on_command_line(option_name: str) -> bool:
     """Return whether an option was given on the command line.
 
-    A variable is none of that: SHARDCAST_UPLOAD_LIMIT may be there for the nodes of a machine.
+    A variable does not count: SHARDCAST_UPLOAD_LIMIT may be set for the nodes of a machine.
     """
     name = option_name.strip("-").replace("-", "_")
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
@@ -71,7 +71,9 @@ sharing_options: AddOptions = grouped(
     "sharing",
     SharingOptions,
     option(
-        "--share", is_flag=True, help="Pass on to other clients what is here, while it arrives and after."
+        "--share",
+        is_flag=True,
+        help="Pass received pieces on to other clients, during the download and after.",
     ),
     option("--share-host", default="::", help="With --share: the address to listen on."),
     option(
@@ -90,16 +92,16 @@ sharing_options: AddOptions = grouped(
     option(
         "--seed-for",
         type=Duration(),
-        help="With --share and --version: stay and share for so long after the download: 10m.",
+        help="With --share and --version: go on sharing for so long after the download: 10m.",
     ),
     option(
         "--site",
-        help="With --share: the name of this machine's site, into which pieces cross once; guessed from its "
-        "address where it is missing.",
+        help="With --share: the name of this machine's site; each piece enters a site once. By "
+        "default guessed from the address.",
     ),
     option(
         "--advertise",
         metavar="HOST[:PORT]",
-        help="With --share: where others reach this client, if the servers allow that address.",
+        help="With --share: the address of this client for others, if the servers allow this address.",
     ),
 )

@@ -1,4 +1,4 @@
-"""``shardcast status``: what the nodes of a network have, and what they wait for."""
+"""``shardcast status``: the versions of a network's nodes, and the reasons of their waits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _INTERVAL = 2.0
 """Seconds between two tables of ``--watch``."""
 _CLEAR = "\x1b[H\x1b[J"
-"""Moves a terminal's cursor to the top, and clears what is below."""
+"""Moves a terminal's cursor to the top, and clears everything below."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,11 +36,11 @@ _CLEAR = "\x1b[H\x1b[J"
 def status(urls: tuple[str, ...], watch: bool, client_access: ClientAccessOptions, as_json: bool) -> int:
     """Show the nodes and versions at the servers URL... and below them, and why one isn't ready.
 
-    Without URL the servers are those of IP_ADDR_LIST. A server that can't be reached is in the table with the
-    reason; of servers without /status (shardcast 0.1.0, static ones) their list is shown.
+    Without URL the servers are those of IP_ADDR_LIST. An unreachable server is shown with the reason; for a
+    server without /status (shardcast 0.1.0, static ones) its list is shown.
 
-    Exit code 0: all servers answered and are ready. 1: one is not ready. Where one could not be asked, the
-    code of the first such: 4 unreachable, 8 refused.
+    Exit code 0: all servers answered and are ready. 1: one is not ready. After a failed request, the code of
+    the first failure: 4 unreachable, 8 refused.
     """
     options.start_logging()
     servers = options.servers_or_ip_addr_list(_parse(urls), "URL")
@@ -51,7 +51,7 @@ def status(urls: tuple[str, ...], watch: bool, client_access: ClientAccessOption
 
 
 def _parse(urls: Sequence[str]) -> list[str]:
-    """Return the base URLs of the arguments, each of which may be a comma-separated list."""
+    """Return the base URLs of the arguments; each argument may be a comma-separated list."""
     from shardcast.addresses import parse_servers
 
     return list(dict.fromkeys(url for text in urls for url in parse_servers(text)))
@@ -89,7 +89,7 @@ def _print(now: Moment, before: Moment | None, watch: bool, as_json: bool) -> No
 
 
 def code_of(states: Sequence[ServerState]) -> int:
-    """Return the exit code: of the first server that could not be asked, else whether all are ready."""
+    """Return the exit code: that of the first failed request, else whether all servers are ready."""
     failure = next((state.failure for state in states if state.failure), None)
     if failure:
         return exit_code(failure)
@@ -97,7 +97,7 @@ def code_of(states: Sequence[ServerState]) -> int:
 
 
 def state_as_dict(state: ServerState) -> dict[str, Any]:
-    """Return the state of a server as JSON has it; ``status`` is the server's own answer."""
+    """Return the state of a server in the form of the JSON output; ``status`` is the server's own answer."""
     from shardcast.cli.status_table import server_reason, server_word
 
     listed = [{"version": one.version, "digest": one.digest, "shards": one.shards} for one in state.listings]

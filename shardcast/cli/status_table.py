@@ -1,4 +1,4 @@
-"""The state of a network as two tables: its nodes, and its versions."""
+"""The state of a network as two tables, of nodes and of versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def status_lines(now: Moment, before: Moment | None = None) -> list[str]:
 
     Args:
         now: the states to show.
-        before: earlier ones, from which the rates of nodes below are computed; None without any.
+        before: earlier states, to compute the rates of nodes below; None without any.
     """
     states = now[1]
     rates = _rates_below(now, before) if before else {}
@@ -49,14 +49,14 @@ def server_word(state: ServerState) -> str:
 
 
 def server_reason(state: ServerState) -> str:
-    """Return in words why a server is not ready, or what hinders it; empty for nothing."""
+    """Return in words why a server is not ready, or has troubles; empty for neither."""
     troubles = state.status.troubles if state.status else ()
     reasons = [state.failure.what if state.failure else "", state.missing or "", *troubles]
     return "; ".join(dict.fromkeys(filter(None, reasons)))
 
 
 def nodes_below(states: Sequence[ServerState]) -> dict[str, Node]:
-    """Return the nodes that the servers were told of and that are none of them, by id, as last heard."""
+    """Return the nodes reported to the servers, without the servers themselves, by id, as last reported."""
     told = [state.status for state in states if state.status]
     found: dict[str, Node] = {}
     for node in (node for status in told for node in status.below):
@@ -67,7 +67,7 @@ def nodes_below(states: Sequence[ServerState]) -> dict[str, Node]:
 
 
 def _server_row(state: ServerState, sizes: dict[str, int]) -> tuple[str, ...]:
-    """Return the row of a server that was asked."""
+    """Return the row of a server."""
     status = state.status
     if status is None:
         role = "-" if state.failure else "list only"
@@ -86,7 +86,7 @@ def _server_row(state: ServerState, sizes: dict[str, int]) -> tuple[str, ...]:
 
 
 def _on_its_way(status: NodeStatus, sizes: dict[str, int]) -> str:
-    """Return the versions that a server does not have whole yet, with their rates."""
+    """Return the incomplete versions of a server, with their rates."""
     rates = {transfer.version: transfer.rate for transfer in status.transfers}
     coming = {version.version: version.bytes_here for version in status.versions if not version.is_complete}
     coming |= {transfer.version: transfer.done for transfer in status.transfers}
@@ -94,7 +94,7 @@ def _on_its_way(status: NodeStatus, sizes: dict[str, int]) -> str:
 
 
 def _below_row(node: Node, sizes: dict[str, int], rates: dict[tuple[str, str], float]) -> tuple[str, ...]:
-    """Return the row of a node that servers were told of."""
+    """Return the row of a node reported to servers."""
     own = {version: rate for (name, version), rate in rates.items() if name == node.node}
     heard = f"heard {node.age:.0f} s ago"
     coming = _coming_words(node.coming, sizes, own)
@@ -114,13 +114,13 @@ def _coming_words(coming: Mapping[str, int], sizes: Mapping[str, int], rates: Ma
 
 
 def _sizes(states: Sequence[ServerState]) -> dict[str, int]:
-    """Return the sizes of versions that any server knows."""
+    """Return the sizes of versions known to any server."""
     versions = [version for state in states if state.status for version in state.status.versions]
     return {version.version: version.size for version in versions if version.size}
 
 
 def _version_rows(states: Sequence[ServerState]) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each version that a server lists, oldest first; two lines' versions stay apart."""
+    """Yield a row for each listed version, oldest first; the versions of two lines stay apart."""
     nodes = nodes_below(states).values()
     servers: dict[tuple[int, str], int] = {}
     below: dict[tuple[int, str], set[str]] = {}

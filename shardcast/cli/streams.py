@@ -1,6 +1,7 @@
-"""Streams of a command: stdin, stdout and stderr whose readers can't make its work fail or hang.
+"""Streams of a command: stdin, stdout and stderr whose readers can't make the work fail or hang.
 
-Whether printed text arrives never decides about the work. Only the text of ``print_answer`` is the work.
+The arrival of printed text never decides about the work, except in ``print_answer``: there the text is the
+work.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from shardcast.disk_errors import error_text
 from shardcast.errors import LocalDiskError, UsageError
 
 _READER_TIMEOUT = 1.0
-"""Seconds to wait for a reader that has fallen behind; after that, not again until it reads on."""
+"""Seconds to wait for a slow reader; after a first failure, no more waits until the reader continues."""
 _RETRY_INTERVAL = 0.01
-"""Seconds until the next write to a descriptor that polls ready and takes nothing."""
+"""Seconds until the next write to a descriptor that polls ready but accepts nothing."""
 _UNREAD = (errno.EAGAIN, "it is not read")
 
 
 def guard_streams() -> None:
-    """Replace stdin, stdout and stderr by streams that never fail a caller who prints.
+    """Replace stdin, stdout and stderr by streams that never raise while printing.
 
-    A stream that keeps its text in this process (of a test, for instance) stays.
+    A stream in memory (of a test, for instance) stays.
     """
     codecs.register_error("shardcast", _encode_anyway)
     if sys.stdin is None:
@@ -41,9 +42,9 @@ def guard_streams() -> None:
 
 
 def print_answer(text: str) -> None:
-    """Print the answer of a command that does nothing but answer: a list, a description.
+    """Print the answer of a command whose only work is to answer: a list, a description.
 
-    Waits for the reader as long as it takes.
+    Wait for the reader without limit.
 
     Raises:
         BrokenPipeError: the reader has gone.
@@ -60,7 +61,7 @@ def print_answer(text: str) -> None:
 
 
 def input_descriptor() -> int:
-    """Return the descriptor of stdin, which blocks.
+    """Return the descriptor of stdin, made blocking.
 
     Raises:
         UsageError: stdin is closed.
@@ -82,7 +83,7 @@ def answer_descriptor() -> int:
 
 
 def print_failure() -> str | None:
-    """Return in words why a result could not be printed to stdout; None when it could."""
+    """Return in words why printing a result to stdout failed; None for success."""
     sink = _sink_of(sys.stdout)
     return error_text(sink.failure) if sink and sink.failure else None
 
@@ -94,7 +95,7 @@ def _sink_of(stream: Any) -> _Sink | None:
 
 
 def _is_on(descriptor: int, stream: Any) -> bool:
-    """Return whether a stream writes to a descriptor, or is missing because that was closed at the start."""
+    """Return whether a stream writes to a descriptor; also for a descriptor closed at the start."""
     try:
         return stream is None or stream.fileno() == descriptor
     except (OSError, ValueError, AttributeError):  # it keeps its text in memory
@@ -102,7 +103,7 @@ def _is_on(descriptor: int, stream: Any) -> bool:
 
 
 def _guarded(descriptor: int, stream: io.TextIOBase | Any, errors: str) -> io.TextIOWrapper[Any]:
-    """Return a stream to a descriptor over a sink, in its encoding, or in UTF-8 instead of ASCII."""
+    """Return a stream to a descriptor over a sink, in the stream's encoding, or in UTF-8 instead of ASCII."""
     sink = _Sink(descriptor, missing=stream is None, notices=descriptor == 2)
     encoding = stream.encoding if stream is not None else "utf-8"
     if codecs.lookup(encoding).name == "ascii":  # of a locale that was never set up
@@ -111,15 +112,15 @@ def _guarded(descriptor: int, stream: io.TextIOBase | Any, errors: str) -> io.Te
 
 
 class _Sink(io.BufferedIOBase):
-    """Binary stream to a descriptor that accepts every write and remembers failures instead of raising them.
+    """Binary stream to a descriptor: accepts every write, and stores failures instead of raising them.
 
-    A reader that stands still (of a pipe, or a terminal after Ctrl-S) would block a writer, and with it the
-    event loop of a node, for ever. After ``patience`` seconds the sink drops the text instead.
+    A stopped reader (of a pipe, or a terminal after Ctrl-S) would block a writer, and so the event loop of a
+    node, for ever. After ``patience`` seconds the sink drops the text instead.
 
     Attributes:
         missing: whether the descriptor was closed at the start.
-        failure: the last error; None when there was none.
-        patience: maximum seconds to wait for the reader; None for as long as it takes.
+        failure: the last error; None without one.
+        patience: maximum seconds to wait for the reader; None for no limit.
     """
 
     def __init__(self, descriptor: int, missing: bool, notices: bool) -> None:
@@ -127,8 +128,8 @@ class _Sink(io.BufferedIOBase):
 
         Args:
             descriptor: the descriptor to write to.
-            missing: whether it was closed at the start.
-            notices: whether the text after dropped ones begins with a line that says how many those were.
+            missing: whether the descriptor was closed at the start.
+            notices: whether text after dropped texts begins with a line about their number.
         """
         self.missing = missing
         self.failure: OSError | None = None
@@ -165,16 +166,16 @@ class _Sink(io.BufferedIOBase):
         return len(text)
 
     def _send(self, text: bytes) -> None:
-        """Write all bytes, as far as the reader takes them in time.
+        """Write all bytes, if the reader accepts them in time.
 
         Raises:
-            OSError: it does not, or the descriptor can't be written.
+            OSError: the reader is too slow, or the descriptor can't be written.
         """
         left = memoryview(text)
         while left:
             self._wait_for_reader()
             try:
-                # A pipe that polls ready takes PIPE_BUF bytes without blocking.
+                # A pipe ready in poll accepts PIPE_BUF bytes without blocking.
                 left = left[os.write(self._target, left[: select.PIPE_BUF]) :]
             except BlockingIOError:  # another process made the descriptor non-blocking, or took the room
                 if self.patience is not None:
@@ -182,10 +183,10 @@ class _Sink(io.BufferedIOBase):
                 time.sleep(_RETRY_INTERVAL)
 
     def _wait_for_reader(self) -> None:
-        """Wait until the descriptor takes bytes.
+        """Wait until the descriptor accepts bytes.
 
         Raises:
-            BlockingIOError: it does not in time; at once, where the last wait failed already.
+            BlockingIOError: not in time; after an earlier failed wait, at once.
         """
         poll = select.poll()
         poll.register(self._target, select.POLLOUT)
@@ -196,10 +197,9 @@ class _Sink(io.BufferedIOBase):
 
 
 def _own_terminal(descriptor: int) -> int:
-    """Return a non-blocking descriptor for the terminal at ``descriptor``; itself where there is no terminal.
+    """Return a non-blocking descriptor for the terminal at ``descriptor``; else ``descriptor`` itself.
 
-    The terminal is opened anew, since O_NONBLOCK belongs to the open file, which this process shares with
-    those that started it.
+    The terminal is opened anew: O_NONBLOCK belongs to the open file, shared with the parent processes.
     """
     try:
         name = os.ttyname(descriptor)
@@ -209,7 +209,7 @@ def _own_terminal(descriptor: int) -> int:
 
 
 class _ClosedInput(io.RawIOBase):
-    """Stdin of a process that was started with stdin closed; reading it raises ``UsageError``."""
+    """Stdin of a process started with stdin closed; reading raises ``UsageError``."""
 
     name = "<stdin>"
 

@@ -1,4 +1,4 @@
-"""``shardcast token new``: a token for clients, and the line by which a server knows it."""
+"""``shardcast token new``: a token for clients, and the line for a server's file of tokens."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Expiry(click.ParamType[float]):
 
 @click.group(context_settings=_SETTINGS)
 def token() -> None:
-    """Make tokens, which servers with --tokens ask their clients for."""
+    """Make access tokens for clients of servers with --tokens."""
 
 
 @token.command(context_settings=_SETTINGS)
@@ -72,17 +72,17 @@ def token() -> None:
     required=True,
     help=f"What the token allows, comma-separated: {', '.join(Scope)}.",
 )
-@click.option("--name", help="What to call its bearers, in the server's file and log.")
+@click.option("--name", help="The name of the bearers in the server's file and log.")
 @click.option(
     "--expires",
     type=Expiry(),
-    help="When it ends: 90d, 12h, 2027-02-26, 2027-02-26T17:00:00Z.",
+    help="The end of validity: 90d, 12h, 2027-02-26, 2027-02-26T17:00:00Z.",
 )
 @click.option(
     "--append",
     "file",
     type=options.NamedPath(path_type=Path, dir_okay=False),
-    help="Append the line to this file of a server, which is made where it doesn't exist.",
+    help="Append the line to this file of a server; a missing file is made.",
 )
 @options.json_option
 def new(
@@ -94,8 +94,8 @@ def new(
 ) -> None:
     """Print a new token, and the line for the file of a server's --tokens.
 
-    Nothing keeps the token: give it to the clients (their --token-file) now. The line has only its SHA-256.
-    With --append the line goes into the file, and only the token is printed.
+    The token is stored nowhere: give it to the clients (their --token-file) now. The line has only the
+    SHA-256. With --append the line goes into the file, and only the token is printed.
     """
     made = make_token(frozenset[Scope]().union(*scopes), check_name(name) if name else "", expires)
     if file:

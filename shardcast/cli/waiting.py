@@ -1,4 +1,4 @@
-"""Notes about waits: what a command waits for, said before it looks like a hang."""
+"""Notes about the waits of a command, printed before they look like a hang."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ async def note_waits(
 ) -> None:
     """Note each wait of more than 2 s, again every 30 s, and its end; runs until cancelled.
 
-    An idle wait is noted once, however often it begins anew, and its end is not.
+    An idle wait is noted once, however often it begins anew, and its end is not noted.
 
     Args:
-        waits: the waits of the work that runs.
+        waits: the waits of the running work.
         note: prints a line.
-        sleep: waits for seconds; tests hand in their own.
+        sleep: waits for seconds; tests pass their own.
     """
     noted_at: float | None = None  # seconds of this wait at the last note
     longest = 0.0

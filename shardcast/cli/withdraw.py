@@ -17,14 +17,14 @@ from shardcast.protocol.feed import check_reason
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("version")
 @options.data_dir_option("./data")
-@options.option("--reason", default="", help="Why, in one line: whoever follows is told.")
+@options.option("--reason", default="", help="The reason, in one line, for followers.")
 @options.json_option
 @options.logging_options
 def withdraw(version: str, data_dir: Path, reason: str, as_json: bool) -> None:
-    """Take VERSION, which was published into a data directory, back: no node offers it any more.
+    """Withdraw VERSION, published into a data directory: no node offers it any more.
 
-    Followers go back to their newest good version, and are told why. Files that were downloaded stay. The
-    number is never used again. It works beside the origin that runs there, and without one.
+    Followers go back to their newest good version, and learn the reason. Downloaded files stay. The number is
+    never used again. The command works with or without a running origin.
     """
     options.start_logging()
     if not is_version(version):

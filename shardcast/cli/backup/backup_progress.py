@@ -1,4 +1,4 @@
-"""The progress of a backup on stderr, shown beside it, and its summary."""
+"""The progress of a backup on stderr, and the summary at the end."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from shardcast.cli.streams import answer_descriptor
 @click.argument("path")
 @source_options
 def cat(snapshot: str, path: str, source: SnapshotSource) -> None:
-    """Print the bytes of the file PATH in the snapshot ID; only its chunks are read, and each is verified."""
+    """Print the bytes of the file PATH in the snapshot ID; only the file's chunks are read, each verified."""
     from shardcast.backup.client.browsing import entry_at, read_file
     from shardcast.disk_errors import disk_errors
     from shardcast.open_files import write_all

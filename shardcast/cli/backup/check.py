@@ -1,4 +1,4 @@
-"""``shardcast backup check``: whether all that snapshots need is there, at the server or from a client."""
+"""``shardcast backup check``: check that no data of snapshots is missing, at the server or a client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PackPart(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
-@click.command(context_settings=SETTINGS, short_help="Check that everything that snapshots need is there.")
+@click.command(context_settings=SETTINGS, short_help="Check that no data of snapshots is missing.")
 @options.option(
     "--store_dir",
     "--store-dir",
@@ -39,9 +39,9 @@ class PackPart(click.ParamType[tuple[int, int]]):
     help="Check the whole store, at the server; without it, the snapshots of a client.",
 )
 @source_options
-@click.option("--read-data", is_flag=True, help="Read every byte, and digest it.")
+@click.option("--read-data", is_flag=True, help="Read and verify every byte.")
 @click.option(
-    "--read-data-subset", "part", type=PackPart(), help="Read a part of it: 1/7 today, 2/7 tomorrow."
+    "--read-data-subset", "part", type=PackPart(), help="Read a part of the bytes: 1/7 today, 2/7 tomorrow."
 )
 @options.json_option
 @options.logging_options
@@ -53,12 +53,12 @@ def check(
     part: tuple[int, int] | None,
     as_json: bool,
 ) -> int:
-    """Check that all is there that snapshots need; print the damage, and the snapshots that are hurt.
+    """Check that no data of snapshots is missing; print the damage, and the damaged snapshots.
 
-    With --store_dir at the server: the whole store, beside a running server and running backups. Damage is
-    recorded, and the next backup sends again what it still has. Without it: the snapshots of the folder, from
-    the client, byte by byte if wished. The exit code is 5 when something is
-    wrong.
+    With --store_dir at the server: check the whole store, beside a running server and running backups. Damage
+    is recorded, and the next backup sends the damaged data again, if still there. Without --store_dir: check
+    the snapshots of the folder from the client, byte by byte with --read-data. The exit code is 5 after
+    damage.
     """
     options.start_logging()
     if read_data and part:

@@ -1,4 +1,4 @@
-"""A client's check of its snapshots at the server: the part of ``shardcast backup check`` without a store."""
+"""A client's check of its snapshots at the server: ``shardcast backup check`` without a store."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from shardcast.sizes import format_count, format_size
 
 
 def check_client(source: SnapshotSource, part: tuple[int, int] | None, as_json: bool) -> int:
-    """Check the snapshots of a folder, print the damage and what it hurts, and return the exit code.
+    """Check the snapshots of a folder, print the damage and the damaged snapshots, and return the exit code.
 
     Args:
         source: the options that name the client.
-        part: which part of the bytes is read, and of how many; None to read none.
+        part: the part of the bytes to read, and the number of parts; None to read none.
         as_json: whether the result is printed as JSON.
 
     Raises:
@@ -51,7 +51,7 @@ def check_client(source: SnapshotSource, part: tuple[int, int] | None, as_json: 
 
 
 def _summary(counts: CheckCounts) -> str:
-    """Return what was checked and found, in a line."""
+    """Return the checked and damaged numbers as one line."""
     read = f", {counts.read} of them read ({format_size(counts.bytes)})" if counts.read else ""
     what = f"{format_count(counts.snapshots, 'snapshot')}, {format_count(counts.chunks, 'chunk')}{read}"
     if not counts.hurt and not counts.damaged:

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def check_store_dir(store_dir: Path, part: tuple[int, int] | None, as_json: bool) -> int:
-    """Check the store in a folder, print what is wrong, and return the exit code.
+    """Check the store in a folder, print the damage, and return the exit code.
 
     Args:
         store_dir: the folder of the backup server.
-        part: which part of the packs to read, of how many; None for none.
+        part: the part of the packs to read, and the number of parts; None to read none.
         as_json: print JSON.
 
     Raises:
-        UsageError: no backup server has worked in the folder.
+        UsageError: no backup server has used the folder.
         LocalDiskError, WrongStore: the store can't be read.
     """
     from shardcast.backup.server.checking import subset, to_json
@@ -48,7 +48,7 @@ def check_store_dir(store_dir: Path, part: tuple[int, int] | None, as_json: bool
 
 
 async def _check(folder: StoreFolder, reads: Callable[[int], bool], display: Display) -> StoreCheck:
-    """Check a store, and log it."""
+    """Check a store, and log the result."""
     import asyncio
 
     from shardcast.backup.server.backup_store import BackupStore
@@ -70,7 +70,7 @@ async def _check(folder: StoreFolder, reads: Callable[[int], bool], display: Dis
 
 
 def _print(found: StoreCheck) -> None:
-    """Print what is wrong, a line each, and a summary on stderr."""
+    """Print the damage, a line each, and a summary on stderr."""
     for words in found.database:
         click.echo(f"database: {words}")
     for file in found.damaged:
@@ -84,7 +84,7 @@ def _print(found: StoreCheck) -> None:
 
 
 def _summary(found: StoreCheck) -> str:
-    """Return what was found as a sentence."""
+    """Return the result as a sentence."""
     text = f"{format_count(found.packs, 'pack')} checked, {format_size(found.bytes_read)} read: "
     text += (
         "all right"

@@ -1,4 +1,4 @@
-"""Options of the commands that save a folder."""
+"""Options of the commands for saving a folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ dir_option = options.option(
 
 @dataclass(frozen=True)
 class SaveOptions:
-    """What of the folder is saved."""
+    """The part of the folder to save."""
 
     exclude: tuple[str, ...]
     exclude_from: tuple[Path, ...]
@@ -78,7 +78,7 @@ save_options: Callable[[Callable[..., Any]], Callable[..., Any]] = options.group
         "--exclude",
         multiple=True,
         metavar="PATTERN",
-        help="Leave out what matches, as in a .gitignore: *.o, logs/, /a/*.bin, !keep.o. Can be repeated.",
+        help="Leave out matching paths, as in a .gitignore: *.o, logs/, /a/*.bin, !keep.o. Can be repeated.",
     ),
     click.option(
         "--exclude-from",
@@ -89,11 +89,9 @@ save_options: Callable[[Callable[..., Any]], Callable[..., Any]] = options.group
     click.option(
         "--exclude-caches",
         is_flag=True,
-        help="Leave out what is in folders with a CACHEDIR.TAG, but for the tag.",
+        help="Leave out the contents of folders with a CACHEDIR.TAG, except for the tag.",
     ),
-    click.option(
-        "--one-file-system", is_flag=True, help="Leave out other file systems that are mounted below."
-    ),
+    click.option("--one-file-system", is_flag=True, help="Leave out other file systems mounted below."),
     click.option(
         "--ignore-files/--no-ignore-files",
         default=True,

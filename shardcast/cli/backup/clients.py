@@ -1,4 +1,4 @@
-"""``shardcast backup clients``: who keeps backups here, how much, and since when not; quotas; the log."""
+"""``shardcast backup clients``: the clients, their sizes and last backups; quotas; the log."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class _Quota(options.Size):
 @click.command(context_settings=SETTINGS, short_help="List the clients, or set the quota of CLIENT.")
 @click.argument("client", required=False)
 @store_dir_option
-@click.option("--quota", type=_Quota(), help="Set the bytes that CLIENT may keep: 500GB, or default.")
-@click.option("--log", "show_log", is_flag=True, help="Show who did what, oldest first.")
+@click.option("--quota", type=_Quota(), help="Set the maximum bytes of CLIENT: 500GB, or default.")
+@click.option("--log", "show_log", is_flag=True, help="Show the log of all actions, oldest first.")
 @options.json_option
 def clients(client: str | None, store_dir: Path, *, quota: int | None, show_log: bool, as_json: bool) -> None:
-    """List the clients: what they keep, of how much, when the last backup came, and what is unusual."""
+    """List the clients: kept and saved bytes, the time of the last backup, and anything unusual."""
     from shardcast.backup.server.management import StoreManager
     from shardcast.backup.server.store_folder import StoreFolder
 

@@ -15,9 +15,9 @@ from shardcast.cli.streams import print_answer
 @source_options
 @options.json_option
 def diff(old: str, new: str, source: SnapshotSource, *, as_json: bool) -> None:
-    """Show what the snapshot B has more (+) and less (-) than A, and what changed (M).
+    """Show the additions (+), removals (-) and changes (M) from the snapshot A to the snapshot B.
 
-    Of folders that are the same in both nothing is read.
+    Folders that are the same in both are not read.
     """
     from shardcast.backup.client.browsing import diff_trees
     from shardcast.backup.entries import SavedKind

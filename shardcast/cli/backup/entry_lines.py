@@ -14,9 +14,9 @@ from shardcast.cli.times import shown_time
 from shardcast.plain_text import one_line
 
 LONGEST_PATH = 8192
-"""Characters of a path that are shown."""
+"""Maximum characters of a shown path."""
 _BATCH = 1000
-"""Lines that are aligned with each other."""
+"""Lines aligned with each other."""
 _TYPES = {
     SavedKind.FILE: stat.S_IFREG,
     SavedKind.FOLDER: stat.S_IFDIR,
@@ -28,7 +28,7 @@ _TYPES = {
 
 
 def shown_path(path: bytes) -> str:
-    """Return a path as a person reads it, on one line."""
+    """Return a path for people, on one line."""
     return one_line(path.decode("utf-8", "surrogateescape"), LONGEST_PATH)
 
 

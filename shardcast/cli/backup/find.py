@@ -1,4 +1,4 @@
-"""``shardcast backup find``: in which snapshots a name is."""
+"""``shardcast backup find``: find a name in snapshots."""
 
 from __future__ import annotations
 

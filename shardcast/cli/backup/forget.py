@@ -1,4 +1,4 @@
-"""``shardcast backup forget``: delete snapshots that no rule keeps."""
+"""``shardcast backup forget``: delete snapshots kept by no rule."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def _keep(name: str, text: str) -> Callable[[options.Command], options.Command]:
     return click.option(f"--keep-{name}", name, type=_count, default=0, metavar="N", help=text)
 
 
-@click.command(context_settings=SETTINGS, short_help="Delete snapshots that no rule keeps.")
+@click.command(context_settings=SETTINGS, short_help="Delete snapshots kept by no rule.")
 @click.argument("snapshots", metavar="[ID]…", nargs=-1)
 @source_options
 @_keep("last", "Keep the newest N.")
-@_keep("hourly", "Keep the newest of each of N hours that have a snapshot.")
+@_keep("hourly", "Keep the newest of each of N hours with a snapshot.")
 @_keep("daily", "Keep the newest of each of N days.")
 @_keep("weekly", "Keep the newest of each of N weeks.")
 @_keep("monthly", "Keep the newest of each of N months.")
@@ -39,12 +39,12 @@ def _keep(name: str, text: str) -> Callable[[options.Command], options.Command]:
 )
 @click.option("--keep-tag", "keep_tags", multiple=True, metavar="TAG", help="Keep all with this tag.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Consider only those with this tag.")
-@click.option("--dry-run", is_flag=True, help="Show what would be deleted and why the others stay.")
+@click.option("--dry-run", is_flag=True, help="Show the snapshots to delete, and why the others stay.")
 @options.option(
     "--admin-key-file",
     env="BACKUP_ADMIN_KEY_FILE",
     type=options.NamedPath(path_type=Path, dir_okay=False),
-    help="The file with the key that deletes where the server is append-only.",
+    help="The file with the admin key, needed at an append-only server.",
 )
 @options.json_option
 def forget(
@@ -58,10 +58,10 @@ def forget(
     as_json: bool,
     **rules: Any,
 ) -> None:
-    """Delete the snapshots of the folder, and of those in it, that no --keep rule keeps; or those of ID.
+    """Delete the snapshots of the folder and its subfolders kept by no --keep rule; or the snapshots ID.
 
-    Rules count each host and folder by itself, by the server's times of arrival, in UTC. Snapshots younger
-    than the server's --min-age always stay, and are not counted. The bytes go with the next `prune` there.
+    Rules count each host and folder separately, by the server's times of arrival, in UTC. Snapshots younger
+    than the server's --min-age always stay, and are not counted. The next `prune` there deletes the bytes.
     """
     from shardcast.backup.client.snapshot_choice import choose_snapshot, snapshots_of
     from shardcast.backup.policy import KeepRules
@@ -92,7 +92,7 @@ def forget(
 
 
 def _plan(found: list[ListedSnapshot], rules: KeepRules, opened: OpenSource) -> ForgetPlan:
-    """Return which snapshots go; the newest arrival is a time that the server's clock has reached."""
+    """Return the snapshots to delete; the newest arrival is a lower bound for the server's clock."""
     from shardcast.backup.policy import Arrival, plan_forget
 
     now = max([time.time(), *(one.arrived for one in found)])
@@ -104,8 +104,8 @@ def _admin_key(file: Path | None) -> str | None:
     """Return the key in a file.
 
     Raises:
-        UsageError: it holds none.
-        LocalDiskError: it can't be read.
+        UsageError: the file holds no key.
+        LocalDiskError: the file can't be read.
     """
     from shardcast.disk_errors import disk_errors
     from shardcast.errors import UsageError
@@ -127,7 +127,7 @@ def _report(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Print which snapshots went, and in a dry run why the others stay."""
+    """Print the deleted snapshots, and in a dry run why the others stay."""
     from shardcast.cli.backup.entry_lines import shown_path
     from shardcast.cli.streams import print_answer
     from shardcast.cli.times import shown_time

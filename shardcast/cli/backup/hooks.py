@@ -1,4 +1,4 @@
-"""Hooks of a backup: commands that run before and after it."""
+"""Hooks of a backup: commands to run before and after."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def run_hook(command: str, variables: Mapping[str, str]) -> None:
 
     Args:
         command: as people write it.
-        variables: set in its environment.
+        variables: additions to the command's environment.
 
     Raises:
-        ShardcastError: it failed.
+        ShardcastError: the command failed.
     """
     try:
         done = subprocess.run(

@@ -17,8 +17,8 @@ _LONGEST = 366 * 86400.0
 
 @click.command(context_settings=SETTINGS, short_help="Invite a machine to keep its backups here.")
 @store_dir_option
-@click.option("--for", "client", metavar="CLIENT", help="The machine will be this client, not a new one.")
-@click.option("--read-only", is_flag=True, help="With --for: its key only reads, to restore from.")
+@click.option("--for", "client", metavar="CLIENT", help="Let the machine become this client, not a new one.")
+@click.option("--read-only", is_flag=True, help="With --for: the new key allows only reading, for restores.")
 @click.option("--replace", is_flag=True, help="With --for: registering revokes the client's other keys.")
 @options.option(
     "--expires",
@@ -33,8 +33,8 @@ def invite(
 ) -> None:
     """Print an invitation, by which one machine registers once (`shardcast backup register`).
 
-    It works beside a running server and without one. With --for a new machine becomes a client that is there,
-    and can restore its snapshots: after the old machine was lost, or to restore elsewhere.
+    It works with or without a running server. With --for, a new machine becomes an existing client, and can
+    restore this client's snapshots: after a loss of the old machine, or to restore elsewhere.
     """
     from shardcast.backup.server.management import StoreManager
     from shardcast.backup.server.store_folder import StoreFolder

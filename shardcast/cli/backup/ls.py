@@ -1,4 +1,4 @@
-"""``shardcast backup ls``: what lies in a folder of a snapshot."""
+"""``shardcast backup ls``: list a folder of a snapshot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shardcast.cli.streams import print_answer
 @click.option("--recursive", "-R", is_flag=True, help="All below the folder, too.")
 @options.json_option
 def ls(snapshot: str, path: str, source: SnapshotSource, *, recursive: bool, as_json: bool) -> None:
-    """List the folder PATH of the snapshot ID as `ls -l` does; its top without PATH.
+    """List the folder PATH of the snapshot ID like `ls -l`; without PATH, the top.
 
     ID is a snapshot's id, at least its first 4 characters, or `latest`.
     """

@@ -1,4 +1,4 @@
-"""``shardcast backup prune``: delete what no snapshot needs."""
+"""``shardcast backup prune``: delete data needed by no snapshot."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from shardcast.backup.server.sweeping import Swept
 
 
-@click.command(context_settings=SETTINGS, short_help="Delete what no snapshot needs.")
+@click.command(context_settings=SETTINGS, short_help="Delete data needed by no snapshot.")
 @store_dir_option
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only report the data to delete.")
 @options.option(
     "--grace",
     env="BACKUP_GRACE",
     type=options.Duration(),
     default="10m",
-    help="Time for restores that read what goes; 0s deletes at once.",
+    help="Time for restores still reading the data to delete; 0s deletes at once.",
 )
 @options.json_option
 @options.logging_options
 def prune(store_dir: Path, *, dry_run: bool, grace: float, as_json: bool) -> None:
-    """Delete what no snapshot needs, beside a running server and running backups.
+    """Delete data needed by no snapshot, beside a running server and running backups.
 
-    Packs without anything needed are marked, and deleted after --grace, once every backup that ran has ended:
-    by the server, or by the next prune. Packs that are mostly unneeded are rewritten where the disk has room.
+    Packs without needed data are marked, and deleted after --grace and the end of all running backups: by the
+    server, or by the next prune. Packs of mostly unneeded data are rewritten if the disk has room.
     """
     options.start_logging()
     from shardcast.backup.server.store_folder import StoreFolder
@@ -47,7 +47,7 @@ def prune(store_dir: Path, *, dry_run: bool, grace: float, as_json: bool) -> Non
 
 
 async def _prune(folder: StoreFolder, grace: float, dry_run: bool) -> PruneReport:
-    """Prune a store, and log it.
+    """Prune a store, and log the result.
 
     Raises:
         LocalDiskError: another prune runs, or the disk failed.

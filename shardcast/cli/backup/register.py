@@ -24,7 +24,7 @@ from shardcast.errors import UsageError
     "--invitation",
     env="BACKUP_INVITATION",
     required=True,
-    help="What `shardcast backup invite` printed at the server. It works once.",
+    help="The invitation from `shardcast backup invite` at the server. It works once.",
 )
 @click.option(
     "--ca", type=options.NamedPath(path_type=Path), help="CAs (PEM) to trust for the server, now and later."
@@ -34,7 +34,9 @@ from shardcast.errors import UsageError
     type=options.NamedPath(path_type=Path),
     help="The certificate (PEM) to show to the server, now and later.",
 )
-@click.option("--client-key", type=options.NamedPath(path_type=Path), help="Its key (PEM).")
+@click.option(
+    "--client-key", type=options.NamedPath(path_type=Path), help="The key of the certificate (PEM)."
+)
 @options.json_option
 @options.logging_options
 def register(
@@ -49,8 +51,8 @@ def register(
 ) -> None:
     """Register a folder at a backup server, with an invitation from there.
 
-    The key of this machine is kept in ~/.config/shardcast/backup, readable by this user only. From then
-    on `shardcast backup backup` saves the folder, and every folder below it.
+    The key of this machine is kept in ~/.config/shardcast/backup, readable by this user only. After this,
+    `shardcast backup backup` saves the folder, and every folder below.
     """
     options.start_logging()
     from shardcast.access.tls import client_tls
@@ -78,10 +80,10 @@ def register(
 
 
 def server_address(text: str) -> str:
-    """Return the base URL of a backup server, whose port may be missing.
+    """Return the base URL of a backup server, with the default port if none is given.
 
     Raises:
-        UsageError: it is no address.
+        UsageError: the text is no address.
     """
     from urllib.parse import urlsplit
 

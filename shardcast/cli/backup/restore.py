@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     required=True,
     type=options.NamedPath(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where to; nothing outside is written. A folder that is not there is made.",
+    help="The destination; nothing outside is written. A missing folder is made.",
 )
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only these: '*.txt', 'docs/', '/a/b'.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not these; may be given again.")
-@click.option("--overwrite", is_flag=True, help="Replace what is there and differs; nothing is deleted.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files that differ; nothing is deleted.")
 @click.option(
     "--privileged",
     is_flag=True,
-    help="Restore setuid and setgid, too; as root also devices, capabilities and other attributes of the "
-    "system. Only from a server that you trust: it could make them up.",
+    help="Restore setuid and setgid, too; as root also devices, capabilities and other attributes of "
+    "the system. Only from a trusted server: a server can forge them.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be made and replaced, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the entries to make and to replace, and write nothing.")
 @options.json_option
 @options.logging_options
 def restore(
@@ -58,9 +58,9 @@ def restore(
 ) -> int:
     """Restore the snapshot ID, or parts of it, below a folder; every byte is verified before.
 
-    ID is a snapshot's id, at least its first 4 characters, or `latest`. After an interruption the same
-    command goes on. Files that are there and equal stay; others are named and stay, unless --overwrite
-    replaces them, and the exit code is 7.
+    ID is a snapshot's id, at least its first 4 characters, or `latest`. After an interruption, the same
+    command continues. Existing equal files stay. Existing files that differ are listed and stay, with exit
+    code 7, unless --overwrite replaces them.
     """
     options.start_logging()
     from shardcast.backup.attributes import AttributeRights
@@ -94,7 +94,7 @@ def restore(
 
 
 def _teller(display: Display) -> Callable[[str, str], None]:
-    """Return the function that tells of a problem with a path, also with --quiet."""
+    """Return the function to report a problem with a path, also with --quiet."""
     from shardcast.plain_text import one_line
 
     def tell(path: str, text: str) -> None:
@@ -105,7 +105,7 @@ def _teller(display: Display) -> Callable[[str, str], None]:
 
 
 def _show(word: str, path: bytes) -> None:
-    """Print what would be done with a path."""
+    """Print the planned action for a path."""
     from shardcast.cli.backup.entry_lines import shown_path
     from shardcast.cli.streams import print_answer
 
@@ -115,7 +115,7 @@ def _show(word: str, path: bytes) -> None:
 def _progress(
     display: Display, report: RestoreReport, found: ListedSnapshot, is_all: bool
 ) -> Callable[[], None]:
-    """Return the function that shows how far a restore is."""
+    """Return the function to show the progress of a restore."""
     size = found.bytes if is_all else None
 
     def show() -> None:
@@ -128,14 +128,14 @@ def _progress(
 
 
 def _print_json(report: RestoreReport, dest: Path, snapshot: str) -> None:
-    """Print what was done as JSON."""
+    """Print the result as JSON."""
     from shardcast.cli.streams import print_answer
 
     print_answer(json.dumps({"snapshot": snapshot, "dest": str(dest), **report.as_json()}))
 
 
 def _summarize(report: RestoreReport, settings: RestoreSettings, what: str, seconds: float) -> None:
-    """Print what was done on stderr: a line, and one for each count that a person should know of."""
+    """Print a summary on stderr: a line, and one more for each count of interest to a person."""
     from shardcast.sizes import format_count, format_rate, format_size
 
     counts, planned = report.counts, settings.dry_run
@@ -164,7 +164,7 @@ def _summarize(report: RestoreReport, settings: RestoreSettings, what: str, seco
 
 
 def _code(counts: RestoreCounts) -> int:
-    """Return the exit code: damage counts more than what stays as it is."""
+    """Return the exit code: damage takes precedence over entries left unchanged."""
     if counts.damaged:
         return INTEGRITY
     return PARTLY_DONE if counts.differing or counts.failed else DONE

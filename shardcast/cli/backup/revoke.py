@@ -17,7 +17,7 @@ from shardcast.sizes import format_count
 @store_dir_option
 @options.json_option
 def revoke(client: str, store_dir: Path, as_json: bool) -> None:
-    """Revoke all keys and open invitations of CLIENT, at once; its snapshots stay.
+    """Revoke all keys and open invitations of CLIENT, at once; the client's snapshots stay.
 
     `invite --for CLIENT` lets a machine be this client again.
     """

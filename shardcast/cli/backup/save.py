@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _MAX_TAG = 200
 """Characters of a tag."""
 _NEW_OBJECTS = 20_000
-"""New objects after which Python looks for unused cycles, of which a backup makes none: looking after each
-700, as is usual, takes 7 % of the time of small files."""
+"""New objects between two searches of Python for unused cycles. A backup makes no cycles, and with the usual
+search at each 700 objects, saving small files takes 7 % longer."""
 
 
 @click.command(context_settings=SETTINGS)
@@ -37,15 +37,13 @@ _NEW_OBJECTS = 20_000
 @click.option(
     "--checksum", is_flag=True, help="Read every file, also where size, times and inode are as before."
 )
-@click.option(
-    "--stdin", "from_stdin", is_flag=True, help="Save what comes on stdin as one file, not the folder."
-)
+@click.option("--stdin", "from_stdin", is_flag=True, help="Save stdin as one file, instead of the folder.")
 @click.option("--stdin-name", default="stdin", show_default=True, help="The name of that file.")
 @click.option("--before", metavar="COMMAND", help="Run this first (sh -c); if it fails, nothing is saved.")
 @click.option(
     "--after",
     metavar="COMMAND",
-    help="Run this at the end, also if it failed: SHARDCAST_BACKUP_SNAPSHOT is then empty.",
+    help="Run this at the end, also after a failure: SHARDCAST_BACKUP_SNAPSHOT is then empty.",
 )
 @options.json_option
 @options.logging_options
@@ -61,10 +59,10 @@ def backup(
     after: str | None,
     as_json: bool,
 ) -> None:
-    """Save a folder at the server where it, or a folder above it, is registered; print the snapshot's id.
+    """Save a folder at the server of its registration, or of a folder above; print the snapshot's id.
 
-    Bytes that the server has are not sent again. Files that can't be read are named on stderr and in the
-    snapshot, and the exit code is then 7.
+    Bytes already at the server are not sent again. Unreadable files are listed on stderr and in the snapshot;
+    the exit code is then 7.
     """
     options.start_logging()
     from shardcast.cli.backup.backup_progress import summary
@@ -93,7 +91,7 @@ def _save(
     stdin_name: str | None,
     display: Display,
 ) -> BackupResult:
-    """Save a folder, or stdin where it has a name, and show the progress."""
+    """Save a folder, or stdin if given a name, and show the progress."""
     from shardcast.backup.client.cache_file import cache_path
     from shardcast.backup.client.registration import folder_path, registered
     from shardcast.backup.client.remote import BackupServer
@@ -172,7 +170,7 @@ def hooks(before: str | None, after: str | None) -> Iterator[dict[str, str]]:
 
 
 def as_fields(result: BackupResult) -> dict[str, object]:
-    """Return a result as JSON has it."""
+    """Return a result in the form of the JSON output."""
     return {
         "snapshot": result.snapshot,
         "files": result.sums.files,

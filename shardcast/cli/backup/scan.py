@@ -1,4 +1,4 @@
-"""``shardcast backup scan``: what a backup would save."""
+"""``shardcast backup scan``: show the paths a backup would save."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST_PATH = 1 << 16
 @options.json_option
 @options.logging_options
 def scan(*, folder: Path, save: SaveOptions, as_json: bool) -> None:
-    """Print what a backup of a folder would save: one path a line, a sum on stderr; asks no server."""
+    """Print the paths a backup of a folder would save, one a line, and a sum on stderr; ask no server."""
     options.start_logging()
     from shardcast.backup.client.registration import folder_path
     from shardcast.backup.client.scanning import Scan

@@ -1,4 +1,4 @@
-"""Options of the commands that work at the backup server."""
+"""Options of the commands for the backup server's machine."""
 
 from __future__ import annotations
 

@@ -29,12 +29,12 @@ _MAX_KEY_FILE = 4096
 
 
 class OpenSource:
-    """A server that is asked as one client.
+    """A connection to a server as one client.
 
     Attributes:
         server: the server.
-        facts: what it knows of the client.
-        folder: whose snapshots are meant; None for those of all.
+        facts: the server's facts about the client.
+        folder: the folder of the wanted snapshots; None for all folders.
         reader: of the client's chunks.
     """
 
@@ -47,12 +47,12 @@ class OpenSource:
         self.reader = reader
 
     def choose(self, text: str) -> tuple[ListedSnapshot, SnapshotTree]:
-        """Return the snapshot that a text means, and its tree.
+        """Return the snapshot named by a text, and its tree.
 
         Raises:
-            UsageError: it may mean several, or is none.
-            VersionNotOffered: there is none.
-            ShardcastError: the server does not answer, or its record is damaged.
+            UsageError: the text is ambiguous or malformed.
+            VersionNotOffered: there is no such snapshot.
+            ShardcastError: the server does not answer, or the snapshot's record is damaged.
         """
         from shardcast.backup.client.snapshot_choice import choose_snapshot
 
@@ -63,7 +63,7 @@ class OpenSource:
         """Return the tree of a snapshot.
 
         Raises:
-            ShardcastError: the server does not answer, or its record is damaged.
+            ShardcastError: the server does not answer, or the snapshot's record is damaged.
         """
         from shardcast.backup.client.snapshot_tree import SnapshotTree
         from shardcast.backup.snapshots import parse_snapshot
@@ -75,7 +75,7 @@ class OpenSource:
 
 @dataclass(frozen=True)
 class SnapshotSource:
-    """Options of a command that reads snapshots."""
+    """Options of a command for reading snapshots."""
 
     folder: Path | None
     url: str | None
@@ -102,7 +102,7 @@ class SnapshotSource:
             server.close()
 
     def _registered_server(self) -> tuple[BackupServer, bytes]:
-        """Return the server at which the folder is registered, and the folder."""
+        """Return the server of the folder's registration, and the folder."""
         from shardcast.backup.client.registration import folder_path, registered
         from shardcast.backup.client.remote import BackupServer
 
@@ -115,7 +115,7 @@ class SnapshotSource:
         return BackupServer(found.url, found.key, tls=found.tls), folder
 
     def _named_server(self) -> tuple[BackupServer, bytes | None]:
-        """Return the server of --url, and the folder of --dir, which need not be on this machine."""
+        """Return the server of --url, and the folder of --dir, not necessarily on this machine."""
         from shardcast.access.tls import client_tls
         from shardcast.addresses import server_url
         from shardcast.backup.client.remote import BackupServer
@@ -130,7 +130,7 @@ class SnapshotSource:
         return BackupServer(url, self._read_key(), tls=tls), folder
 
     def _register(self, server: BackupServer, folder: bytes) -> None:
-        """Register this machine by the invitation, and keep its key in the key file.
+        """Register this machine by the invitation, and write the new key into the key file.
 
         Raises:
             UsageError: there is a key file already.
@@ -159,8 +159,8 @@ class SnapshotSource:
         """Return the key in the key file.
 
         Raises:
-            UsageError: it holds none.
-            LocalDiskError: it can't be read.
+            UsageError: the file holds no key.
+            LocalDiskError: the file can't be read.
         """
         from shardcast.access.secret import Secret
 
@@ -205,4 +205,4 @@ source_options = grouped(
         help="Beside --url: the CAs (PEM) to trust, and no others.",
     ),
 )
-"""Options that name a client's snapshots; the command gets them as ``source``."""
+"""Options for choosing a client's snapshots; the command gets them as ``source``."""

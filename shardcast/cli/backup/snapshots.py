@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @options.json_option
 def snapshots(source: SnapshotSource, *, all_folders: bool, tags: tuple[str, ...], as_json: bool) -> None:
-    """List the snapshots of the folder and those in it, oldest first: id, arrival, size, path, tags."""
+    """List the snapshots of the folder and its subfolders, oldest first: id, arrival, size, path, tags."""
     from shardcast.backup.client.snapshot_choice import snapshots_of
     from shardcast.cli.streams import print_answer
 

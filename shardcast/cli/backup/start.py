@@ -17,7 +17,7 @@ from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
 from shardcast.cli.serving import ForegroundNode
 
 
-@click.command(context_settings=SETTINGS, short_help="Keep backups of clients that were invited.")
+@click.command(context_settings=SETTINGS, short_help="Keep backups of invited clients.")
 @click.argument("again", required=False, type=click.Choice(["start"]), metavar="")
 @store_dir_option
 @options.option("--host", default="::", help="The address to listen on; :: is every one, of IPv4 and IPv6.")
@@ -33,7 +33,7 @@ from shardcast.cli.serving import ForegroundNode
     "--config",
     env="BACKUP_CONFIG",
     type=options.NamedPath(path_type=Path, dir_okay=False),
-    help="A file with store_dir and port, as hashstore's; options go before it.",
+    help="A file with store_dir and port, like hashstore's; options take precedence.",
 )
 @options.option(
     "--append-only",
@@ -46,13 +46,13 @@ from shardcast.cli.serving import ForegroundNode
     env="BACKUP_MIN_AGE",
     type=options.Duration(),
     default="0s",
-    help="Let nobody forget a snapshot that arrived less than this ago (30d).",
+    help="Minimum age of a snapshot to forget (30d).",
 )
 @options.option(
     "--quota",
     env="BACKUP_QUOTA",
     type=options.Size(),
-    help="Bytes that a client may keep (500GB), unless `clients --quota` sets its own.",
+    help="Maximum bytes of each client (500GB); `clients --quota` sets those of one client.",
 )
 @options.trusted_proxy_option
 @server_access_options
@@ -75,9 +75,9 @@ def start(
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
-    """Keep backups of clients that were invited, in STORE_DIR, which is made where it doesn't exist.
+    """Keep backups of invited clients in STORE_DIR; a missing folder is made.
 
-    Clients register with an invitation (`shardcast backup invite`), and show a key of their own then;
+    Clients register with an invitation (`shardcast backup invite`), and use a key of their own from then on;
     --tokens concern /status alone.
     """
     options.start_logging()
@@ -101,11 +101,11 @@ def start(
 
 
 def _configured(file: Path, store_dir: Path, port: int) -> tuple[Path, int]:
-    """Return the folder and the port: those of the file where no option and no variable names them.
+    """Return the folder and the port: from the file unless set by an option or variable.
 
     Raises:
         UsageError: the file is malformed.
-        LocalDiskError: it can't be read.
+        LocalDiskError: the file can't be read.
     """
     settings, passed_over = read_config(file)
     if passed_over:

@@ -1,4 +1,4 @@
-"""The file of ``start --config``: hashstore's keys in YAML, of which a line ``key: value`` is read."""
+"""The file of ``start --config``: hashstore's keys in YAML, limited to lines ``key: value``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import UsageError
 
 KEYS = ("store_dir", "port")
-"""The keys that are read."""
+"""The supported keys."""
 _PASSED_OVER = ("access_mode", "mounts")
-"""hashstore's keys without a meaning here: each client has its own key, and no folder is served as it is."""
+"""hashstore's keys without a meaning here: each client has its own key, and no folder is served directly."""
 _PORT = re.compile(
     r"[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]", re.ASCII
 )
@@ -20,10 +20,10 @@ _MAX_SIZE = 64 << 10
 
 
 def read_config(file: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the settings of a file, and the keys that were passed over.
+    """Return the settings of a file, and the ignored keys.
 
     Raises:
-        UsageError: a line is no ``key: value``, or its key is unknown.
+        UsageError: a line is no ``key: value``, or a key is unknown.
         LocalDiskError: the file can't be read.
     """
     with disk_errors("could not read", file), file.open("rb") as opened:
@@ -39,10 +39,10 @@ def read_config(file: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def parse_config(text: str) -> tuple[dict[str, str], list[str]]:
-    """Return the settings of a text, and the keys that were passed over.
+    """Return the settings of a text, and the ignored keys.
 
     Raises:
-        UsageError: a line is no ``key: value``, or its key is unknown or was there before.
+        UsageError: a line is no ``key: value``, or a key is unknown or repeated.
     """
     settings, passed_over = dict[str, str](), list[str]()
     nested = False
@@ -76,7 +76,7 @@ def parse_config(text: str) -> tuple[dict[str, str], list[str]]:
 
 
 def _value(text: str, number: int) -> str:
-    """Return a value without its quotes, or without the comment behind it.
+    """Return a value without quotes and trailing comment.
 
     Raises:
         UsageError: a quote does not end, or the value is no plain text.
@@ -93,6 +93,6 @@ def _value(text: str, number: int) -> str:
 
 
 def _unquote(text: str) -> str:
-    """Return a key without its quotes."""
+    """Return a key without quotes."""
     text = text.strip()
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text

@@ -12,19 +12,19 @@ from shardcast.cli.backup.start_config import read_config
 from shardcast.errors import UsageError
 
 _PATIENCE = 30.0
-"""Seconds that a server has to end: answers under way have some of them."""
+"""Seconds for a server to end: running answers may use some of them."""
 
 
 @click.command(context_settings=SETTINGS, short_help="End a running backup server.")
 @store_dir_option
-@click.option("--port", type=click.IntRange(1, 65535), help="The server that listens on this port instead.")
+@click.option("--port", type=click.IntRange(1, 65535), help="End the server on this port instead.")
 @click.option(
     "--config",
     type=options.NamedPath(path_type=Path, dir_okay=False),
-    help="The server of `start --config FILE` instead.",
+    help="End the server of `start --config FILE` instead.",
 )
 def stop(store_dir: Path, port: int | None, config: Path | None) -> None:
-    """End the backup server of STORE_DIR, and wait until it has ended; nothing happens where none runs."""
+    """End the backup server of STORE_DIR, and wait for its end; without a server, do nothing."""
     from shardcast.backup.server.stopping import folder_of_port, stop_server
     from shardcast.backup.server.store_folder import StoreFolder
 

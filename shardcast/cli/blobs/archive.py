@@ -48,7 +48,7 @@ def archive() -> None:
     type=click.IntRange(0, 65535),
     default=3000,
     show_default=True,
-    help="The port for everybody; 0 picks a free one.",
+    help="The port for all clients; 0 picks a free one.",
 )
 @click.option(
     "--authorized-port",
@@ -56,25 +56,23 @@ def archive() -> None:
     envvar=["SHARDCAST_AUTHORIZED_PORT", "AUTHORIZED_PORT"],
     show_envvar=True,
     type=click.IntRange(0, 65535),
-    help="The port at which anybody may push; without it nobody may without a token.",
+    help="A port for pushing without a token; by default pushing needs a token.",
 )
 @options.option(
-    "--authorized-host", default="127.0.0.1", help="The address to listen on for those who push there."
+    "--authorized-host", default="127.0.0.1", help="The address to listen on with --authorized-port."
 )
 @options.option(
     "--token-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A file with the token that allows its bearer to push at any port.",
+    help="A file with the token for pushing at any port.",
 )
 @options.option(
     "--mirror",
     type=options.ServerList(),
     multiple=True,
-    help="Servers to fetch from what isn't here: archives, hash servers, nodes. Several, or comma-separated.",
+    help="Servers to fetch missing blobs from: archives, hash servers, nodes. Several, or comma-separated.",
 )
-@options.option(
-    "--max-blob", type=options.Size(), default="4GiB", help="Bytes of the largest blob that is taken."
-)
+@options.option("--max-blob", type=options.Size(), default="4GiB", help="Maximum bytes of a blob.")
 @options.trusted_proxy_option
 @server_access_options
 @mirror_access_options
@@ -100,7 +98,7 @@ def serve(
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
-    """Serve the blobs in DIRECTORY, which is made where it doesn't exist."""
+    """Serve the blobs in DIRECTORY; a missing directory is made."""
     options.start_logging()
     from shardcast.blobs.server.archive_server import ArchiveNode
     from shardcast.nodes.runtime import run

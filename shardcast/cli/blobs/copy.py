@@ -57,8 +57,8 @@ def pull(
 ) -> int:
     """Get blobs from the server at URL, a hash server, an archive or a node.
 
-    What is here is not fetched again: who was interrupted goes on from there. The exit code is 3 when the
-    server lacks one.
+    Blobs already here are not fetched again, so a repeated command continues an interrupted one. The exit
+    code is 3 if the server lacks a blob.
     """
     options.start_logging()
     job = _Job(
@@ -93,7 +93,7 @@ def push(
 ) -> int:
     """Put blobs into the server at URL, a hash server or an archive.
 
-    What it has is not sent again. The exit code is 3 when one isn't here.
+    Blobs already at the server are not sent again. The exit code is 3 if a blob is missing here.
     """
     options.start_logging()
     from shardcast.fair_limit import FairLimit
@@ -114,13 +114,13 @@ class _Job:
     """Blobs to copy between a directory and a server.
 
     Attributes:
-        directory: the store's.
-        url: the server's.
+        directory: directory of the store.
+        url: URL of the server.
         digests: of the blobs.
         pulling: whether the server is the source.
         access: to the server.
-        downloads: limit of the bytes that are received; None for no limit.
-        uploads: limit of the bytes that are sent; None for no limit.
+        downloads: limit of received bytes; None for no limit.
+        uploads: limit of sent bytes; None for no limit.
     """
 
     directory: Path

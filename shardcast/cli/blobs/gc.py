@@ -1,4 +1,4 @@
-"""``shardcast store gc``, ``pin`` and ``unpin``: which blobs of a directory are kept."""
+"""``shardcast store gc``, ``pin`` and ``unpin``: the deletion of unreferenced blobs, and exceptions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _FILE = click.Path(path_type=Path, readable=False)
     env="STORE_GC_SNAPSHOT",
     type=_FILE,
     multiple=True,
-    help="Keep what a file names: digests, one a line.",
+    help="Keep the blobs in a file of digests, one a line.",
 )
 @options.option(
     "--registry-references",
@@ -63,24 +63,24 @@ _FILE = click.Path(path_type=Path, readable=False)
     env="STORE_GC_REGISTRY_REFERENCES",
     type=_FILE,
     multiple=True,
-    help="Keep what a file refers to: what put_hash returned, one JSON object a line.",
+    help="Keep the blobs in a file of references returned by put_hash, one JSON object a line.",
 )
-@click.option("--forget-root", "forget", multiple=True, help="Don't ask for this root any more, by its name.")
+@click.option("--forget-root", "forget", multiple=True, help="Forget this root of earlier runs, by name.")
 @options.option(
     "--unreferenced-older-than",
     "older_than",
     env="STORE_GC_UNREFERENCED_OLDER_THAN",
     type=options.Duration(),
-    help="Let go of what nobody refers to and was put longer ago: 7d. Without it, nothing goes.",
+    help="Delete unreferenced blobs put longer ago than this: 7d. Without this option, nothing is deleted.",
 )
 @options.option(
     "--grace",
     env="STORE_GC_GRACE",
     type=options.Duration(),
     default="1h",
-    help="Time between marking a blob and removing it, and in which what was put is left alone.",
+    help="Time between marking a blob and deleting it; blobs put within this time are left alone.",
 )
-@click.option("--delete", is_flag=True, help="Do it; else only tell what would be done.")
+@click.option("--delete", is_flag=True, help="Mark and delete blobs; by default only report.")
 @options.json_option
 @options.logging_options
 def gc(
@@ -95,11 +95,11 @@ def gc(
     delete: bool,
     as_json: bool,
 ) -> int:
-    """Let go of blobs in DIRECTORY that nobody refers to.
+    """Delete unreferenced blobs in DIRECTORY.
 
-    It takes two runs: the first marks them, and a later one, when the time of --grace is over, removes those
-    that nobody refers to by then, and that nobody put again. What is pinned stays in any case. Nothing is
-    changed when one of the roots can't be read.
+    This takes two runs: the first marks the blobs, and a later one, after the time of --grace, deletes those
+    still unreferenced and not put again. Pinned blobs stay in any case. If a root can't be read, nothing is
+    changed.
     """
     options.start_logging()
     store = open_store(directory)
@@ -129,7 +129,7 @@ def _collect(
 ) -> GcResult:
     """Read the roots, collect, and show the progress.
 
-    All roots are read before anything is changed, so that a root that can't be read ends the run.
+    All roots are read before any change, so an unreadable root ends the run.
 
     Raises:
         ShardcastError: a root can't be read, or the store can't be used.
@@ -146,7 +146,7 @@ def _collect(
 
 
 async def _forget_missing(store: BlobDirectory) -> None:
-    """Remove the blobs that are gone from the access statistics of an archive on this directory."""
+    """Remove deleted blobs from the access statistics of an archive on this directory."""
     file = stats_file(archive_folder(Path(store.folder.root)))
     if file.exists():
         ledger = AccessStats(file)
@@ -157,7 +157,7 @@ async def _forget_missing(store: BlobDirectory) -> None:
 
 
 def _print_result(result: GcResult, older_than: float | None, delete: bool) -> None:
-    """Print the result, and the option that would do more."""
+    """Print the result, and the option to go further."""
     would = "" if delete else "would be "
     lines = [
         ("here", result.all),
@@ -186,7 +186,7 @@ def _line(what: str, tally: Tally) -> str:
 @directory_option
 @options.logging_options
 def pin(digests: tuple[str, ...], directory: Path) -> None:
-    """Keep blobs whoever refers to them, until they are unpinned."""
+    """Keep blobs, referenced or not, until they are unpinned."""
     options.start_logging()
     store = open_store(directory)
     for digest in read_digest_arguments(digests, None):
@@ -198,7 +198,7 @@ def pin(digests: tuple[str, ...], directory: Path) -> None:
 @directory_option
 @options.logging_options
 def unpin(digests: tuple[str, ...], directory: Path) -> None:
-    """Let blobs that were pinned go when nobody refers to them. The exit code is 3 when one wasn't pinned."""
+    """End the pins of blobs: unreferenced ones can be deleted. The exit code is 3 if one was not pinned."""
     options.start_logging()
     store = open_store(directory)
     lacking = [

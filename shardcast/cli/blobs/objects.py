@@ -44,7 +44,7 @@ _CHUNK = 1 << 20
 @click.command(context_settings=SETTINGS, short_help="List the blobs in DIRECTORY.")
 @directory_argument
 @click.option("--long", "-l", is_flag=True, help="With size, time and forms.")
-@click.option("--quarantined", is_flag=True, help="What was set aside instead, and why.")
+@click.option("--quarantined", is_flag=True, help="List the blobs set aside instead, and why.")
 @options.json_option
 @options.logging_options
 def ls(directory: Path, long: bool, quarantined: bool, as_json: bool) -> None:
@@ -82,7 +82,7 @@ def _listed(store: BlobDirectory, long: bool, as_json: bool) -> Iterator[list[st
 @options.json_option
 @options.logging_options
 def stat(digest: str, directory: Path, as_json: bool) -> None:
-    """Tell what there is of the blob DIGEST. It is not read for that."""
+    """Describe the blob DIGEST. The bytes are not read."""
     options.start_logging()
     store = open_store(directory)
     with disk_errors("could not look at", directory):
@@ -104,7 +104,7 @@ def stat(digest: str, directory: Path, as_json: bool) -> None:
 @options.json_option
 @options.logging_options
 def has(digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as_json: bool) -> int:
-    """Tell which of DIGESTS are here. The exit code is 3 when one isn't."""
+    """Print whether each of DIGESTS is here. The exit code is 3 if one is missing."""
     options.start_logging()
     store = open_store(directory)
     asked = read_digest_arguments(digests, from_file)
@@ -123,16 +123,14 @@ def has(digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
 )
 @directory_option
-@click.option(
-    "--algorithm", help="The digest of a store that has none yet: sha256 (the default) or sha3-256."
-)
-@click.option("--layout", help="The layout of a directory that is new: prefix (the default) or flat.")
+@click.option("--algorithm", help="The digest of a new store: sha256 (the default) or sha3-256.")
+@click.option("--layout", help="The layout of a new directory: prefix (the default) or flat.")
 @options.json_option
 @options.logging_options
 def put(
     files: tuple[str, ...], directory: Path, *, algorithm: str | None, layout: str | None, as_json: bool
 ) -> None:
-    """Put FILES, and print their digests, one a line; - is stdin. The directory is made if it is missing."""
+    """Put FILES, and print their digests, one a line; - is stdin. A missing directory is made."""
     options.start_logging()
     from shardcast.nodes.runtime import run
 
@@ -159,7 +157,7 @@ def put(
 
 
 async def _put(store: BlobDirectory, name: str, display: Display, before: int) -> tuple[str, int]:
-    """Put a file, and return its digest and size.
+    """Put a file, and return the file's digest and size.
 
     Raises:
         LocalDiskError: the file can't be read, or the blob can't be kept.
@@ -189,7 +187,7 @@ async def _put(store: BlobDirectory, name: str, display: Display, before: int) -
     "-o",
     env="STORE_OUTPUT",
     type=options.NamedPath(path_type=Path, dir_okay=False),
-    help="The file to write, which has its name only when it is whole and right; else stdout.",
+    help="The output file, named only when complete and verified; by default stdout.",
 )
 @options.logging_options
 def get(digest: str, directory: Path, output: Path | None) -> None:
@@ -203,11 +201,11 @@ def get(digest: str, directory: Path, output: Path | None) -> None:
 
 
 async def _get(store: BlobDirectory, digest: str, output: Path | None, display: Display) -> None:
-    """Write a blob to a file, which is named when it is whole and right, or to stdout.
+    """Write a blob to stdout, or to a file named only when complete and verified.
 
     Raises:
         BlobMissing: the blob isn't here.
-        BlobCorrupt: its files are wrong, or changed while they were read.
+        BlobCorrupt: the blob's files are wrong, or changed while being read.
         LocalDiskError: the blob can't be read, or the file not be written.
     """
     async with store.open(digest) as reader:
@@ -227,7 +225,7 @@ async def _write(
     """Write a blob to a descriptor, and show the progress.
 
     Raises:
-        BlobCorrupt: the blob changed after it was verified.
+        BlobCorrupt: the blob changed after the verification.
     """
     hasher, done = new_hasher(algorithm), 0
     while data := await reader.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""Options and arguments of the commands on a store: which store, and which blobs."""
+"""Options and arguments of the store commands: the store, and the blobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ directory_option = click.option(
 
 
 class Digest(click.ParamType[str]):
-    """The type of arguments that are a blob's digest."""
+    """The type of an argument for a blob's digest."""
 
     name = "digest"
 
@@ -48,10 +48,10 @@ from_file_option = options.option(
 
 
 def read_digest_arguments(arguments: tuple[str, ...], file: IO[str] | None) -> list[str]:
-    """Return the blobs that a command is about.
+    """Return the blobs named on the command line.
 
     Raises:
-        UsageError: there are none, or a digest is wrong.
+        UsageError: there are none, or a digest is malformed.
     """
     digests = [*arguments, *(read_digests(file, file.name) if file else ())]
     if not digests:

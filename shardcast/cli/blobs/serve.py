@@ -19,14 +19,14 @@ from shardcast.errors import AddressTaken, ShardcastError
 
 
 class _Refused(click.ClickException):
-    """A failure with hashserver's exit code 1, for options that can't be right.
+    """A failure with hashserver's exit code 1, for wrong options.
 
-    Only options that can't be parsed have exit code 2.
+    Only unparsable options have exit code 2.
     """
 
 
 class _Taken(click.ClickException):
-    """A port that is taken: hashserver's exit code 3."""
+    """A port in use: hashserver's exit code 3."""
 
     exit_code = 3
 
@@ -40,17 +40,17 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("directory", envvar=["SHARDCAST_STORE_DIRECTORY", "HASHSERVER_DIRECTORY"])
-@_option("--writable", is_flag=True, help="Take blobs, too.")
+@_option("--writable", is_flag=True, help="Accept new blobs, too.")
 @_option(
     "--hash-algorithm",
     type=click.Choice(["sha-256", "sha3-256"]),
     default="sha-256",
     show_default=True,
-    help="The digest that blobs are kept under.",
+    help="The digest in the names of blobs.",
 )
 @_option(
     "--layout",
-    help="prefix (ab/ab3f…) or flat (ab3f…); without it, the one in which its blobs lie, or else prefix.",
+    help="prefix (ab/ab3f…) or flat (ab3f…); by default the layout of the present blobs, else prefix.",
 )
 @_option("--extra-dirs", default="", help="More directories to read, with semicolons between them.")
 @_option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
@@ -60,7 +60,7 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
     type=int,
     envvar=["SHARDCAST_STORE_HTTP_PORT", "SHARDCAST_STORE_PORT", "HASHSERVER_PORT"],
     show_envvar=True,
-    help="The port to listen on; without it, a free one from 49152 to 65535.",
+    help="The port to listen on; by default a free one from 49152 to 65535.",
 )
 @click.option("--port-range", type=int, nargs=2, metavar="A B", help="Any free port from A to B.")
 @_option(
@@ -68,9 +68,13 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
     type=float,
     default=120.0,
     show_default=True,
-    help="Seconds after which a lock file that nobody touches counts no more.",
+    help="Seconds after which an untouched lock file is ignored.",
 )
-@click.option("--status-file", type=click.Path(path_type=Path), help="A JSON file to say in how it went.")
+@click.option(
+    "--status-file",
+    type=click.Path(path_type=Path),
+    help="A JSON file for the parent program to read the port from.",
+)
 @click.option("--timeout", type=float, help="End after so many seconds without a request.")
 @options.trusted_proxy_option
 @store_access_options

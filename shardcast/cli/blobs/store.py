@@ -1,4 +1,4 @@
-"""``shardcast store``: the group of its commands."""
+"""``shardcast store``: the group of store commands."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from shardcast.cli.lazy_group import LazyCommand, LazyGroup
 SERVE = LazyCommand(
     "serve", "shardcast.cli.blobs.serve", "Serve the blobs in DIRECTORY over HTTP, as hashserver does."
 )
-"""The command that ``shardcast-store`` is, too."""
+"""The group; ``shardcast-store`` runs the same one."""
 _COMMANDS = (
-    LazyCommand("gc", "shardcast.cli.blobs.gc", "Let go of blobs in DIRECTORY that nobody refers to."),
+    LazyCommand("gc", "shardcast.cli.blobs.gc", "Delete unreferenced blobs in DIRECTORY."),
     LazyCommand("get", "shardcast.cli.blobs.objects", "Get the blob DIGEST, verified."),
-    LazyCommand("has", "shardcast.cli.blobs.objects", "Tell which of DIGESTS are here."),
+    LazyCommand("has", "shardcast.cli.blobs.objects", "Print whether each of DIGESTS is here."),
     LazyCommand("ls", "shardcast.cli.blobs.objects", "List the blobs in DIRECTORY."),
-    LazyCommand(
-        "pin", "shardcast.cli.blobs.gc", "Keep blobs whoever refers to them, until they are unpinned."
-    ),
+    LazyCommand("pin", "shardcast.cli.blobs.gc", "Keep blobs, referenced or not, until they are unpinned."),
     LazyCommand("pull", "shardcast.cli.blobs.copy", "Get blobs from the server at URL."),
     LazyCommand(
         "push", "shardcast.cli.blobs.copy", "Put blobs into the server at URL, a hash server or an archive."
@@ -26,9 +24,9 @@ _COMMANDS = (
         "put", "shardcast.cli.blobs.objects", "Put FILES, and print their digests, one a line; - is stdin."
     ),
     SERVE,
-    LazyCommand("stat", "shardcast.cli.blobs.objects", "Tell what there is of the blob DIGEST."),
+    LazyCommand("stat", "shardcast.cli.blobs.objects", "Describe the blob DIGEST."),
     LazyCommand(
-        "unpin", "shardcast.cli.blobs.gc", "Let blobs that were pinned go when nobody refers to them."
+        "unpin", "shardcast.cli.blobs.gc", "End the pins of blobs: unreferenced ones can be deleted."
     ),
     LazyCommand(
         "verify", "shardcast.cli.blobs.verify", "Read every blob in DIRECTORY, and see whether it is right."

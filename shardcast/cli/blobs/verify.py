@@ -1,4 +1,4 @@
-"""``shardcast store verify``: whether the blobs of a directory are what their names say."""
+"""``shardcast store verify``: compare the blobs of a directory with their names."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ _FRAME = 0.1
     env="STORE_REPAIR_FROM",
     type=options.ServerList(),
     multiple=True,
-    help="Servers to fetch what is damaged from: hash servers, archives, nodes. Several, or comma-separated.",
+    help="Servers to fetch damaged blobs from: hash servers, archives, nodes. Several, or comma-separated.",
 )
-@options.option("--rate", env="STORE_RATE", type=options.Size(), help="Bytes to read in a second: 100MB.")
+@options.option(
+    "--rate", env="STORE_RATE", type=options.Size(), help="Maximum bytes to read in a second: 100MB."
+)
 @options.option(
     "--quarantine/--no-quarantine",
     env="STORE_QUARANTINE",
     default=True,
-    help="Set aside what is damaged and can't be repaired, or leave it where it is.",
+    help="Set aside damaged blobs without a repair, or leave them in place.",
 )
 @client_access_options
 @options.json_option
@@ -59,11 +61,11 @@ def verify(
     client_access: ClientAccessOptions,
     as_json: bool,
 ) -> int:
-    """Read every blob in DIRECTORY, and see whether it is what its name says.
+    """Read every blob in DIRECTORY, and compare its digest with its name.
 
-    It prints what isn't, and what became of it; what was set aside before is told of again until it is here.
-    The exit code is 5 when something isn't repaired. It can run beside servers that use the directory, and
-    be interrupted at any time.
+    Damaged blobs are printed, each with the action taken; blobs set aside by earlier runs are reported again
+    until a good copy is here. The exit code is 5 if a blob is left unrepaired. The command can run beside
+    servers on the directory, and be interrupted at any time.
     """
     options.start_logging()
     from shardcast.nodes.runtime import run

@@ -9,7 +9,7 @@ from shardcast.cli.cluster.drivers import NodeDriver, NodeError, NodeState, last
 from shardcast.cli.cluster.network import ClusterNode
 
 LISTENING = "Listening on"
-"""What a server says once it listens."""
+"""The first words of a listening server."""
 START_SECONDS = 15.0
 """Seconds for a server to listen."""
 KILL_SECONDS = 10.0
@@ -17,11 +17,11 @@ KILL_SECONDS = 10.0
 POLL_SECONDS = 0.1
 
 Outcome = tuple[bool, str]
-"""Whether a node is as it should be, and a word about it."""
+"""Whether a node is in the wanted state, and a word about it."""
 
 
 def start(driver: NodeDriver, node: ClusterNode, words: Sequence[str]) -> Outcome:
-    """Start a node, unless it runs."""
+    """Start a node, unless already running."""
     state = driver.state(node)
     if state.kind == "running":
         return True, "already running"
@@ -35,7 +35,7 @@ def start(driver: NodeDriver, node: ClusterNode, words: Sequence[str]) -> Outcom
 
 
 def settled(driver: NodeDriver, node: ClusterNode) -> NodeState:
-    """Return the state of a node just launched: a server's once it listens, a client's at once."""
+    """Return the state of a node just launched: of a server when it listens, of a client at once."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         listens = node.role == "client" or any(LISTENING in line for line in heard(driver, node))
@@ -46,7 +46,7 @@ def settled(driver: NodeDriver, node: ClusterNode) -> NodeState:
 
 
 def heard(driver: NodeDriver, node: ClusterNode) -> list[str]:
-    """Return the end of a node's log; nothing where it can't be read, which is no reason to call it down."""
+    """Return the end of a node's log; nothing of an unreadable one: the node may run all the same."""
     try:
         return driver.log(node, 200)
     except NodeError:
@@ -60,7 +60,7 @@ def status(driver: NodeDriver, node: ClusterNode) -> Outcome:
 
 
 def stop(driver: NodeDriver, node: ClusterNode, grace: float) -> Outcome:
-    """Stop a node, and kill it after ``grace`` seconds."""
+    """Stop a node; kill a remaining one after ``grace`` seconds."""
     text = "not running"
     if driver.state(node).kind == "running":
         text = "stopped"
@@ -76,7 +76,7 @@ def stop(driver: NodeDriver, node: ClusterNode, grace: float) -> Outcome:
 
 
 def ended(driver: NodeDriver, node: ClusterNode, seconds: float) -> bool:
-    """Wait until ``node`` no longer runs; return whether it ended in time."""
+    """Wait for the end of ``node``; return whether it ended in time."""
     deadline = time.monotonic() + seconds
     while driver.state(node).kind == "running":
         if time.monotonic() > deadline:

@@ -74,20 +74,24 @@ def _addresses(_ctx: click.Context, _param: click.Parameter, value: str) -> list
     help="IP_ADDR_LIST is the origin, then so many middles (all if missing), then clients.",
 )
 @click.option(
-    "--driver", type=click.Choice(_DRIVERS), default=_DRIVERS[0], show_default=True, help="What nodes run in."
+    "--driver",
+    type=click.Choice(_DRIVERS),
+    default=_DRIVERS[0],
+    show_default=True,
+    help="The program that runs the nodes.",
 )
 @click.option(
     "--bin-dir",
     envvar="SHARDCAST_BIN",
     show_envvar=True,
     default="",
-    help="Where the nodes have the shardcast commands, if not on their PATH.",
+    help="The folder of the shardcast commands on the nodes, if not on their PATH.",
 )
 @click.option(
     "--upstream",
     callback=_addresses,
     default="",
-    help="Origins that run already, for example in a training loop, comma-separated.",
+    help="Running origins, for example in a training loop, comma-separated.",
 )
 @click.option(
     "--origin-options",
@@ -106,7 +110,7 @@ def _addresses(_ctx: click.Context, _param: click.Parameter, value: str) -> list
     type=Words(),
     default=_CLIENT,
     show_default=True,
-    help="What a client runs, {servers} and {data_dir} being replaced.",
+    help="The command of a client; {servers} and {data_dir} are replaced.",
 )
 @click.option(
     "--grace",
@@ -118,24 +122,24 @@ def _addresses(_ctx: click.Context, _param: click.Parameter, value: str) -> list
 @click.option(
     "--lines", type=click.IntRange(0), default=40, show_default=True, help="Lines of each node's log."
 )
-@click.option("--dry-run", is_flag=True, help="Print the commands that would run, and run nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the commands, and run nothing.")
 @click.option("--local", is_flag=True, help="Run the network as processes of this machine.")
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, readable=False),
     default=".shardcast-cluster",
     show_default=True,
-    help="With --local: keeps what was started, its data and logs.",
+    help="With --local: the folder for records, data and logs of the nodes.",
 )
 @click.option(
     "--base-port",
     type=click.IntRange(1, 65535),
-    help="With --local: the first port for nodes that have none yet; free ones if missing.",
+    help="With --local: the first port for nodes without one; by default free ports.",
 )
 def cluster(client_command: list[str], **options: Any) -> int:
-    """Start, look after and stop a whole network, from a file NODES or from IP_ADDR_LIST.
+    """Start, watch and stop a whole network, from a file NODES or from IP_ADDR_LIST.
 
-    Each ACT can be repeated: what runs already is left alone.
+    Each ACT can be repeated: running nodes are left alone.
     """
     if not client_command:
         raise click.UsageError("--client-command is empty")

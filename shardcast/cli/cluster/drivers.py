@@ -1,4 +1,4 @@
-"""Drivers of a cluster's nodes: what each can do, and the state of a node."""
+"""Drivers of a cluster's nodes: their common operations, and the state of a node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NodeState:
         return {"running": "running", "ended": ended, "absent": "not running"}[self.kind]
 
     def is_up(self, node: ClusterNode) -> bool:
-        """Return whether a server runs, or a client runs or has done its work."""
+        """Return whether a server runs, or a client runs or has succeeded."""
         return self.kind == "running" or (node.role == "client" and self.code == 0)
 
 
@@ -45,12 +45,12 @@ class NodeDriver(Protocol):
         """Return the last lines of a node's log."""
 
     def end(self, node: ClusterNode, how: End) -> None:
-        """End a node, or remove what an ended one left."""
+        """End a node, or remove the leftovers of an ended one."""
 
     def preview(self, act: str, node: ClusterNode, words: Sequence[str], lines: int) -> str:
         """Return the command behind ``start``, ``status``, ``logs`` or ``stop``."""
 
 
 def last_line(lines: Iterable[str]) -> str:
-    """Return the last line that is not empty."""
+    """Return the last non-empty line."""
     return next((line.strip() for line in reversed([*lines]) if line.strip()), "")

@@ -1,4 +1,4 @@
-"""Nodes as processes of this machine, each with a record, a log and its data in a folder."""
+"""Nodes as processes of this machine, each with a record, a log and data in a folder."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from shardcast.cli.cluster.drivers import End, NodeError, NodeState
 from shardcast.cli.cluster.network import ROLES, ClusterNode
 from shardcast.json_text import parse_json
 
-# sh outlives the node to write down its exit code: a signal to the group ends the node, and sh waits for it.
+# sh outlives the node to record the exit code: a signal to the group ends the node, and sh waits for the end.
 WRAPPER = 'trap : TERM INT HUP; "$@"; echo $? >"$0"'
 
 
 @dataclass(frozen=True)
 class NodeRecord:
-    """NodeRecord of a local node; ``began`` tells its process from a later one with the same pid."""
+    """Record of a local node; ``began`` tells the process from a later one with the same pid."""
 
     port: int
     pid: int = 0
@@ -50,7 +50,7 @@ def beginning(pid: int) -> str | None:
 
 
 class LocalDriver:
-    """Nodes as processes of this machine, each with its record, log and data in a folder of ``state_dir``."""
+    """Nodes as processes of this machine, each with record, log and data in a folder of ``state_dir``."""
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir.absolute()
@@ -60,7 +60,7 @@ class LocalDriver:
         return self.state_dir / node.name
 
     def place(self, nodes: Sequence[ClusterNode], base_port: int | None) -> list[ClusterNode]:
-        """Return the same nodes here: a port each on 127.0.0.1, which they keep from then on."""
+        """Return the same nodes here, each with a permanent port on 127.0.0.1."""
         ports = [self.record(node).port for node in nodes]
         candidates = itertools.count(base_port) if base_port else free_ports()
         fresh = (port for port in candidates if port not in ports)
@@ -76,7 +76,7 @@ class LocalDriver:
         ]
 
     def started(self) -> list[ClusterNode]:
-        """Return the nodes that were ever started here, in the order of their roles."""
+        """Return all nodes ever started here, in the order of their roles."""
         names = [path.parent.name.partition("-") for path in self.state_dir.glob("*-*/node.json")]
         known = sorted((ROLES.index(r), int(n)) for r, _, n in names if r in ROLES and n.isdecimal())
         return [ClusterNode(ROLES[role], "", "", number=number) for role, number in known]
@@ -124,7 +124,7 @@ class LocalDriver:
                 ["sh", "-c", WRAPPER, str(folder / "exit"), *words],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        # One that has ended by now has no beginning, and "" is never that of a process.
+        # A process already ended has no beginning; "" never equals a process's.
         self.write(node, NodeRecord(node.port, process.pid, beginning(process.pid) or ""))
 
     def log(self, node: ClusterNode, lines: int) -> list[str]:
@@ -136,7 +136,7 @@ class LocalDriver:
             raise NodeError(f"no log in {self.folder(node)}: it was never started") from None
 
     def end(self, node: ClusterNode, how: End) -> None:
-        """End a node, or remove what an ended one left."""
+        """End a node, or remove the leftovers of an ended one."""
         record = self.record(node)
         if how == "clear":
             self.write(node, NodeRecord(record.port))

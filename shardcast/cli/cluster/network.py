@@ -1,4 +1,4 @@
-"""The network that a nodes file or IP_ADDR_LIST describes: its nodes, and the command of each."""
+"""The network of a nodes file or IP_ADDR_LIST: the nodes, and the command of each."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ClusterNode:
 
     @property
     def unit(self) -> str:
-        """Name of its tmux session or systemd unit; a server keeps it when lines come and go."""
+        """Name of the tmux session or systemd unit; a server's stays the same when lines come and go."""
         return f"shardcast-{self.role}-{self.number if self.role == 'client' else self.port}"
 
     @property
@@ -51,7 +51,7 @@ class ClusterNode:
 
     @property
     def host(self) -> str:
-        """Address that it binds, where the default (every IPv4 address) would not do."""
+        """Address to bind, if the default (every IPv4 address) is unsuitable."""
         return "127.0.0.1" if not self.target else "::" if self.address.startswith("[") else ""
 
 
@@ -63,7 +63,7 @@ def parse_port(text: str) -> int:
 
 
 def parse_host(text: str) -> tuple[str, str, int | None]:
-    """Read ``[user@]host[:port]``: what ssh connects to, the host as in a URL, and the port."""
+    """Read ``[user@]host[:port]``: return the target of ssh, the host as in a URL, and the port."""
     if found := HOST.fullmatch(text):
         user, name, six = found["user"] or "", found["name"], found["boxed"] or found["bare"]
         port = parse_port(found["port"]) if found["port"] else None
@@ -141,13 +141,13 @@ def numbered(nodes: Sequence[ClusterNode]) -> Iterator[ClusterNode]:
     for node in nodes:
         count[node.role] += 1
         node = replace(node, number=count[node.role])
-        # Commands begin in the home directory, and a quoted ~ would name a directory in it.
+        # Commands start in the home directory; a quoted ~ would name a subdirectory there.
         own = node.data_dir.removeprefix("~/") or node.unit.replace("-", "/", 1)
         yield replace(node, data_dir=own)
 
 
 def check(nodes: Sequence[ClusterNode], needs_origin: bool) -> None:
-    """Refuse a network that can't work before any of it runs."""
+    """Refuse an unworkable network before any node runs."""
     if needs_origin and all(node.role != "origin" for node in nodes):
         raise UsageError("no origin; add a line user@host|origin, or name running origins with --upstream")
     listening: dict[tuple[str, int], ClusterNode] = {}
@@ -161,12 +161,12 @@ def check(nodes: Sequence[ClusterNode], needs_origin: bool) -> None:
 
 
 def server_words(node: ClusterNode) -> list[str]:
-    """Return the command of an origin, and of a middle up to its upstreams."""
+    """Return the command of an origin, or of a middle without its upstreams."""
     host = ["--host", node.host] if node.host else []
     return [f"shardcast-{node.role}", "--data-dir", node.data_dir, "--port", str(node.port), *host]
 
 
 def client_words(template: Sequence[str], node: ClusterNode, servers: Sequence[str]) -> list[str]:
-    """Return the command of a client: ``template`` with its servers and its output directory filled in."""
+    """Return the command of a client: ``template`` with the servers and the output directory filled in."""
     known = {"{servers}": ",".join(servers), "{data_dir}": node.data_dir}
     return [re.sub("{servers}|{data_dir}", lambda at: known[at[0]], word) for word in template]

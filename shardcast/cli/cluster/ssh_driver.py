@@ -13,8 +13,8 @@ from shardcast.cli.cluster.network import ClusterNode
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--")
 SSH_SECONDS = 60.0
 
-# The pane stays when the node has ended, with its log, and its exit code in a variable of the session.
-# (tmux would keep a dead pane itself, but can miss both what is written last and the exit code.)
+# The pane outlives the node, with the log; the exit code is in a variable of the session. (tmux could keep a
+# dead pane, but may lose the last output and the exit code.)
 IN_PANE = """sh -c 'trap : TERM INT; "$0" "$@"; tmux set-option @exit $?; exec cat >/dev/null'"""
 OWN = "tmux -u -L shardcast"  # a server of our own, whatever else runs in tmux there
 TMUX = {
@@ -39,12 +39,12 @@ SYSTEMD = {  # a client that ended well stays as an active unit, so that it is k
 
 
 def tmux_words(words: Sequence[str]) -> list[str]:
-    """Return words so that tmux takes no semicolon for its own separator."""
+    """Return words without semicolons that tmux would take for separators."""
     return [word[:-1] + r"\;" if word.endswith(";") else word for word in words]  # else tmux's own separator
 
 
 def systemd_words(words: Sequence[str]) -> list[str]:
-    """Return words so that systemd expands no variable in them."""
+    """Return words without variables that systemd would expand."""
     return [word.replace("$", "$$") for word in words]  # else a variable of the user manager's
 
 
@@ -86,7 +86,7 @@ class SshDriver:
         return [*SSH, node.target, script]
 
     def ask(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command, whatever its exit code."""
+        """Run a command, and return the result, whatever the exit code."""
         try:
             done = subprocess.run(
                 arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
@@ -99,7 +99,7 @@ class SshDriver:
         return done
 
     def do(self, arguments: Sequence[str]) -> str:
-        """Run a command, and return its output."""
+        """Run a command, and return the output."""
         done = self.ask(arguments)
         if done.returncode != 0:
             raise NodeError(last_line(done.stderr.splitlines()) or f"exit code {done.returncode}")
@@ -121,7 +121,7 @@ class SshDriver:
         return said[-lines:]
 
     def end(self, node: ClusterNode, how: End) -> None:
-        """End a node, or remove what an ended one left."""
+        """End a node, or remove the leftovers of an ended one."""
         self.do(self.arguments(how, node))
 
     def preview(self, act: str, node: ClusterNode, words: Sequence[str], lines: int) -> str:

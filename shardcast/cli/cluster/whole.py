@@ -1,4 +1,4 @@
-"""Acts on a whole cluster: each node of it, in parallel, from the origins down."""
+"""Acts on a whole cluster: on each node, in parallel, from the origins down."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from shardcast.file_locks import locked
 _AT_ONCE = 32
 """Nodes asked at once."""
 _LOCK_SECONDS = 600.0
-"""Maximum seconds to wait for another command that starts or stops the same cluster."""
+"""Maximum seconds to wait for another command on the same cluster."""
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """The options of ``shardcast cluster``, which its help describes."""
+    """The options of ``shardcast cluster``, explained in its help."""
 
     act: str
     nodes: Path | None
@@ -123,7 +123,7 @@ def _carry_out(
         "status": lambda node: status(driver, node),
         "stop": lambda node: stop(driver, node, options.grace),
     }[options.act]
-    # From the origins down: a node then finds its servers listening.
+    # From the origins down: a node then finds listening servers.
     tiers = [[node for node in commands if node.role == role] for role in ROLES]
     width = max(len(node.target or "here") for node in commands)
     return max(_report(tier, act, width) for tier in tiers if tier)
@@ -153,7 +153,7 @@ def _show_logs(driver: NodeDriver, nodes: Sequence[ClusterNode], lines: int) -> 
 def _in_parallel(
     nodes: Sequence[ClusterNode], act: Callable[[ClusterNode], Outcome]
 ) -> Iterator[tuple[ClusterNode, Outcome]]:
-    """Yield each node with the outcome of ``act``, in order; a node that fails holds no other up."""
+    """Yield each node with the outcome of ``act``, in order; a failing node does not delay others."""
 
     def outcome(node: ClusterNode) -> Outcome:
         try:
@@ -169,7 +169,7 @@ def _in_parallel(
 
 @contextlib.contextmanager
 def _locked(options: ClusterOptions) -> Iterator[None]:
-    """Hold --state-dir, so that two starts at once don't both start a node."""
+    """Lock --state-dir, so that two starts at once don't start a node twice."""
     if not options.local or options.dry_run or options.act not in ("start", "stop"):
         yield
         return
