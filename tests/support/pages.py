@@ -65,3 +65,39 @@ def anchors(page: Path) -> set[str]:
 def slug(heading: str) -> str:
     """Return the anchor of a heading that is the first of its text."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+class Block(NamedTuple):
+    """A block of code of a page.
+
+    Attributes:
+        line: its first line in the page, counted from 1.
+        language: the word after the backquotes.
+        text: its lines.
+        reason: why no test runs it; empty where one does.
+    """
+
+    line: int
+    language: str
+    text: str
+    reason: str
+
+
+BLOCK = re.compile(r"^(?:<!-- not run: (.+?) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN = ("bash", "crontab", "python")
+"""Languages of blocks that tests run; all others are output, layouts and formats."""
+SHOWN = ("http", "json", "mermaid", "text")
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the blocks of a page in their order."""
+    text = page.read_text()
+    return [
+        Block(text.count("\n", 0, found.start(3)) + 1, found[2], found[3], found[1] or "")
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def blocks_to_run(page: Path, *languages: str) -> list[str]:
+    """Return the texts of the blocks that are run, of these languages (all that can be run)."""
+    return [one.text for one in blocks(page) if one.language in (languages or RUN) and not one.reason]
