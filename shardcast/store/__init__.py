@@ -1,1 +1,1 @@
-"""What a node has on the disk: version folders, landings, the output file and their records; no sockets."""
+"""A node's files on the disk: version folders, landings, the output file and their records; no sockets."""

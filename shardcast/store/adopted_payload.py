@@ -19,9 +19,9 @@ from shardcast.store.version_place import VersionPlace
 
 
 class AdoptedPayload:
-    """Files in a version's folder that are shared with the publisher's.
+    """Files in a version's folder shared with the publisher.
 
-    All are adopted before the manifest has its first line, and so before another thread asks.
+    All are adopted before the first line of the manifest, and so before any look-up by another thread.
     """
 
     def __init__(self, place: VersionPlace, usage: DiskUsage) -> None:
@@ -38,7 +38,7 @@ class AdoptedPayload:
 
     @property
     def path(self) -> Path:
-        """Where a payload lies that was adopted whole."""
+        """The path of a payload adopted as one file."""
         return self._place.payload
 
     def has(self, shard: int) -> bool:
@@ -46,16 +46,16 @@ class AdoptedPayload:
         return shard in self._shards or (self.present and self._linked.files[0].first == WHOLE)
 
     def span(self, shard: int, shards: Sequence[Shard]) -> Span | None:
-        """Return where a shard lies that is a part of an adopted file; None for others."""
+        """Return the place of a shard in an adopted file; None for other shards."""
         found = self._linked.find(shard, shards) if self.has(shard) else None
         return (
             Span(found[0].path, found[1], shards[shard - 1].size, shards[shard - 1].sha256) if found else None
         )
 
     def adopt(self, payload: Path) -> bool:
-        """Clone a payload where the file system can, else hard-link it; return False where neither can be.
+        """Clone a payload, or else hard-link it; return False if the file system supports neither.
 
-        Of a symbolic link the file at its end is adopted.
+        For a symbolic link, the file at the end is adopted.
 
         Raises:
             OSError: the payload can't be read.
@@ -66,12 +66,12 @@ class AdoptedPayload:
         return adopted
 
     def adopt_part(self, shards: range, descriptor: int, name: bytes, folder: int) -> Path | None:
-        """Adopt a large file of a folder, and return where it lies; None where it can't be cloned or linked.
+        """Adopt a large file of a folder, and return the new path; None if cloning and linking fail.
 
         Args:
-            shards: the numbers of its shards.
+            shards: the numbers of the file's shards.
             descriptor: the file, open for reading.
-            name: its name in its folder.
+            name: the file's name in its folder.
             folder: the folder's descriptor.
 
         Raises:
@@ -85,23 +85,23 @@ class AdoptedPayload:
         return path
 
     def _note(self, first: int, path: Path) -> None:
-        """Note a file that was adopted."""
+        """Note an adopted file."""
         found = path.stat()
         self._usage.add(self._place.folder, found)
         file = LinkedFile(first, path, FileIdentity.from_stat(found).recorded)
         self._linked = self._linked.replaced([file])
 
     def note_hashed(self, found: os.stat_result) -> None:
-        """Note the state of a whole payload when it was hashed, by its open descriptor."""
+        """Note the state of a whole payload at its hashing, by the open descriptor."""
         identity = FileIdentity.from_stat(found).recorded
         files = tuple(replace_fields(file, identity=identity) for file in self._linked.files)
         self._linked = LinkedFiles(files)
 
     def commit(self) -> None:
-        """Make the files durable, and record their identities, by which later starts know them again.
+        """Make the files durable, and record their identities, so that later starts need not hash them.
 
         Raises:
-            PayloadChanged: one was written to or replaced since it was hashed.
+            PayloadChanged: a file was written to or replaced since its hashing.
             OSError: the disk failed.
         """
         for file in self._linked.files:

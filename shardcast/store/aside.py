@@ -58,7 +58,7 @@ class AsideVersions:
         self._versions: dict[VersionPlace, AsideVersion] = {}
 
     def __iter__(self) -> Iterator[AsideVersion]:
-        """Yield the versions put aside, in the order in which they were."""
+        """Yield the versions put aside, in the order of putting aside."""
         yield from sorted(self._versions.values(), key=lambda version: (version.since, version.number))
 
     def get(self, place: VersionPlace) -> AsideVersion | None:
@@ -159,7 +159,7 @@ class AsideVersions:
         self._versions = {**self._versions, version.place: version}
 
     def remove(self, place: VersionPlace) -> AsideVersion | None:
-        """Stop counting a version, and return it: it is in reception, or of the current line, from now on."""
+        """Stop counting a version, and return it: it is now being received, or of the current line."""
         taken = self._versions.get(place)
         self._versions = {other: version for other, version in self._versions.items() if other != place}
         return taken

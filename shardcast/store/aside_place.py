@@ -4,11 +4,11 @@
 
     .shardcast/lines/<origin id, or none>/
       line                              the record of the line
-      v7-6030a1b2c3d4e5f6/              the folder of a version: its number, 16 digits of its payload digest
-      v7-6030a1b2c3d4e5f6.pinned        its records; also .verified and .linked
-      v7-6030a1b2c3d4e5f6.open          there while not all of it is here and verified
+      v7-6030a1b2c3d4e5f6/              the folder of a version: number, 16 digits of the payload digest
+      v7-6030a1b2c3d4e5f6.pinned        the version's records; also .verified and .linked
+      v7-6030a1b2c3d4e5f6.open          there while the version is incomplete or unverified
 
-The modification time of a version's folder is the time at which it was put aside.
+The modification time of a version's folder is the time of putting aside.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def place_of(folder: Path) -> VersionPlace:
 
 
 def open_mark(place: VersionPlace) -> Path:
-    """Return the file that exists while some of a version is missing or unverified."""
+    """Return the file that marks a version as incomplete or unverified."""
     return place.folder.with_name(f"{place.folder.name}.open")
 
 

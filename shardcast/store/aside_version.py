@@ -28,12 +28,12 @@ class AsideVersion:
     """A version of another line.
 
     Attributes:
-        origin: the origin id of its line.
-        complete: listing, manifest (None where none is here), size and files.
-        finished: whether all of it is here and verified.
-        since: time at which it was put aside, in seconds by the clock of the directory.
-        pinned: whether a pin keeps it.
-        withdrawn: whether its publisher withdrew it; then it is not served.
+        origin: the origin id of the version's line.
+        complete: listing, manifest (None without one), size and files.
+        finished: whether the version is complete and verified.
+        since: time of putting aside, in seconds by the clock of the directory.
+        pinned: whether a pin keeps the version.
+        withdrawn: whether the publisher withdrew the version; then it is not served.
     """
 
     origin: str | None
@@ -54,7 +54,7 @@ class AsideVersion:
         return self.complete.listing.number
 
     def span(self, shard: int) -> Span | None:
-        """Return the place of a whole and verified shard; None where it is missing or not served."""
+        """Return the place of a verified shard; None for a missing or unserved one."""
         manifest = self.complete.manifest
         if self.withdrawn or manifest is None or not 1 <= shard <= len(manifest.shards):
             return None
@@ -70,8 +70,8 @@ def read_aside(place: VersionPlace, record: LineRecord, since: float) -> AsideVe
 
     Args:
         place: the place.
-        record: the record of its line.
-        since: time at which it was put aside, by the clock of the directory.
+        record: the record of the version's line.
+        since: time of putting aside, by the clock of the directory.
 
     Raises:
         OSError: the version can't be read.
@@ -108,7 +108,7 @@ def read_aside(place: VersionPlace, record: LineRecord, since: float) -> AsideVe
 def finish_aside(place: VersionPlace) -> None:
     """Mark a version received beside as whole, durably; blocks on the disk.
 
-    Its time aside begins now.
+    The time of putting aside is now.
 
     Raises:
         OSError: the disk failed.
@@ -119,7 +119,7 @@ def finish_aside(place: VersionPlace) -> None:
 
 
 def _manifest(place: VersionPlace, number: int) -> Manifest | None:
-    """Return the manifest of a version; None where it is missing or not whole."""
+    """Return the manifest of a version; None without a complete one."""
     try:
         return parse_manifest(place.manifest.read_bytes(), version_name(number))
     except (FileNotFoundError, ManifestError):

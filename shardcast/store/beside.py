@@ -25,7 +25,7 @@ from shardcast.store.version_place import VersionPlace
 
 
 class BesideVersions:
-    """Receives versions of a line before the change to that line."""
+    """Reception of versions of another line, before the change to this line."""
 
     def __init__(self, inventory: Inventory, writer: DirectoryWriter, filled: FilledVersions) -> None:
         self._inventory = inventory
@@ -47,18 +47,18 @@ class BesideVersions:
     ) -> OpenVersion:
         """Receive a version of another line.
 
-        The version is neither listed nor announced. Its local bytes already count. Once complete it lies
-        aside, and a change of line brings it in by a rename.
+        The version is neither listed nor announced, but its bytes count. When complete, the version lies
+        aside; a change of line brings it in by a rename.
 
         Args:
-            origin: the origin id of its line.
-            live: its whole manifest.
+            origin: the origin id of the version's line.
+            live: the complete manifest.
             listed: the algorithm of the payload digest in the list.
 
         Raises:
-            VersionWithdrawn: its publisher took it back.
-            UsageError: its manifest is not whole.
-            LocalDiskError: its folder can't be made.
+            VersionWithdrawn: the publisher took the version back.
+            UsageError: the manifest is incomplete.
+            LocalDiskError: the version's folder can't be made.
         """
         manifest, aside = live.manifest, self._inventory.aside
         if manifest is None:
@@ -87,7 +87,7 @@ class BesideVersions:
     def _make_place(self, origin: str | None, place: VersionPlace, *, whole: bool) -> None:
         """Make the folder of a line, with its record; blocks on the disk.
 
-        A version that is not ``whole`` here is marked as open.
+        Unless ``whole``, the version is marked as open.
         """
         data_dir = self._inventory.data_dir
         data_dir.check_held()

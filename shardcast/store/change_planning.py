@@ -32,7 +32,7 @@ class NewLine:
 
     Attributes:
         origin: origin id.
-        listed: payload digests listed by its authority, by number.
+        listed: payload digests listed by the line's authority, by number.
         highest: the highest number ever on the line.
     """
 
@@ -109,7 +109,7 @@ def returning(versions: Iterable[AsideVersion], record: LineRecord, listed: Mapp
     Args:
         versions: versions of the line lying aside.
         record: the future record of the line.
-        listed: payload digests listed by its authority, by number.
+        listed: payload digests listed by the line's authority, by number.
     """
     whole: dict[int, tuple[AsideVersion, Listing]] = {}
     partial: dict[int, AsideVersion] = {}

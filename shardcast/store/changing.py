@@ -42,10 +42,10 @@ log = logging.getLogger(__name__)
 
 
 class LineChanger:
-    """Puts the versions of a line aside for those of another one, and brings them back.
+    """A changer of lines: puts the versions of a line aside for those of another line, and brings them back.
 
     Attributes:
-        after_step: called after each step of a change with its name; a test's place to kill the node.
+        after_step: called after each step of a change with the step's name; a test's place to kill the node.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class LineChanger:
 
         Args:
             origin: the origin id of the new line.
-            listed: payload digests listed by its authority, by number.
-            highest: the highest number ever on the line, as told by its authority.
+            listed: payload digests listed by the new authority, by number.
+            highest: the highest number ever on the line, as told by the new authority.
 
         Raises:
             LocalDiskError: the disk failed. The change is finished before anything else is written.
@@ -143,8 +143,9 @@ class LineChanger:
         try:
             await in_thread(put_aside, data_dir, change.plan, self.after_step)
         finally:
-            # Before anything gets the name of a version of the old line: a reader of that version is sent the
-            # file put aside, or none, and never another one.
+            # Before any new file gets the name of an old line's version: a reader of the old version gets the
+            # file put
+            # aside, or none, never another version's.
             self._point_to(await asyncio.to_thread(_moved, change.leaving))
         await in_thread(bring_back, data_dir, change.plan, self.after_step)
         for source, target in (*change.plan.aside, *change.plan.back):
@@ -168,7 +169,7 @@ class LineChanger:
                 self._inventory.complete.take_up(replace(complete, place=places[complete.place]))
 
     def _read_changed(self, change: Change) -> tuple[list[CompleteVersion], list[AsideVersion]]:
-        """Return the versions that came, and those that left, in their present places; blocks on the disk."""
+        """Return the versions come, and those gone, in their present places; blocks on the disk."""
         data_dir = self._inventory.data_dir
         came = [
             read_complete(data_dir.place(listing.number), listing, version.complete.manifest)
@@ -206,7 +207,7 @@ class LineChanger:
         inventory.events.begin_feed()
 
     def _make_resumed(self, version: AsideVersion) -> OpenVersion:
-        """Return an incomplete version that came back, ready to be continued; blocks on the disk."""
+        """Return an incomplete version come back, ready to be continued; blocks on the disk."""
         listing = version.complete.listing
         live = read_open_manifest(self._inventory.data_dir.place(version.number), listing.version)
         assert live.manifest

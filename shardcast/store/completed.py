@@ -24,11 +24,11 @@ class CompleteVersion:
     """A complete version.
 
     Attributes:
-        listing: its line in the list.
-        manifest: its manifest; None for a version of an old node, until surveyed.
-        size: bytes of its payload.
-        place: its place.
-        linked: its files published without a copy, with their identities at their verification.
+        listing: the version's line in the list.
+        manifest: the manifest; None for a version of an old node, until surveyed.
+        size: bytes of the payload.
+        place: the version's place on the disk.
+        linked: files published without a copy, with their identities at their verification.
         verified: number and file identity of each verified shard, by SHA-256.
     """
 
@@ -42,11 +42,11 @@ class CompleteVersion:
 
     @property
     def digests(self) -> set[str]:
-        """The payload's digests, by all algorithms of its listing and its manifest."""
+        """The payload's digests, by all algorithms of listing and manifest."""
         return {self.listing.digest, *(self.manifest.digests.values() if self.manifest else ())}
 
     def shard(self, shard: int) -> Span | None:
-        """Return where a shard lies; None where there is none, or the linked file with it was changed."""
+        """Return the place of a shard; None for a missing shard, or after a change of the linked file."""
         if self.manifest is None:
             return _file_span(self.place.shard(shard))
         if not 1 <= shard <= len(self.manifest.shards):
@@ -94,8 +94,8 @@ def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | No
 
     Args:
         place: the place.
-        listing: its line in the list; the result's has the manifest's identity.
-        manifest: its manifest; None for a version of an old node.
+        listing: the version's line in the list; the result's listing also has the manifest's identity.
+        manifest: the manifest; None for a version of an old node.
     """
     size = manifest.size if manifest else sum(span.length for span in unsurveyed_spans(place, listing))
     listing = replace_fields(listing, manifest=manifest.identity if manifest else None)

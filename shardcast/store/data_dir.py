@@ -1,4 +1,4 @@
-"""A data directory held by this process: its lock, ids, counter and settings."""
+"""A data directory held by this process: lock, ids, counter and settings."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from shardcast.temporary_files import PART, clear_leftovers
 
 
 class DataDir(DataDirLayout):
-    """A data directory held by this process: no other one publishes into it or fills it meanwhile.
+    """A data directory held by this process; no other process can publish or fetch into it meanwhile.
 
     Attributes:
         origin_id: names the line of versions published here.
         is_new: whether the directory got its id just now.
-        links: tells of changes of links to files of the publisher.
+        links: reports changes of links to files of the publisher.
     """
 
     def __init__(self, root: Path, role: str) -> None:
-        """Take hold of a directory, which is made if missing.
+        """Take hold of a directory; make a missing one.
 
         Args:
             root: path of the directory.
@@ -64,7 +64,7 @@ class DataDir(DataDirLayout):
 
     @property
     def held(self) -> bool:
-        """Whether the directory at the path is the held one; it may have been moved or replaced."""
+        """Whether the held directory is still at the path; it may have been moved or replaced."""
         return self._lock.held
 
     @property
@@ -140,10 +140,10 @@ class DataDir(DataDirLayout):
         return number
 
     def mark_used(self, number: int) -> None:
-        """Never give a number again that a version here has or had.
+        """Mark the number of a present or former version as used: it is never given again.
 
         Raises:
-            LocalDiskError: the number could not be written down.
+            LocalDiskError: the number could not be recorded.
         """
         with self._counting:
             if number >= self._next():

@@ -1,4 +1,4 @@
-"""The layout of a data directory: where each file and folder lies.
+"""The layout of a data directory: the place of each file and folder.
 
 ::
 
@@ -6,7 +6,7 @@
       distribution.txt            the complete versions
       v1/manifest.jsonl           header line, one line a shard, closing line
       v1/shard_001.bin  …         plain files
-      v2/payload                  all of it in one file, where it was published without a copy
+      v2/payload                  the whole payload in one file, if published without a copy
       .shardcast/                 the node's own: lock, socket, socket-at, origin, line, next, keep,
                                   max_bytes, verified/, linked/, pinned/, retired/, lines/, uploads/,
                                   sources/, changing, spare, swarm-key
@@ -78,7 +78,7 @@ class DataDirLayout:
 
     @property
     def sources(self) -> Path:
-        """Records of the folders that were published here: what their files looked like."""
+        """Records of the folders published here: the identities of their files."""
         return self.own / "sources"
 
     @property

@@ -91,7 +91,7 @@ class DirectoryLock:
 
     @property
     def held(self) -> bool:
-        """Whether the file at the path is the locked one, and no other process took it over."""
+        """Whether the locked file is still at the path, and no other process has taken it over."""
         try:
             return FileIdentity.from_stat(self._path.stat()).file_key == self._inode and not self._lost
         except OSError:
@@ -175,7 +175,7 @@ class DirectoryLock:
         """Return the seconds since the last renewal, by the file system's clock.
 
         A renewal in the future, from a time with a wrong clock, is set back to now: the lock of an ended
-        process grows old, and a living one renews its own.
+        process grows old, and a living one renews the time.
         """
         probe = temporary_name(self._path)
         now = create_private(probe)

@@ -53,7 +53,7 @@ class _Folder:
 
 
 class DiskUsage:
-    """Counts bytes on the disk of the shards and payloads of versions, a file with several names once.
+    """The bytes on the disk of all shards and payloads; a file with several names counts once.
 
     Threads with new shards add to the count, and the event loop reads it at any time. Every change is made
     under one lock, never held during disk access; ``total`` is an int, replaced in one step, and so is read
@@ -81,7 +81,7 @@ class DiskUsage:
             self._add(self._folders.setdefault(folder, _Folder()), found)
 
     def remove(self, folder: Path, found: os.stat_result) -> None:
-        """Count a file with several names no more, which lost its name in a version's folder."""
+        """Stop counting a file with several names after the removal of its name in a version's folder."""
         with self._lock:
             known = self._folders.get(folder, _Folder())
             if known.shared.pop(found.st_ino, None) is not None:
@@ -112,7 +112,7 @@ class DiskUsage:
             self.total += size
 
     def measure(self, folder: Path) -> None:
-        """Count the present files of a version's folder, instead of its count so far; blocks on the disk."""
+        """Count the present files of a version's folder anew; blocks on the disk."""
         files = list(_payload_files(folder))
         with self._lock:
             self._drop(folder)
@@ -189,8 +189,8 @@ def freeable(folder: Path, held: Collection[tuple[int | None, int]], clones: boo
     """Return the bytes freed by the removal of a version's folder; blocks on the disk.
 
     Args:
-        folder: the version's.
-        held: device and inode of open files, which keep their blocks.
+        folder: the version's folder.
+        held: device and inode of open files: their blocks are not freed.
         clones: whether to leave out extents shared with other files by a clone.
     """
     alone, shared, names = 0, dict[Hashable, int](), dict[Hashable, int]()

@@ -27,7 +27,7 @@ class Evictor:
         self._retirement = retirement
 
     async def remove(self, key: Hashable, expected: int, why: str) -> int:
-        """Remove a candidate, and wait a moment for its bytes to come free.
+        """Remove a candidate, and wait a moment until the bytes are free.
 
         Args:
             key: key of the candidate.
@@ -35,7 +35,7 @@ class Evictor:
             why: the reason, for the log.
 
         Returns:
-            Bytes no longer counted that did not come free: readers or clones hold them.
+            Bytes no longer counted but not free, since readers or clones hold them.
 
         Raises:
             LocalDiskError: the candidate can't be removed.

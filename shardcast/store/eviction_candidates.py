@@ -26,7 +26,7 @@ class EvictionCandidate:
         order: rank; the lowest goes first.
         folder: folder of the files.
         newest: whether this is the newest complete one.
-        arriving: bytes on the disk of incomplete shards, which the count of its files lacks.
+        arriving: bytes on the disk of incomplete shards, missing in the count of files.
     """
 
     key: Hashable
@@ -87,9 +87,10 @@ class EvictionCandidates:
         return found
 
     def _partial(self, number: int) -> Iterator[EvictionCandidate]:
-        """Yield the older versions that are here in part and not fetched now.
+        """Yield the older versions that are here in part and not being fetched.
 
-        Their servers may have them no more; without this, such a part would keep out all that comes later.
+        Their servers may no longer have them; kept for ever, such parts would leave no room for later
+        versions.
         """
         inventory = self._inventory
         if inventory.own_line or not inventory.may_evict_firm(number):

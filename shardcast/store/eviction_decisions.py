@@ -12,7 +12,7 @@ from shardcast.store.space_ledger import SpaceLedger
 
 
 class EvictionDecisions:
-    """Measures, and asks ``policy.eviction``; removes nothing. Only the event loop uses it."""
+    """Measurements for ``policy.eviction``, and its decisions, without removals. For the event loop only."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class EvictionDecisions:
     # Versions without enough room
 
     def ran_out(self, opened: OpenVersion) -> None:
-        """Remove nothing more for a version after it ran out of room."""
+        """Remove no more versions for a version out of room."""
         refused, space = opened.space.refused, opened.space
         self._failed.add((opened.number, space.refused_as_listed if refused else self.is_listed(opened)))
 
@@ -39,11 +39,11 @@ class EvictionDecisions:
         return (number, listed) in self._failed
 
     def forget(self) -> None:
-        """Forget all versions that ran out of room."""
+        """Forget all versions out of room."""
         self._failed.clear()
 
     def is_listed(self, opened: OpenVersion) -> bool:
-        """Return whether a version has its whole manifest, and so is no longer being made."""
+        """Return whether a version's manifest is complete, and so the version is no longer being made."""
         made = opened.still_published and not self._inventory.is_known(opened.number)
         return opened.live.manifest is not None and not made
 

@@ -1,8 +1,8 @@
 """Errors of the system about a blob's file, sorted into faults of the file and troubles of this machine.
 
-A file unreadable for a reason of its own counts as corrupt: the blob is looked for elsewhere, and a put
-repairs it. Any other error (no descriptors or memory left, an unreadable folder) says nothing about the blob,
-and is never reported as its absence.
+A file unreadable by its own fault counts as corrupt: the blob is searched elsewhere, and a put repairs the
+file. Any other error (no descriptors or memory left, an unreadable folder) proves nothing about the blob, and
+is never reported as its absence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class UnreadableFile(LocalDiskError):
-    """A blob's file, unreadable for a reason of its own."""
+    """A blob's file, unreadable by its own fault."""
 
 
 def is_absent(error: OSError) -> bool:
@@ -35,7 +35,7 @@ def is_absent(error: OSError) -> bool:
 
 
 def is_of_file(error: OSError, path: Path | str) -> bool:
-    """Return whether an error from opening or reading a file is about that file alone."""
+    """Return whether an error from opening or reading concerns this file alone."""
     if error.errno in _DENIED:
         try:
             os.stat(path)  # noqa: PTH116
@@ -71,8 +71,8 @@ class BlobSearch:
     """The obstacles met in the search for a blob.
 
     Attributes:
-        wrong: the fault of the first file that should hold the blob and doesn't.
-        failure: the first error to hide whether the blob is there.
+        wrong: the fault of the first file with the blob's name and other bytes.
+        failure: the first error that leaves the blob's presence unknown.
     """
 
     def __init__(self) -> None:
@@ -88,14 +88,14 @@ class BlobSearch:
             self.failure = self.failure or error
 
     def add_corrupt(self, what: str) -> None:
-        """Record a file without the blob of its name."""
+        """Record a file whose bytes are not those of its name."""
         self.wrong = self.wrong or what
 
     def check(self) -> None:
-        """Make sure that no error hides whether the blob is there.
+        """Raise an error that leaves the blob's presence unknown, if there was one.
 
         Raises:
-            LocalDiskError: one does.
+            LocalDiskError: the first such error.
         """
         if self.failure:
             raise self.failure

@@ -65,10 +65,10 @@ class FilledVersions:
     async def begin(
         self, number: int, live: LiveManifest | None = None, listed: str = "sha256"
     ) -> OpenVersion:
-        """Open a version, as ``open`` does, and announce it.
+        """Open a version, like ``open``, and announce it.
 
         Raises:
-            LocalDiskError: its folder can't be made.
+            LocalDiskError: the version's folder can't be made.
         """
         async with self._writer.exclusive():
             before = self._inventory.open.get(number)
@@ -89,7 +89,7 @@ class FilledVersions:
             listed: the algorithm of the payload digest in the list.
 
         Raises:
-            LocalDiskError: its folder can't be made.
+            LocalDiskError: the version's folder can't be made.
         """
         opened = self.make(number, live, listed)
         self.register(opened)
@@ -98,10 +98,10 @@ class FilledVersions:
     def make(self, number: int, live: LiveManifest | None, listed: str) -> OpenVersion:
         """Take over the folder of a version; blocks on the disk, so in a thread.
 
-        A failure leaves nothing.
+        After a failure nothing is left.
 
         Raises:
-            LocalDiskError: its folder can't be made.
+            LocalDiskError: the folder can't be made.
         """
         data_dir, usage = self._inventory.data_dir, self._inventory.usage
         place = data_dir.place(number)
@@ -115,7 +115,7 @@ class FilledVersions:
             raise
 
     def register(self, opened: OpenVersion) -> None:
-        """Count a version as open; by the event loop, or before it runs."""
+        """Count a version as open; called by the event loop, or before the loop runs."""
         self._inventory.withdrawn.pop(opened.number, None)  # the folder is taken over
         self._inventory.open[opened.number] = opened
         with contextlib.suppress(RuntimeError):  # loading has no loop, and nothing writes meanwhile
@@ -129,10 +129,10 @@ class FilledVersions:
     # Room
 
     async def check_room(self, manifest: Manifest) -> None:
-        """Check for enough room for a version, before any of its bytes are taken.
+        """Check for enough room for a version, before the first byte.
 
         Raises:
-            NoRoom: there could not be enough.
+            NoRoom: even removals could not make enough.
         """
         lacking = await asyncio.to_thread(self._lacking, manifest)
         await self._quota.check(version_number(manifest.version) or 0, manifest, lacking)
@@ -174,11 +174,11 @@ class FilledVersions:
     # How a version becomes complete
 
     async def _complete(self, opened: OpenVersion, manifest: Manifest) -> None:
-        """List a whole and durable version.
+        """List a complete and durable version.
 
         Raises:
-            VersionWithdrawn: its publisher took it back meanwhile.
-            LocalDiskError: it could not be listed.
+            VersionWithdrawn: the publisher took the version back meanwhile.
+            LocalDiskError: the list could not be written.
         """
         number, digest = opened.number, manifest.digests[opened.listed]
         listing = Listing(manifest.version, digest, len(manifest.shards), manifest.identity)

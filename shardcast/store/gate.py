@@ -22,7 +22,7 @@ class Gate:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Stay inside the gate, and so delay its closing.
+        """Stay inside the gate, and so delay the closing.
 
         Raises:
             ShardcastError: the gate is closed; the error given at the closing.

@@ -1,4 +1,4 @@
-"""The holds on versions: readers, leases and pins, which keep a version beyond retention."""
+"""The holds on versions: readers, leases and pins that keep a version beyond retention."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Holds:
     def retirable(self, surplus: Collection[int]) -> list[int]:
         """Return the retirable versions among those beyond retention.
 
-        A pinned version stays, and so does one being read or read within ``RECENTLY_READ``, for at most
+        A pinned version stays. A version being read, or read within ``RECENTLY_READ``, stays for at most
         ``LONGEST_HOLD`` after it fell out of retention.
         """
         now = self._clock()

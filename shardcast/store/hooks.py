@@ -20,15 +20,15 @@ class OpenVersionHooks:
     """The calls of an open version to its directory.
 
     Attributes:
-        find: returns the local file of a shard with this SHA-256; None for none.
-        completed: awaited once everything of a version is durable.
-        reserve: awaited with the version and its next shard, before the shard comes; returns whether all of
-            the shard has room, else ``extend`` is awaited for each part.
+        find: returns the local file of a shard by SHA-256; None without one.
+        completed: awaited when a whole version is durable.
+        reserve: awaited with the version and the next shard, before the shard comes; returns whether the
+            whole shard has room, else ``extend`` is awaited for each part.
         extend: awaited with the number of coming bytes, and a function to take room for them on the disk, run
             in a thread.
         full: awaited with the number of bytes too many for a full disk, and the error; returns whether to try
             again.
-        check_held: called before anything is written; raises where the directory at the path is another one.
+        check_held: called before each write; raises if another directory is at the path.
         usage: counts files with a new name.
         links: removes links to files of the publisher.
     """

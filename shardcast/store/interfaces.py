@@ -20,7 +20,7 @@ from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 
 Confirm = Callable[[Manifest], Awaitable[None]]
-"""Awaited once all of a version is verified, before it gets its name; raises to refuse the name."""
+"""Awaited with the verified version, before it gets its name; raises to refuse the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class Span:
 
 
 class BlobReader(Protocol):
-    """An open blob; its bytes were verified.
+    """An open, verified blob.
 
     Attributes:
         size: bytes of the blob.
-        span: place of the unchanged bytes in a file; None where they lie in no file.
+        span: place of the unchanged bytes in a file; None if they are in no file.
     """
 
     size: int
@@ -97,7 +97,7 @@ class Shelf(Protocol):
         """
 
     def in_doubt(self, version: str) -> bool:
-        """Return whether a complete version is not served until its payload was hashed."""
+        """Return whether a complete version is not served before its payload is hashed again."""
 
     def landing(self, version: str, number: int) -> Landing | None:
         """Return an arriving shard; None for others."""
@@ -115,13 +115,13 @@ class Shelf(Protocol):
         """Return whether a version is here, complete or open."""
 
     def reading(self, version: str, client: str) -> AbstractContextManager[Reader]:
-        """Enter an answer to ``client`` with bytes of a version, which stays meanwhile.
+        """Enter an answer to ``client`` with bytes of a version, and keep the version meanwhile.
 
-        The answer adds its sent bytes to the reader.
+        The answer adds the sent bytes to the reader.
         """
 
     def leased(self, version: str, client: str) -> AbstractContextManager[bool]:
-        """Enter a lease of ``client`` on a version, which stays meanwhile; False for a missing version."""
+        """Enter a lease of ``client``, and keep the version meanwhile; False for a missing version."""
 
 
 class ShardSink(Protocol):
@@ -135,7 +135,7 @@ class ShardSink(Protocol):
         """
 
     async def next_wanted(self) -> Shard:
-        """Wait for the next shard that a local reader has requested, and return it."""
+        """Wait for the next shard requested by a local reader, and return it."""
 
     async def commit_shard(self, landing: Landing) -> None:
         """Keep a shard whose pieces are all verified.
@@ -145,7 +145,7 @@ class ShardSink(Protocol):
         """
 
     async def complete(self, manifest: Manifest) -> None:
-        """Give the version its final name, once the whole payload was verified.
+        """Give the verified version its final name.
 
         Raises:
             LocalDiskError: the disk failed.

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class Inventory:
     """The versions of a data directory, by their state.
 
-    The event loop alone changes all of it, once the directory is loaded: a thread makes a value, and the loop
-    puts the value in its place. ``find``, called by threads, reads only collections replaced as a whole.
+    After loading, only the event loop changes an inventory: a thread makes a value, and the loop puts the
+    value into place. ``find``, called by threads, reads only collections replaced as a whole.
 
     Attributes:
         data_dir: the directory.
@@ -40,7 +40,7 @@ class Inventory:
         line: the record of the current line.
         own_line: whether versions are published here, so no other node decides on the line.
         known: versions in the authority's list and not complete here, by number.
-        untrusted: versions from an old middle, which verified nothing; not served.
+        untrusted: unverified versions from an old middle; not served.
     """
 
     def __init__(self, data_dir: DataDir, clock: Callable[[], float]) -> None:

@@ -1,4 +1,4 @@
-"""An arriving shard: each piece counts when its digest is right, never before."""
+"""An arriving shard: each piece counts only after its digest was found right."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WrongPiece(Exception):
     """A piece with a wrong digest; the pieces before were kept.
 
     Attributes:
-        offset: offset of the piece in its shard.
+        offset: of the piece in the shard.
     """
 
     def __init__(self, offset: int) -> None:
@@ -41,10 +41,10 @@ class WrongPiece(Exception):
 
 
 class Landing:
-    """One shard, arriving at an offset of an open file, closed by the landing at its end.
+    """One shard, arriving at an offset of an open file; the landing closes the file at its end.
 
-    A shard without piece digests (old nodes) is taken as it comes: it counts as landed, and only the whole
-    payload's digest can say whether it is right.
+    A shard without piece digests (old nodes) is accepted unverified: it counts as landed, and only the whole
+    payload's digest can prove it right.
 
     Threads write and the event loop reads. The event loop alone changes the open file, ``_at_work``,
     ``_closing`` and ``readers``; a thread is started with ``in_thread``, and the file stays open until the
@@ -54,13 +54,13 @@ class Landing:
         shard: the shard.
         path: the file.
         piece_size: bytes of a piece.
-        descriptor: the open file; -1 once closed.
-        readers: local readers of the shard as it arrives, from its beginning to its end.
+        descriptor: the open file; -1 after closing.
+        readers: local readers of the shard during its arrival, from beginning to end.
         make_room: called in the writing thread on a full disk, with the number of bytes that did not fit, and
             the error; returns whether to write them again.
         extend: called in the writing thread with the place in the file and the number of bytes without
-            reserved room; raises where there is none. None where all room was reserved.
-        keeps_holes: whether the file has its size already, so a hole in it counts as a piece of zeros.
+            reserved room; raises if there is none. None with room reserved for the whole shard.
+        keeps_holes: whether the file has its full size already, so a hole counts as a piece of zeros.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Landing:
         return self._pieces.mask
 
     def missing(self) -> list[tuple[int, int]]:
-        """Return the missing ranges, each as the offsets of its first byte and after its last."""
+        """Return the missing ranges, each as offsets of the first byte and after the last."""
         return self._pieces.missing()
 
     def reach(self, position: int) -> int:
@@ -143,8 +143,8 @@ class Landing:
     def wait_for_prefix(self, position: int, least: int = 1) -> int:
         """Wait until the prefix is longer than ``position``, and return it.
 
-        Called in a thread started with ``in_thread``. The prefix is not longer when the landing was closed
-        instead.
+        Called in a thread started with ``in_thread``. After a closing of the landing, the prefix may be no
+        longer.
         """
         return self._pieces.wait_for_prefix(position, least)
 
@@ -210,12 +210,12 @@ class Landing:
         return good
 
     def put(self, start: int, view: memoryview, make_room: MakeRoom) -> None:
-        """Write right bytes to their place, with the lock of the file held.
+        """Write right bytes to their place; the caller holds the lock of the file.
 
         ``make_room`` is called on a full disk, like that of the landing.
 
         Raises:
-            OSError: they can't be written.
+            OSError: the bytes can't be written.
         """
         offset = self._base + start
         if view and self.extend:
@@ -230,7 +230,7 @@ class Landing:
             view, offset = view[written:], offset + written
 
     def _is_right(self, index: int, piece: Buffer) -> bool:
-        """Return whether a piece has its digest; any piece of a shard without digests has."""
+        """Return whether a piece has the right digest; True for any piece of a shard without digests."""
         digests = self.shard.pieces
         if not digests:
             return True
@@ -282,7 +282,7 @@ class Landing:
         return os.pread(self.descriptor, length, self._base + start)
 
     def _is_zeros(self, index: int, length: int) -> bool:
-        """Return whether a piece is zeros by its digest."""
+        """Return whether a piece is all zeros, by its digest."""
         digests = self.shard.pieces
         return zeros_digest(length) == digests[index * PIECE_DIGEST_SIZE : (index + 1) * PIECE_DIGEST_SIZE]
 
@@ -305,10 +305,10 @@ class Landing:
 
     @contextmanager
     def read_along(self) -> Iterator[tuple[BinaryIO, int]]:
-        """Count a reader that takes the shard as it arrives.
+        """Count a reader that follows the shard's arrival.
 
         Yields:
-            The file, opened once more, and the offset of the shard in it.
+            The file, opened once more, and the offset of the shard in the file.
 
         Raises:
             OSError: the landing is closed.
@@ -322,10 +322,10 @@ class Landing:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[BinaryIO, int]]:
-        """Open the file once more, for pieces that are here.
+        """Open the file once more, to read landed pieces.
 
         Yields:
-            The file, and the offset of the shard in it.
+            The file, and the offset of the shard in the file.
 
         Raises:
             OSError: the landing is closed.
@@ -334,7 +334,7 @@ class Landing:
             yield file, self._base
 
     def read_into(self, start: int, buffer: memoryview) -> int:
-        """Read bytes that are here, and return their number.
+        """Read landed bytes, and return their number.
 
         Raises:
             LocalDiskError: the file can't be read.
@@ -345,10 +345,10 @@ class Landing:
     # The open file
 
     async def in_thread(self, work: Callable[..., T], *args: Any, executor: Executor | None = None) -> T:
-        """Run work that uses the file in a thread, and return its result.
+        """Run work on the file in a thread, and return the result.
 
-        The caller may be cancelled; the file stays open until the thread has ended, so that the thread never
-        writes into another file that got the same descriptor.
+        The caller may be cancelled; the file stays open until the thread has ended. Otherwise the thread
+        could write into another file with the same descriptor.
         """
         under_way = asyncio.get_running_loop().run_in_executor(executor, work, *args)
         self._at_work.add(under_way)
@@ -356,7 +356,7 @@ class Landing:
         return await asyncio.shield(under_way)
 
     def _ended(self, under_way: asyncio.Future[T]) -> None:
-        """Forget a thread that has ended, and close the file after the last one."""
+        """Forget an ended thread, and close the file after the last one."""
         self._at_work.discard(under_way)
         if not under_way.cancelled():
             under_way.exception()  # retrieved, so that a caller who was cancelled leaves no warning
@@ -365,11 +365,11 @@ class Landing:
 
     @property
     def at_work(self) -> frozenset[asyncio.Future[Any]]:
-        """The threads that use the file now."""
+        """The threads using the file now."""
         return frozenset(self._at_work)
 
     def close(self) -> None:
-        """Close the file, as soon as no thread uses it."""
+        """Close the file as soon as no thread uses it."""
         self._closing = True
         self._pieces.close()
         if self.descriptor >= 0 and not self._at_work:
@@ -378,9 +378,9 @@ class Landing:
 
 
 async def close_landings(landings: Iterable[Landing]) -> None:
-    """Close files, and give threads that use them a moment to end.
+    """Close files, and give threads at work a moment to end.
 
-    An event loop that ended next would leave the threads' files open, and the locks on them held.
+    If the event loop ended first, the threads' files would stay open, and the locks on them held.
     """
     closing = list(landings)
     for landing in closing:
@@ -391,7 +391,7 @@ async def close_landings(landings: Iterable[Landing]) -> None:
 
 
 def _read_seed(descriptor: int, length: int, offset: int) -> bytes:
-    """Return a piece of another file; nothing where it can't be read, since nothing depends on a seed."""
+    """Return a piece of another file; nothing on an error, since nothing depends on a seed."""
     try:
         return os.pread(descriptor, length, offset)
     except OSError:

@@ -1,7 +1,7 @@
-"""The plan of a change of line: written down first, then carried out step by step, also after a kill.
+"""The plan of a change of line: written first, then carried out step by step, also after a kill.
 
-Every step is a rename or a replaced file, and is skipped when done already. So the plan is carried out from
-its beginning, however often it was begun.
+Every step is a rename or a replaced file, and is skipped if done already. So the plan can be carried out from
+the beginning any number of times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Move = tuple[str, str]
 """A rename from one path to another, below the data directory; the second was free at the time of planning.
 """
 AfterStep = Callable[[str], None]
-"""Called after each step with its name; a test's place to kill the node."""
+"""Called after each step with the step's name; a test's place to kill the node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def parse_change_plan(data: bytes) -> Plan:
     """Return the plan in a line of JSON.
 
     Raises:
-        ValueError: the line holds none. Other errors of the types of its values are possible too.
+        ValueError: the line holds no plan. Other errors are possible for values of wrong types.
     """
     values = parse_json(data)
     if not isinstance(values, dict):
@@ -108,7 +108,7 @@ def read_plan(data_dir: DataDir) -> Plan | None:
 
 
 def write_plan(data_dir: DataDir, plan: Plan) -> None:
-    """Write a plan, durably: from now on it is carried out, whatever happens.
+    """Write a plan, durably: from now on the change is carried out, even after a kill.
 
     Raises:
         LocalDiskError: the plan could not be written.
@@ -130,8 +130,9 @@ def put_aside(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
                 continue
             make_folder(target.parent)
             if source.is_dir():
-                # Before the rename: should a kill come in between, the next start would count the version as
-                # put aside when its last shard came.
+                # Before the rename: after a kill in between, the next start would take the time of the last
+                # shard for the
+                # time of putting aside.
                 with contextlib.suppress(PermissionError):  # of another user in our group: it keeps its time
                     os.utime(source, (plan.time, plan.time))
                 sync_folder(source)
@@ -211,7 +212,7 @@ def _is_to_move(source: Path, target: Path) -> bool:
         return False
     if not target.exists():
         return True
-    # A power cut may leave a file both its names. The old one would be in the way of the next file there.
+    # A power cut may leave both names of a file. The old one would be in the way of the next file there.
     if source.is_file() and source.samefile(target):
         source.unlink()
     elif source.is_dir() and not any(source.iterdir()):  # its files were moved one by one

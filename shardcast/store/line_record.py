@@ -1,4 +1,4 @@
-"""The durable record of a line of versions: the digests listed by its authority, and withdrawals.
+"""The durable record of a line of versions: the digests listed by the authority, and withdrawals.
 
 The file is JSON, replaced in one step::
 
@@ -26,7 +26,7 @@ from shardcast.protocol.wire import MAX_VERSION, version_name, version_number
 MAX_REMEMBERED = 1000
 """Numbers whose digests, and withdrawals, are remembered: the highest ones."""
 MAX_ORIGIN = 100
-"""Characters of an origin id, as manifests allow it."""
+"""Maximum characters of an origin id, as in manifests."""
 _MAX_FILE = 32 << 20
 """Maximum bytes read of a record: 1000 digests, and 2000 reasons of 500 characters of up to 12 bytes."""
 

@@ -70,7 +70,8 @@ class LineVersions:
     async def unlist(self, number: int) -> None:
         """Take a provisional version off the list.
 
-        Its bytes stay as a hidden open version, so nothing is fetched again if the authority lists it later.
+        The bytes stay as a hidden open version, so nothing is fetched again if the authority lists the
+        version later.
 
         Raises:
             LocalDiskError: the list could not be written.

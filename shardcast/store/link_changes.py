@@ -23,7 +23,7 @@ class LinkChange(NamedTuple):
 
     @property
     def same_content(self) -> bool:
-        """Whether nothing but the number of its names and its ctime differs."""
+        """Whether nothing differs but the number of names and the ctime."""
         return all(
             getattr(self.before, field) == getattr(self.after, field)
             for field in ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_mode")
@@ -31,10 +31,10 @@ class LinkChange(NamedTuple):
 
 
 class LinkChanges:
-    """What tells the records of published folders of changes by this node.
+    """Reports to the records of published folders about changes by this node.
 
     Attributes:
-        tell: called with changes, in the thread that made them.
+        tell: called with changes, in the thread of the change.
     """
 
     def __init__(self) -> None:
@@ -44,18 +44,18 @@ class LinkChanges:
 
     @contextmanager
     def standing(self) -> Iterator[None]:
-        """Keep all links inside the block, in which a folder is published whose ctimes may not change."""
+        """Keep all links inside the block: during the publication of a folder its ctimes must not change."""
         with self._standing:
             yield
 
     def remove(self, folder: Path) -> bool:
-        """Remove the linked files in the folder of a version that is gone; blocks on the disk.
+        """Remove the linked files in the folder of a removed version; blocks on the disk.
 
         Returns:
-            False while a folder is being published: then they stay for the next time.
+            False while a folder is being published: the files stay until the next call.
 
         Raises:
-            OSError: one can't be removed.
+            OSError: a file can't be removed.
         """
         files = linked_in(folder)
         if not files:
@@ -72,7 +72,7 @@ class LinkChanges:
 
 
 def linked_in(folder: Path) -> list[Path]:
-    """Return the linked files in a version's folder; none where it can't be listed."""
+    """Return the linked files in a version's folder; none of an unreadable folder."""
     try:
         return [entry for entry in folder.iterdir() if linked_number(entry.name) is not None]
     except OSError:
@@ -80,10 +80,10 @@ def linked_in(folder: Path) -> list[Path]:
 
 
 def unlink(file: Path) -> LinkChange | None:
-    """Remove one name of a file, and return how that changed it; None where it had no other name.
+    """Remove one name of a file, and return the change of the file; None after the last name.
 
     Raises:
-        OSError: it can't be removed.
+        OSError: the name can't be removed.
     """
     try:
         descriptor = os.open(file, _LOOK)

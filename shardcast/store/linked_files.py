@@ -1,7 +1,7 @@
 """The files in a version's folder published without a copy, and the record of them.
 
-A file is the whole payload, or a large file of a folder that is shards of its own. The record has a line for
-each: inode, size and mtime when the file was hashed; before them, of a part, the number of its first shard.
+A file is the whole payload, or a large file of a folder with shards of its own. The record has a line for
+each: inode, size and mtime at the hashing; for a part, the number of the first shard before them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ WHOLE = 0
 
 @dataclass(frozen=True, slots=True)
 class LinkedFile:
-    """A file that was published without a copy.
+    """A file published without a copy.
 
     Attributes:
-        first: the number of its first shard; ``WHOLE`` for the whole payload.
-        path: where it lies.
-        identity: the file when it was hashed; that of no file where the record is damaged.
+        first: number of the file's first shard; ``WHOLE`` for the whole payload.
+        path: path of the file.
+        identity: identity at the hashing; for a damaged record, an identity equal to no file's.
     """
 
     first: int
@@ -39,12 +39,12 @@ class LinkedFile:
 
     @property
     def is_changed(self) -> bool:
-        """Whether it has another identity than when it was hashed; blocks on the disk."""
+        """Whether the file's identity has changed since the hashing; blocks on the disk."""
         found = FileIdentity.at(self.path)
         return found is None or found.recorded != self.identity
 
     def shards_in(self, shards: Sequence[Shard]) -> list[Shard] | None:
-        """Return the shards that are parts of it; None where it can't be these, by its recorded size."""
+        """Return the shards that make up the file; None if they don't fit the recorded size."""
         start, size = max(self.first, 1) - 1, 0
         for count, shard in enumerate(shards[start:], 1):
             size += shard.size
@@ -57,7 +57,7 @@ class LinkedFile:
 
 @dataclass(frozen=True, slots=True)
 class LinkedFiles:
-    """The files of one version that were published without a copy, in the order of their shards."""
+    """The files of one version published without a copy, in the order of their shards."""
 
     files: tuple[LinkedFile, ...] = ()
 
@@ -65,7 +65,7 @@ class LinkedFiles:
         return bool(self.files)
 
     def find(self, shard: int, shards: Sequence[Shard]) -> tuple[LinkedFile, int] | None:
-        """Return the file that a shard is a part of, and the shard's offset in it; None for other shards."""
+        """Return the file around a shard, and the shard's offset in the file; None for other shards."""
         at = bisect_right(self.files, shard, key=lambda file: file.first) - 1
         if at < 0:
             return None
@@ -75,7 +75,7 @@ class LinkedFiles:
 
     @property
     def changed(self) -> list[LinkedFile]:
-        """The files that have another identity than when they were hashed; blocks on the disk."""
+        """The files with a changed identity since the hashing; blocks on the disk."""
         return [file for file in self.files if file.is_changed]
 
     def replaced(self, changed: Iterable[LinkedFile]) -> LinkedFiles:
@@ -90,14 +90,13 @@ class LinkedFiles:
 
     @classmethod
     def read(cls, record: Path, folder: Path) -> Self:
-        """Return the files of a version; none where it has no record. Blocks on the disk.
+        """Return the files of a version; none without a record. Blocks on the disk.
 
-        A file of which the record does not tell, or not legibly, has the identity of no file, so that it is
-        hashed again.
+        A file missing or illegible in the record gets an identity equal to no file's, to be hashed again.
 
         Args:
             record: the path of the record.
-            folder: the version's.
+            folder: the version's folder.
         """
         try:
             lines = record.read_text(errors="replace").splitlines()
@@ -126,12 +125,12 @@ def linked_number(name: str) -> int | None:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the names in a version's folder; none where it is not there."""
+    """Return the names in a version's folder; none without a folder."""
     return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
 
 
 def _parse(line: str) -> tuple[int, FileIdentity] | None:
-    """Return first shard and identity in a line of a record; None where it is damaged."""
+    """Return first shard and identity in a line of a record; None for a damaged line."""
     first, _, rest = line.partition(" ")
     identity = FileIdentity.parse(line)
     if identity:

@@ -1,4 +1,4 @@
-"""A manifest that grows line by line, and the wait for further lines."""
+"""A manifest growing line by line, and the wait for further lines."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class LiveManifest:
 
     A thread adds lines while the event loop reads. The readable parts only grow, and only by right lines:
     ``raw`` is extended in one step, the table behind ``shards`` by one shard at a time, ``header`` and
-    ``manifest`` are set once. Lines are parsed in ``_reader``, used by ``add`` alone: some lines of a wrong
-    portion are taken there before the fault is found, and then a new reader begins. ``_adding`` lets one
-    thread at a time add. The shards of lines are set before the lines, and ``manifest`` is last.
+    ``manifest`` are set once. Lines are parsed in ``_reader``, used by ``add`` alone: of a wrong portion,
+    ``_reader`` has taken some lines before the fault is found, and then a new reader begins. ``_adding`` lets
+    one thread at a time add. The shards of lines are set before the lines, and ``manifest`` is last.
 
     Attributes:
         version: the version's name.
         raw: the lines so far, verbatim; empty for a manifest put together from old nodes' answers.
-        manifest: the manifest; None until its closing line is there.
+        manifest: the manifest; None before its closing line.
         error: the reason for no more lines; None while they may come.
         aborted: the publisher's reason for aborting the version; None for none.
     """
@@ -52,7 +52,7 @@ class LiveManifest:
 
     @property
     def header(self) -> Header:
-        """The first line, which must be there."""
+        """The first line; it must be there."""
         whole = self.manifest
         header = whole.header if whole else self._header
         assert header
@@ -71,7 +71,7 @@ class LiveManifest:
 
     @property
     def size(self) -> int:
-        """Bytes of the payload: of all of it where its size is known, else of the shards so far."""
+        """Bytes of the payload, if known; else of the shards so far."""
         if self.has_header and self.header.size is not None:
             return self.header.size
         shards = self.shards
@@ -92,8 +92,9 @@ class LiveManifest:
         """Add whole lines, and wake the readers; for any thread.
 
         Raises:
-            ManifestError: they are not the next lines of a manifest, or break a bound; none of them counts.
-            Aborted: they say that publishing was aborted.
+            ManifestError: the lines are not the next ones of a manifest, or break a bound; none of them
+                counts.
+            Aborted: the lines report an aborted publication.
         """
         with self._adding:
             reader = self._reader
@@ -115,20 +116,20 @@ class LiveManifest:
         self._notifier.notify()
 
     def finish(self, manifest: Manifest) -> None:
-        """End with a whole manifest that begins with the lines so far, and wake the readers."""
+        """End with a complete manifest beginning with the lines so far, and wake the readers."""
         with self._adding:
             if not self.manifest:
                 self._header, self.raw, self.manifest = manifest.header, manifest.raw, manifest
         self._notifier.notify()
 
     def abort(self, why: str) -> None:
-        """End the manifest because its publisher aborted the version."""
+        """End the manifest of a version aborted by its publisher."""
         if not self.ended:
             self.aborted = why
             self.fail(VersionAborted(f"{self.version} was given up by its publisher: {why}"))
 
     def fail(self, error: ShardcastError) -> None:
-        """End the manifest with the ``error`` behind the end of its lines."""
+        """End the manifest with an ``error``, raised to readers after the last line."""
         if not self.ended:
             self.error = error
             self._notifier.notify()
@@ -145,7 +146,7 @@ class LiveManifest:
         """Wait for the first line, and return it.
 
         Raises:
-            ShardcastError: none comes.
+            ShardcastError: no line comes.
         """
         await self._notifier.wait_for(lambda: self.has_header or self.ended)
         if not self.has_header:
@@ -179,10 +180,10 @@ class LiveManifest:
         raise self.error
 
     async def iterate_shards(self) -> AsyncIterator[Shard]:
-        """Yield the shards, each as soon as its line is there.
+        """Yield the shards, each as soon as its line has come.
 
         Raises:
-            ShardcastError: no more lines come, though the manifest is not whole.
+            ShardcastError: no more lines come, though the manifest is incomplete.
         """
         count = 0
         while True:

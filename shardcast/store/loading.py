@@ -1,4 +1,4 @@
-"""The versions of a data directory, loaded at the start of its node."""
+"""The loading of a data directory's versions at the start of the node."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shardcast.temporary_files import PART
 
 
 class Loader:
-    """Fills an inventory from the disk, before the event loop uses it."""
+    """A loader of an inventory from the disk, before the event loop runs."""
 
     def __init__(self, inventory: Inventory, filled: FilledVersions) -> None:
         self._inventory = inventory
@@ -61,7 +61,7 @@ class Loader:
                 *(listing.number for listing in listings),
                 *inventory.line.withdrawn,
             }
-            # Before anything is removed: a folder removed now was a version with its number.
+            # Before any removal: a folder removed now was a version with its number.
             data_dir.mark_used(max(inventory.line.highest, *numbers, 0))
             for listing in listings:
                 messages += self._take_up_listed(listing)
@@ -118,10 +118,10 @@ class Loader:
         return [f"left alone {place.folder}, which is not listed and holds other files"]
 
     def _resume(self, number: int) -> str:
-        """Go on with a version open at the node's end; return a message for the log.
+        """Continue a version left open by the last run; return a message for the log.
 
         Raises:
-            ManifestError: its manifest is none.
+            ManifestError: the manifest is malformed.
         """
         inventory, version = self._inventory, version_name(number)
         opened = self._filled.open(number, read_open_manifest(inventory.data_dir.place(number), version))
@@ -148,8 +148,8 @@ class Loader:
     def _settle_line(self, listings: tuple[Listing, ...], *, first: bool) -> list[str]:
         """Make the record of the line agree with the local versions; return messages for the log.
 
-        They differ in a directory without a record (``first``), after an older shardcast wrote to it, and
-        where an origin takes a middle's.
+        They differ in a directory without a record (``first``), after writes by an older shardcast, and when
+        an origin takes a middle's directory.
         """
         messages: list[str] = []
         inventory, data_dir = self._inventory, self._inventory.data_dir

@@ -12,7 +12,7 @@ from shardcast.protocol.manifest import Manifest
 from shardcast.store.live_manifest import LiveManifest
 
 _PORTION = 1 << 20
-"""Bytes of the file that are compared at a time."""
+"""Bytes of the file compared at a time."""
 
 
 class ManifestFile:
@@ -39,7 +39,8 @@ class ManifestFile:
             ManifestError: they are wrong, and none was written.
             OSError: they can't be written.
         """
-        # The last line wakes the task that completes the version; ``commit`` then finds it in the file.
+        # The last line wakes the task that completes the version; ``commit`` then finds this line in the
+        # file.
         with self._lock:
             self._live.add(lines)
             append(self.path, lines)

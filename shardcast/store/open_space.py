@@ -20,23 +20,23 @@ class OpenSpace:
     change, and every read of more than one value, holds one lock, never during disk access.
 
     Attributes:
-        verified_shards: numbers of the whole shards. Threads add to the set and none iterates over it; a
-            look-up needs no lock.
+        verified_shards: numbers of the whole shards. Threads add to the set, and none iterates over the set;
+            a look-up needs no lock.
         reserves_verified_only: whether room is taken for verified bytes only, not for whole shards; the event
             loop's.
         measured: whether the way of taking room was decided; the event loop's.
         linked_all: whether all shards of other versions were linked; the event loop's.
-        shard_size: bytes of the shards of a payload to be cut; 0 where none is cut.
+        shard_size: bytes of the shards of a payload to be cut; 0 for a received version.
         refused: the error for lack of room; None with enough room.
-        refused_as_listed: whether the version was listed then.
+        refused_as_listed: whether the version was listed at that time.
     """
 
     def __init__(self, live: LiveManifest, landings: Mapping[int, Landing]) -> None:
-        """Count nothing yet.
+        """Start with empty totals.
 
         Args:
             live: the version's manifest.
-            landings: its arriving shards, by number; the event loop's.
+            landings: the arriving shards, by number; the event loop's.
         """
         self.verified_shards: set[int] = set()
         self.reserves_verified_only = False
@@ -58,7 +58,7 @@ class OpenSpace:
         self._linked_space = 0
 
     def add_verified(self, shard: int, size: int) -> bool:
-        """Count a whole shard of ``size`` bytes; return whether it is newly whole."""
+        """Count a whole shard of ``size`` bytes; return whether it was counted for the first time."""
         with self._lock:
             if shard in self.verified_shards:
                 return False
@@ -77,7 +77,7 @@ class OpenSpace:
                 self._linked[shard] = space_of(size)
 
     def unlink(self, shard: int) -> bool:
-        """Stop counting a shard as a link; return whether it was one."""
+        """Stop counting a shard as a link; return whether it was counted as one."""
         with self._lock:
             was = shard in self._linked
             self._linked_space -= self._linked.pop(shard, 0)
@@ -146,7 +146,7 @@ class OpenSpace:
 
     @property
     def is_filled(self) -> bool:
-        """Whether all room reserved for its shards holds verified bytes."""
+        """Whether all room reserved for shards holds verified bytes."""
         landings = self._landings.items()
         return all(
             landing.whole or landing.extend is not None

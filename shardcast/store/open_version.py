@@ -38,22 +38,23 @@ class OpenVersion:
     Threads give shards their names (``files``) while the event loop serves them. A thread only ever adds to
     ``verified_shards``, one number in one step, after the file has its name; the loop looks a number up in
     the set, and iterates over the manifest instead. ``adopted.present`` is set before the first line of the
-    manifest is there, ``finished`` once, at the end. The loop alone changes and iterates ``landings``.
+    manifest, ``finished`` once, at the end. The loop alone changes and iterates ``landings``.
 
     Attributes:
         number: number of the version.
-        live: its growing manifest.
-        files: its shards' files.
-        adopted: the payload around its shards, where published without a copy.
-        landings: its arriving shards, by their numbers.
+        live: the growing manifest.
+        files: the files of shards.
+        adopted: the payload around the shards, if published without a copy.
+        landings: the arriving shards, by number.
         notifier: notified when a shard is verified, or begins to arrive.
-        place: its place on the disk.
+        place: the version's place on the disk.
         listed: the algorithm of the digest for the distribution list.
-        finished: whether all of it is here, right and durable.
-        confirm: awaited before it is finished; raises to refuse.
-        still_published: whether it is fetched while it is made, and so may be whole before it is listed.
-        may_evict: whether listed versions may be retired for it before its digest is known.
-        space: its local bytes, counted as they come.
+        finished: whether the version is complete, right and durable.
+        confirm: awaited before finishing; raises to refuse.
+        still_published: whether the version is fetched while being made, and so may be complete before it is
+            listed.
+        may_evict: whether listed versions may be retired for this one before its digest is known.
+        space: the local bytes, counted as they come.
         loop: loop of the serving thread, set before other threads write and ask for room through it.
     """
 
@@ -66,17 +67,17 @@ class OpenVersion:
         live: LiveManifest | None = None,
         listed: str = "sha256",
     ) -> None:
-        """Open a version, or go on with one open at its node's end.
+        """Open a version, or continue one left open by the last run.
 
         Args:
             number: number of the version.
-            place: its place on the disk.
-            hooks: the calls to its directory.
+            place: the version's place on the disk.
+            hooks: the calls to the directory.
             live: manifest of a version to receive.
             listed: the algorithm of the digest for the distribution list.
 
         Raises:
-            LocalDiskError: its folder can't be made.
+            LocalDiskError: the folder can't be made.
         """
         self.number = number
         self.place = place
@@ -136,11 +137,11 @@ class OpenVersion:
         )
 
     async def wait_for_shard(self, number: int) -> None:
-        """Wait until a shard is here, or begins to arrive; it is fetched next, if its line is here."""
+        """Wait until a shard is here, or begins to arrive; a shard of the manifest is fetched next."""
         await self._requests.wait_for(number, self._is_known(number))
 
     async def next_wanted(self) -> Shard:
-        """Wait for the next shard that a local reader has requested, and return it."""
+        """Wait for the next shard requested by a local reader, and return it."""
         return self.live.shards[await self._requests.next() - 1]
 
     def _is_known(self, number: int) -> bool:
@@ -154,7 +155,7 @@ class OpenVersion:
     # Arrivals
 
     def adopt(self, payload: Path) -> bool:
-        """Adopt a payload without a copy (``AdoptedPayload``); return False where that can't be.
+        """Adopt a payload without a copy (``AdoptedPayload``); return False if impossible.
 
         Raises:
             LocalDiskError: the payload can't be read.
@@ -163,7 +164,7 @@ class OpenVersion:
             return self.adopted.adopt(payload)
 
     def adopt_part(self, shards: range, descriptor: int, name: bytes, folder: int) -> Path | None:
-        """Adopt a large file of a folder without a copy (``AdoptedPayload``); None where that can't be.
+        """Adopt a large file of a folder without a copy (``AdoptedPayload``); None if impossible.
 
         Raises:
             LocalDiskError: the disk failed.
@@ -192,7 +193,7 @@ class OpenVersion:
                 self.files.link_shard(shard)
 
     async def landing(self, shard: Shard) -> Landing:
-        """Open the place for an arriving shard, with its local pieces.
+        """Open the place for an arriving shard, with the local pieces.
 
         Raises:
             LocalDiskError: there is no room for the shard, or the disk failed.
@@ -230,19 +231,19 @@ class OpenVersion:
         return landing
 
     def make_room(self, size: int, error: OSError) -> bool:
-        """Have room made on a full disk, and wait for it; called in a writing thread.
+        """Make room on a full disk by the event loop, and wait; called in a writing thread.
 
         Args:
             size: bytes that did not fit.
             error: the error of the system.
 
         Returns:
-            Whether to write them again.
+            Whether to write the bytes again.
         """
         return self.loop is not None and self._run_on_loop(self._hooks.full(self, size, error))
 
     def _extend(self, landing: Landing, start: int, size: int) -> None:
-        """Take room for verified bytes of a landing; called in the thread that writes them."""
+        """Take room for verified bytes of a landing; called in the writing thread."""
 
         def take() -> None:
             """Reserve and count the bytes; on the loop, once the quota has room."""
@@ -259,7 +260,7 @@ class OpenVersion:
     async def commit_shard(self, landing: Landing) -> None:
         """Commit a shard with all its pieces.
 
-        A shard without piece digests can't be verified by itself: it keeps its temporary name until the whole
+        A shard without piece digests can't be verified alone: the temporary name stays until the whole
         payload is right.
         """
         shard = landing.shard
@@ -272,7 +273,7 @@ class OpenVersion:
     # Ends
 
     async def complete(self, manifest: Manifest) -> None:
-        """Make a version with a right payload durable, and have its directory list it."""
+        """Make a version with a right payload durable, and add it to the directory's list."""
         if self.confirm:
             await self.confirm(manifest)
         await in_thread(self.finish, manifest)
@@ -292,8 +293,9 @@ class OpenVersion:
             if self.adopted.present:
                 self.adopted.commit()
             self.files.keep_only(len(manifest.shards))
-            # Each file was synced before it was named. Their names become durable now, before the manifest
-            # and the distribution list vouch for them.
+            # Each file was synced before its rename. Their names become durable now, before the manifest and
+            # the
+            # distribution list refer to them.
             sync_folder(self.place.folder)
             self._manifest_file.commit(manifest)
         self.finished = True

@@ -1,4 +1,4 @@
-"""The output file of a receiving client: one sparse temporary file beside it, renamed at the end."""
+"""The output file of a receiving client: one sparse temporary file beside the output, renamed at the end."""
 
 from __future__ import annotations
 
@@ -23,32 +23,31 @@ from shardcast.store.output_pieces import OutputPieces
 from shardcast.store.span_digest import has_digest, wrong_shard
 
 _SAMPLES = 16
-"""Pieces of another file that are compared before the whole file is taken for a seed."""
+"""Pieces of another file compared before the whole file is used as a seed."""
 _MAX_SEEDS = 4
 """Other files whose pieces may serve again, open at once."""
 
 
 class OutputFile:
-    """A version that is received into one file (a ``ShardSink``).
+    """A file for a version, received piece by piece (a ``ShardSink``).
 
     Pieces are written at their offsets in a temporary file next to the output (``output_part``), with the
-    manifest beside it; a later run verifies the pieces that are there and goes on. Several processes may
-    write the same output, each in a temporary file of its own. Where the output is a link, the file at its
-    end is written.
+    manifest beside it; a later run verifies the present pieces and continues. Several processes may write the
+    same output, each in a temporary file of its own. If the output is a link, the file at the end is written.
 
     Attributes:
         output: the path of the output.
         final: the state of the verified file when it got its name; None before.
-        confirm: awaited before the file gets its name; raises where it must not.
-        hashes_whole: whether the payload's SHA-256 is computed beside the transfer; else that of each shard.
+        confirm: awaited before the file gets its name; raises to prevent the naming.
+        hashes_whole: whether the payload's SHA-256 is computed during the transfer; else that of each shard.
     """
 
     def __init__(self, output: Path, live: LiveManifest) -> None:
-        """Open the temporary file, and the other files whose pieces may serve again.
+        """Open the temporary file, and other files with reusable pieces.
 
         Args:
             output: the path of the output.
-            live: the version's manifest, as it grows.
+            live: the version's growing manifest.
 
         Raises:
             LocalDiskError: the output can't be written there, or has no room.
@@ -89,21 +88,21 @@ class OutputFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def open_pieces(self) -> OutputPieces:
-        """Open the file once more, for neighbours that get pieces of it.
+        """Open the file once more, to give pieces to neighbours.
 
         Raises:
-            LocalDiskError: it can't be opened.
+            LocalDiskError: the file can't be opened.
         """
         with disk_errors("could not open", self.output):
             return OutputPieces(self._part.descriptor, self._target)
 
     async def next_wanted(self) -> Shard:
-        """Wait for ever: no reader requests shards of a file that is not whole."""
+        """Wait for ever: no reader requests shards of an incomplete file."""
         never: asyncio.Future[Shard] = asyncio.get_running_loop().create_future()
         return await never
 
     async def landing(self, shard: Shard) -> Landing:
-        """Open the place where a shard arrives, with the pieces that are here already.
+        """Open the landing of a shard, with the pieces already here.
 
         Raises:
             LocalDiskError: the file can't be read or written.
@@ -158,19 +157,19 @@ class OutputFile:
             await asyncio.wait([under_way])  # the thread uses the file, which is closed next
 
     def _complete(self, manifest: Manifest) -> None:
-        """Cut the file to its size and name it; blocks on the disk."""
+        """Cut the file to its size and give it the name; blocks on the disk."""
         with disk_errors("could not finish", self.output):
             os.ftruncate(self._part.descriptor, manifest.size)
             self.final = self._part.give_name()
         self.close()
 
     def discard(self) -> None:
-        """Remove the temporary file: the pieces that landed are of no use any more."""
+        """Remove the temporary file: the landed pieces have become useless."""
         self._part.discard()
         self.close()
 
     def close(self) -> None:
-        """Close the files. The pieces that landed stay for the next run; an empty temporary file goes."""
+        """Close the files. Landed pieces stay for the next run; an empty temporary file is removed."""
         if self._part.descriptor >= 0:
             with contextlib.suppress(OSError):
                 if _is_hole(self._part.descriptor):
@@ -190,10 +189,10 @@ def _is_hole(descriptor: int) -> bool:
 
 
 def _open_seeds(part: OutputPart, manifest: Manifest) -> list[int]:
-    """Open the files whose pieces can serve again: the output itself, and temporary files of other runs.
+    """Open the files with reusable pieces: the output itself, and temporary files of other runs.
 
     Returns:
-        Descriptors of at most ``_MAX_SEEDS`` files that have right pieces.
+        Descriptors of at most ``_MAX_SEEDS`` files with right pieces.
     """
     found: list[int] = []
     if not manifest.size or not manifest.verifiable:

@@ -6,7 +6,7 @@
     .model.bin.part-<machine id>          on a network file system, whose locks may hold on one machine only
     .model.bin.part-<machine id>-<8 hex>  where no locks hold
 
-A file of another machine, another user or an unknown program is never written to. Its pieces can serve again:
+A file of another machine, another user or an unknown program is never written to. Its pieces can be reused:
 they are verified and copied.
 """
 
@@ -34,20 +34,21 @@ MANIFEST = ".manifest"
 """Suffix of the manifest beside a temporary file."""
 
 _MAX_PARTS = 1000
-"""Temporary names that are tried; as many processes can write one output."""
+"""Temporary names tried; also the maximum number of processes with one output."""
 _MAX_STEM = 190
-"""Bytes of the output's name that the names of its temporary files and of their manifests repeat."""
+"""Bytes of the output's name repeated in the names of temporary files and of their manifests."""
 _STALE = 86400.0
-"""Seconds without a write after which another machine's temporary file counts as abandoned: no lock tells."""
+"""Seconds without a write after which another machine's temporary file, without a usable lock, counts as
+abandoned."""
 
 
 class OutputPart:
-    """A temporary file that no other process writes to.
+    """A temporary file of this process alone.
 
     Attributes:
         output: the path of the output.
-        path: its name.
-        descriptor: the file, open for reading and writing; -1 once it is closed.
+        path: the path of the temporary file.
+        descriptor: the file, open for reading and writing; -1 after closing.
     """
 
     def __init__(self, output: Path) -> None:
@@ -71,7 +72,7 @@ class OutputPart:
         """Give the file the name of the output, durably, then remove abandoned files of the output.
 
         Returns:
-            The state of the file that got the name.
+            The state of the named file.
 
         Raises:
             OSError: the file can't have the name.
@@ -96,7 +97,7 @@ class OutputPart:
 
 
 def resolve_output(output: Path) -> Path:
-    """Return the path at which an output is written: the end of its links.
+    """Return the path of an output to write: the end of its links.
 
     Raises:
         LocalDiskError: the path is a folder, a device, or a stranger's file or link.
@@ -129,10 +130,10 @@ def seed_files(own: OutputPart) -> Iterator[Path]:
 
 
 def clear_abandoned(output: Path) -> None:
-    """Remove the temporary files that interrupted runs left of this output.
+    """Remove temporary files of this output left by interrupted runs.
 
-    A file of this user goes when no process has it locked. Where locks don't tell, and of another user, a
-    file goes when no byte was written to it for a day.
+    An unlocked file of this user is removed. Where locks are unreliable, and for another user's file, the
+    file is removed after a day without a write.
     """
     clear_killed(output)
     for part, found in _parts(_entries(output)):
@@ -146,14 +147,14 @@ def clear_abandoned(output: Path) -> None:
 
 
 def clear_killed(output: Path) -> None:
-    """Remove private temporary files of killed processes, which no later run takes over."""
+    """Remove private temporary files of killed processes; no later run takes them over."""
     for part, found in _parts(leftovers(output)):
         if _is_abandoned(part, found):
             _remove(part)
 
 
 def _acquire(output: Path) -> tuple[Path, int]:
-    """Return the name and the descriptor of a temporary file that is this process's alone."""
+    """Return the name and the descriptor of a temporary file for this process alone."""
     suffix = "" if _is_local_folder(output.parent) else f"-{machine_id()}"
     for attempt in range(1, _MAX_PARTS):
         path = _part_name(output, suffix if attempt == 1 else f"{suffix}-{attempt}")
@@ -181,7 +182,8 @@ def _take(path: Path, output: Path) -> int | Lock:
     """Open, or make, a temporary file and lock it.
 
     Returns:
-        Its descriptor; ``HELD`` when another process or user has the name, ``NONE`` when no locks hold there.
+        The descriptor; ``HELD`` when another process or user has the name, ``NONE`` on a file system without
+        locks.
     """
     while True:
         created = False
@@ -221,7 +223,7 @@ def _take(path: Path, output: Path) -> int | Lock:
 
 
 def _drop_second_names(descriptor: int, path: Path, output: Path) -> bool:
-    """Remove the second names of a locked file, which a kill left just before or after its final naming.
+    """Remove the second names of a locked file, left by a kill just before or after the final naming.
 
     Returns:
         Whether this process may write to the file, or the name is free now.
@@ -247,9 +249,9 @@ def _manifest(part: Path) -> Path:
 
 
 def _entries(output: Path, end: str = "") -> list[Path]:
-    """Return the paths that are named as the output's temporary files, followed by ``end``.
+    """Return the paths with names of the output's temporary files, followed by ``end``.
 
-    The list is empty where the folder can't be listed.
+    The list is empty for an unreadable folder.
     """
     name = re.escape(_part_name(output, "").name)
     pattern = re.compile(rf"{name}(-[0-9a-f]{{16}})?(-[0-9a-f]+)?{end}")
@@ -275,7 +277,7 @@ def _lstat(path: Path) -> os.stat_result | None:
 
 
 def _is_abandoned(part: Path, found: os.stat_result) -> bool:
-    """Return whether no process works on a temporary file: by its lock if that is sure, else by its age."""
+    """Return whether no process works on a temporary file: by a reliable lock, else by age."""
     is_stale = age_of(part, found) > _STALE
     try:
         descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -302,11 +304,11 @@ def _remove(path: Path) -> None:
 def _give_name(descriptor: int, part: Path, final: Path) -> os.stat_result:
     """Give the final name to a temporary file whose own name other processes choose too.
 
-    Another process may remove or replace the temporary name at any moment. So the file first gets a name that
-    no other process chooses, by way of its descriptor; a file without any name left is copied.
+    Another process may remove or replace the temporary name at any moment. So the file is first linked, by
+    its descriptor, under a name chosen by no other process; a file without any name left is copied.
 
     Returns:
-        The state of the file that got the name, not of a file that replaced it since.
+        The state of the named file, not of a later file with the name.
 
     Raises:
         OSError: the file can't have the name.
@@ -330,7 +332,7 @@ def _give_name(descriptor: int, part: Path, final: Path) -> os.stat_result:
 
 
 def _link_descriptor(descriptor: int, name: Path) -> bool:
-    """Give an open file another name; return False where it has no name left, or the system can't."""
+    """Give an open file another name; return False for a file without names, or if the system can't."""
     try:
         os.link(f"/proc/self/fd/{descriptor}", name, follow_symlinks=True)
     except FileNotFoundError:

@@ -12,8 +12,8 @@ from shardcast.file_identity import FileIdentity
 class OutputPieces:
     """The file of one output, open for reading.
 
-    While it arrives, the file is this process's alone. Once it has its name it is the user's: its bytes are
-    given only after a look that no one wrote to the file or put another one in its place.
+    While it arrives, the file is this process's alone. A named file is the user's: its bytes are given only
+    after a check for writes and replacements.
 
     Attributes:
         file: the file.
@@ -24,7 +24,7 @@ class OutputPieces:
 
         Args:
             descriptor: of the temporary file.
-            output: the path that the file gets at the end.
+            output: the final path of the file.
 
         Raises:
             OSError: this process has no descriptor left.
@@ -34,12 +34,12 @@ class OutputPieces:
         self._named: FileIdentity | None = None
 
     def mark_named(self, found: os.stat_result) -> None:
-        """Note that the file got its name; ``found``: its state then."""
+        """Note that the file got its name, with the state ``found``."""
         self._named = FileIdentity.from_stat(found)
 
     @property
     def unchanged(self) -> bool:
-        """Whether the file still has the bytes that were verified, and its name."""
+        """Whether the file still has the verified bytes, and its name."""
         if self._named is None:
             return True
         try:

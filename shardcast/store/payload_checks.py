@@ -1,4 +1,4 @@
-"""Payloads that were published without a copy and look otherwise than when they were verified."""
+"""Checks of payloads published without a copy, after a change of their files' identities."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class PayloadChecks:
         self._in_doubt: dict[int, asyncio.Future[None]] = {}
 
     def in_doubt(self, version: str) -> bool:
-        """Return whether a version is not served until its payload was hashed."""
+        """Return whether a version is not served before its payload is hashed again."""
         return (version_number(version) or 0) in self._in_doubt
 
     def start(self, number: int) -> None:
-        """Hash the payload of a version in the background, unless that is under way."""
+        """Hash the payload of a version in the background, unless already under way."""
         if number not in self._in_doubt:
             task = asyncio.ensure_future(self._check(number))
             self._in_doubt[number] = task
             task.add_done_callback(lambda _: self._in_doubt.pop(number))
 
     def start_changed(self) -> None:
-        """Hash the payloads of all versions that look otherwise."""
+        """Hash the payloads of all versions with changed files."""
         for complete in self._inventory.complete.versions:
             if complete.payload_changed:
                 self.start(complete.listing.number)

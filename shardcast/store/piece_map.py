@@ -63,7 +63,7 @@ class PieceMap:
         return int(self._landed[::-1].translate(_DIGITS) or b"0", 2)
 
     def missing(self) -> list[tuple[int, int]]:
-        """Return the missing ranges, each as the offsets of its first byte and after its last."""
+        """Return the missing ranges, each as offsets of the first byte and after the last."""
         landed, ranges = bytes(self._landed), list[tuple[int, int]]()
         start = landed.find(0)
         while start >= 0:
@@ -102,12 +102,12 @@ class PieceMap:
         return self.reach(position)
 
     def wait_for_prefix(self, position: int, least: int = 1) -> int:
-        """Wait in a thread until the prefix is longer than ``position``, or no more pieces come; return it.
+        """Wait in a thread until the prefix is longer than ``position``, or complete; return the prefix.
 
         Args:
             position: bytes at the caller.
-            least: bytes beyond them to wait for, unless the shard ends before: a wake-up of a thread for each
-                piece costs as much as hashing the piece.
+            least: further bytes to wait for, unless the shard ends before: waking a thread for each piece
+                costs as much as hashing the piece.
         """
         end = min(position + least, self._size)
         with self._advanced:

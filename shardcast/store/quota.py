@@ -1,8 +1,8 @@
 """The quota of a data directory's versions: within ``--max-bytes``, and on the disk.
 
-A publisher claims what a version takes before it is stored. A middle takes room as bytes come, so that
-nothing goes for what is only said to exist. ``SpaceLedger`` counts, ``EvictionDecisions`` decides what goes,
-``Evictor`` removes it; here they are asked in turn, one removal at a time.
+A publisher claims the room of a version before storing it. A middle takes room as bytes come, so that an
+announcement alone removes no version. ``SpaceLedger`` counts, ``EvictionDecisions`` chooses the version to
+remove, ``Evictor`` removes it; here they are called in turn, one removal at a time.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from shardcast.store.room_bounds import RoomBounds, RoomShortage
 from shardcast.store.space_ledger import SpaceLedger
 
 _LOOK_AGAIN = 0.05
-"""Seconds between two looks whether what was reserved is verified."""
+"""Seconds between two checks whether reserved bytes are verified."""
 
 
 class DiskQuota:
-    """Makes room for versions that come; only the event loop uses it.
+    """Room for new versions; used by the event loop only.
 
     Attributes:
-        max_bytes: bytes that the versions may take; None for no bound.
-        candidates: the versions that may go.
-        ledger: what the versions take.
+        max_bytes: maximum bytes of all versions; None for no bound.
+        candidates: the removable versions.
+        ledger: the bytes taken by versions.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class DiskQuota:
 
     @property
     def used(self) -> int:
-        """Bytes on the disk that the versions take, or may take."""
+        """Bytes on the disk taken or claimed by versions."""
         return self.ledger.used
 
     def surplus_versions(self, provisional: Collection[int]) -> list[int]:
@@ -78,16 +78,16 @@ class DiskQuota:
     # A publisher's
 
     async def claim(self, number: int, size: int) -> None:
-        """Claim room for the payload of a version that is published.
+        """Claim room for the payload of a version being published.
 
-        Older versions that are not pinned make room.
+        Older unpinned versions are removed to make room.
 
         Args:
-            number: the version's; nothing is claimed for a version that is not open.
+            number: the version's number; nothing is claimed unless the version is open.
             size: bytes of the payload.
 
         Raises:
-            NoRoom: there is none.
+            NoRoom: there is no room.
         """
         opened, before = self._inventory.open.get(number), self.ledger.claimed(number)
         if opened is None:
@@ -114,18 +114,18 @@ class DiskQuota:
     # A middle's
 
     async def check(self, number: int, manifest: Manifest, lacking: int) -> None:
-        """Check that a version could be taken, before anything of it is.
+        """Check for possible room for a version, before the first byte is stored.
 
         Args:
-            number: the version's.
-            manifest: the version's.
-            lacking: bytes on the disk that it would take.
+            number: the version's number.
+            manifest: the version's manifest.
+            lacking: bytes needed on the disk.
 
         Raises:
-            NoRoom: it could not be taken.
+            NoRoom: even removals could not make room.
         """
         async with self._claiming:
-            # What is open under its number gives way to it.
+            # An open version with the same number gives way to this one.
             bounds = await self._decisions.bounds(self._inventory.open.get(number))
             if bounds is None or lacking <= bounds.available:
                 return
@@ -140,18 +140,18 @@ class DiskQuota:
         await self.ledger.begin_fetch(number)
 
     def end_fetch(self, number: int) -> None:
-        """Fetch a version no more; it claims nothing."""
+        """End the fetch of a version, and its claims."""
         self.ledger.end_fetch(number)
 
     def record_out_of_room(self, opened: OpenVersion) -> None:
-        """Have nothing go again for a version that ran out of room.
+        """Remove no more versions for a version out of room.
 
-        One that was still being made gets another chance when it is listed.
+        A version still being made gets another chance when it is listed.
         """
         self._decisions.ran_out(opened)
 
     def forget_failures(self) -> None:
-        """Forget what ran out of room: the numbers are another line's now."""
+        """Forget the versions out of room: the numbers are another line's now."""
         self._decisions.forget()
         self._relieved.clear()
 
@@ -160,14 +160,14 @@ class DiskQuota:
 
         Args:
             opened: the version.
-            shard: its next shard.
+            shard: the next shard.
             take: reserves the room on the disk, in a thread.
 
         Returns:
-            True when all of it has room; False where each part of it shall ask ``extend``.
+            True when the whole shard has room; False to call ``extend`` for each part.
 
         Raises:
-            NoRoom: there is none.
+            NoRoom: there is no room.
             LocalDiskError: the disk failed.
         """
         coming = opened.space.space_of_next(shard)
@@ -176,15 +176,15 @@ class DiskQuota:
         return await self._fit(opened, coming, take=take)
 
     async def extend(self, opened: OpenVersion, size: int, take: Callable[[], None]) -> None:
-        """Take room for verified bytes that come now.
+        """Take room for verified bytes about to be written.
 
         Args:
             opened: the version.
-            size: how many bytes.
+            size: number of bytes.
             take: takes the room on the disk, in a thread.
 
         Raises:
-            NoRoom: there is none.
+            NoRoom: there is no room.
             LocalDiskError: the disk failed.
         """
         await self._fit(opened, size, whole=False, take=take)
@@ -193,9 +193,9 @@ class DiskQuota:
         """Make room on a full disk, unless a removal would be in vain.
 
         Args:
-            opened: the version that is written.
+            opened: the version being written.
             size: bytes that did not fit.
-            error: what the disk said.
+            error: the error of the disk.
 
         Returns:
             Whether to try again.
@@ -208,13 +208,13 @@ class DiskQuota:
             return False
 
     async def full_before(self, number: int, manifest: Manifest, lacking: int, error: OSError) -> bool:
-        """Make room for a version of which nothing is here: not even its manifest could be written.
+        """Make room for a version without any byte here: not even the manifest could be written.
 
         Args:
-            number: the version's.
-            manifest: the version's.
-            lacking: bytes on the disk that it would take.
-            error: what the disk said.
+            number: the version's number.
+            manifest: the version's manifest.
+            lacking: bytes needed on the disk.
+            error: the error of the disk.
 
         Returns:
             Whether to try again.
@@ -292,16 +292,16 @@ class DiskQuota:
                     )
                     opened.space.refused_as_listed = self._decisions.is_listed(opened)
                     raise opened.space.refused
-            # Outside the lock, so that what was reserved can be verified meanwhile.
+            # Outside the lock, so that reserved bytes can be verified meanwhile.
             await asyncio.sleep(_LOOK_AGAIN)
 
-    # How it is carried out
+    # Implementation
 
     async def _is_in_vain(self, number: int, size: int, error: OSError) -> bool:
-        """Return whether a removal would not help a version that has no room for ``size`` bytes.
+        """Return whether a removal would not help a version without room for ``size`` bytes.
 
-        That is so where the file system has room all the same; or, with a user's quota, of which file systems
-        tell nothing, where the room of what went for this version already would have been enough.
+        This is so if the file system has room all the same. With a user's quota, unknown to the file system,
+        it is so if the room freed for this version already would have been enough.
         """
         if error.errno == errno.ENOSPC:
             space = await asyncio.to_thread(disk_space, self._inventory.data_dir.root)
@@ -315,6 +315,6 @@ class DiskQuota:
         self._relieved[number] = max(before, self._relieved.get(number, 0))
 
     async def _remove(self, decision: Remove, facts: list[Removable], why: str) -> None:
-        """Remove the candidate that a decision chose."""
+        """Remove the candidate chosen by a decision."""
         expected = freed_bytes(fact for fact in facts if fact.key == decision.key)
         self.ledger.keep_held(await self._evictor.remove(decision.key, expected, why))

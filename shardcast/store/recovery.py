@@ -1,4 +1,4 @@
-"""The checks of a data directory's contents at a start: its list, whole versions, open manifests."""
+"""The checks of a data directory's contents at a start: the list, complete versions, open manifests."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def read_list(data_dir: DataDir) -> tuple[Listing, ...]:
         found = parse(data_dir.distribution.read_bytes() if data_dir.distribution.exists() else b"")
     except ValueError as error:
         raise LocalDiskError(f"{data_dir.distribution} is {error}") from None
-    # Nobody else writes the file now, so no more will come of a last line without newline.
+    # No process writes the file now, so a last line without newline will get no more bytes.
     return found.settle(found).listings
 
 
 def check_version(place: VersionPlace, listing: Listing) -> Manifest | None:
     """Check for all shards of a listed version; blocks on the disk.
 
-    A file with another identity than the verified one is hashed; if its bytes are right, the new identity is
-    remembered.
+    A file with another identity than the verified one is hashed; if the bytes are right, the new identity is
+    recorded.
 
     Returns:
         The manifest; None for a version without one.
 
     Raises:
         LocalDiskError: a shard is missing or was changed.
-        ManifestError: the manifest is none, or of another payload.
+        ManifestError: the manifest is malformed, or of another payload.
         OSError: a file can't be read.
     """
     manifest = (
@@ -88,16 +88,16 @@ def recall_linked(
     manifest: Manifest,
     stop: Callable[[], bool] = lambda: False,
 ) -> LinkedFiles | None:
-    """Hash the files that were published without a copy and have another identity now; blocks on the disk.
+    """Hash the files published without a copy whose identity has changed; blocks on the disk.
 
     Args:
-        place: where their version lies.
+        place: the place of the version.
         linked: the files.
-        manifest: the version's.
+        manifest: the version's manifest.
         stop: returns whether to end early.
 
     Returns:
-        The files with their new identities, which are remembered, if all bytes are right; else None.
+        The files with their new identities, now recorded, if all bytes are right; else None.
 
     Raises:
         OSError: a file can't be read.
@@ -117,7 +117,7 @@ def recall_linked(
 
 
 def _recall(file: LinkedFile, manifest: Manifest, stop: Callable[[], bool]) -> FileIdentity | None:
-    """Return the new identity of a file if its bytes are right; else None."""
+    """Return the new identity of a file with right bytes; else None."""
     now = FileIdentity.at(file.path)
     if now is None or (file.identity.size >= 0 and now.size != file.identity.size):
         return None
@@ -136,7 +136,7 @@ def read_open_manifest(place: VersionPlace, version: str) -> LiveManifest:
     """Return the manifest of a formerly open version, up to its last whole line; blocks on the disk.
 
     Raises:
-        ManifestError: the lines are no manifest's, or not even the first one is whole.
+        ManifestError: the lines are no manifest's, or even the first one is incomplete.
         OSError: the manifest can't be read.
     """
     raw = place.manifest.read_bytes()

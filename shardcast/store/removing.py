@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class Remover:
-    """Removes folders and records in two steps.
+    """Removal of folders and records in two steps.
 
-    ``remove`` renames a folder into a grave; it is quick, and done under the lock of the list, so the place
-    is free before another version can get it. ``empty`` removes the files, and takes its time.
+    ``remove`` renames a folder into a grave, quickly, under the lock of the list: the place is free before
+    another version can get it. ``empty`` removes the files, without the lock.
     """
 
     def __init__(self, data_dir: DataDir, usage: DiskUsage) -> None:
@@ -79,7 +79,7 @@ def bury(place: VersionPlace, graves: Path) -> list[Path]:
     its pin.
 
     Returns:
-        The grave, to be emptied.
+        The grave, for ``empty``.
 
     Raises:
         OSError: the folder can't be moved, or a record not be removed.
@@ -99,7 +99,7 @@ def _grave(place: VersionPlace, graves: Path) -> Path:
 def _move(place: VersionPlace, grave: Path) -> bool:
     """Move a version's folder to its grave; return False after a removal in its place instead.
 
-    An overlay file system can't rename a folder of an image below it (EXDEV).
+    An overlay file system can't rename a folder from the image below (EXDEV).
     """
     try:
         rename(place.folder, grave, durable=False, copy=False)
@@ -122,7 +122,7 @@ def _remove_in_place(place: VersionPlace) -> None:
     The manifest goes first: without it, the remains after a kill are no version.
 
     Raises:
-        OSError: something in the folder can't be removed.
+        OSError: an entry of the folder can't be removed.
     """
     place.manifest.unlink(missing_ok=True)
     if not remove_tree(place.folder):
@@ -135,7 +135,7 @@ def _empty(graves: Sequence[Path], links: LinkChanges) -> list[Path]:
 
 
 def _empty_one(grave: Path, links: LinkChanges) -> bool:
-    """Remove a grave, and return whether nothing is left of it."""
+    """Remove a grave, and return whether it is gone completely."""
     try:
         return links.remove(grave) and remove_tree(grave)
     except OSError:

@@ -36,7 +36,7 @@ class Retirement:
     async def retire(self, number: int, *, even_pinned: bool = False, even_leased: bool = True) -> None:
         """Take a version off the list, then remove its files.
 
-        A version with a pin or a lease from a moment ago stays, unless ``even_pinned`` or ``even_leased``.
+        A version pinned or leased just now stays, unless ``even_pinned`` or ``even_leased``.
 
         Raises:
             LocalDiskError: the list could not be written.
@@ -73,10 +73,10 @@ class Retirement:
         await self.empty()
 
     async def drop_partial(self, number: int, why: str) -> None:
-        """Remove what is here of a version that is not fetched now.
+        """Remove the local part of a version not being fetched.
 
         Raises:
-            LocalDiskError: it can't be removed.
+            LocalDiskError: the part can't be removed.
         """
         async with self._writer.exclusive():
             if number in self._inventory.open and not self._ledger.is_fetched(number):
@@ -94,9 +94,9 @@ class Retirement:
                 await self._inventory.aside.drop(version, why)
 
     async def discard(self, number: int, withdrawal: Withdrawal | None = None) -> None:
-        """Abort an open version, because of a ``withdrawal`` where there is one, and remove its files.
+        """Abort an open version, perhaps because of a ``withdrawal``, and remove the files.
 
-        A running transfer fails with its next shard.
+        A running transfer fails with the next shard.
 
         Raises:
             LocalDiskError: the files can't be removed.
@@ -129,11 +129,11 @@ class Retirement:
         except LocalDiskError:
             if self._inventory.data_dir.held:
                 raise
-            # The next start on the directory removes it.
+            # The next start on the directory removes the files.
         self._forget(number)
 
     async def remove(self, number: int, place: VersionPlace) -> None:
-        """Remove an unlisted version, in one rename; under the lock. ``empty`` frees its bytes."""
+        """Remove an unlisted version, in one rename; under the lock. ``empty`` frees the bytes."""
         await self._remover.remove(place)
         self._forget(number)
 

@@ -1,4 +1,4 @@
-"""What a version may take on the disk now, and the error where it may not take enough."""
+"""The present bounds of a version's bytes on the disk, and the error for too little room."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from shardcast.store.space_ledger import SpaceLedger
 
 @dataclass(frozen=True)
 class RoomBounds:
-    """What a version may take now; at least one of the two bounds is set.
+    """The present bounds of a version's bytes; at least one of the two is set.
 
     Attributes:
-        quota: bytes by ``--max-bytes``; None where that doesn't bound the version.
-        disk: bytes by the disk; None where that doesn't bound the version.
-        space: the disk, where it was asked.
+        quota: bytes allowed by ``--max-bytes``; None for no bound.
+        disk: bytes available on the disk; None for no bound.
+        space: state of the disk, if read.
     """
 
     quota: int | None
@@ -32,7 +32,7 @@ class RoomBounds:
 
     @property
     def available(self) -> int:
-        """Bytes that the version may take."""
+        """Bytes available to the version."""
         return min(bound for bound in (self.quota, self.disk) if bound is not None)
 
     @property
@@ -49,19 +49,18 @@ async def bounds_of(
     max_bytes: int | None,
     full: bool = False,
 ) -> RoomBounds | None:
-    """Return what a version may take now.
+    """Return the present bounds of a version.
 
     Args:
-        ledger: what all versions take.
+        ledger: the bytes taken by all versions.
         inventory: the versions.
-        opened: the version; None where nothing of it is here.
-        max_bytes: bytes that all versions may take; None for no bound.
-        full: whether the disk was found full: the version may take nothing then, whatever the file system
-            says.
+        opened: the version; None for one without any byte here.
+        max_bytes: maximum bytes of all versions; None for no bound.
+        full: whether the disk was found full: then nothing is available, whatever the file system reports.
 
     Returns:
-        The bounds; None where nothing bounds the version. A publisher is bounded by its disk only once a
-        write has failed.
+        The bounds; None for an unbounded version. A publisher is bounded by its disk only after a failed
+        write.
     """
     promised = ledger.promised(opened)
     quota = None if max_bytes is None else max_bytes - ledger.taken - promised
@@ -75,14 +74,14 @@ async def bounds_of(
 
 @dataclass(frozen=True)
 class RoomShortage:
-    """A version that finds no room.
+    """A version without room.
 
     Attributes:
-        number: its number.
-        size: bytes of its payload.
-        lacking: bytes of it that are not here.
-        bounds: what it may take.
-        why: why nothing goes for it.
+        number: number of the version.
+        size: bytes of the payload.
+        lacking: bytes of the payload not here yet.
+        bounds: the version's bounds.
+        why: why no other version is removed.
     """
 
     number: int
@@ -92,7 +91,7 @@ class RoomShortage:
     why: Why
 
     def error(self, inventory: Inventory, candidates: EvictionCandidates, max_bytes: int | None) -> NoRoom:
-        """Return the error that says so, and what to do."""
+        """Return the error for the user, with advice."""
         version, root, most = version_name(self.number), inventory.data_dir.root, max_bytes or 0
         bounds, hint = self.bounds, self._hint(inventory, candidates, max_bytes)
         if not bounds.by_disk or bounds.space is None:
@@ -108,7 +107,7 @@ class RoomShortage:
         )
 
     def _hint(self, inventory: Inventory, candidates: EvictionCandidates, max_bytes: int | None) -> str:
-        """Return what keeps other versions here, and what to do about it."""
+        """Return the reason why other versions stay, with advice."""
         if self.why is not Why.TOO_LARGE:
             return f"{self.why.value};"
         pinned = ", ".join(map(version_name, sorted(inventory.holds.pinned)))

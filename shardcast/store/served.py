@@ -93,7 +93,7 @@ class ServedVersions:
         return (complete.listing.shards or 0, complete.size) if complete else (0, 0)
 
     def in_doubt(self, version: str) -> bool:
-        """Return whether a complete version is not served until its bytes have been checked."""
+        """Return whether a complete version is not served before its bytes are checked."""
         return self._payload_checks.in_doubt(version)
 
     # Manifests
@@ -159,7 +159,7 @@ class ServedVersions:
     # Readers
 
     def reading(self, version: str, client: str) -> contextlib.AbstractContextManager[Reader]:
-        """Enter a read of a version, and so keep the version; the reader counts its bytes."""
+        """Enter a read of a version, and so keep the version; the reader counts the bytes."""
         number = self._inventory.number_of(version)
         if number is None:
             return contextlib.nullcontext(Reader(READ, client))

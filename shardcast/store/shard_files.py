@@ -33,8 +33,8 @@ Raises ``ShardcastError`` where the version was stopped, and words errors of the
 class ShardFiles:
     """The shard files of an open version, each under its temporary or its final name.
 
-    Threads call every method with disk access. A shard counts as verified (``OpenSpace.had``) only after its
-    file has its name, in one step.
+    Threads call every method with disk access. A shard counts as verified (``OpenSpace.verified_shards``)
+    only after the rename of its file, in one step.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class ShardFiles:
         touching: Touching,
         on_verified: Callable[[], None],
     ) -> None:
-        """Open no file yet.
+        """Make an object without open files.
 
         Args:
             place: place of the version.
-            live: its growing manifest.
-            space: counts its local bytes.
-            hooks: the calls to its directory.
+            live: the growing manifest.
+            space: counts the local bytes.
+            hooks: the calls to the directory.
             touching: entered around every use of a file.
             on_verified: called after a shard got its name.
         """
@@ -87,10 +87,10 @@ class ShardFiles:
     # Names
 
     def publish_shard(self, shard: int, sha256: str) -> None:
-        """Give a shard cut here its name, so readers can ask for it; ``fsync_shard`` follows.
+        """Give a shard cut here its name, so readers can request it; ``fsync_shard`` follows.
 
-        A shard of another local version is linked instead. Should the node end before the fsync, the version
-        goes with it, so nothing depends on unsynced bytes. Blocks on the disk.
+        A shard of another local version is linked instead. If the node ends before the fsync, the version is
+        dropped too, so nothing depends on unsynced bytes. Blocks on the disk.
 
         Raises:
             LocalDiskError: the disk failed.
@@ -101,7 +101,7 @@ class ShardFiles:
         self._on_verified()
 
     def publish_known(self, shard: Shard) -> bool:
-        """Link a shard of another local version, as if cut here; return False where none has it.
+        """Link a shard of another local version, as if cut here; return False if none has the shard.
 
         ``fsync_shard`` follows. Blocks on the disk.
 
@@ -127,7 +127,7 @@ class ShardFiles:
             self._record.add(shard, sha256, self.final(shard))
 
     def commit_shard(self, shard: int, sha256: str | None, link: bool = True) -> None:
-        """Make a shard's temporary file durable and give it its name; blocks on the disk.
+        """Make a shard's temporary file durable and rename it; blocks on the disk.
 
         Args:
             shard: number of the shard.
@@ -151,10 +151,10 @@ class ShardFiles:
             self._mark_verified(shard.number, shard.sha256)
 
     def link_shard(self, shard: Shard) -> bool:
-        """Link a shard of another local version; return False where none has it. Blocks on the disk.
+        """Link a shard of another local version; return False if none has the shard. Blocks on the disk.
 
-        The link needs no room, and stays when the other version goes. Its bytes are verified when the shard
-        is opened.
+        The link needs no room, and stays after a removal of the other version. The bytes are verified when
+        the shard is opened.
 
         Raises:
             LocalDiskError: the disk failed.
@@ -184,7 +184,7 @@ class ShardFiles:
         self._record.remove()
 
     def _name(self, shard: int, sha256: str | None, *, sync: bool) -> None:
-        """Give a shard its final name: of a link to a known shard, or of the temporary file."""
+        """Give a shard the final name: by a link to a known shard, or by a rename of the temporary file."""
         part, final = self.part(shard), self.final(shard)
         if self._link(sha256, final):
             part.unlink(missing_ok=True)
@@ -203,7 +203,7 @@ class ShardFiles:
         return True
 
     def _mark_verified(self, shard: int, sha256: str | None) -> None:
-        """Record and count a right shard under its name."""
+        """Record and count a right shard under its final name."""
         self._record.add(shard, sha256, self.final(shard))
         self._count(shard)
         self._on_verified()
@@ -217,7 +217,7 @@ class ShardFiles:
     # Landings
 
     def open_final(self, shard: Shard) -> Landing:
-        """Open a shard under its final name, to be read; blocks on the disk.
+        """Open a shard under its final name, for reading; blocks on the disk.
 
         Raises:
             LocalDiskError: the file can't be opened.

@@ -22,7 +22,7 @@ def open_shard_part(path: Path) -> int:
     be opened, a link or a device is removed.
 
     Args:
-        path: its name, in a folder of this user.
+        path: path of the temporary file, in a folder of this user.
 
     Returns:
         The descriptor.
@@ -60,12 +60,12 @@ def open_shard_part(path: Path) -> int:
 def name_shard(part: Path, final: Path, sync: bool) -> None:
     """Give a shard's temporary file its final name.
 
-    The name is durable once the folder is synced, which happens once for all shards.
+    The name becomes durable with the sync of the folder, done once for all shards.
 
     Args:
         part: the temporary name.
         final: the final name.
-        sync: whether to make the bytes durable before.
+        sync: whether to make the bytes durable first.
 
     Raises:
         OSError: the shard can't have the name.

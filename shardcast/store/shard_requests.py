@@ -27,7 +27,7 @@ class ShardRequests:
 
         Args:
             shard: number of the shard.
-            known: whether the manifest has its line, so it can be fetched next.
+            known: whether the manifest has the shard's line, so the shard can be fetched next.
         """
         if known and not self._is_here(shard) and shard not in self._wanted:
             self._wanted.append(shard)

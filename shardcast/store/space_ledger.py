@@ -10,10 +10,10 @@ from shardcast.store.open_version import OpenVersion
 
 
 class SpaceLedger:
-    """Taken, claimed and fetched bytes on the disk.
+    """Counts of taken, claimed and fetched bytes on the disk.
 
-    Only the event loop uses it. The counts of threads are in ``usage`` and in each open version's ``space``,
-    as running totals with locks of their own.
+    For the event loop only. The counts of threads are in ``usage`` and in each open version's ``space``, as
+    running totals with locks of their own.
     """
 
     def __init__(self, inventory: Inventory) -> None:
@@ -58,7 +58,7 @@ class SpaceLedger:
         return self._claimed.get(number, 0)
 
     def claim(self, number: int, size: int) -> None:
-        """Count ``size`` bytes on the disk as claimed by a version, instead of its claim before."""
+        """Count ``size`` bytes on the disk as claimed by a version, in place of an earlier claim."""
         self._claimed[number] = size
 
     # Fetched versions
@@ -70,7 +70,7 @@ class SpaceLedger:
         )
 
     def end_fetch(self, number: int) -> None:
-        """End the count of a version as fetched, and its claim."""
+        """Stop counting a version as fetched, and end the claim."""
         self._fetched.pop(number, None)
 
     def is_fetched(self, number: int) -> bool:
@@ -84,7 +84,7 @@ class SpaceLedger:
     def keep_held(self, size: int) -> None:
         """Count ``size`` bytes of removed files as foreign from the beginning of each fetch.
 
-        Readers still have them open, or clones share them: other users of the disk did not fill it with them.
+        Readers still have them open, or clones share them: they are not bytes of other users of the disk.
         """
         for number in self._fetched:
             self._fetched[number] += size

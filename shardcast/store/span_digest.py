@@ -21,7 +21,7 @@ def has_digest(descriptor: int, offset: int, size: int, digest: str) -> bool:
         digest: in hex.
 
     Raises:
-        OSError: they can't be read.
+        OSError: the bytes can't be read.
     """
     hasher, end = sha256(), offset + size
     buffer = memoryview(bytearray(min(size, _CHUNK) or 1))
@@ -35,7 +35,7 @@ def has_digest(descriptor: int, offset: int, size: int, digest: str) -> bool:
 
 
 def wrong_shard(version: str, number: int) -> IntegrityError:
-    """Return the error for a shard with right pieces and another SHA-256 than in its manifest."""
+    """Return the error for a shard with right pieces and a SHA-256 other than in the manifest."""
     return IntegrityError(
         f"{version} shard {number}: its bytes have another SHA-256 than its manifest says; nothing was kept "
         "under a final name; name other servers, or broadcast it again"

@@ -21,9 +21,10 @@ _SIZE = 128 * 1024
 
 
 class Spare:
-    """A file that exists only to be removed, used by one task at a time.
+    """A file kept only to be removed for room, used by one task at a time.
 
-    Without it a full disk would keep a node from taking a version off its list, and so from making room.
+    On a full disk, a node without this reserve could not write a shorter list, and so could not remove a
+    version to make room.
     """
 
     def __init__(self, file: Path, size: int = _SIZE) -> None:

@@ -27,7 +27,7 @@ _PREFIX = "shardcast-"
 
 
 def socket_path(root: Path) -> Path:
-    """Return the path of a data directory's socket, which may be elsewhere on this machine."""
+    """Return the path of a data directory's socket, possibly in another folder of this machine."""
     own = own_folder(root.absolute())
     return _elsewhere(own) or own / "socket"
 
@@ -61,10 +61,10 @@ def make_local_folder(folder: Path, error: OSError) -> tempfile.TemporaryDirecto
         error: the error there.
 
     Returns:
-        The folder, removed at its clean-up.
+        The folder; its clean-up removes it.
 
     Raises:
-        OSError: the ``error``, unless it says that the file system has no such files.
+        OSError: the ``error``, unless the file system has no such files.
     """
     if error.errno not in NO_SPECIAL_FILES:
         raise error
@@ -111,10 +111,10 @@ def _record(own: Path) -> Path:
 
 
 def _elsewhere(own: Path) -> Path | None:
-    """Return the path of a socket outside the data directory; None for a record not to be trusted.
+    """Return the path of a socket outside the data directory; None for an untrusted record.
 
     The socket's folder must belong to this user or to the directory's owner and be closed to all others: a
-    third user could have put any other folder in its place.
+    third user could have made any other folder there.
     """
     try:
         path = Path(os.fsdecode(_record(own).read_bytes().rstrip(b"\n")))

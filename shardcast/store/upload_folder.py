@@ -3,7 +3,7 @@
 ::
 
     .shardcast/uploads/<id>/record     JSON: the announcement, the durable bytes, the version
-    .shardcast/uploads/<id>/list       the list of a folder, which comes before its tar
+    .shardcast/uploads/<id>/list       the list of a folder, sent before the tar
     .shardcast/uploads/<id>/payload    the bytes; none of a live upload, written into its version at once
 """
 
@@ -39,12 +39,12 @@ _READ = 1 << 20
 
 @dataclass(frozen=True)
 class UploadRecord:
-    """A node's memory of an upload over a restart.
+    """A node's record of an upload, kept over a restart.
 
     Attributes:
         request: the announcement.
         durable: bytes of list and payload safe from a power cut.
-        version: its version, written down before the version is complete; empty before.
+        version: the version's name, recorded before the version is complete; empty before.
         complete: whether this version is complete.
     """
 
@@ -103,13 +103,13 @@ class UploadFolder:
         self._hashed = 0
 
     def _count_durable(self) -> None:
-        """Count what a power cut leaves as received, and no more."""
+        """Count only durable bytes as received: those left by a power cut."""
         self.listed = min(self.record.request.list_size, self.record.durable)
         self.offset = self.record.durable - self.listed
 
     @property
     def received(self) -> int:
-        """Bytes of list and payload that were written."""
+        """Bytes of list and payload written so far."""
         return self.listed + self.offset
 
     @classmethod
@@ -117,7 +117,7 @@ class UploadFolder:
         """Make the folder of a new upload, durably.
 
         Raises:
-            LocalDiskError: the disk failed; ``remove_upload`` removes what was made.
+            LocalDiskError: the disk failed; ``remove_upload`` removes the leftovers.
         """
         created = cls(folder, UploadRecord(request))
         with disk_errors("could not begin an upload in", folder):
@@ -131,11 +131,11 @@ class UploadFolder:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Take up an upload that an earlier run of the node left; bytes that may not be durable are dropped.
+        """Take up an upload left by an earlier run of the node; possibly undurable bytes are dropped.
 
         Raises:
-            ValueError: its record is missing or damaged, or its payload is.
-            LocalDiskError: the disk failed; the upload may be as sound as it was.
+            ValueError: the record or the payload is missing or damaged.
+            LocalDiskError: the disk failed; the upload may still be sound.
         """
         with disk_errors("could not take up the upload in", folder):
             try:
@@ -156,7 +156,7 @@ class UploadFolder:
         """Return the seconds since the record was written.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the record can't be read.
         """
         record = self.folder / _RECORD
         with disk_errors("could not read", record):
@@ -173,10 +173,10 @@ class UploadFolder:
         return self.folder / _LIST
 
     def read_list(self) -> bytes:
-        """Return the list of a folder, all of which was received.
+        """Return the completely received list of a folder.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the list can't be read.
         """
         with disk_errors("could not read", self.list):
             return self.list.read_bytes()[: self.listed]
@@ -214,10 +214,10 @@ class UploadFolder:
         self.offset += len(data)
 
     def sync(self) -> None:
-        """Make the bytes durable, and write their number down.
+        """Make the bytes durable, and record their number.
 
         Raises:
-            LocalDiskError: the disk failed; what was not made durable counts as not received.
+            LocalDiskError: the disk failed; undurable bytes count as not received.
         """
         if self.received == self.record.durable:
             return
@@ -233,7 +233,7 @@ class UploadFolder:
                 raise
 
     def seal(self) -> None:
-        """Make the payload ready to be published: nothing behind its last byte, and readable as versions are.
+        """Make the payload ready to be published: cut after the last byte, and as readable as versions.
 
         Raises:
             LocalDiskError: the disk failed.
@@ -256,10 +256,10 @@ class UploadFolder:
             close(descriptor)
 
     def hash_more(self, max_bytes: int) -> bool:
-        """Hash bytes that an earlier run of the node received; return whether some are left.
+        """Hash bytes received by an earlier run of the node; return whether some are left.
 
         Raises:
-            LocalDiskError: the disk failed, or the file is shorter than it was.
+            LocalDiskError: the disk failed, or the file has become shorter.
         """
         with disk_errors("could not read", self.payload), self.payload.open("rb", buffering=0) as file:
             file.seek(self._hashed)
@@ -274,7 +274,7 @@ class UploadFolder:
 
     @property
     def hashed(self) -> int:
-        """Bytes that are in the digest."""
+        """Number of bytes in the digest."""
         return self._hashed
 
     def digest(self) -> str:
@@ -300,9 +300,10 @@ class UploadFolder:
         self.record = record
 
     def note_complete(self) -> None:
-        """Write down that the version is complete, and remove the bytes that it has now.
+        """Record that the version is complete, and remove the bytes now in the version.
 
-        The version is published, whatever the disk says to this; the next start finds it on the list.
+        A failure of the disk is only logged: the version is published, and the next start finds it on the
+        list.
         """
         try:
             self.write_record(complete=True)
@@ -320,7 +321,7 @@ class UploadFolder:
 def remove_upload(folder: Path) -> bool:
     """Remove the folder of an upload as far as possible, and return whether nothing is left.
 
-    The record goes first, so that a later start does not take up what could not be removed.
+    The record is removed first, so that a later start does not take up the leftovers.
     """
     with contextlib.suppress(OSError):
         (folder / _RECORD).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import append, replace
 
 _CHUNK = 1 << 20
-"""Bytes that are hashed at a time."""
+"""Bytes hashed at a time."""
 _LINE = re.compile(r"([1-9][0-9]*) ([0-9a-f]{64}) ([0-9]+ [0-9]+ -?[0-9]+)", re.ASCII)
 
 
@@ -24,7 +24,7 @@ class VerificationRecord:
         self._path = path
 
     def add(self, shard: int, sha256: str | None, file: Path) -> None:
-        """Record a shard that was verified just now.
+        """Record a shard verified just now.
 
         The line starts with a line end, in case a full disk cut the last line short.
 
@@ -36,7 +36,7 @@ class VerificationRecord:
             append(self._path, f"\n{shard} {sha256} {identity.text}\n".encode())
 
     def read(self) -> dict[int, tuple[str, FileIdentity]]:
-        """Return the digest of each shard, and the identity of its file when it was verified."""
+        """Return the digest of each shard, and the identity of its file at the verification."""
         try:
             lines = self._path.read_text(errors="replace").splitlines()
         except OSError:
@@ -66,7 +66,7 @@ class VerificationRecord:
 
 
 def recorded_identity(file: Path) -> FileIdentity | None:
-    """Return the identity of a file as records keep it; None where no file can be seen."""
+    """Return the identity of a file as recorded; None without a visible file."""
     identity = FileIdentity.at(file)
     return identity and identity.recorded
 
@@ -74,10 +74,10 @@ def recorded_identity(file: Path) -> FileIdentity | None:
 def identity_if_right(
     file: Path, spans: Iterable[tuple[int, int, str | None]], stop: Callable[[], bool] = lambda: False
 ) -> FileIdentity | None:
-    """Return the identity of a file whose spans (offset, length, SHA-256) are right, as records keep it.
+    """Return the recorded form of the identity of a file whose spans (offset, length, SHA-256) are right.
 
-    None where a span is wrong, where the file changed while it was read, or after ``stop()``. A file of
-    another identity need not have other bytes: a copy of the directory has other inodes. Blocks on the disk.
+    None for a wrong span, for a file changed while being read, or after ``stop()``. Another identity need not
+    mean other bytes: a copy of the directory has other inodes. Blocks on the disk.
 
     Raises:
         OSError: the file can't be read.

@@ -1,4 +1,4 @@
-"""The place of one version in a data directory: its folder and the records beside it."""
+"""The place of one version in a data directory: the folder and the records beside it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class VersionPlace:
     """The paths of one version.
 
     Attributes:
-        folder: has the manifest and the shards, or files that were published without a copy.
+        folder: has the manifest and the shards, or files published without a copy.
         verified: the record of verified shards.
-        linked: the record of files that were published without a copy.
-        pinned: an empty file, there while the version is pinned.
+        linked: the record of files published without a copy.
+        pinned: an empty file, present while the version is pinned.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class VersionPlace:
 
     @property
     def records(self) -> tuple[Path, Path, Path]:
-        """The files beside the folder that belong to the version."""
+        """The version's files beside the folder."""
         return self.pinned, self.verified, self.linked
 
     @property
@@ -45,16 +45,16 @@ class VersionPlace:
 
     @property
     def payload(self) -> Path:
-        """The payload of a version that was published without a copy."""
+        """The payload of a version published without a copy."""
         return self.folder / PAYLOAD_FILE
 
     @property
     def linked_files(self) -> LinkedFiles:
-        """The files that were published without a copy; none of other versions. Blocks on the disk."""
+        """The files published without a copy; none for other versions. Blocks on the disk."""
         return LinkedFiles.read(self.linked, self.folder)
 
     def shard(self, shard: int) -> Path:
-        """Return the file of a shard; names that 0.3.x left have five digits."""
+        """Return the file of a shard; names from 0.3.x have five digits."""
         file = self.folder / shard_name(shard)
         if shard < 10_000 and not file.exists():
             older = self.folder / shard_name(shard, 5)
@@ -80,9 +80,9 @@ class VersionPlace:
 
         Args:
             descriptor: the file, open for reading.
-            name: its name in its folder.
+            name: the file's name in its folder.
             folder: the folder's descriptor.
-            target: its name here.
+            target: the file's new name here.
 
         Raises:
             OSError: the file can't be read, or has lost its name.
@@ -106,10 +106,10 @@ class VersionPlace:
 
 
 def remove_version(folder: Path) -> None:
-    """Remove a version's folder, except for files in it that are not shardcast's; blocks on the disk.
+    """Remove a version's folder, except for foreign files; blocks on the disk.
 
     Raises:
-        OSError: something in it can't be removed.
+        OSError: a file can't be removed.
     """
     for entry in folder.iterdir():
         if is_versions_file(entry):
@@ -130,23 +130,23 @@ def is_versions_file(entry: Path) -> bool:
 
 
 def clone(original: Path, copy: Path) -> bool:
-    """Copy a file so that both share their blocks until one is written to.
+    """Copy a file by sharing its blocks until a write to either file.
 
     Returns:
-        False where the file system can't.
+        False if the file system can't.
 
     Raises:
-        OSError: the original can't be read, or something has the name of the copy.
+        OSError: the original can't be read, or the name of the copy is taken.
     """
     with original.open("rb") as source:
         return clone_open(source.fileno(), copy)
 
 
 def clone_open(source: int, copy: Path) -> bool:
-    """Do what ``clone`` does, of an open file.
+    """Clone an open file, like ``clone``.
 
     Raises:
-        OSError: the original can't be read, or something has the name of the copy.
+        OSError: the original can't be read, or the name of the copy is taken.
     """
     part = temporary_name(copy)
     target = create_private(part)

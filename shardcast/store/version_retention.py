@@ -43,8 +43,8 @@ class VersionRetention:
         """Keep a version until it is unpinned; also over restarts.
 
         Raises:
-            VersionNotOffered: it is not here, or not complete.
-            LocalDiskError: it could not be written down.
+            VersionNotOffered: the version is not here, or not complete.
+            LocalDiskError: the pin could not be recorded.
         """
         async with self._writer.exclusive():
             number = await asyncio.to_thread(pin, self._inventory.data_dir, version)
@@ -54,8 +54,8 @@ class VersionRetention:
         """Subject a version to retention again.
 
         Raises:
-            VersionNotOffered: it is not pinned.
-            LocalDiskError: it could not be written down.
+            VersionNotOffered: the version is not pinned.
+            LocalDiskError: the change could not be recorded.
         """
         async with self._writer.exclusive():
             number = await asyncio.to_thread(unpin, self._inventory.data_dir, version)
@@ -63,7 +63,7 @@ class VersionRetention:
         await self.try_tidy()
 
     async def try_tidy(self) -> None:
-        """Tidy after something that is done, whatever comes of it: what fails is tried again."""
+        """Tidy without raising: a failure is logged, and tried again later."""
         try:
             await self.tidy()
         except OSError as error:
@@ -94,7 +94,7 @@ class VersionRetention:
         self._checks.start_changed()
 
     async def _retire_surplus(self) -> None:
-        """Retire versions that are beyond retention and not held.
+        """Retire versions beyond retention without holds.
 
         Provisional ones take no place from others.
         """
@@ -110,7 +110,7 @@ class VersionRetention:
             await self._retirement.retire(number)
 
     def _beyond_keep(self, numbers: set[int]) -> list[int]:
-        """Return which of these have at least ``keep`` newer listed versions."""
+        """Return those numbers with at least ``keep`` newer listed versions."""
         listed = self._inventory.complete.numbers
         newer = {number: sum(other > number for other in listed) for number in numbers}
         return [number for number in sorted(numbers) if newer[number] >= self.keep]

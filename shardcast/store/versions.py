@@ -30,10 +30,10 @@ from shardcast.store.withdrawals import Withdrawals
 
 
 class VersionFolders(ServedVersions):
-    """What a data directory holds, served as it is and filled version by version.
+    """The versions of a data directory, served and filled one by one.
 
-    A Shelf, and beside it the operations of the parts, as attributes: this class has no logic of its own.
-    All parts share one ``Inventory``; each uses only parts that are made before it.
+    A Shelf, and beside it the operations of the parts, as attributes: this class has no logic of its own. All
+    parts share one ``Inventory``; each uses only parts made earlier.
 
     ============================ =====================================================================
     part                         operations
@@ -51,9 +51,9 @@ class VersionFolders(ServedVersions):
     Attributes:
         data_dir: the directory.
         inventory: the versions, by their state.
-        holds: who holds which version.
+        holds: the holds on each version.
         aside: versions of other lines.
-        quota: what the versions take, and may take.
+        quota: the bytes taken by and allowed to the versions.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class VersionFolders(ServedVersions):
         clock: Callable[[], float] = time.monotonic,
         max_bytes: int | None = None,
     ) -> None:
-        """Put the parts together; ``load`` takes up what the directory holds.
+        """Put the parts together; ``load`` reads the directory.
 
         Args:
             data_dir: the directory, held by this process.
-            keep: how many versions to keep.
+            keep: number of versions to keep.
             clock: seconds, for ages and holds.
-            max_bytes: bytes that the versions may take; None for no bound.
+            max_bytes: maximum bytes of all versions; None for no bound.
         """
         inventory = Inventory(data_dir, clock)
         writer = DirectoryWriter(inventory)
@@ -116,10 +116,11 @@ class VersionFolders(ServedVersions):
         self.change_line = self._changer.change_line
 
     def load(self, resume: bool) -> list[str]:
-        """Take up what the directory holds; blocks on the disk.
+        """Load the versions of the directory; blocks on the disk.
 
         Args:
-            resume: whether what was open when the node ended goes on (a middle) or is aborted (an origin).
+            resume: whether versions left open by the last run are continued (a middle) or aborted (an
+                origin).
 
         Returns:
             Messages for the log.
@@ -131,7 +132,7 @@ class VersionFolders(ServedVersions):
 
     @property
     def after_step(self) -> AfterStep:
-        """Called after each step of a change of line with its name; a test's place to kill the node."""
+        """Called after each step of a change of line, with its name; a test's place to kill the node."""
         return self._changer.after_step
 
     @after_step.setter
@@ -145,27 +146,27 @@ class VersionFolders(ServedVersions):
 
     @property
     def unready_reason(self) -> str | None:
-        """Why the directory can't be relied on, for ``/ready``; None where it can."""
+        """Why the directory is unusable, for ``/ready``; None for a usable one."""
         return None if self.held else self.data_dir.lost_reason
 
     @property
     def line(self) -> LineRecord:
-        """The record of the line that is here."""
+        """The record of the present line."""
         return self.inventory.line
 
     @property
     def untrusted(self) -> list[Listing]:
-        """Versions that an old middle left here, which verified nothing; not served."""
+        """Unverified versions left here by an old middle; not served."""
         return self.inventory.untrusted
 
     @property
     def provisional(self) -> set[int]:
-        """The complete versions that were taken on another server's word than the authority's."""
+        """The complete versions taken on the word of another server than the authority."""
         return self.inventory.provisional
 
     @property
     def hidden_numbers(self) -> set[int]:
-        """The versions that are here, whole or in part, though the authority does not list them."""
+        """The versions here, complete or in part, that are not listed by the authority."""
         return set(self.inventory.hidden)
 
     def opened(self, number: int) -> OpenVersion | None:

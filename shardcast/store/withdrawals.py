@@ -1,4 +1,4 @@
-"""Versions that their publisher took back."""
+"""Withdrawals of versions by their publisher."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Withdrawals:
     async def withdraw(self, withdrawal: Withdrawal) -> None:
         """Stop offering a version for good: durably in the line's record first, then off the list.
 
-        Its files stay until newer versions take its place.
+        The files stay until newer versions take the version's place.
 
         Raises:
-            LocalDiskError: it could not be written down.
+            LocalDiskError: the withdrawal could not be recorded.
         """
         inventory, number = self._inventory, withdrawal.number
         async with self._writer.exclusive():
@@ -54,15 +54,15 @@ class Withdrawals:
                 log.warning("%s", withdrawn_error(withdrawal))
             opened = inventory.open.get(number)
             whole = opened.live.manifest if opened else None
-            # The digest of a version that is being made is not known yet; its number is never used again.
+            # The digest of a version still being made is unknown; its number is never used again.
             if opened and (whole is None or withdrawal.digest in whole.digests.values()):
                 await self._retirement.discard_locked(number, withdrawal)
 
     async def finish(self) -> None:
-        """Take withdrawn versions off the list that stayed there because it could not be written.
+        """Take withdrawn versions off the list, if an earlier write of the list failed.
 
         Raises:
-            LocalDiskError: the list could not be written once more.
+            LocalDiskError: the list could not be written again.
         """
         inventory = self._inventory
         for number, withdrawal in inventory.line.withdrawn.items():
@@ -72,14 +72,14 @@ class Withdrawals:
                 await self.withdraw(withdrawal)
 
     async def withdraw_own(self, version: str, reason: str = "") -> Withdrawal:
-        """Withdraw a version that was published here, complete or retired by now.
+        """Withdraw a version published here, complete or retired by now.
 
         Returns:
-            The withdrawal; the first one, where the version was withdrawn before.
+            The withdrawal; for a version already withdrawn, the first one.
 
         Raises:
             VersionNotOffered: there was no such version.
-            LocalDiskError: it could not be written down.
+            LocalDiskError: the withdrawal could not be recorded.
         """
         inventory, number = self._inventory, version_number(version) or 0
         known, complete = inventory.line.withdrawn.get(number), inventory.complete.get(version)
