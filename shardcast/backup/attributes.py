@@ -125,10 +125,7 @@ def read_attributes(
     found = Attributes(
         mode=stat.S_IMODE(facts.st_mode), uid=facts.st_uid, gid=facts.st_gid, mtime=facts.st_mtime_ns
     )
-    if user := _user_name(facts.st_uid):
-        found["user"] = user
-    if group := _group_name(facts.st_gid):
-        found["group"] = group
+    found.update(owner_names(facts.st_uid, facts.st_gid))
     problems: list[str] = []
     target = b"/proc/self/fd/%d/%s" % (dir_fd, name) if descriptor is None else descriptor
     if xattrs := dict(_read_xattrs(target, problems)):
@@ -136,6 +133,24 @@ def read_attributes(
     if problems:
         found["problems"] = problems
     return found
+
+
+def owner_names(uid: int, gid: int) -> Attributes:
+    """Return the names of an owner and a group, as far as this machine knows them."""
+    found = Attributes()
+    if user := _user_name(uid):
+        found["user"] = user
+    if group := _group_name(gid):
+        found["group"] = group
+    return found
+
+
+def has_xattrs(descriptor: int) -> bool:
+    """Return whether an open file has extended attributes, or may have some that can't be listed."""
+    try:
+        return hasattr(os, "listxattr") and bool(os.listxattr(descriptor))
+    except OSError as error:
+        return error.errno not in _LACKING
 
 
 def _read_xattrs(target: int | bytes, problems: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -7,8 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
-from json.encoder import encode_basestring
 from typing import Any
 
 from shardcast.backup.ids import ID_SIZE, MAX_CHUNK
@@ -28,9 +26,6 @@ _MAX_HARD = 100
 """Characters of the text shared by all names of one file."""
 _NO_NAMES = (b"", b".", b"..")
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
-_quote_often = lru_cache(maxsize=256)(encode_basestring)
-_PLAIN_FILE = frozenset(("name", "kind", "mode", "uid", "gid", "user", "group", "mtime", "size", "chunks"))
-"""Fields of nearly every file; their line is written without an encoder, in a fifth of the time."""
 
 
 class SavedKind(StrEnum):
@@ -121,31 +116,8 @@ def entry_line(entry: SavedEntry) -> bytes:
 
 
 def fields_line(fields: Mapping[str, Any]) -> bytes:
-    """Return the line of an entry, with the newline, from fields as ``json_fields`` takes them.
-
-    Used for a million files: no ``SavedEntry`` is made for each.
-    """
-    if fields.keys() == _PLAIN_FILE and len(fields["chunks"]) == 1:
-        try:
-            return _plain_file_line(fields)
-        except UnicodeDecodeError:
-            pass  # the name stands in base64
+    """Return the line of an entry, with its newline, from fields as ``json_fields`` takes them."""
     return encode_json(json_fields(fields)) + b"\n"
-
-
-def _plain_file_line(fields: Mapping[str, Any]) -> bytes:
-    """Return the line of a file of one chunk, the same as ``encode_json`` makes.
-
-    Raises:
-        UnicodeDecodeError: the name is not UTF-8.
-    """
-    group, user = _quote_often(fields["group"]), _quote_often(fields["user"])
-    name = encode_basestring(fields["name"].decode())
-    return (
-        f'{{"chunks":["{fields["chunks"][0].hex()}"],"gid":{fields["gid"]},"group":{group},"kind":"file",'
-        f'"mode":{fields["mode"]},"mtime":{fields["mtime"]},"name":{name},"size":{fields["size"]},'
-        f'"uid":{fields["uid"]},"user":{user}}}\n'
-    ).encode("utf-8", "backslashreplace")
 
 
 def entry_fields(entry: SavedEntry) -> dict[str, Any]:

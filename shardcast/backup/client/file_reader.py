@@ -8,9 +8,10 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
-from shardcast.backup.attributes import read_attributes
+from shardcast.backup.attributes import has_xattrs, read_attributes
 from shardcast.backup.chunking import ONE_CHUNK, cut_chunks
 from shardcast.backup.client.folder_cache import FACTS
+from shardcast.backup.client.plain_lines import is_plain, is_sparse, plain_line
 from shardcast.backup.entries import SavedKind
 from shardcast.backup.ids import ChunkKind, chunk_id
 from shardcast.backup.listings import INLINE_IDS, cut_chunk_list
@@ -22,12 +23,8 @@ UNREADABLE = "unreadable"
 GONE = (errno.ENOENT, errno.ENOTDIR)
 """Errors of a name removed since its folder was listed."""
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_TRIES = 2
-"""Times a file is read if it changes while being read."""
 _MAX_REMEMBERED = 10_000
 """Files of several names whose chunks are remembered."""
-_BLOCK = 512
-"""Bytes of the units in which ``stat`` counts a file's blocks."""
 
 TakeChunk = Callable[[ChunkKind, bytes, Buffer], None]
 """Takes a chunk to send: kind, id and bytes."""
@@ -54,8 +51,10 @@ class ChunkingReader:
         self._take = take
         self._remembered: dict[tuple[int, bytes], tuple[Fields, bytes]] = {}
 
-    def file(self, folder: int, name: bytes, facts: bytes, device: int | None = None) -> tuple[Fields, bytes]:
-        """Read a file; return the fields of the file's entry and the ids of its chunks, joined.
+    def file(
+        self, folder: int, name: bytes, facts: bytes, device: int | None = None
+    ) -> tuple[Fields | bytes, bytes]:
+        """Read a file; return the line or the fields of its entry, and the ids of its chunks, joined.
 
         Args:
             folder: descriptor of the folder.
@@ -69,16 +68,17 @@ class ChunkingReader:
         """
         if device is not None and (known := self._remembered.get((device, facts))):
             return {**known[0], "name": name}, known[1]
-        seen = facts
-        for _ in range(_TRIES):
-            expected, seen = seen, b""
-            fields, ids, seen = self._read(folder, name, expected)
-            if seen == expected:
-                if device is not None and len(self._remembered) < _MAX_REMEMBERED:
-                    self._remembered[device, facts] = fields, ids
-                return fields, ids
-        fields.setdefault("problems", []).append(CHANGED)
-        return fields, ids
+        expected = facts
+        found, ids, seen = self._read(folder, name, expected)
+        if seen != expected:
+            expected = seen
+            found, ids, seen = self._read(folder, name, expected)
+        if isinstance(found, dict):
+            if seen != expected:
+                found.setdefault("problems", []).append(CHANGED)
+            elif device is not None and len(self._remembered) < _MAX_REMEMBERED:
+                self._remembered[device, facts] = found, ids
+        return found, ids
 
     def stream(self, read: Callable[[int], Buffer]) -> tuple[Fields, bytes]:
         """Read a stream to the end; return the fields of a file with its bytes, and the ids of its chunks."""
@@ -88,8 +88,11 @@ class ChunkingReader:
             self.bytes += len(chunk)
         return self._content(chunks)
 
-    def _read(self, folder: int, name: bytes, expected: bytes) -> tuple[Fields, bytes, bytes]:
-        """Read a file; return the fields, the ids, and the file's ``FACTS`` afterwards."""
+    def _read(self, folder: int, name: bytes, expected: bytes) -> tuple[Fields | bytes, bytes, bytes]:
+        """Read a file; return the fields, the ids, and the file's ``FACTS`` afterwards.
+
+        A small plain file with the expected facts gets a line instead of fields.
+        """
         descriptor = os.open(name, _FLAGS, dir_fd=folder)
         try:
             size = FACTS.unpack(expected)[0]
@@ -97,6 +100,10 @@ class ChunkingReader:
             # bytes.
             data = os.read(descriptor, min(size, ONE_CHUNK) + 1)
             if len(data) == size <= ONE_CHUNK:
+                found = os.fstat(descriptor)
+                if facts_of(found) == expected and is_plain(found) and not has_xattrs(descriptor):
+                    chunk = self._only_chunk(data)
+                    return plain_line(name, chunk, found), chunk, expected
                 fields, ids = self._one_chunk(data)
             else:
                 fields, ids = self.stream(_continued(data, descriptor))
@@ -107,7 +114,7 @@ class ChunkingReader:
         finally:
             os.close(descriptor)
         fields["name"] = name
-        if found.st_blocks * _BLOCK < fields["size"]:
+        if is_sparse(found, fields["size"]):
             fields["sparse"] = True
         if found.st_nlink > 1:
             fields["hard"] = f"{found.st_dev}:{found.st_ino}"
@@ -115,12 +122,13 @@ class ChunkingReader:
 
     def _one_chunk(self, data: bytes) -> tuple[Fields, bytes]:
         """Return the fields and the id of a small file; no id for an empty one."""
-        fields: Fields = {"kind": "file", "size": len(data)}
-        if not data:
-            return fields, b""
+        chunk = self._only_chunk(data)
+        return {"kind": "file", "size": len(data), "chunks": (chunk,) if chunk else ()}, chunk
+
+    def _only_chunk(self, data: bytes) -> bytes:
+        """Hand on the bytes of a small file, and return their id; no id for an empty file."""
         self.bytes += len(data)
-        fields["chunks"] = (found := self._chunk(ChunkKind.DATA, data),)
-        return fields, found
+        return self._chunk(ChunkKind.DATA, data) if data else b""
 
     def _content(self, chunks: list[tuple[bytes, int]]) -> tuple[Fields, bytes]:
         """Return the fields of a file of these chunks, and all ids needed, those of chunk lists first."""

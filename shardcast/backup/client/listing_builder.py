@@ -163,18 +163,20 @@ class ListingBuilder:
                 raise CacheDamaged
             return (self._line(folder, name, fields), b"") if fields else None
         try:
-            fields, ids = self._read(folder, at, name, facts)
+            read, ids = self._read(folder, at, name, facts)
         except OSError as error:
             if error.errno not in GONE:
                 self._problem(folder.path + name, error_text(error))
             return None
-        if "problems" in fields:
+        if isinstance(read, bytes):
+            return read, ids
+        if "problems" in read:
             state.unsettled.add(at)
-            self._problem(folder.path + name, "; ".join(fields["problems"]))
-        return self._line(folder, name, fields), ids
+            self._problem(folder.path + name, "; ".join(read["problems"]))
+        return self._line(folder, name, read), ids
 
-    def _read(self, folder: OpenFolder, at: int, name: bytes, facts: bytes) -> tuple[Fields, bytes]:
-        """Return the fields of a file, link or device, and the ids of its chunks, joined.
+    def _read(self, folder: OpenFolder, at: int, name: bytes, facts: bytes) -> tuple[Fields | bytes, bytes]:
+        """Return the line or the fields of a file, link or device, and the ids of its chunks, joined.
 
         Raises:
             OSError: the name was removed.

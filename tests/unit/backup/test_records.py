@@ -15,7 +15,6 @@ from shardcast.backup.entries import (
     SavedKind,
     encode_json,
     entry_line,
-    fields_line,
     json_fields,
     parse_entry,
 )
@@ -95,25 +94,6 @@ def test_line_is_canonical_and_leaves_out_what_is_empty() -> None:
     line = '{"gid":0,"kind":"file","mode":420,"mtime":1,"name":"café","size":0,"uid":0}\n'.encode()
     assert encode_json(json_fields(fields)) + b"\n" == line
     assert entry_line(SavedEntry(b"caf\xc3\xa9", SavedKind.FILE, mode=0o644, mtime=1)) == line
-
-
-@given(
-    st.binary(min_size=1, max_size=20) | st.text(min_size=1, max_size=9).map(str.encode),
-    st.text(max_size=9) | st.just("\udcff"),
-    st.integers(0, 1 << 40),
-)
-def test_line_of_a_plain_file_is_as_the_encoder_makes_it(name: bytes, owner: str, number: int) -> None:
-    """The usual file's line takes a shorter way, which may not show."""
-    fields = {
-        "name": name,
-        "kind": "file",
-        "mode": number % 0o7777,
-        "uid": 0,
-        "gid": number,
-        "mtime": -number,
-    }
-    fields |= {"user": owner or "x", "group": "staff", "size": number + 1, "chunks": (b"c" * 32,)}
-    assert fields_line(fields) == encode_json(json_fields(fields)) + b"\n"
 
 
 def test_name_that_is_not_utf8_is_base64() -> None:
