@@ -218,6 +218,7 @@ class ClientNode:
         version: str | int,
         output_file: StrPath | None = None,
         *,
+        offline: bool = False,
         progress: OnProgress | bool | None = None,
     ) -> str | None:
         """Download a version into a file; the file gets its name only after every byte is verified.
@@ -227,6 +228,8 @@ class ClientNode:
         Args:
             version: ``v3``, its number, ``latest``, or a tag: the newest version with the tag.
             output_file: path of the file; None for ``download_<version>.bin`` in the output folder.
+            offline: whether a version that was verified here before is given, with a warning in the log, when
+                no server answers within 2 s; see ``Client.download``.
             progress: called with a ``Progress`` in a thread of the library, ten times a second at most, and
                 once at the end. A slow function is called less often, and delays nothing but the return. Its
                 exception cancels the download, and is raised here. True shows a bar on stderr.
@@ -243,11 +246,11 @@ class ClientNode:
 
         async def download() -> str:
             async with self._client() as client:
-                return str((await client.download(version, output, progress=telling)).path)
+                return str((await client.download(version, output, offline=offline, progress=telling)).path)
 
         try:
             if self._sharing and self._seed_for:
-                return str(self._seeder(self._sharing).download(version, output, telling).path)
+                return str(self._seeder(self._sharing).download(version, output, offline, telling).path)
             return Background(download()).result()
         except VersionNotOffered as error:
             log.info("%s", error)

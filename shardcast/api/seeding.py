@@ -27,7 +27,9 @@ class Seeding:
         self._lock = threading.Lock()
         self._run: _Run | None = None
 
-    def download(self, version: str, output: str | None, progress: OnProgress | bool = False) -> Release:
+    def download(
+        self, version: str, output: str | None, offline: bool, progress: OnProgress | bool
+    ) -> Release:
         """Download a version, and share it afterwards; an interrupt of the wait cancels the download.
 
         Raises:
@@ -37,7 +39,7 @@ class Seeding:
             if self._run is None or not self._run.enter():
                 self._run = _Run(self._make(), self._seconds)
             run = self._run
-        return run.download(version, output, progress)
+        return run.download(version, output, offline, progress)
 
     def stop(self) -> None:
         """Stop sharing. A running download goes on, and shares until its end."""
@@ -90,20 +92,26 @@ class _Run:
                 self._users = 0
             self._opened.set_exception(error)
 
-    def download(self, version: str, output: str | None, progress: OnProgress | bool) -> Release:
+    def download(
+        self, version: str, output: str | None, offline: bool, progress: OnProgress | bool
+    ) -> Release:
         """Download a version in the client's loop."""
         loop = self._opened.result()
-        downloading = asyncio.run_coroutine_threadsafe(self._download(version, output, progress), loop)
+        downloading = asyncio.run_coroutine_threadsafe(
+            self._download(version, output, offline, progress), loop
+        )
         try:
             return downloading.result()
         except BaseException:
             downloading.cancel()
             raise
 
-    async def _download(self, version: str, output: str | None, progress: OnProgress | bool) -> Release:
+    async def _download(
+        self, version: str, output: str | None, offline: bool, progress: OnProgress | bool
+    ) -> Release:
         """Download a version, and begin to share it."""
         try:
-            release = await self._client.download(version, output, progress=progress)
+            release = await self._client.download(version, output, offline=offline, progress=progress)
         except BaseException:
             self._end_download()
             self._leave()

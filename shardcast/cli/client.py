@@ -68,6 +68,11 @@ _COLUMNS = ("VERSION", "DIGEST", "SHARDS", "SIZE", "NAME", "TAGS")
     "SECONDS: wait without limit.",
 )
 @options.option(
+    "--offline",
+    is_flag=True,
+    help="With --version: when no server answers within 2 s, or --wait, give what was verified here before.",
+)
+@options.option(
     "--output-name",
     metavar="TEMPLATE",
     help="The name in the folder for downloads, such as '{version}/{name}'; also {number}, {stem}, "
@@ -93,6 +98,7 @@ def client(
     output_dir: Path,
     output_name: str | None,
     wait: float | None,
+    offline: bool,
     follow: bool,
     following: FollowOptions,
     folders: ReceivedFolderOptions,
@@ -139,6 +145,10 @@ def client(
         raise click.UsageError("--from, --every, --keep, --exec and --on-hook-failure belong to --follow")
     if version is None and is_on_command_line("--wait"):
         raise click.UsageError("--wait goes with --version; --follow waits for each version by itself")
+    if offline and version is None:
+        raise click.UsageError(
+            "--offline goes with --version; without a server, --follow leaves its folder as it is"
+        )
     from shardcast.cli.progress import ShowTransfer, note_display, progress_display
     from shardcast.nodes.client import Client
     from shardcast.nodes.runtime import Terminated, run
@@ -198,6 +208,7 @@ def client(
             output_file,
             shown,
             wait=wait or 0.0,
+            offline=offline,
             as_json=as_json,
             seed_for=sharing.seed_for,
         )
@@ -227,6 +238,7 @@ async def _download(
     shown: ShowTransfer,
     *,
     wait: float,
+    offline: bool,
     as_json: bool,
     seed_for: float | None,
 ) -> None:
@@ -238,7 +250,9 @@ async def _download(
         background_task(shown.run()),
         background_task(note_waits(shardcast_client.waits, shown.note)),
     ):
-        release = await shardcast_client.download(version, output_file, shown.watch, wait=wait)
+        release = await shardcast_client.download(
+            version, output_file, shown.watch, wait=wait, offline=offline
+        )
         shown.pause()
         if version in release.tags:
             shown.note(f"{version} is {release.version}")
@@ -325,4 +339,5 @@ def release_as_dict(release: Release) -> dict[str, Any]:
         **given,
         "tags": list(release.tags),
         "metadata": dict(release.metadata),
+        **({"offline": True} if release.offline else {}),
     }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +20,9 @@ from shardcast.upstream.follow import Following
 from shardcast.upstream.lists import LATEST, FoundVersion, find_version, wait_for_news, wait_for_version
 
 log = logging.getLogger(__name__)
+
+OFFLINE_PATIENCE = 2.0
+"""Seconds within which a server must answer before a version that is here is given instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +38,15 @@ class AskedServers:
     origin_id: str | None
 
     @asynccontextmanager
-    async def looking(self, wait: float = 0.0) -> AsyncIterator[tuple[Following, Standing]]:
+    async def looking(
+        self, wait: float = 0.0, *, bounded: bool = False
+    ) -> AsyncIterator[tuple[Following, Standing]]:
         """Yield the servers, followed for one question, and the beliefs after their answers.
 
         Args:
             wait: seconds to wait for a server, where longer than ``unreachable_at_start``.
+            bounded: whether to wait for ``wait`` seconds only, also for one that takes connections and does
+                not answer; 2 at least.
 
         Raises:
             NoServerReachable: no server answered.
@@ -51,8 +60,11 @@ class AskedServers:
         )
         async with following:
             with self.downloads.waits.watching(lambda: following.wait):
-                patience = max(wait, self.downloads.limits.unreachable_at_start)
-                standing = await wait_for_news(following, patience)
+                if bounded:
+                    standing = await _news_within(following, max(wait, OFFLINE_PATIENCE))
+                else:
+                    patience = max(wait, self.downloads.limits.unreachable_at_start)
+                    standing = await wait_for_news(following, patience)
             for follower in following.followers:
                 if not follower.versions_known:
                     log.warning("not used: %s", follower.failure or f"{follower.peer.url}: no answer yet")
@@ -88,3 +100,16 @@ class AskedServers:
             with self.downloads.waits.waiting(lambda: f"manifests from {servers}"):
                 version = await find_tagged(standing, self.downloads.peers, version)
         return find_version(standing, version)
+
+
+async def _news_within(following: Following, seconds: float) -> Standing:
+    """Return the beliefs after the answers of so many seconds.
+
+    Raises:
+        NoServerReachable: no server answered.
+        AccessDenied: a server refused, and no other listed its versions.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None if math.isinf(seconds) else seconds):
+            return await wait_for_news(following, seconds)
+    return following.standing_or_error()

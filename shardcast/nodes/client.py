@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -17,13 +18,14 @@ from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_urls
 from shardcast.concurrency import background_task
 from shardcast.constants import CHECK_INTERVAL
-from shardcast.errors import UsageError
+from shardcast.errors import NoServerReachable, UsageError
 from shardcast.fair_limit import FairLimit
 from shardcast.folders.options import FolderOptions
 from shardcast.nodes.asked_servers import AskedServers
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.follow import Follow, FollowSettings
 from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
+from shardcast.nodes.local_versions import check_offline, find_local, release_without_server
 from shardcast.nodes.offers import describe_offers
 from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.progress_reports import ProgressReports, WatchedTransfer
@@ -113,6 +115,15 @@ class Client:
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:  # the port to share at is taken, for instance
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _open(self) -> None:
+        """Open the session, and listen for neighbours where versions are shared."""
         session = await self._stack.enter_async_context(
             open_session(self._limits.timeout, self._access, downloads=self._download_limit)
         )
@@ -127,7 +138,6 @@ class Client:
         self._downloads = Downloads(
             peers, self._limits, waits=self.waits, sharing=sharing, folders=self._folders
         )
-        return self
 
     @property
     def _asked(self) -> AskedServers:
@@ -182,6 +192,7 @@ class Client:
         watch: Watch | None = None,
         *,
         wait: float = 0.0,
+        offline: bool = False,
         progress: OnProgress | bool | None = None,
     ) -> Release:
         """Download a version into a file; the name appears only when every byte is verified.
@@ -196,6 +207,8 @@ class Client:
                 use ``progress``.
             wait: seconds to wait for a version, and for a server, not there yet; ``math.inf`` to wait without
                 limit.
+            offline: whether to give a version verified here before, with a warning in the log, when no server
+                answers within 2 s, or ``wait``. It counts while nothing touched its output since.
             progress: called in the event loop with a ``Progress``, ten times a second at most, and once at
                 the end; a coroutine is awaited. Its exception cancels the download, and is raised here. True
                 shows a bar on stderr.
@@ -213,27 +226,34 @@ class Client:
         version = version_text(version)
         watched = WatchedTransfer(watch)
         reports = ProgressReports(progress, watched.progress)
-        work = self._download(version, output_file, watched.begin, wait=wait)
+        check_offline(offline, self._folders.verify)
+        work = self._download(version, output_file, watched.begin, wait=wait, offline=offline)
         return await reports.beside(work, watched.finish)
 
     async def _download(
-        self, version: str, output_file: Path | str | None, watch: Watch, *, wait: float
+        self, version: str, output_file: Path | str | None, watch: Watch, *, wait: float, offline: bool
     ) -> Release:
         """Download a version; see ``download``."""
-        async with self._asked.looking(wait) as (following, _):
+        destination = Destination(self.output_dir, watch=watch, template=self._template, keeps_record=offline)
+        if output_file is not None and str(output_file).endswith("/"):
+            destination = replace(destination, outputs=Path(output_file))
+        elif output_file is not None:
+            destination = replace(destination, named=Path(output_file), template=None)
+        async with AsyncExitStack() as stack:
+            try:
+                looking = self._asked.looking(wait, bounded=offline)
+                following, _ = await stack.enter_async_context(looking)
+            except NoServerReachable as error:
+                named = destination.named and destination.named.absolute()
+                local = partial(find_local, destination.records, version, self._origin_id, named)
+                return release_without_server(await asyncio.to_thread(local), version, error, offline=offline)
             found = await self._asked.wait_for(version, following, wait)
-            standing, listing = following.standing(), found.listing
-            destination = Destination(self.output_dir, watch=watch, template=self._template)
-            if output_file is not None and str(output_file).endswith("/"):
-                destination = Destination(Path(output_file), watch=watch, template=self._template)
-            elif output_file is not None:
-                destination = Destination(self.output_dir, Path(output_file), watch=watch)
+            listing, listed = found.listing, found.listing.number in following.standing().listed
             peers = [self._downloads.peers[url] for url in found.servers]
-            listed = listing.number in standing.listed
-            async with self._reporting(following):
-                return await self._downloads.fetch(
-                    listing, peers, destination, following, origin=found.origin, listed=listed
-                )
+            await stack.enter_async_context(self._reporting(following))
+            return await self._downloads.fetch(
+                listing, peers, destination, following, origin=found.origin, listed=listed
+            )
 
     async def follow(
         self,

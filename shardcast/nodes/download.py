@@ -25,6 +25,7 @@ from shardcast.folders.kept import is_unchanged, read_kept, unchanged_pieces
 from shardcast.folders.options import SHARDS, WHOLE, FolderOptions
 from shardcast.folders.output import FolderOutput
 from shardcast.nodes.followed_folder import FollowedFolder
+from shardcast.nodes.local_versions import has_version, keep_version
 from shardcast.nodes.output_names import folder_name, output_name
 from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.release import NEIGHBOURS, Release
@@ -61,6 +62,7 @@ class Destination:
         watch: called with the transfer at its beginning.
         folder: the folder with the output's record; None for an output outside a followed folder.
         template: template of the output's name below ``outputs``; None for the usual names.
+        keeps_record: whether an output outside a followed folder gets a record, too.
     """
 
     outputs: Path
@@ -68,6 +70,12 @@ class Destination:
     watch: Watch | None = None
     folder: FollowedFolder | None = None
     template: OutputTemplate | None = None
+    keeps_record: bool = False
+
+    @property
+    def records(self) -> Path:
+        """The folder with the output's record."""
+        return (self.named.parent if self.named else self.outputs).absolute()
 
     def path(self, header: Header) -> Path:
         """Return the absolute path of the output of a version, a file or a folder."""
@@ -249,10 +257,8 @@ class Downloads:
             await destination.folder.begin(output, live.header)
         elif destination.template:
             await asyncio.to_thread(_make_parent, output)
-        known = live.manifest if live.header.folder else None
-        trusts = self.folders.verify != WHOLE and not self.folders.selects and is_authentic()
-        here = await asyncio.to_thread(is_unchanged, output, known) if known and trusts else False
-        if known and here:
+        known = live.manifest
+        if known and await self._is_here(known, output, destination, is_authentic()):
             final = await asyncio.to_thread(output.stat)
             shared = await self._share_unchanged(live, known, output, peers) if joins else None
             progress = shared.progress() if shared else None
@@ -322,6 +328,19 @@ class Downloads:
         )
         return await _recorded(release, destination, sink.final)
 
+    async def _is_here(
+        self, manifest: Manifest, output: Path, destination: Destination, is_authentic: bool
+    ) -> bool:
+        """Return whether an output is that of a manifest, and nothing touched it since it was verified."""
+        if self.folders.verify == WHOLE or self.folders.selects:
+            return False
+        if manifest.header.folder:
+            return is_authentic and await asyncio.to_thread(is_unchanged, output, manifest)
+        # The pieces of a file are shared from its descriptor, which a transfer opens.
+        if self.sharing:
+            return False
+        return await asyncio.to_thread(has_version, destination.records, output, manifest)
+
     async def share_kept(self, listing: Listing, peers: Sequence[Peer], output: Path) -> None:
         """Share a folder downloaded by an earlier run, as long as nothing in the folder was touched."""
         known = await asyncio.to_thread(read_kept, output) if self.sharing else None
@@ -359,7 +378,11 @@ def _make_parent(output: Path) -> None:
 
 async def _recorded(release: Release, destination: Destination, final: os.stat_result | None) -> Release:
     """Record a version in the folder of outputs, and return the release."""
-    return await destination.folder.record(release, final) if destination.folder else release
+    if destination.folder:
+        return await destination.folder.record(release, final)
+    if destination.keeps_record and final:
+        await asyncio.to_thread(keep_version, destination.records, release, final)
+    return release
 
 
 def _lists_manifest(following: Following, number: int) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from shardcast.nodes.local_versions import keep_manifest
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release, origin_name
 from shardcast.nodes.release_folder import finish_announcing, restore_latest, start_announcing
@@ -150,6 +151,7 @@ class FollowedFolder:
 
         def record() -> bool:
             self.outputs.record(release.path, origin, number, digest, file=file)
+            keep_manifest(self.outputs.folder, release.path, release.manifest)
             self.outputs.lines.note_listed(origin, {number: digest})
             return self.outputs.lines.is_new_line(origin)
 

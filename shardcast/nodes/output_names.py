@@ -30,7 +30,10 @@ _RECORD = re.compile(
 )
 """A record, a kept manifest or state of a folder, or the temporary file of one of these after a kill."""
 _NAMED_RECORD = re.compile(r"\.output-[0-9a-f]{32}\.record", re.ASCII)
-_NAMED_RECORD_PART = re.compile(rf"\.output-[0-9a-f]{{32}}\.record~[0-9a-f]{{16}}{re.escape(PART)}", re.ASCII)
+_NAMED_MANIFEST = re.compile(r"\.output-[0-9a-f]{32}\.manifest", re.ASCII)
+_NAMED_RECORD_PART = re.compile(
+    rf"\.output-[0-9a-f]{{32}}\.(?:record|manifest)~[0-9a-f]{{16}}{re.escape(PART)}", re.ASCII
+)
 _PART = re.compile(
     r"\.(?:download_(v[1-9][0-9]{0,17})\.bin|(v[1-9][0-9]{0,17}))"
     r"(\.part(-[0-9a-f]+)*(\.manifest)?|~[0-9a-f]{16}\.part)",
@@ -87,6 +90,11 @@ def record_path(path: Path, outputs: Path | None = None) -> Path:
     return folder / f".output-{sha256(os.fsencode(path.relative_to(folder))).hexdigest()[:32]}.record"
 
 
+def manifest_path(path: Path, outputs: Path) -> Path:
+    """Return the path of the manifest that is kept of an output that is a file, beside its record."""
+    return record_path(path, outputs).with_suffix(".manifest")
+
+
 def is_named_record(name: str) -> bool:
     """Return whether a name is that of the record of an output with a name of its own."""
     return _NAMED_RECORD.fullmatch(name) is not None
@@ -110,4 +118,6 @@ def is_stale(entry: Path) -> bool:
         return bool(found[2]) or not any(entry.parent.glob(f".{found[1]}{PART}*"))
     if _NAMED_RECORD_PART.fullmatch(entry.name):
         return True
+    if _NAMED_MANIFEST.fullmatch(entry.name):
+        return not os.path.lexists(entry.with_suffix(".record"))
     return any(is_temporary_of(entry.name, name) for name in _REPLACED)

@@ -3,7 +3,8 @@
 ::
 
     .download_v3.bin.record   {"origin": "5f0c…", "number": 3, "digest": "9f86…", "size": 300000,
-                               "mtime_ns": 1763780000000000000, "inode": 4711, "withdrawn": false}
+                               "mtime_ns": 1763780000000000000, "inode": 4711, "withdrawn": false,
+                               "ctime_ns": 1763780000000000000}
 
 A record counts only while inode, size and mtime of the file are the recorded ones. The record of an output
 with a name of its own is ``.output-<hash of its path>.record`` in the folder of outputs, and has its
@@ -75,6 +76,8 @@ class OutputRecord:
         file: the file's identity when the record was written.
         withdrawn: whether the publisher took the version back.
         path: of an output with a name of its own, below the folder of outputs; empty for others.
+        ctime_ns: when the output's inode was last changed, in nanoseconds since 1970; None in records of
+            earlier versions, which no version without a server is taken by.
         followed: whether a follower made the output; only such outputs are removed by ``--keep``.
     """
 
@@ -85,6 +88,7 @@ class OutputRecord:
     withdrawn: bool = False
     path: str = ""
     followed: bool = False
+    ctime_ns: int | None = None
 
     @property
     def is_pending(self) -> bool:
@@ -103,6 +107,7 @@ class OutputRecord:
             "withdrawn": self.withdrawn,
             **({"path": self.path} if self.path else {}),
             **({"followed": True} if self.followed else {}),
+            **({} if self.ctime_ns is None else {"ctime_ns": self.ctime_ns}),
         }
         return json.dumps(record).encode() + b"\n"
 
@@ -125,7 +130,8 @@ def parse_record(data: bytes) -> OutputRecord:
     identity = FileIdentity(*(_integer(record, key) for key in ("inode", "size", "mtime_ns")))
     digest = parse_digest(record.get("digest"))
     followed = record.get("followed") is True
-    return OutputRecord(parse_origin(record), number, digest, identity, withdrawn, path, followed)
+    ctime_ns = _integer(record, "ctime_ns") if "ctime_ns" in record else None
+    return OutputRecord(parse_origin(record), number, digest, identity, withdrawn, path, followed, ctime_ns)
 
 
 def json_object(data: bytes, limit: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from shardcast.nodes.output_names import (
     UNDER_WAY_LINK,
     is_named_record,
     is_stale,
+    manifest_path,
     output_number,
     output_path,
     path_below,
@@ -147,8 +148,9 @@ class OutputFolder:
             LocalDiskError: the record can't be written, or the file is not there.
         """
         with disk_errors("could not record", path):
-            identity = FileIdentity.from_stat(path.stat() if file is None else file).recorded
-        made = OutputRecord(origin, number, digest, identity, followed=True)
+            verified = FileIdentity.from_stat(path.stat() if file is None else file)
+        identity = verified.recorded
+        made = OutputRecord(origin, number, digest, identity, followed=True, ctime_ns=verified.ctime_ns)
         with self._storage.locked():
             found, known = trusted_identity(path), self._storage.read_record(path)
             vouched = known is not None and known.followed  # by another follower, which was faster
@@ -236,6 +238,7 @@ class OutputFolder:
                 else:
                     path.unlink(missing_ok=True)
                 record_path(path, self.folder).unlink(missing_ok=True)
+                manifest_path(path, self.folder).unlink(missing_ok=True)
                 # Before the freed blocks serve another file: a power cut could bring the name back with
                 # foreign bytes.
                 sync_folder(path.parent)

@@ -66,6 +66,7 @@ class Release:
             folder: the number says nothing about the versions followed before.
         neighbours: number of neighbours at the end, and bytes received from and sent to them; None for a
             client without sharing.
+        offline: whether no server answered, and the version is one that was here and verified before.
     """
 
     version: str
@@ -75,6 +76,7 @@ class Release:
     received: dict[str, int]
     new_line: bool = False
     neighbours: NeighbourProgress | None = None
+    offline: bool = False
 
     def __repr__(self) -> str:
         """Return one short line: a manifest has up to a million shards."""
@@ -89,8 +91,7 @@ class Release:
     @property
     def digest(self) -> str:
         """The payload's digest, as shown in the distribution list: BLAKE3 if the origin lists BLAKE3."""
-        digests = self.manifest.digests
-        return digests.get("blake3") or digests["sha256"]
+        return payload_digest(self.manifest)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -111,6 +112,11 @@ class Release:
     def number(self) -> int:
         """3 for ``v3``."""
         return version_number(self.version) or 0
+
+
+def payload_digest(manifest: Manifest) -> str:
+    """Return the digest of a payload, as shown in the distribution list: BLAKE3 if listed so."""
+    return manifest.digests.get("blake3") or manifest.digests["sha256"]
 
 
 def origin_name(origin: str | None) -> str:

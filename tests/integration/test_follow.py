@@ -177,7 +177,8 @@ def broadcast(data_dir: Path, seed: int, size: int = 300 * KB) -> str:
 def files(folder: Path) -> set[str]:
     """Names in a folder, but for the records that a follower keeps there (test_outputs.py)."""
     names = {entry.name for entry in folder.iterdir()}
-    records = {f".{name}.record" for name in names if name.startswith("download_")}
+    kept = (".record", ".manifest")
+    records = {f".{name}{end}" for name in names if name.startswith("download_") for end in kept}
     return names - records - {".shardcast-lines", ".shardcast-lines.lock", ".shardcast-hook.lock"}
 
 

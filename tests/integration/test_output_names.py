@@ -83,7 +83,8 @@ async def test_follower_keeps_links_and_removes_named_outputs(data_dir: Path, tm
             "v3",
             "v4",
         ]
-        assert len([path for path in out.iterdir() if path.name.startswith(".output-")]) == 2
+        kept = [path.suffix for path in out.iterdir() if path.name.startswith(".output-")]
+        assert sorted(kept) == [".manifest", ".manifest", ".record", ".record"]
         processes.run("withdraw", "v4", "--data-dir", str(data_dir))
         told = asyncio.Event()
 
