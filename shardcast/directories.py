@@ -116,11 +116,11 @@ def remove_tree(path: Path | str) -> bool:
     """
     if _remove_tree(path) or not hasattr(os, "O_PATH"):
         return not os.path.lexists(path)
-    _let_owner_write(path)
+    let_owner_write(path)
     return _remove_tree(path)
 
 
-def _let_owner_write(path: Path | str) -> None:
+def let_owner_write(path: Path | str) -> None:
     """Give this user write permission on a folder and those below; no link is followed."""
     pending = [os.fspath(path)]
     while pending:

@@ -10,6 +10,8 @@ from shardcast.sizes import format_rate, format_size
 
 _MIN_BAR, _MAX_BAR = 10, 40
 """Cells of the bar; a narrower one is left out."""
+_LONGEST_LEFT = 100 * 3600
+"""Seconds left from which on no time is shown: at such a rate the time means nothing."""
 _MAX_TEXT = 500
 """Maximum characters of a part, whatever name is in there."""
 
@@ -30,8 +32,8 @@ def progress_line(
     room = width - 1
     numbers = f"{done / size:4.0%} of {format_size(size)}" if size else format_size(done)
     optional = [format_rate(rate)] if rate is not None else []
-    if size and rate and done < size:
-        optional.append(_left(round((size - done) / rate)))
+    if size and rate and done < size and (left := (size - done) / rate) < _LONGEST_LEFT:
+        optional.append(_left(round(left)))
     name = _cut(one_line(what, _MAX_TEXT), max(room - _cells(numbers) - 1, 0))
     line = f"{name} {numbers}" if name else _cut(numbers, room)
     for text in (*optional, *(one_line(text, _MAX_TEXT) for text in detail if text)):

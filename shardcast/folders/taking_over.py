@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 
+from shardcast.directories import let_owner_write
 from shardcast.folders.entries import EntryKind
 from shardcast.folders.places import FolderPlaces
 from shardcast.folders.tree import OpenTree
@@ -72,6 +73,10 @@ def _cut(name: bytes, folder: int, size: int) -> None:
 def _remove(name: bytes, folder: int, found: os.stat_result) -> None:
     """Remove an entry of a folder, with all contents."""
     if stat.S_ISDIR(found.st_mode):
-        shutil.rmtree(os.fsdecode(name), dir_fd=folder)
+        try:
+            shutil.rmtree(os.fsdecode(name), dir_fd=folder)
+        except PermissionError:  # closed to its owner, who is not root
+            let_owner_write(f"/proc/self/fd/{folder}/{os.fsdecode(name)}")
+            shutil.rmtree(os.fsdecode(name), dir_fd=folder)
     else:
         os.unlink(name, dir_fd=folder)

@@ -36,6 +36,8 @@ _KIND_WORDS = {
     EntryKind.FOLDER: "folder",
 }
 
+_CLOSED = "can't be read: no permission"
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -105,6 +107,10 @@ class FolderVerification:
                 self._unreadable.add(index)
                 yield Difference(entry.text, "is missing")
                 continue
+            except PermissionError:
+                self._unreadable.add(index)
+                yield Difference(entry.text, _CLOSED)
+                continue
             what = self._difference(entry, found, tree)
             if what:
                 if entry.kind is EntryKind.FILE and (
@@ -141,6 +147,9 @@ class FolderVerification:
                     names = sorted(os.fsencode(each.name) for each in found)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # told already
+            except PermissionError:
+                yield Difference(os.fsdecode(folder), _CLOSED)
+                continue
             for name in names:
                 path = folder + name
                 if not self._is_made(path) and not self._is_made(path + b"/"):
@@ -174,16 +183,28 @@ class FolderVerification:
             return []
         complete = files == all_files and files.isdisjoint(self._unreadable)
         with disk_errors("could not read", self._folder), OpenTree.at(self._folder) as tree:
-            if complete and self._has_digest(tree, parts, shard):
-                return []
-            wrong = [
-                os.fsdecode(self._selection.path(index))
-                for index in sorted(files - self._unreadable)
-                if placed.index is not None or not self._is_right(tree, index)
-            ]
+            try:
+                if complete and self._has_digest(tree, parts, shard):
+                    return []
+            except PermissionError:
+                pass  # the file is found and named below
+            found = [self._fault(tree, index, placed, shard) for index in sorted(files - self._unreadable)]
+        wrong = [difference for difference in found if difference]
         if complete and not wrong and not self._stopped:
             return [Difference(".", f"has wrong bytes in shard {shard.number}, in no file that has a digest")]
-        return [Difference(path, f"has wrong bytes in shard {shard.number}") for path in wrong]
+        return wrong
+
+    def _fault(self, tree: OpenTree, index: int, placed: FolderShard, shard: Shard) -> Difference | None:
+        """Return the difference of a file in a wrong shard; None for a file with the right bytes."""
+        path = self._selection.path(index)
+        try:
+            if placed.index is None and self._is_right(tree, index):
+                return None
+            close(tree.open_file(path))
+        except PermissionError:
+            self._unreadable.add(index)  # named once
+            return Difference(os.fsdecode(path), _CLOSED)
+        return Difference(os.fsdecode(path), f"has wrong bytes in shard {shard.number}")
 
     def _has_digest(self, tree: OpenTree, parts: list[bytes | FileRange], shard: Shard) -> bool:
         """Return whether the parts of a shard together have the shard's digest."""

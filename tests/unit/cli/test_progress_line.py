@@ -35,6 +35,11 @@ def test_the_line_is_narrower_than_the_terminal(
     assert 0 <= columns(line) < width
 
 
+@pytest.mark.parametrize("rate", [5e-324, 1e-9, 1.0])
+def test_no_time_is_shown_where_it_would_mean_nothing(rate: float) -> None:
+    assert progress_line(80, "v3", 0, 100 * MB, rate, ()).endswith("B/s")
+
+
 def test_what_matters_most_stays_when_there_is_less_room() -> None:
     def line(width: int) -> str:
         return progress_line(width, "v3", 540 * MB, 1200 * MB, 53.7 * MB, DETAIL)

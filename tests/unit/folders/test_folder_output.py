@@ -24,6 +24,7 @@ from shardcast.store.live_manifest import LiveManifest
 from tests.support.filling import fill, names
 from tests.support.folder_manifests import counted, folder_manifest
 from tests.support.folder_tables import folder_tables
+from tests.support.other_user import as_nobody, place_for_all
 
 TIME = 1_763_780_000
 LARGE = (1 << 20) + 5
@@ -109,6 +110,20 @@ async def test_folder_keeps_nothing_of_an_earlier_run_that_is_not_in_its_list(tm
     await receive(output)
     assert differences(output) == {}
     assert not (tmp_path / "outside").exists()
+
+
+def test_closed_folder_of_an_earlier_run_is_removed() -> None:
+    def receive_over(output: Path) -> dict[str, str]:
+        inside = output.parent / ".v1.part" / "folder" / "w"
+        inside.mkdir(parents=True)
+        (inside / "closed" / "deep").mkdir(parents=True)
+        for closed in (inside / "closed" / "deep", inside / "closed", inside):
+            closed.chmod(0o100)
+        asyncio.run(receive(output))
+        return differences(output)
+
+    with place_for_all() as top:
+        assert as_nobody(lambda: receive_over(top / "v1")) == {}
 
 
 async def test_tar_that_differs_from_list_is_refused_and_named(tmp_path: Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import stat
-import tempfile
 from pathlib import Path
 
 from shardcast.directories import remove_tree
-
-NOBODY = 65534
+from tests.support.other_user import as_nobody, place_for_all
 
 
 def make_and_remove(top: Path) -> bool:
@@ -23,20 +20,8 @@ def make_and_remove(top: Path) -> bool:
 
 
 def test_folder_without_write_permissions_is_removed_and_no_link_followed() -> None:
-    with tempfile.TemporaryDirectory() as place:
-        top = Path(place)
+    with place_for_all() as top:
         (top / "kept").mkdir(0o500)
-        top.chmod(0o777)
-        child = os.fork()
-        if not child:  # root may remove anything, so it is another user's
-            done = 1
-            try:
-                if os.geteuid() == 0:
-                    os.setuid(NOBODY)
-                done = 0 if make_and_remove(top) else 2
-            finally:
-                os._exit(done)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+        assert as_nobody(lambda: make_and_remove(top))
         assert not (top / "v1").exists()
         assert stat.S_IMODE((top / "kept").stat().st_mode) == 0o500

@@ -101,7 +101,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    """Return the files that this user may write to: root any."""
+    found = (path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    return sorted(path for path in found if os.access(path, os.W_OK))
 
 
 def rewrite(root: Path, pick: int) -> None:

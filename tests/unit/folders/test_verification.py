@@ -16,6 +16,7 @@ from shardcast.folders.table import FolderTable
 from shardcast.folders.verification import FolderVerification
 from shardcast.protocol.manifest import Manifest
 from tests.support.folder_manifests import counted, folder_manifest
+from tests.support.other_user import as_nobody, place_for_all
 
 TIME = 1_763_780_000
 LARGE = (1 << 20) + 5
@@ -34,8 +35,11 @@ def some_table() -> FolderTable:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with these entries."""
-    root = tmp_path / "model"
+    return write_folder(tmp_path / "model")
+
+
+def write_folder(root: Path) -> Path:
+    """Write a folder with these entries, and return its path."""
     root.mkdir()
     for index, entry in enumerate(some_table()):
         path = root / entry.text
@@ -127,6 +131,22 @@ def test_each_difference_is_told_and_nothing_else(folder: Path, change: str) -> 
     found = differences(folder)
     assert found.keys() == expected.keys()
     assert all(words in found[path] for path, words in expected.items())
+
+
+def test_what_this_user_may_not_read_is_told_by_name() -> None:
+    def compare(root: Path) -> dict[str, str]:
+        write_folder(root)
+        for path in ("large", "config", "w"):
+            (root / path).chmod(0)
+        try:
+            return differences(root)
+        finally:
+            (root / "w").chmod(0o700)
+
+    with place_for_all() as top:
+        told = as_nobody(lambda: compare(top / "model"))
+    assert told.pop("copy") == "has the mode 000, not 644"  # its bytes are those of config
+    assert told == dict.fromkeys(("config", "large", "w/", "w/\udcff"), "can't be read: no permission")
 
 
 def test_folder_that_can_not_be_read_is_an_error(tmp_path: Path) -> None:
