@@ -56,6 +56,19 @@ def encode_chunks(chunks: Sequence[Buffer]) -> list[bytes]:
     ]
 
 
+def check_decoder() -> None:
+    """Check that compressed chunks can be decoded here.
+
+    Raises:
+        UsageError: the package zstandard is not installed.
+    """
+    if zstandard is None:
+        raise UsageError(
+            "chunks compressed with zstd can't be read; install the package zstandard "
+            "(the extra shardcast[backup])"
+        )
+
+
 def decode_chunk(encoded: Buffer) -> bytes:
     """Return the plain bytes of an encoded chunk, at most 8 MiB of them.
 
@@ -70,10 +83,7 @@ def decode_chunk(encoded: Buffer) -> bytes:
         return bytes(body)
     if encoding != ZSTD:
         raise IntegrityError(f"a chunk in an unknown encoding ({encoding.hex() or 'none'})")
-    if zstandard is None:
-        raise UsageError(
-            "this backup is compressed with zstd; install the package zstandard (the extra shardcast[backup])"
-        )
+    check_decoder()
     return _decompress(body)
 
 

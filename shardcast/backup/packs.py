@@ -25,7 +25,7 @@ FOOTER_SIZE = 4 + len(MAGIC)
 """Bytes behind the index."""
 _RECORD = struct.Struct(f"<{ID_SIZE}sI")
 _LENGTH = struct.Struct("<I")
-_MAX_CHUNKS = 1 << 16
+MAX_CHUNKS = 1 << 16
 """Maximum chunks of one pack: bounds the memory of its index."""
 
 
@@ -76,7 +76,7 @@ class PackWriter:
     @property
     def is_full(self) -> bool:
         """Whether the pack has reached the size of a finished one."""
-        return self.size + len(self._chunks) * _RECORD.size >= PACK_SIZE or len(self._chunks) >= _MAX_CHUNKS
+        return self.size + len(self._chunks) * _RECORD.size >= PACK_SIZE or len(self._chunks) >= MAX_CHUNKS
 
     def add(self, chunk: bytes, encoded: bytes) -> None:
         """Add an encoded chunk.
@@ -108,7 +108,7 @@ def index_length(footer: Buffer, size: int) -> int:
     if len(footer) != FOOTER_SIZE or bytes(footer[_LENGTH.size :]) != MAGIC or size > MAX_PACK:
         raise IntegrityError(f"no pack of at most {MAX_PACK} bytes, or it is cut off")
     (length,) = _LENGTH.unpack(footer[: _LENGTH.size])
-    if length % _RECORD.size or length > min(_MAX_CHUNKS * _RECORD.size, size - len(MAGIC) - FOOTER_SIZE):
+    if length % _RECORD.size or length > min(MAX_CHUNKS * _RECORD.size, size - len(MAGIC) - FOOTER_SIZE):
         raise IntegrityError(f"a pack of {size} bytes has an index of {length} bytes")
     return int(length)
 

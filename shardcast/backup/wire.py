@@ -29,6 +29,10 @@ NO_PACK = bytes(32)
 """The pack's digest in the location of a missing chunk."""
 MAX_IDS = 65_536
 """Ids in one request about chunks."""
+MAX_PROOFS = 4096
+"""Maximum chunks in one request to share chunks."""
+MIN_SHARED = 4096
+"""Minimum bytes of a shared chunk as stored: smaller ones are quickly sent, and easily guessed."""
 MAX_PACK = 32 << 20
 """Bytes of a pack."""
 MAX_INDEX = 4 << 20
@@ -71,7 +75,7 @@ NOWHERE = ChunkLocation(NO_PACK, 0, 0)
 
 
 def run_path(run: str, below: str = "") -> str:
-    """Return the path of a run, or a path below: ``missing``, ``snapshots``, ``packs/<SHA-256>``."""
+    """Return the path of a run, or a path below: ``missing``, ``share``, ``snapshots``, ``packs/…``."""
     return f"{RUNS_PATH}/{run}/{below}" if below else f"{RUNS_PATH}/{run}"
 
 

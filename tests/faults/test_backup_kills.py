@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +42,52 @@ HEAD: dict[str, Any] = {"host": "desk", "path": "/", "tags": [], "base": None}
 LONGEST = 0.6
 """Seconds from the beginning of the work, or a process, to a kill."""
 LISTEN = ("--host", "127.0.0.1", "--port", "0")
-FILES, FILE_SIZE = 100, 400_000
-"""Each file is one chunk; all are three packs, so that a killed backup has sent a part."""
+FILES, CHANGED, FILE_SIZE = 120, 100, 400_000
+"""Each file is one chunk; those that change are three packs, so that a killed backup has sent a part."""
 LISTINGS = 200_000
 """Bytes of listings and of the indexes of packs, at the most."""
+
+
+@dataclass
+class Account:
+    """A client of the server.
+
+    Attributes:
+        key: the client's key.
+        id_key: the key of ids.
+        kept: the contents that each acknowledged snapshot needs.
+        gone: snapshots that were to be forgotten: perhaps they are.
+    """
+
+    key: Secret
+    id_key: bytes
+    kept: dict[str, list[bytes]] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+
+    def verify(self, url: str) -> None:
+        """Check that the acknowledged snapshots are there, whole."""
+        for name in self.gone:
+            self.kept.pop(name, None)
+        with contextlib.closing(BackupServer(url, self.key)) as server:
+            assert set(self.kept) <= {snapshot.id for snapshot in server.snapshots()}
+            for contents in self.kept.values():
+                places = server.locate(pack_of(contents, self.id_key)[1])
+                assert NOWHERE not in places
+                for place, content in zip(places, contents, strict=True):
+                    encoded = server.read_range(place.pack, place.offset, place.length)
+                    assert bytes(decode_chunk(encoded)) == content
 
 
 class Writer(threading.Thread):
     """A client that makes snapshots, and forgets some, until its server is gone.
 
-    Attributes:
-        kept: the contents that each acknowledged snapshot needs.
-        gone: snapshots that were to be forgotten: perhaps they are.
+    All clients save the same contents, and share what another one has brought.
     """
 
-    def __init__(self, url: str, key: Secret, id_key: bytes, choose: random.Random, name: str) -> None:
+    def __init__(self, url: str, account: Account, choose: random.Random, name: str) -> None:
         super().__init__(daemon=True)
-        self._server = BackupServer(url, key, pause=_give_up)
-        self._id_key, self._choose, self._name = id_key, choose, name
-        self.kept: dict[str, list[bytes]] = {}
-        self.gone: set[str] = set()
+        self._server = BackupServer(url, account.key, pause=_give_up)
+        self._account, self._choose, self._name = account, choose, name
 
     def run(self) -> None:
         """Make snapshots until a request fails."""
@@ -69,19 +96,23 @@ class Writer(threading.Thread):
                 self._back_up(number)
 
     def _back_up(self, number: int) -> None:
-        run = self._server.begin_run("desk", b"/")
+        run, account = self._server.begin_run("desk", b"/"), self._account
         contents = random_contents(f"{self._name}/{number}", 40, 5000)
+        ids = pack_of(contents, account.id_key)[1]
         for start in range(0, 40, 10):
-            run.put_pack(pack_of(contents[start : start + 10], self._id_key)[0])
+            part = dict(zip(ids[start : start + 10], contents[start : start + 10], strict=True))
+            shared = run.share(part)
+            if own := [content for chunk, content in part.items() if chunk not in shared]:
+                run.put_pack(pack_of(own, account.id_key)[0])
         needed = self._choose.sample(contents, 15)
-        name = run.commit(HEAD, f"{self._name}/{number}".encode(), pack_of(needed, self._id_key)[1])
+        name = run.commit(HEAD, f"{self._name}/{number}".encode(), pack_of(needed, account.id_key)[1])
         assert isinstance(name, str)
-        self.kept[name] = needed
+        account.kept[name] = needed
         run.end()
         if number % 2:
-            forgotten = self._choose.choice(sorted(self.kept))
-            del self.kept[forgotten]
-            self.gone.add(forgotten)
+            forgotten = self._choose.choice(sorted(account.kept))
+            del account.kept[forgotten]
+            account.gone.add(forgotten)
             self._server.forget([forgotten])
 
 
@@ -90,39 +121,30 @@ def _give_up(seconds: float) -> None:
     raise TimeoutError
 
 
-def verify(server: BackupServer, id_key: bytes, kept: dict[str, list[bytes]], gone: set[str]) -> None:
-    """Check that the acknowledged snapshots are there, whole."""
-    listed = {snapshot.id for snapshot in server.snapshots()}
-    assert set(kept) <= listed and not server.facts().read_only
-    assert not (gone & set(kept))
-    for contents in kept.values():
-        _, ids = pack_of(contents, id_key)
-        places = server.locate(ids)
-        assert NOWHERE not in places
-        for place, content in zip(places, contents, strict=True):
-            assert bytes(decode_chunk(server.read_range(place.pack, place.offset, place.length))) == content
+def register(url: str, folder: Path) -> Account:
+    """Register a new client."""
+    with StoreManager.opened(StoreFolder(folder)) as manager:
+        invitation = manager.invite(100.0)
+    with contextlib.closing(BackupServer(url)) as stranger:
+        made = stranger.register(invitation, "desk", b"/")
+    assert made.shares
+    return Account(made.key, made.id_key)
 
 
 def test_kills_of_server_and_prune_lose_nothing(tmp_path: Path) -> None:
     folder, choose = tmp_path / "store", random.Random(SEED)
-    start = ("backup", "start", "--store_dir", str(folder), *LISTEN)
-    kept: dict[str, list[bytes]] = {}
-    gone: set[str] = set()
-    key, id_key = Secret(""), b""
+    start = ("backup", "start", "--store_dir", str(folder), "--dedupe-clients", *LISTEN)
+    accounts = list[Account]()
     for number in range(KILLS + 1):
         with processes.node(*start) as running:
-            if not id_key:
-                invited = processes.run("backup", "invite", "--store_dir", str(folder))
-                with contextlib.closing(BackupServer(running.url)) as stranger:
-                    made = stranger.register(invited.stdout.strip(), "desk", b"/")
-                key, id_key = made.key, made.id_key
-            server = BackupServer(running.url, key)
-            verify(server, id_key, kept, gone)
-            server.close()
+            accounts = accounts or [register(running.url, folder) for _ in range(2)]
+            for account in accounts:
+                account.verify(running.url)
             if number == KILLS:
                 break
-            writer = Writer(running.url, key, id_key, choose, f"{number}")
-            writer.start()
+            writers = [Writer(running.url, account, choose, f"{number}") for account in accounts]
+            for writer in writers:
+                writer.start()
             arguments = processes.command("backup", "prune", "--store_dir", str(folder), "--grace", "0s")
             quiet = subprocess.DEVNULL
             prune = processes.Popen(arguments, env=processes.environment(), stdout=quiet, stderr=quiet)
@@ -131,12 +153,9 @@ def test_kills_of_server_and_prune_lose_nothing(tmp_path: Path) -> None:
                 prune.kill()
             prune.wait()
             running.kill()
-            writer.join(60)
-            assert not writer.is_alive()
-            kept |= writer.kept
-            gone |= writer.gone
-    for name in gone:
-        kept.pop(name, None)
+            for writer in writers:
+                writer.join(60)
+                assert not writer.is_alive()
     check_whole(folder)
 
 
@@ -169,8 +188,8 @@ class Home:
             self._write(number)
 
     def change(self) -> None:
-        """Write other bytes into some files, make a new one, and remove one."""
-        for number in self._rng.sample(range(FILES), FILES // 2):
+        """Write other bytes into most files, make a new one, and remove one."""
+        for number in self._rng.sample(range(FILES), CHANGED):
             self._write(number)
         self._write(FILES + self._rng.randrange(10**6))
         self._rng.choice(sorted(self.folder.glob("*/*"))).unlink()

@@ -31,6 +31,7 @@ WRITING = {
     "POST /backup/runs",
     "DELETE /backup/runs/{run}",
     "POST /backup/runs/{run}/missing",
+    "POST /backup/runs/{run}/share",
     "PUT /backup/runs/{run}/packs/{digest}",
     "POST /backup/runs/{run}/snapshots",
     "POST /backup/forget",
@@ -120,8 +121,10 @@ async def test_bounds_of_the_page_are_those_of_the_code(server: Server) -> None:
     section = " ".join(PAGE.read_text().split("\n## Backups\n")[1].split("\n## ")[0].split())
     assert (wire.MAX_IDS, wire.MAX_PACK, wire.MAX_HEAD) == (65_536, 32 << 20, 64 << 10)
     assert (wire.MAX_RECORD, wire.MAX_SNAPSHOT_IDS) == (1 << 20, 1 << 26)
+    assert (wire.MAX_PROOFS, wire.MIN_SHARED) == (4096, 4096)
     assert (wire.MAX_TAGS, wire.MAX_TEXT, wire.MAX_JSON) == (64, 8192, 1 << 20)
     for words in (
+        "at most 4096 ids, each with its proof", "chunks of fewer than 4096 stored bytes",
         "at most 65 536 ids", "a pack of at most 32 MiB", "JSON, at most 64 KiB", "record (at most 1 MiB)",
         "at most 2<sup>26</sup>", "`tags` (at most 64)", "at most 8192 characters, JSON bodies 1 MiB",
     ):  # fmt: skip

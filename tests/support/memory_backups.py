@@ -20,6 +20,7 @@ from shardcast.backup.listings import read_chunk_list, read_segment
 from shardcast.backup.packs import Pack, parse_index
 from shardcast.backup.snapshots import Snapshot, parse_snapshot
 from shardcast.backup.wire import ChunkLocation
+from shardcast.digest import Buffer
 from shardcast.errors import ServerLacks
 from tests.support.saved_trees import MemoryServer, SavedTree
 
@@ -63,6 +64,10 @@ class MemoryBackups(BackupServer):
         """Return which ids are missing."""
         with self._lock:
             return [chunk not in self.chunks.places for chunk in ids]
+
+    def share(self, chunks: Mapping[bytes, Buffer]) -> set[bytes]:
+        """Return none: there are no other clients."""
+        return set()
 
     def put_pack(self, pack: Pack) -> None:
         """Keep a pack."""

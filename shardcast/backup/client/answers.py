@@ -33,12 +33,14 @@ class RegisteredClient:
         key: the secret that identifies this machine; sent once.
         id_key: the key for ids of chunks.
         read_only: whether the key may only restore.
+        shares: whether the server shares chunks between this client and others.
     """
 
     client: str
     key: Secret
     id_key: bytes
     read_only: bool
+    shares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ def parse_registered(body: bytes) -> RegisteredClient:
         key=Secret(key),
         id_key=_id_key(fields),
         read_only=fields.get("read_only") is True,
+        shares=fields.get("shares") is True,
     )
 
 

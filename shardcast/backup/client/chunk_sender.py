@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from shardcast.backup.encoding import encode_chunks
@@ -35,6 +35,9 @@ class ChunkStore(Protocol):
 
     def missing(self, ids: Sequence[bytes]) -> list[bool]:
         """Return for each id whether the chunk is missing at the server."""
+
+    def share(self, chunks: Mapping[bytes, Buffer]) -> set[bytes]:
+        """Return the ids of chunks there from other clients, which need not be sent."""
 
     def put_pack(self, pack: Pack) -> None:
         """Send a pack."""
@@ -174,8 +177,16 @@ class ChunkSender:
                 if lacks and chunk not in self._under_way:
                     self._under_way.add(chunk)
                     wanted.append(chunks[chunk])
+        wanted = self._without_shared(wanted)
         fresh = iter(encode_chunks([data for _, _, data, encoded in wanted if encoded is None]))
         return [(kind, chunk, encoded or next(fresh)) for kind, chunk, _, encoded in wanted]
+
+    def _without_shared(self, wanted: list[QueuedChunk]) -> list[QueuedChunk]:
+        """Return the chunks that no other client's copy spares; listings are always sent."""
+        shared = self._store.share({chunk: data for kind, chunk, data, _ in wanted if kind is ChunkKind.DATA})
+        with self._lock:
+            self._under_way -= shared
+        return [one for one in wanted if one[1] not in shared]
 
     def _take_pack(self, kind: ChunkKind) -> PackWriter:
         """Return the pack of a kind, and begin a new one."""

@@ -24,6 +24,7 @@ from shardcast.backup.client.answers import (
 from shardcast.backup.client.connections import ANSWER_SECONDS, BackupAnswer, Body, KeptConnections
 from shardcast.backup.entries import text_or_base64
 from shardcast.backup.packs import Pack
+from shardcast.backup.proofs import proof_key, prove
 from shardcast.digest import Buffer
 from shardcast.errors import (
     AccessDenied,
@@ -130,13 +131,12 @@ class BackupServer:
             PeerError: the server does not answer, or this client is read-only.
         """
         fields = {"host": host} | dict([text_or_base64("path", path)])
-        run = self._read(
-            "POST",
-            wire.RUNS_PATH,
-            lambda body: snapshot_id(parse_object(body).get("run")),
-            body=_json(fields),
-        )
-        return BackupRun(self, run)
+
+        def parse(body: bytes) -> BackupRun:
+            answer = parse_object(body)
+            return BackupRun(self, snapshot_id(answer.get("run")), shares=answer.get("shares") is True)
+
+        return self._read("POST", wire.RUNS_PATH, parse, body=_json(fields))
 
     def snapshots(self) -> list[ListedSnapshot]:
         """Return this client's snapshots, oldest first.
@@ -268,9 +268,17 @@ class BackupServer:
 class BackupRun:
     """A backup under way at the server."""
 
-    def __init__(self, server: BackupServer, run: str) -> None:
+    def __init__(self, server: BackupServer, run: str, *, shares: bool = False) -> None:
+        """Go on with a run.
+
+        Args:
+            server: the server.
+            run: the id of the run.
+            shares: whether the server shares chunks of other clients with this one.
+        """
         self._server = server
         self._run = run
+        self._proof_key = proof_key(run) if shares else None
 
     def missing(self, ids: Sequence[bytes]) -> list[bool]:
         """Return for each id whether the server lacks the chunk; at most ``wire.MAX_IDS`` ids.
@@ -279,10 +287,37 @@ class BackupRun:
             ServerLacks: the run has ended.
             PeerError: the server does not answer.
         """
-        path = wire.run_path(self._run, "missing")
-        answer = self._server.ask("POST", path, body=(b"".join(ids),))
+        return self._ask_bitmap("missing", b"".join(ids), len(ids))
+
+    def share(self, chunks: Mapping[bytes, Buffer]) -> set[bytes]:
+        """Return the ids of chunks that need not be sent: the server has them from other clients.
+
+        A chunk too small for sharing is not asked for; a server that shares none is not asked.
+
+        Args:
+            chunks: plain bytes by id, at most ``wire.MAX_PROOFS``.
+
+        Raises:
+            ServerLacks: the run has ended.
+            PeerError: the server can't be asked.
+        """
+        large = {chunk: data for chunk, data in chunks.items() if len(data) >= wire.MIN_SHARED}
+        if self._proof_key is None or not large:
+            return set()
+        body = b"".join(chunk + prove(self._proof_key, data) for chunk, data in large.items())
+        shared = self._ask_bitmap("share", body, len(large))
+        return {chunk for chunk, flag in zip(large, shared, strict=True) if flag}
+
+    def _ask_bitmap(self, below: str, body: bytes, count: int) -> list[bool]:
+        """Return the flags that answer a request.
+
+        Raises:
+            PeerError: the server can't be asked.
+        """
+        path = wire.run_path(self._run, below)
+        answer = self._server.ask("POST", path, body=(body,))
         try:
-            return wire.decode_bitmap(answer.body, len(ids))
+            return wire.decode_bitmap(answer.body, count)
         except ValueError as error:
             raise BadAnswer(self._server.url, f"POST {path}: {error}") from None
 

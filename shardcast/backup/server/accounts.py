@@ -34,12 +34,14 @@ class BackupClient:
         name: name shown to people.
         read_only: whether the key only reads.
         key_id: names the key in the log.
+        shares: whether the client shares chunks with others.
     """
 
     number: int
     name: str
     read_only: bool
     key_id: str
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class AdmittedClient:
         client: the client's name.
         key: the secret key of this machine.
         id_key: the key for chunk ids, the same for all keys of the client.
+        shares: whether the client shares chunks with others, which have the same ``id_key``.
         read_only: whether the key only reads.
     """
 
@@ -57,6 +60,7 @@ class AdmittedClient:
     key: str = field(repr=False)
     id_key: bytes = field(repr=False)
     read_only: bool
+    shares: bool = False
 
 
 def make_invitation(
@@ -93,9 +97,17 @@ def make_invitation(
 
 
 def register(
-    database: sqlite3.Connection, invitation: str, host: str, path: str, now: float
+    database: sqlite3.Connection, invitation: str, host: str, path: str, now: float, *, shares: bool = False
 ) -> AdmittedClient:
     """Use up an invitation, and return the client with its new key.
+
+    Args:
+        database: inside a transaction that writes.
+        invitation: the invitation's text.
+        host: the machine's name.
+        path: the folder there.
+        now: seconds since 1970.
+        shares: whether a new client shares chunks with others; an existing one stays as it is.
 
     Raises:
         BackupRefused: the invitation is wrong, used or expired; the answer is the same for all three.
@@ -112,23 +124,26 @@ def register(
         "SELECT client, read_only, replaces FROM invitation WHERE digest = ?", (digest,)
     ).fetchone()
     if client is None:
-        client = _add_client(database, host, path, now)
+        client = _add_client(database, host, path, now, shares=shares)
     elif replaces:
         _revoke_keys(database, client, now)
-    name, id_key = database.execute("SELECT name, id_key FROM client WHERE number = ?", (client,)).fetchone()
-    return AdmittedClient(name, _add_key(database, client, bool(read_only), now), id_key, bool(read_only))
+    name, id_key, shares = database.execute(
+        "SELECT name, id_key, shares FROM client WHERE number = ?", (client,)
+    ).fetchone()
+    key = _add_key(database, client, bool(read_only), now)
+    return AdmittedClient(name, key, id_key, bool(read_only), bool(shares))
 
 
 def authenticate(database: sqlite3.Connection, key: str) -> BackupClient | None:
     """Return the client of a key; None for a wrong or revoked key."""
     key_id, secret = split_token(key) or ("", "")
     row = database.execute(
-        "SELECT digest, client.number, name, read_only FROM credential "
+        "SELECT digest, client.number, name, read_only, shares FROM credential "
         "JOIN client ON client.number = credential.client WHERE key_id = ? AND revoked IS NULL",
         (key_id,),
     ).fetchone()
     right = hmac.compare_digest(digest_of(secret), row[0] if row else _NO_DIGEST)
-    return BackupClient(row[1], row[2], bool(row[3]), key_id) if row and right else None
+    return BackupClient(row[1], row[2], bool(row[3]), key_id, bool(row[4])) if row and right else None
 
 
 def revoke(database: sqlite3.Connection, name: str, now: float) -> int:
@@ -156,6 +171,13 @@ def find_client(database: sqlite3.Connection, name: str) -> int:
     return int(row[0])
 
 
+def client_groups(database: sqlite3.Connection) -> list[list[int]]:
+    """Return the numbers of all clients: those that share chunks together, each other client by itself."""
+    rows = database.execute("SELECT number, shares FROM client ORDER BY number").fetchall()
+    sharing = [number for number, shares in rows if shares]
+    return [*([number] for number, shares in rows if not shares), *([sharing] if sharing else [])]
+
+
 def set_quota(database: sqlite3.Connection, name: str, quota: int | None) -> None:
     """Set the maximum bytes of a client; None for the quota of the running server.
 
@@ -173,7 +195,7 @@ def _revoke_keys(database: sqlite3.Connection, client: int, now: float) -> int:
     ).rowcount
 
 
-def _add_client(database: sqlite3.Connection, host: str, path: str, now: float) -> int:
+def _add_client(database: sqlite3.Connection, host: str, path: str, now: float, *, shares: bool) -> int:
     """Add a client, named after the machine and folder, and return the client's number."""
     folder = path.rstrip("/").rpartition("/")[2]
     stem = re.sub(r"[^A-Za-z0-9.@]+", "-", f"{host}-{folder}")[:_NAME_LENGTH].strip("-.@") or "client"
@@ -182,11 +204,18 @@ def _add_client(database: sqlite3.Connection, host: str, path: str, now: float) 
     while name in taken:
         name, number = f"{stem}-{number}", number + 1
     added = database.execute(
-        "INSERT INTO client (name, id_key, host, path, registered) VALUES (?, ?, ?, ?, ?)",
-        (name, secrets.token_bytes(ID_KEY_BYTES), host, path, now),
+        "INSERT INTO client (name, id_key, host, path, registered, shares) VALUES (?, ?, ?, ?, ?, ?)",
+        (name, _id_key(database, shares=shares), host, path, now, shares),
     )
     assert added.lastrowid
     return added.lastrowid
+
+
+def _id_key(database: sqlite3.Connection, *, shares: bool) -> bytes:
+    """Return the key of ids for a new client: one of its own, or that of all clients that share chunks."""
+    if shares and (row := database.execute("SELECT id_key FROM client WHERE shares LIMIT 1").fetchone()):
+        return bytes(row[0])
+    return secrets.token_bytes(ID_KEY_BYTES)
 
 
 def _add_key(database: sqlite3.Connection, client: int, read_only: bool, now: float) -> str:

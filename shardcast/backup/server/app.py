@@ -17,6 +17,7 @@ from typing import Any, Self
 from aiohttp import web
 
 from shardcast.access.server_access import ServerAccess
+from shardcast.backup.encoding import check_decoder
 from shardcast.backup.server.backup_store import BackupStore
 from shardcast.backup.server.routes.accounts import add_account_routes
 from shardcast.backup.server.routes.answers import json_refusal
@@ -79,7 +80,10 @@ class BackupServerNode:
             DataDirInUse: another process serves the folder.
             LocalDiskError, WrongStore: the folder cannot be used.
             AddressTaken: the address cannot be bound.
+            UsageError: clients share chunks, and the package to verify them is not installed.
         """
+        if rules is not None and rules.dedupe_clients:
+            check_decoder()
         folder = StoreFolder(store_dir)
         async with AsyncExitStack() as stack:
             await asyncio.to_thread(folder.make)

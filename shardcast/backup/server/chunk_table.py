@@ -1,4 +1,7 @@
-"""Where each chunk of a client lies, by client and id: a client learns nothing of others."""
+"""Where each chunk of a client lies, by client and id: a client learns nothing of others.
+
+A chunk lies in a pack of the client, or in a pack of another client with which it is shared (``sharing.py``).
+"""
 
 from __future__ import annotations
 
@@ -95,25 +98,58 @@ def place_of(number: int) -> int:
 
 
 def bad_chunks(database: sqlite3.Connection, client: int) -> Iterator[FoundChunk]:
-    """Yield the chunks of a client's damaged and lost packs."""
+    """Yield a client's chunks in damaged and lost packs."""
     rows = database.execute(
         "SELECT id, chunk.number FROM pack JOIN chunk ON chunk.pack = pack.number "
-        "WHERE pack.client = ? AND state IN ('damaged', 'lost')",
+        "WHERE chunk.client = ? AND state IN ('damaged', 'lost')",
         (client,),
     )
     for chunk, number in rows:
         yield FoundChunk(chunk, number & _MASK)
 
 
-def needed_set(database: sqlite3.Connection, client: int, after: int = 0) -> tuple[ChunkSet, int]:
-    """Return the chunks needed by a client's snapshots with numbers over ``after``, and the newest number."""
-    needed, newest = ChunkSet(), after
-    rows = database.execute(
-        "SELECT number, needs FROM snapshot WHERE client = ? AND number > ? ORDER BY number", (client, after)
-    )
-    for newest, data in rows:  # noqa: B007
-        needed.unite(ChunkSet.decode(data))
-    return needed, newest
+class NeededChunks:
+    """The chunks needed by the snapshots of some clients.
+
+    Attributes:
+        clients: numbers of the clients.
+    """
+
+    def __init__(self, database: sqlite3.Connection, clients: Sequence[int]) -> None:
+        """Read the lists of all snapshots of the clients.
+
+        Raises:
+            IntegrityError: a list is damaged.
+        """
+        self.clients = clients
+        self._sets = {client: ChunkSet() for client in clients}
+        self._newest = 0
+        self.read_newer(database)
+
+    def read_newer(self, database: sqlite3.Connection) -> None:
+        """Add the chunks needed by snapshots that arrived since the last reading.
+
+        Raises:
+            IntegrityError: a list is damaged.
+        """
+        rows = database.execute(
+            "SELECT number, client, needs FROM snapshot "
+            f"WHERE client IN ({marks(self.clients)}) AND number > ? ORDER BY number",
+            (*self.clients, self._newest),
+        )
+        for number, client, data in rows:
+            self._sets[client].unite(ChunkSet.decode(data))
+            self._newest = number
+
+    def __contains__(self, number: int) -> bool:
+        """Return whether a chunk is needed, by its number in the database; other clients' chunks are."""
+        needed = self._sets.get(number >> _SHIFT)
+        return needed is None or place_of(number) in needed
+
+
+def marks(values: Sequence[Any]) -> str:
+    """Return the question marks of a list of values in a statement."""
+    return ",".join("?" * len(values))
 
 
 def _select(
@@ -125,15 +161,14 @@ def _select(
     *values: Any,
 ) -> Iterator[tuple[Any, ...]]:
     """Yield columns of the chunks with these ids, in no order."""
-    for batch in _batches(ids):
-        marks = ",".join("?" * len(batch))
+    for batch in batches(ids):
         yield from database.execute(
             f"SELECT {columns} FROM chunk JOIN pack ON pack.number = chunk.pack "
-            f"WHERE chunk.client = ? AND id IN ({marks}) {condition}",
+            f"WHERE chunk.client = ? AND id IN ({marks(batch)}) {condition}",
             (client, *batch, *values),
         )
 
 
-def _batches(ids: Sequence[bytes]) -> Iterable[Sequence[bytes]]:
+def batches(ids: Sequence[bytes]) -> Iterable[Sequence[bytes]]:
     """Yield ids in batches of one statement."""
     return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))

@@ -39,6 +39,7 @@ class ClientAccount:
         snapshots: number of snapshots.
         last_backup: arrival of the newest snapshot, in seconds since 1970; None without snapshots.
         keys: number of valid keys.
+        shares: whether equal chunks are shared with other clients.
         unusual: a sentence about an unusual number of snapshots; None for a usual one.
     """
 
@@ -50,6 +51,7 @@ class ClientAccount:
     snapshots: int
     last_backup: float | None
     keys: int
+    shares: bool
     unusual: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -168,8 +170,8 @@ def one_prune(folder: StoreFolder) -> Iterator[None]:
 
 def _facts(database: sqlite3.Connection, now: float) -> Iterator[ClientAccount]:
     """Yield the clients by name."""
-    rows = database.execute("SELECT number, name, host, path, quota FROM client ORDER BY name").fetchall()
-    for number, name, host, path, quota in rows:
+    rows = database.execute("SELECT number, name, host, path, quota, shares FROM client ORDER BY name")
+    for number, name, host, path, quota, shares in rows.fetchall():
         snapshots, last = database.execute(
             "SELECT count(*), max(arrived) FROM snapshot WHERE client = ?", (number,)
         ).fetchone()
@@ -186,5 +188,6 @@ def _facts(database: sqlite3.Connection, now: float) -> Iterator[ClientAccount]:
             snapshots,
             last,
             keys,
+            bool(shares),
             unusual_count(watched, now),
         )

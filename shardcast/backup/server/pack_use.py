@@ -1,12 +1,15 @@
-"""The share of each pack that the client's snapshots need."""
+"""The share of each pack that snapshots need."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
-from shardcast.backup.server.chunk_sets import ChunkSet
-from shardcast.backup.server.chunk_table import needed_set, place_of
+from shardcast.backup.server.chunk_table import NeededChunks, marks
 
 MOSTLY_DEAD = 0.5
 """Minimum share of unneeded bytes for rewriting a pack."""
@@ -18,15 +21,19 @@ class PackUse:
 
     Attributes:
         pack: the pack's number.
+        client: the number of the client that the pack counts for.
         size: the pack's bytes.
         is_whole: whether the pack is not known to be damaged.
         live: bytes of chunks needed by snapshots.
+        chunks: number of these chunks.
     """
 
     pack: int
+    client: int
     size: int
     is_whole: bool
     live: int
+    chunks: int
 
     @property
     def is_mostly_dead(self) -> bool:
@@ -34,21 +41,24 @@ class PackUse:
         return self.is_whole and 0 < self.live < (1 - MOSTLY_DEAD) * self.size
 
 
-def measure_packs(database: sqlite3.Connection, client: int, now: float) -> tuple[list[PackUse], ChunkSet]:
-    """Return the needed bytes of each pack of a client, and the chunks needed by the client's snapshots.
+def measure_packs(database: sqlite3.Connection, needed: NeededChunks, now: float) -> Iterator[PackUse]:
+    """Yield the needed bytes of each pack of the clients of ``needed``, by number.
 
     Packs sent by runs under way are omitted: the snapshots that need them are still to come.
     """
-    needed, _ = needed_set(database, client)
-    live = dict[int, int]()
-    rows = database.execute("SELECT number, pack, length FROM chunk WHERE client = ?", (client,))
-    for number, pack, length in rows:
-        if place_of(number) in needed:
-            live[pack] = live.get(pack, 0) + length
-    packs = database.execute(
-        "SELECT number, size, state = 'whole' FROM pack "
-        "WHERE client = ? AND state IN ('whole', 'damaged', 'lost') "
-        "AND (run IS NULL OR run NOT IN (SELECT number FROM run WHERE expires > ?)) ORDER BY number",
-        (client, now),
+    rows = database.execute(
+        "SELECT pack.number, pack.client, size, state = 'whole', chunk.number, offset, length FROM pack "
+        "LEFT JOIN chunk ON chunk.pack = pack.number "
+        f"WHERE pack.client IN ({marks(needed.clients)}) AND state IN ('whole', 'damaged', 'lost') "
+        "AND (run IS NULL OR run NOT IN (SELECT number FROM run WHERE expires > ?)) ORDER BY pack.number",
+        (*needed.clients, now),
     )
-    return [PackUse(pack, size, bool(whole), live.get(pack, 0)) for pack, size, whole in packs], needed
+    for _, chunks in groupby(rows, itemgetter(0)):
+        yield _use(list(chunks), needed)
+
+
+def _use(rows: list[tuple[Any, ...]], needed: NeededChunks) -> PackUse:
+    """Return the use of a pack from the rows of its chunks, of which several clients may share one."""
+    pack, client, size, whole, *_ = rows[0]
+    live = {offset: length for *_, chunk, offset, length in rows if chunk is not None and chunk in needed}
+    return PackUse(pack, client, size, bool(whole), sum(live.values()), len(live))

@@ -11,8 +11,10 @@ import sqlite3
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from shardcast.backup.server.accounts import client_groups
 from shardcast.backup.server.backup_store import BackupStore
-from shardcast.backup.server.pack_use import measure_packs
+from shardcast.backup.server.chunk_table import NeededChunks
+from shardcast.backup.server.pack_use import PackUse, measure_packs
 from shardcast.backup.server.rewriting import Rewritten, rewrite_packs
 from shardcast.backup.server.runs import next_run, oldest_run
 from shardcast.backup.server.sweeping import GRACE_SECONDS, Swept, sweep
@@ -57,13 +59,14 @@ async def prune(store: BackupStore, grace: float = GRACE_SECONDS, *, dry_run: bo
 
     Raises:
         LocalDiskError: the disk failed; finished steps are not undone.
-        IntegrityError: a snapshot's list is damaged; nothing of that client is deleted.
+        IntegrityError: a snapshot's list is damaged; nothing of that client, or of those it shares with, is
+                deleted.
     """
     report = PruneReport(dry_run)
     if not dry_run:
         report.deleted += await _with_spare(store, grace)
-    for client in await store.database.read(_clients):
-        uses, needed = await store.database.read(measure_packs, client, store.clock())
+    for clients in await store.database.read(client_groups):
+        needed, uses = await store.database.read(_measure, clients, store.clock())
         dead = [use for use in uses if not use.live]
         mostly = [use for use in uses if use.is_mostly_dead]
         report.condemned += Swept(len(dead), sum(use.size for use in dead))
@@ -72,7 +75,7 @@ async def prune(store: BackupStore, grace: float = GRACE_SECONDS, *, dry_run: bo
             continue
         await store.database.write(condemn, [use.pack for use in dead], store.clock())
         report.deleted += await sweep(store, grace)  # what goes at once makes room for the rewriting
-        done = await rewrite_packs(store, client, mostly, needed)
+        done = await rewrite_packs(store, mostly, needed)
         report.rewritten += done
         report.no_room = report.no_room or done.packs < len(mostly)
     if not dry_run:
@@ -104,9 +107,12 @@ def condemn(database: sqlite3.Connection, packs: list[int], now: float) -> None:
     )
 
 
-def _clients(database: sqlite3.Connection) -> list[int]:
-    """Return the clients."""
-    return [number for (number,) in database.execute("SELECT number FROM client ORDER BY number")]
+def _measure(
+    database: sqlite3.Connection, clients: list[int], now: float
+) -> tuple[NeededChunks, list[PackUse]]:
+    """Return the chunks needed by the snapshots of some clients, and the use of these clients' packs."""
+    needed = NeededChunks(database, clients)
+    return needed, list(measure_packs(database, needed, now))
 
 
 def _left(database: sqlite3.Connection, now: float, planned: Swept) -> tuple[Swept, bool, int]:

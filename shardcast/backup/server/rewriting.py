@@ -8,14 +8,14 @@ import logging
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-from shardcast.backup.packs import PACK_SIZE, Pack, PackWriter
+from shardcast.backup.packs import MAX_CHUNKS, PACK_SIZE, Pack, PackWriter
 from shardcast.backup.server.backup_store import BackupStore
-from shardcast.backup.server.chunk_sets import ChunkSet
-from shardcast.backup.server.chunk_table import place_of
+from shardcast.backup.server.chunk_table import NeededChunks, marks
 from shardcast.backup.server.pack_use import PackUse
 from shardcast.backup.server.runs import next_run
 from shardcast.backup.wire import MAX_PACK
@@ -47,52 +47,68 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class _LiveChunk:
-    """A chunk to copy: id and location."""
+    """A chunk to copy: its id and location, and its numbers in the database, one for each client that has it.
+
+    Chunks are told by location, never by id: a hostile client can give an id to other bytes.
+    """
 
     id: bytes
     pack: int
     digest: bytes
     offset: int
     length: int
+    numbers: list[int]
 
 
-async def rewrite_packs(
-    store: BackupStore, client: int, packs: Sequence[PackUse], needed: ChunkSet
-) -> Rewritten:
+async def rewrite_packs(store: BackupStore, packs: Sequence[PackUse], needed: NeededChunks) -> Rewritten:
     """Copy the needed chunks of packs into new packs, and condemn the old packs, while the disk has space.
+
+    Each client's chunks go to a pack of their own: it counts for the same client, and holds no others' bytes.
 
     Args:
         store: the store.
-        client: the client.
-        packs: the client's packs to rewrite.
+        packs: the packs to rewrite.
         needed: the chunks to copy; a chunk needed by a later snapshot stays in its pack.
 
     Raises:
         LocalDiskError: the disk failed.
     """
-    done, group, filled = Rewritten(), list[int](), 0
-    for use in packs:
-        group.append(use.pack)
-        filled += use.live
-        if filled >= PACK_SIZE or use is packs[-1]:
+    done = Rewritten()
+    for client, uses in groupby(
+        sorted(packs, key=lambda use: (use.client, use.pack)), lambda use: use.client
+    ):
+        for group in _of_one_new_pack(uses):
             if not await asyncio.to_thread(_has_room, store.folder.packs):
-                break
+                return done
             done += await _rewrite(store, client, group, needed)
-            group, filled = [], 0
     return done
 
 
-async def _rewrite(store: BackupStore, client: int, packs: list[int], needed: ChunkSet) -> Rewritten:
+def _of_one_new_pack(uses: Iterable[PackUse]) -> Iterator[list[int]]:
+    """Yield the numbers of packs whose needed chunks go to one new pack, until none is left."""
+    group, size, chunks = list[int](), 0, 0
+    for use in uses:
+        if group and (size + use.live > PACK_SIZE or chunks + use.chunks > MAX_CHUNKS):
+            yield group
+            group, size, chunks = [], 0, 0
+        group.append(use.pack)
+        size, chunks = size + use.live, chunks + use.chunks
+    if group:
+        yield group
+
+
+async def _rewrite(store: BackupStore, client: int, packs: list[int], needed: NeededChunks) -> Rewritten:
     """Copy the live chunks of some packs into one new pack."""
     chunks = await store.database.read(_live_chunks, packs, needed)
     by_pack = dict[bytes, list[_LiveChunk]]()
     for chunk in chunks:
         by_pack.setdefault(chunk.digest, []).append(chunk)
-    writer = PackWriter()
+    writer, copied = PackWriter(), list[_LiveChunk]()
     for digest, inside in by_pack.items():
         file = store.pack_path(digest.hex())
         if await asyncio.to_thread(_is_right, file, digest):
             await asyncio.to_thread(_copy, file, inside, writer)
+            copied += inside
         else:
             log.error("%s is damaged, and stays as it is; run `shardcast backup check --read-data`", file)
             packs = [pack for pack in packs if pack != inside[0].pack]
@@ -101,11 +117,18 @@ async def _rewrite(store: BackupStore, client: int, packs: list[int], needed: Ch
     new = writer.finish()
     if new.chunks:
         await store.receive_pack(client, None, new.sha256, len(new.data), _parts(new))
-    freed = await store.database.write(_move, client, packs, new, store.clock())
+    freed = await store.database.write(_move, client, packs, new, copied, store.clock())
     return Rewritten(len(packs), freed - (len(new.data) if new.chunks else 0))
 
 
-def _move(database: sqlite3.Connection, client: int, packs: list[int], new: Pack, now: float) -> int:
+def _move(
+    database: sqlite3.Connection,
+    client: int,
+    packs: list[int],
+    new: Pack,
+    copied: Sequence[_LiveChunk],
+    now: float,
+) -> int:
     """Move copied chunks to the new pack in the database, condemn the old packs, and return their bytes.
 
     A chunk needed by a later snapshot stays in an old pack, and the sweep spares this pack.
@@ -115,11 +138,14 @@ def _move(database: sqlite3.Connection, client: int, packs: list[int], new: Pack
         (client, bytes.fromhex(new.sha256)),
     ).fetchone()
     if row is not None:
-        marks = ",".join("?" * len(packs))
         database.executemany(
             "UPDATE chunk SET pack = ?, offset = ?, length = ? "
-            f"WHERE client = ? AND id = ? AND pack IN ({marks})",
-            ((row[0], chunk.offset, chunk.length, client, chunk.id, *packs) for chunk in new.chunks),
+            f"WHERE number = ? AND pack IN ({marks(packs)})",
+            (
+                (row[0], there.offset, there.length, number, *packs)
+                for chunk, there in zip(copied, new.chunks, strict=True)
+                for number in chunk.numbers
+            ),
         )
     run, freed = next_run(database), 0
     for pack in packs:
@@ -133,16 +159,22 @@ def _move(database: sqlite3.Connection, client: int, packs: list[int], new: Pack
     return freed
 
 
-def _live_chunks(database: sqlite3.Connection, packs: list[int], needed: ChunkSet) -> list[_LiveChunk]:
+def _live_chunks(database: sqlite3.Connection, packs: list[int], needed: NeededChunks) -> list[_LiveChunk]:
     """Return the needed chunks of packs, in the order of their offsets."""
-    marks = ",".join("?" * len(packs))
     rows = database.execute(
         "SELECT chunk.number, id, pack, digest, offset, length FROM chunk "
-        f"JOIN pack ON pack.number = chunk.pack WHERE pack IN ({marks}) AND state = 'whole' "
+        f"JOIN pack ON pack.number = chunk.pack WHERE pack IN ({marks(packs)}) AND state = 'whole' "
         "ORDER BY pack, offset",
         packs,
     )
-    return [_LiveChunk(*row[1:]) for row in rows if place_of(row[0]) in needed]
+    found = list[_LiveChunk]()
+    for number, chunk, pack, digest, offset, length in rows:
+        if number not in needed:
+            continue
+        if not found or (found[-1].pack, found[-1].offset) != (pack, offset):
+            found.append(_LiveChunk(chunk, pack, digest, offset, length, []))
+        found[-1].numbers.append(number)
+    return found
 
 
 def _has_room(folder: Path) -> bool:

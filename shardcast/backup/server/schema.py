@@ -83,5 +83,6 @@ MIGRATIONS = (
         detail TEXT NOT NULL
     );
     """,
+    "ALTER TABLE client ADD COLUMN shares INTEGER NOT NULL DEFAULT 0;",  # chunks, with those of its id_key
 )
 """Step n leads from version n to version n + 1 (``PRAGMA user_version``). A step is never changed."""

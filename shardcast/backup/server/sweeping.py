@@ -9,9 +9,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
+from shardcast.backup.server.accounts import client_groups
 from shardcast.backup.server.backup_store import BackupStore
-from shardcast.backup.server.chunk_sets import ChunkSet
-from shardcast.backup.server.chunk_table import needed_set, place_of
+from shardcast.backup.server.chunk_table import NeededChunks, marks
 from shardcast.backup.server.pack_table import discard, remove_discarded, withdraw_abandoned
 from shardcast.backup.server.runs import oldest_run
 
@@ -54,39 +54,36 @@ async def sweep(store: BackupStore, grace: float = GRACE_SECONDS, *, prune_is_de
     write = store.database.write
     now = store.clock()
     await write(withdraw_abandoned, now, prune_is_dead=prune_is_dead)
-    total, known = Swept(), dict[int, tuple[ChunkSet, int]]()
-    for client in await store.database.read(_clients_with_due, now, grace):
-        known[client] = await store.database.read(needed_set, client)
-        while True:
-            swept = await write(_forget_packs, client, known[client], now, grace)
-            if swept is None:
-                break
+    total = Swept()
+    for clients in await store.database.read(_groups_with_due, now, grace):
+        needed = await store.database.read(NeededChunks, clients)
+        while (swept := await write(_forget_packs, needed, now, grace)) is not None:
             total += swept
     while await write(remove_discarded, store.remove_file, _PACKS_AT_ONCE):
         pass
     return total
 
 
-def _clients_with_due(database: sqlite3.Connection, now: float, grace: float) -> list[int]:
-    """Return the clients with packs to sweep."""
+def _groups_with_due(database: sqlite3.Connection, now: float, grace: float) -> list[list[int]]:
+    """Return the groups of clients with packs to sweep."""
     rows = database.execute(
         "SELECT DISTINCT client FROM pack WHERE state = 'condemned' AND condemned_at <= ?", (now - grace,)
     )
-    return [client for (client,) in rows]
+    due = {client for (client,) in rows}
+    return [clients for clients in client_groups(database) if not due.isdisjoint(clients)]
 
 
 def _forget_packs(
-    database: sqlite3.Connection, client: int, known: tuple[ChunkSet, int], now: float, grace: float
+    database: sqlite3.Connection, needed: NeededChunks, now: float, grace: float
 ) -> Swept | None:
-    """Delete the rows of some condemned packs of a client, and list their files for removal.
+    """Delete the rows of some condemned packs, and list their files for removal.
 
     A pack with a needed chunk becomes whole again. This check, inside the transaction, protects every
     snapshot, whatever condemned the pack.
 
     Args:
         database: inside a transaction that writes.
-        client: the client.
-        known: chunks needed by the client's snapshots earlier, and the number of the newest snapshot then.
+        needed: chunks needed by the snapshots of the packs' clients; newer snapshots are added.
         now: seconds since 1970.
         grace: seconds from a pack's condemnation to its deletion.
 
@@ -97,18 +94,17 @@ def _forget_packs(
     oldest = oldest_run(database, now)
     due = database.execute(
         "SELECT number, digest, size FROM pack "
-        "WHERE client = ? AND state = 'condemned' AND condemned_at <= ? AND condemned_run <= ? LIMIT ?",
-        (client, now - grace, _EVERY_RUN if oldest is None else oldest, _PACKS_AT_ONCE),
+        f"WHERE client IN ({marks(needed.clients)}) "
+        "AND state = 'condemned' AND condemned_at <= ? AND condemned_run <= ? LIMIT ?",
+        (*needed.clients, now - grace, _EVERY_RUN if oldest is None else oldest, _PACKS_AT_ONCE),
     ).fetchall()
     if not due:
         return None
-    needed = ChunkSet()
-    needed.unite(known[0])
-    needed.unite(needed_set(database, client, known[1])[0])
+    needed.read_newer(database)
     deleted = Swept()
     for pack, digest, size in due:
         chunks = database.execute("SELECT number FROM chunk WHERE pack = ?", (pack,)).fetchall()
-        if any(place_of(number) in needed for (number,) in chunks):
+        if any(number in needed for (number,) in chunks):
             database.execute(
                 "UPDATE pack SET state = 'whole', condemned_at = NULL, condemned_run = NULL WHERE number = ?",
                 (pack,),

@@ -65,6 +65,7 @@ def _line(facts: ClientAccount) -> str:
     last = "no backup yet" if facts.last_backup is None else f"last {_ago(facts.last_backup)}"
     where = one_line(f"{facts.host}:{facts.path}", _MAX_PATH)
     words = [facts.name, where, used, format_count(facts.snapshots, "snapshot"), last]
+    words += ["shares chunks"] if facts.shares else []
     words += [] if facts.keys else ["no valid key"]
     words += [f"UNUSUAL: {facts.unusual}"] if facts.unusual else []
     return "  ".join(words)

@@ -72,11 +72,18 @@ def register(
     save_registration(Registration(path, server.url, found.client, found.key, tls))
     shown = os.fsdecode(path)
     if as_json:
-        fields = {"client": found.client, "url": server.url, "path": shown, "read_only": found.read_only}
+        fields: dict[str, object] = {"client": found.client, "url": server.url, "path": shown}
+        fields |= {"read_only": found.read_only, "shares": found.shares}
         click.echo(json.dumps(fields))
     else:
         may = "may restore from" if found.read_only else "is registered at"
         click.echo(f"{shown} {may} {server.url} as {found.client}", err=True)
+        if found.shares:
+            click.echo(
+                "This server keeps equal parts of its clients' files once: a client with the bytes of a file "
+                "can learn whether another one has the file.",
+                err=True,
+            )
 
 
 def server_address(text: str) -> str:

@@ -54,6 +54,13 @@ from shardcast.cli.serving import ForegroundNode
     type=options.Size(),
     help="Maximum bytes of each client (500GB); `clients --quota` sets those of one client.",
 )
+@options.option(
+    "--dedupe-clients",
+    env="BACKUP_DEDUPE_CLIENTS",
+    is_flag=True,
+    help="Keep equal chunks of clients that register from now on once. A client with a file's bytes can then "
+    "learn whether another one has the file.",
+)
 @options.trusted_proxy_option
 @server_access_options
 @upload_limit_options
@@ -69,6 +76,7 @@ def start(
     append_only: bool,
     min_age: float,
     quota: int | None,
+    dedupe_clients: bool,
     trusted_proxy: tuple[Network, ...] | None,
     server_access: ServerAccessOptions,
     upload_limits: UploadLimitOptions,
@@ -91,7 +99,7 @@ def start(
         store_dir, port = foreground.prepare(lambda: _configured(config, store_dir, port))
     node = BackupServerNode.running(
         store_dir,
-        BackupRules(append_only=append_only, min_age=min_age, quota=quota),
+        BackupRules(append_only, min_age, quota, dedupe_clients),
         host,
         port,
         bounds=Bounds(trusted=trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),

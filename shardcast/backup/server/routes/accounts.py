@@ -48,7 +48,13 @@ def add_account_routes(app: web.Application, state: BackupServerState) -> None:
         path = path_field(fields)
         try:
             registration = await state.store.database.write(
-                _register, invitation, host, path, request.remote or "", state.store.clock()
+                _register,
+                invitation,
+                host,
+                path,
+                request.remote or "",
+                state.store.clock(),
+                shares=state.rules.dedupe_clients,
             )
         except BackupRefused:
             await slow_down(state, request, "a wrong invitation")
@@ -60,6 +66,7 @@ def add_account_routes(app: web.Application, state: BackupServerState) -> None:
                 "key": registration.key,
                 "id_key": base64.b64encode(registration.id_key).decode(),
                 "read_only": registration.read_only,
+                "shares": registration.shares,
             },
             status=201,
         )
@@ -74,10 +81,17 @@ def add_account_routes(app: web.Application, state: BackupServerState) -> None:
 
 
 def _register(
-    database: sqlite3.Connection, invitation: str, host: str, path: str, address: str, now: float
+    database: sqlite3.Connection,
+    invitation: str,
+    host: str,
+    path: str,
+    address: str,
+    now: float,
+    *,
+    shares: bool,
 ) -> AdmittedClient:
     """Register a client, and log the registration."""
-    registration = register(database, invitation, host, path, now)
+    registration = register(database, invitation, host, path, now, shares=shares)
     add_entry(database, now, registration.client, address, "register", f"{host}:{path}")
     return registration
 
@@ -94,6 +108,7 @@ def _facts(
         "client": client.name,
         "id_key": base64.b64encode(id_key).decode(),
         "read_only": client.read_only,
+        "shares": client.shares,
         "quota": rules.quota if quota is None else quota,
         "used": used_bytes(database, client.number),
         "append_only": rules.append_only,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from aiohttp import web
 
 from shardcast.backup.server.accounts import BackupClient
 from shardcast.backup.server.chunk_table import locate
+from shardcast.backup.server.readable_packs import MaskedPack, find_readable
 from shardcast.backup.server.refusals import BackupRefused
 from shardcast.backup.server.routes.answers import expecting, for_client
 from shardcast.backup.server.state import BackupServerState
@@ -15,7 +14,7 @@ from shardcast.backup.wire import ID_BYTES, LOCATE_PATH, MAX_IDS, PACKS_PATH, en
 from shardcast.protocol.wire import BYTES
 from shardcast.server.bodies import read_body
 from shardcast.server.scoped_routes import add_route
-from shardcast.server.sending import send_span
+from shardcast.server.sending import send_blob, send_span
 from shardcast.store.holds import READ, Reader
 from shardcast.store.interfaces import Span
 
@@ -33,9 +32,13 @@ def add_chunk_routes(app: web.Application, state: BackupServerState) -> None:
 
     async def send(request: web.Request, client: BackupClient) -> web.StreamResponse:
         digest = request.match_info["digest"]
-        size = await store.database.read(_pack_size, client.number, bytes.fromhex(digest))
-        span = Span(store.pack_path(digest), 0, size, digest)
-        return await send_span(request, span, Reader(READ, client.name), _NO_STORE)
+        readable = await store.database.read(find_readable, client.number, bytes.fromhex(digest))
+        file, reader = store.pack_path(digest), Reader(READ, client.name)
+        if readable.chunks is None:
+            return await send_span(request, Span(file, 0, readable.size, digest), reader, _NO_STORE)
+        if not file.is_file():
+            raise BackupRefused("the pack is gone; locate its chunks again", status=404)
+        return await send_blob(request, MaskedPack(file, readable), "", reader, headers=_NO_STORE)
 
     add_route(app, "POST", LOCATE_PATH, for_client(state, find), scope=None, expect_handler=expecting(state))
     add_route(app, "GET", PACKS_PATH + "/{digest:[0-9a-f]{64}}", for_client(state, send), scope=None)
@@ -52,18 +55,3 @@ async def read_ids(request: web.Request) -> list[bytes]:
         return split_ids(await read_body(request, MAX_IDS * ID_BYTES))
     except ValueError as error:
         raise BackupRefused(str(error), status=400) from None
-
-
-def _pack_size(database: sqlite3.Connection, client: int, digest: bytes) -> int:
-    """Return the bytes of a client's pack.
-
-    Raises:
-        BackupRefused: this client has no such pack; another client's pack is refused alike.
-    """
-    row = database.execute(
-        "SELECT size FROM pack WHERE client = ? AND digest = ? AND state NOT IN ('arriving', 'lost')",
-        (client, digest),
-    ).fetchone()
-    if row is None:
-        raise BackupRefused("this client has no such pack; locate its chunks again", status=404)
-    return int(row[0])
