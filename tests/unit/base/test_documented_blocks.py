@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ MOST_LEFT_OUT = 10
 WRITTEN_BY_SCRIPTS = {"cli.md", "api.md", "variables.md"}
 """Pages of usage lines and signatures."""
 PAGES = [page for page in pages.PAGES if page.name not in WRITTEN_BY_SCRIPTS]
+STATEMENT = re.compile(r"(async )?(with|for)\b|import |\w+ = ")
+"""Beginning of an example among signatures."""
 COMMAND = re.compile(r"^(shardcast|make|pip|python|curl|docker|kubectl)\b")
 
 
@@ -35,6 +38,14 @@ def test_pages_with_commands_have_a_test_that_runs_them() -> None:
     runners = "".join(text for text in tests if "page_shell" in text)
     named = {page: f'"{page.name}"' for page in PAGES if pages.blocks_to_run(page)}
     assert [pages.name(page) for page, text in named.items() if text not in runners] == []
+
+
+def test_examples_of_the_library_are_python() -> None:
+    texts = [block.text for block in pages.blocks(pages.ROOT / "docs" / "api.md")]
+    examples = [text for text in texts if STATEMENT.match(text)]
+    assert examples
+    for text in examples:
+        compile(text, "docs/api.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_few_blocks_are_left_out() -> None:
