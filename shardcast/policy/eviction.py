@@ -57,7 +57,7 @@ class RoomNeed:
         whole: whether ``next`` is reserved before its bytes arrive.
         takes_newest: whether the version is listed, so its size is known and each piece verifiable.
         filled: whether all bytes taken so far are verified.
-        failed: whether the version ran out of room before.
+        failed: why nothing goes for the version any more, after it ran out of room; None where it did not.
         grown: growth, in bytes, of other users of the disk since the beginning.
         noise: bytes of this growth to ignore.
     """
@@ -67,7 +67,7 @@ class RoomNeed:
     whole: bool = True
     takes_newest: bool = True
     filled: bool = True
-    failed: bool = False
+    failed: Why | None = None
     grown: int = 0
     noise: int = NOISE
 
@@ -133,7 +133,7 @@ def infeasible_why(need: RoomNeed, available: int, removable: Sequence[Removable
     if need.lacking <= available:
         return None
     if need.failed:
-        return Why.FAILED_BEFORE
+        return need.failed
     if need.grown > need.noise:
         return Why.OTHERS_FILL
     if available + freed_bytes(v for v in removable if need.takes_newest or not v.newest) >= need.lacking:

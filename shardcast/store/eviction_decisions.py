@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from shardcast.errors import NoRoom
-from shardcast.policy.eviction import NOISE, Decision, Removable, RoomNeed, decide, decide_start, reserve_of
+from shardcast.policy.eviction import (
+    NOISE,
+    Decision,
+    Removable,
+    RoomNeed,
+    Why,
+    decide,
+    decide_start,
+    reserve_of,
+)
 from shardcast.store.eviction_candidates import EvictionCandidates
 from shardcast.store.inventory import Inventory
 from shardcast.store.open_version import OpenVersion
@@ -25,18 +34,21 @@ class EvictionDecisions:
         self._ledger = ledger
         self._candidates = candidates
         self._max_bytes = max_bytes
-        self._failed: set[tuple[int, bool]] = set()  # what ran out of room, and whether it was listed
+        self._failed: dict[tuple[int, bool], Why] = {}  # by number, and whether the version was listed
 
     # Versions without enough room
 
     def ran_out(self, opened: OpenVersion) -> None:
         """Remove no more versions for a version out of room."""
-        refused, space = opened.space.refused, opened.space
-        self._failed.add((opened.number, space.refused_as_listed if refused else self.is_listed(opened)))
+        space = opened.space
+        listed = space.refused_as_listed if space.refused else self.is_listed(opened)
+        # A person can mend this one; other reasons may no longer hold by the next try.
+        others = space.refused is not None and space.refused_why is Why.OTHERS_FILL
+        self._failed[opened.number, listed] = Why.OTHERS_FILL if others else Why.FAILED_BEFORE
 
-    def has_failed(self, number: int, *, listed: bool) -> bool:
-        """Return whether a version ran out of room, and as a ``listed`` one."""
-        return (number, listed) in self._failed
+    def failed_why(self, number: int, *, listed: bool) -> Why | None:
+        """Return why nothing goes for a version, as a ``listed`` one or not; None until it runs out."""
+        return self._failed.get((number, listed))
 
     def forget(self) -> None:
         """Forget all versions out of room."""
@@ -104,7 +116,7 @@ class EvictionDecisions:
             whole=whole,
             takes_newest=known and listed and manifest is not None and manifest.verifiable,
             filled=opened.space.is_filled,
-            failed=self.has_failed(number, listed=listed),
+            failed=self.failed_why(number, listed=listed),
             grown=self._ledger.grown(number, space),
             noise=max(NOISE, reserve_of(space.size)) if space else NOISE,
         )

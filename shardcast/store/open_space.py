@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 
 from shardcast.errors import NoRoom
+from shardcast.policy.eviction import Why
 from shardcast.protocol.manifest import Shard
 from shardcast.store.disk_usage import space_of
 from shardcast.store.landing import Landing
@@ -29,6 +30,7 @@ class OpenSpace:
         shard_size: bytes of the shards of a payload to be cut; 0 for a received version.
         refused: the error for lack of room; None with enough room.
         refused_as_listed: whether the version was listed at that time.
+        refused_why: why no version was removed for this one at that time.
     """
 
     def __init__(self, live: LiveManifest, landings: Mapping[int, Landing]) -> None:
@@ -45,6 +47,7 @@ class OpenSpace:
         self.shard_size = 0
         self.refused: NoRoom | None = None
         self.refused_as_listed = False
+        self.refused_why: Why | None = None
         self._live = live
         self._landings = landings
         self._counted = 0  # lines of the manifest whose shards are in _all_space; the event loop's

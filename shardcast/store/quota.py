@@ -129,7 +129,7 @@ class DiskQuota:
             bounds = await self._decisions.bounds(self._inventory.open.get(number))
             if bounds is None or lacking <= bounds.available:
                 return
-            failed = self._decisions.has_failed(number, listed=True)
+            failed = self._decisions.failed_why(number, listed=True)
             need = RoomNeed(lacking, lacking, takes_newest=manifest.verifiable, failed=failed)
             why = infeasible_why(need, bounds.available, await self._decisions.facts(number, bounds))
             if why is not None:
@@ -227,7 +227,7 @@ class DiskQuota:
             assert bounds
             need = RoomNeed(
                 first, max(lacking, first), whole=False, takes_newest=manifest.verifiable,
-                failed=self._decisions.has_failed(number, listed=True),
+                failed=self._decisions.failed_why(number, listed=True),
             )  # fmt: skip
             facts = await self._decisions.facts(number, bounds)
             decision = decide(need, bounds.available, facts)
@@ -291,6 +291,7 @@ class DiskQuota:
                         RoomShortage(opened.number, opened.live.size, lacking, bounds, reason)
                     )
                     opened.space.refused_as_listed = self._decisions.is_listed(opened)
+                    opened.space.refused_why = reason
                     raise opened.space.refused
             # Outside the lock, so that reserved bytes can be verified meanwhile.
             await asyncio.sleep(_LOOK_AGAIN)

@@ -276,6 +276,7 @@ async def test_disk_filled_by_others_ends_the_fetch_and_evicts_nothing(
             asked = server.requested("/v2/manifest*")
             await until(lambda: server.requested("/v2/manifest*") > asked + 2, "more looks")
             assert middle.folders.complete_numbers == {1} and not middle.folders.open_numbers
+            assert "something else fills the disk" in await lacks(middle, "v2"), "the reason is still told"
             assert len([one for one in caplog.messages if "no room for v2" in one]) == 1
             server.set("/v2/shard_*", throttled(100 * U))
             ballast.unlink()

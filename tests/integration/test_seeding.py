@@ -31,7 +31,8 @@ def published(tmp_path: Path) -> Published:
 
 @pytest.fixture
 async def origin(published: Published) -> AsyncIterator[Origin]:
-    async with slow_origin(published.data_dir, SIZE // 2) as origin:
+    # So slow that a neighbour has its part also where it is found late.
+    async with slow_origin(published.data_dir, SIZE // 8) as origin:
         yield origin
 
 

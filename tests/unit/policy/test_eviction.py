@@ -88,10 +88,11 @@ def test_begin_decides_how_room_is_made_before_first_byte() -> None:
 
 
 def test_previously_failed_version_takes_only_free_space() -> None:
-    assert decide(RoomNeed(11, 11, failed=True), 10, OLD) == Refuse(Why.FAILED_BEFORE)
-    assert decide_start(RoomNeed(1, 11, failed=True), 10, OLD) == Refuse(Why.FAILED_BEFORE)
-    assert decide(RoomNeed(10, 10, failed=True), 10, OLD) == Fits()
-    assert infeasible_why(RoomNeed(10, 10, failed=True), 10, OLD) is None
+    for why in (Why.FAILED_BEFORE, Why.OTHERS_FILL):
+        assert decide(RoomNeed(11, 11, failed=why), 10, OLD) == Refuse(why)
+        assert decide_start(RoomNeed(1, 11, failed=why), 10, OLD) == Refuse(why)
+        assert decide(RoomNeed(10, 10, failed=why), 10, OLD) == Fits()
+        assert infeasible_why(RoomNeed(10, 10, failed=why), 10, OLD) is None
 
 
 def test_nothing_is_removed_when_other_programs_fill_the_disk() -> None:
@@ -237,7 +238,7 @@ def test_eviction_rules_hold_at_every_step_of_disk_model(
             lacking=size - got if listed else min(part, size - got),
             whole=whole and part == size,
             takes_newest=listed,
-            failed=failed,
+            failed=Why.FAILED_BEFORE if failed else None,
             grown=disk.ballast - began,
             noise=5,
         )
