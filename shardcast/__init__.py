@@ -68,15 +68,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.4.0"
 
-# The module of each public name. A name is imported at its first use, so `shardcast-client --help` need not
-# wait
-# for the modules of a transfer.
+# The module of each public name. A name is imported at the first use: `shardcast-client --help` need not wait
+# for the modules of a transfer, nor a trainer with an origin for those of a client.
 _HOMES = {
-    "shardcast.api": (
-        "Archive", "Broadcast", "BroadcastProgress", "ClientNode", "Followed", "MiddleNode", "OriginServer",
-        "RemoteBroadcast", "broadcast", "initialize", "open_broadcast", "open_broadcast_folder", "shutdown",
-        "withdraw",
+    "shardcast.api.archive": ("Archive",),
+    "shardcast.api.broadcast_function": ("broadcast",),
+    "shardcast.api.broadcasting": ("Broadcast", "BroadcastProgress"),
+    "shardcast.api.client": ("ClientNode",),
+    "shardcast.api.current_origin": (
+        "initialize", "open_broadcast", "open_broadcast_folder", "shutdown", "withdraw",
     ),
+    "shardcast.api.followed": ("Followed",),
+    "shardcast.api.middle": ("MiddleNode",),
+    "shardcast.api.nodes": ("OriginServer",),
+    "shardcast.api.remote_broadcast": ("RemoteBroadcast",),
     "shardcast.constants": (
         "HTTP_PORT", "LOG_LEVEL", "MAX_DISTRIBUTION_FOLDERS", "MAX_MIDDLE_NODE_LAYERS",
         "RETRY_ATTEMPTS", "SHARD_SIZE",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from shardcast.access.client_access import ClientAccess
 from shardcast.access.credentials import Credentials
@@ -12,11 +12,13 @@ from shardcast.access.secret import Secret
 from shardcast.api.broadcasting import Broadcast
 from shardcast.api.current_origin import current_origin
 from shardcast.api.publishing import ByteSize, LocalPayload, Metadata, StrPath, publish_payload
-from shardcast.api.remote_broadcast import RemoteBroadcast
 from shardcast.errors import UsageError
 from shardcast.progress import OnProgress
 from shardcast.protocol.tags import add_tags
 from shardcast.sizes import shard_size_of
+
+if TYPE_CHECKING:
+    from shardcast.api.remote_broadcast import RemoteBroadcast
 
 
 @overload
@@ -169,6 +171,9 @@ def broadcast(
     """
     shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
     if to is not None:
+        # Here, since aiohttp comes with it: a program that publishes on its own machine has no use for that.
+        from shardcast.api.remote_broadcast import RemoteBroadcast
+
         local = (
             copies,
             timeout,
