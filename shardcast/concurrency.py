@@ -251,4 +251,4 @@ class ThreadPool(ThreadPoolExecutor):
 def _log_failure(task: asyncio.Future[None]) -> None:
     """Log the exception of an ended background task, if any."""
     if not task.cancelled() and task.exception():
-        log.error("what was done beside failed", exc_info=task.exception())
+        log.error("a background task failed", exc_info=task.exception())

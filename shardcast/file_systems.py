@@ -79,7 +79,7 @@ def set_permissions(descriptor: int, mode: int, path: Path | str) -> None:
     except OSError as error:
         if error.errno not in NO_PERMISSIONS:
             raise
-        log_lack(path, "keeps no permissions: whoever may write there can change what was verified")
+        log_lack(path, "keeps no permissions: any user who may write there can change verified files")
 
 
 def reserve(descriptor: int, offset: int, size: int) -> None:

@@ -156,7 +156,7 @@ def set_symlink(link: Path, target: str) -> None:
         OSError: the link cannot be made.
     """
     if link.exists() and not link.is_symlink():
-        raise FileExistsError(errno.EEXIST, "it is there and is no symbolic link")
+        raise FileExistsError(errno.EEXIST, "the name is taken, and not by a symbolic link")
     part = temporary_name(link)
     part.symlink_to(target)
     try:

@@ -18,4 +18,4 @@ def parse_json(text: bytes | bytearray | str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("nested too deeply") from None

@@ -124,7 +124,7 @@ class Broadcast:
             ShardcastError: publishing failed.
         """
         if not self._ended.wait(timeout):
-            raise TimeoutError(f"{self.version} is not complete after {timeout:g} s; it goes on")
+            raise TimeoutError(f"{self.version} is not complete after {timeout:g} s; the broadcast goes on")
         if self._error:
             raise self._error
         return self.version

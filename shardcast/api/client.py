@@ -323,7 +323,7 @@ class ClientNode:
                         async with turn:
                             await asyncio.to_thread(call, callback, release)
                 except Exception as error:
-                    log.error("nothing is followed any more: %s", error)  # perhaps no caller waits
+                    log.error("following ended: %s", error)  # perhaps no caller waits
                     raise
 
         return Followed(Background(follow()), calling)

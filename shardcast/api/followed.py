@@ -49,7 +49,7 @@ class Followed:
             ShardcastError: following failed in another way.
         """
         if not self._work.wait(timeout):
-            raise TimeoutError(f"it goes on after {timeout:g} s")
+            raise TimeoutError(f"following goes on after {timeout:g} s")
         with contextlib.suppress(asyncio.CancelledError):
             self._work.result()
 

@@ -135,7 +135,7 @@ class FolderWriter:
         with disk_errors("could not read", path), open(path, "rb", buffering=0, opener=_open_at_once) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise LocalDiskError(f"can't add {path}: it is no file")
+                raise LocalDiskError(f"can't add {path}: no regular file")
             mtime = found.st_mtime_ns // 10**9
             target = self.open(name or path.name, found.st_size, mode=found.st_mode, mtime=mtime)
             with target, self._aborting():
@@ -143,7 +143,7 @@ class FolderWriter:
                     target.write(data)
                 after = FileIdentity.from_stat(os.fstat(file.fileno()))
                 if not after.same_content(FileIdentity.from_stat(found)):
-                    raise PayloadChanged(f"{path} changed while it was read; {self.version} was given up")
+                    raise PayloadChanged(f"{path} changed while it was read; {self.version} was aborted")
 
     def complete(self) -> str:
         """Wait until the version is complete.
@@ -157,7 +157,7 @@ class FolderWriter:
         """
         with self._aborting():
             if self._file is not None and not self._file.closed:
-                raise UsageError(f"{self._file.name!r} is still open; {self.version} was given up")
+                raise UsageError(f"{self._file.name!r} is still open; {self.version} was aborted")
             if not self._is_whole:
                 self._writer.write(bytes(LENGTH_BYTES))
                 self._is_whole = True
@@ -188,7 +188,7 @@ class FolderWriter:
         try:
             check_entry(entry)
             if self._table.has(entry.path):
-                raise UnsafeEntry(f"{entry.text!r} is there twice")
+                raise UnsafeEntry(f"{entry.text!r} was written before")
             if any(self._table.find(above[:-1]) is not None for above in _above(entry.path)):
                 raise UnsafeEntry(f"{entry.text!r} lies in a file")
         except UnsafeEntry as error:
@@ -353,7 +353,7 @@ class SizedFile(FolderFile):
             self._folder.abort()
             raise UsageError(
                 f"{self.name!r} has more than its {self._entry.size} bytes; "
-                f"{self._folder.version} was given up"
+                f"{self._folder.version} was aborted"
             )
         self._folder._send(view)
 
@@ -363,7 +363,7 @@ class SizedFile(FolderFile):
             self._folder.abort()
             raise UsageError(
                 f"{self.name!r} has {self._written} of its {self._entry.size} bytes; "
-                f"{self._folder.version} was given up"
+                f"{self._folder.version} was aborted"
             )
         self._folder._flush()
 

@@ -166,10 +166,10 @@ def parse_entry(line: bytes) -> SavedEntry:
     """
     try:
         if len(line) > MAX_LINE:
-            raise ValueError(f"it has {len(line)} bytes; at most {MAX_LINE} are allowed")
+            raise ValueError(f"{len(line)} bytes; at most {MAX_LINE} are allowed")
         fields = parse_json(line)
         if not isinstance(fields, dict):
-            raise ValueError("it is no object")
+            raise ValueError("no JSON object")
         return entry_of_fields(fields)
     except ValueError as error:
         raise IntegrityError(f"a line of a folder's listing is no entry: {error}") from None

@@ -38,7 +38,7 @@ class Patterns:
         """
         listed = [(pattern.startswith("!"), pattern_source(_plain(pattern))) for pattern in patterns]
         if len(listed) > MAX_PATTERNS:
-            raise UsageError(f"{len(listed)} patterns of paths; at most {MAX_PATTERNS} can be taken")
+            raise UsageError(f"{len(listed)} patterns of paths; at most {MAX_PATTERNS} are allowed")
         # Neighbours of one kind are one expression: a path is tried against few of them. The last come first.
         runs = [
             (negated, [source for _, source in run]) for negated, run in groupby(listed, lambda one: one[0])

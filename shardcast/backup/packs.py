@@ -106,7 +106,7 @@ def index_length(footer: Buffer, size: int) -> int:
         IntegrityError: the bytes are no footer of a pack of this size.
     """
     if len(footer) != FOOTER_SIZE or bytes(footer[_LENGTH.size :]) != MAGIC or size > MAX_PACK:
-        raise IntegrityError(f"no pack of at most {MAX_PACK} bytes, or it is cut off")
+        raise IntegrityError(f"the file is no pack of at most {MAX_PACK} bytes, or is truncated")
     (length,) = _LENGTH.unpack(footer[: _LENGTH.size])
     if length % _RECORD.size or length > min(MAX_CHUNKS * _RECORD.size, size - len(MAGIC) - FOOTER_SIZE):
         raise IntegrityError(f"a pack of {size} bytes has an index of {length} bytes")
@@ -126,7 +126,7 @@ def parse_index(head: Buffer, tail: Buffer, size: int) -> list[PackedChunk]:
     """
     length = index_length(tail[-FOOTER_SIZE:], size)
     if bytes(head[: len(MAGIC)]) != MAGIC or len(tail) < length + FOOTER_SIZE:
-        raise IntegrityError("no pack, or its index is cut off")
+        raise IntegrityError("the file is no pack, or its index is truncated")
     found, offset = [], len(MAGIC)
     for chunk, count in _RECORD.iter_unpack(tail[len(tail) - FOOTER_SIZE - length : len(tail) - FOOTER_SIZE]):
         if not 1 <= count <= MAX_ENCODED:

@@ -83,12 +83,12 @@ def parse_snapshot(record: bytes) -> Snapshot:
     """
     try:
         if len(record) > MAX_RECORD:
-            raise ValueError(f"it has {len(record)} bytes; at most {MAX_RECORD} are allowed")
+            raise ValueError(f"{len(record)} bytes; at most {MAX_RECORD} are allowed")
         fields = parse_json(record)
         if not isinstance(fields, dict) or type(fields.get("format")) is not int:
-            raise ValueError("it is no object with a format")
+            raise ValueError("no JSON object with a format")
         if fields["format"] != FORMAT:
-            raise ValueError(f"it is of format {fields['format']}; this release reads {FORMAT}")
+            raise ValueError(f"format {fields['format']}; this release reads format {FORMAT}")
         return _snapshot(fields)
     except ValueError as error:
         raise IntegrityError(f"a snapshot's record can't be read: {error}") from None

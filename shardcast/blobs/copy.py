@@ -162,7 +162,7 @@ async def _send_small(
     except _FOR_ALL_BLOBS:
         raise
     except PeerError as error:
-        log.info("sending one by one what was not taken together: %s", error)
+        log.info("sending blobs one by one, since the server refused them together: %s", error)
         return list(digests)
     state.copied += len(small)
     state.bytes += sum(map(len, small.values()))

@@ -34,7 +34,7 @@ def parse_digest(text: str) -> str:
     """
     digest = text.strip().lower()
     if not is_digest(digest):
-        raise UsageError(f"{text[:80]!r} is no digest; that is 64 hex digits")
+        raise UsageError(f"{text[:80]!r} is no digest; write 64 hex digits")
     return digest
 
 
@@ -47,7 +47,7 @@ def bounded_lines(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
     number = 1
     while line := file.readline(_MAX_LINE + 1):
         if len(line) > _MAX_LINE:
-            raise UsageError(f"{name}, line {number}: it has more than {_MAX_LINE} characters")
+            raise UsageError(f"{name}, line {number}: more than {_MAX_LINE} characters")
         yield line
         number += 1
 
@@ -86,5 +86,5 @@ def _digest_in(text: str, algorithm: str | None) -> str:
     if tagged is None:
         return parse_digest(text.split(maxsplit=1)[0] if text else text)
     if algorithm not in (None, tagged):
-        raise UsageError(f"it is of {tagged}, and this store is of {algorithm}")
+        raise UsageError(f"the digest is of {tagged}, and this store uses {algorithm}")
     return parse_digest(text.rpartition("=")[2])

@@ -135,9 +135,11 @@ class _BlobStream:
             FramingError: a blob or its head is cut off.
         """
         if self._in_blob:
-            raise FramingError(f"it ends {self._remaining} bytes before the end of a blob of {self._length}")
+            raise FramingError(
+                f"the stream ends {self._remaining} bytes before the end of a blob of {self._length}"
+            )
         if self._head:
-            raise FramingError("it ends before a blob begins")
+            raise FramingError("the stream ends before a blob begins")
 
 
 class PullReader:
@@ -178,7 +180,7 @@ class PullReader:
         key = head.hex()
         length = self.missing.pop(key, None)
         if length is None:
-            raise FramingError(f"{key} came, which was not asked for, or came before")
+            raise FramingError(f"the blob {key} was not requested, or came twice")
         self._hasher = hashlib.sha256()
         return key, length
 

@@ -54,7 +54,7 @@ class SpanReader:
         with disk_errors("could not read", self.path):
             data = await asyncio.to_thread(self._file.read, count)
         if not data:
-            raise BlobCorrupt(f"{self.path} became shorter while it was read")
+            raise BlobCorrupt(f"{self.path} became shorter while being read")
         self._left -= len(data)
         return data
 

@@ -58,7 +58,7 @@ class SqliteFile:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
         except sqlite3.Error as error:
             raise LocalDiskError(
-                f"{self._file}: {error}; only counts and times are in it: where it is damaged, remove it"
+                f"{self._file}: {error}; the file has only counts and times: if damaged, remove it"
             ) from error
 
     async def close(self) -> None:

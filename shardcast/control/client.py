@@ -141,9 +141,7 @@ def publish(
             raise NodeFailed(f"the origin of {data_dir} ended while it published {path}")
         except NodeFailed as error:
             if asking.cancelled:
-                raise VersionAborted(
-                    f"{version or path} was cancelled: nothing of it is published"
-                ) from error
+                raise VersionAborted(f"{version or path} was cancelled: nothing was published") from error
             if not asking.confirmed or not is_published(data_dir, version):
                 raise
     yield {"complete": version}
@@ -183,7 +181,7 @@ def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
             return Withdrawal(str(done["version"]), str(done["digest"]), str(done["reason"]))
     except NoNode as error:
         raise UsageError(
-            f"{error}: only the origin of {version} withdraws it; name its data directory"
+            f"{error}: only the origin of {version} can withdraw it; name the origin's data directory"
         ) from error
 
 
@@ -332,7 +330,7 @@ def response_lines(response: BoundedResponse, data_dir: Path) -> Iterator[Mappin
     """
     if response.status != 200:
         if response.status == 404:
-            raise NoNode(f"what runs on {data_dir} is no origin")
+            raise NoNode(f"the node on {data_dir} is no origin")
         raise NodeFailed(f"the origin of {data_dir} refused: {response.text(1000)}")
     for raw in response.lines():
         line = parse_json(raw)

@@ -67,7 +67,7 @@ class PipeWriter:
                 self._check_aborted()
                 if not room.poll(_CHECK_SECONDS * 1000):
                     if time.monotonic() > deadline:
-                        raise TimeoutError(f"nothing was taken for {PATIENCE:g} s")
+                        raise TimeoutError(f"the origin took no bytes for {PATIENCE:g} s")
                     continue
                 with contextlib.suppress(BlockingIOError):
                     with _local_errors(f"could not hand {self._version} over to", self._data_dir):
@@ -81,7 +81,7 @@ class PipeWriter:
             TransferFailed: another thread aborted.
         """
         if self._aborted:
-            raise TransferFailed(f"{self._version} was given up")
+            raise TransferFailed(f"{self._version} was aborted")
 
     def close(self) -> None:
         """Close the pipe after the last write; a second call does nothing.

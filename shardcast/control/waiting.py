@@ -65,8 +65,8 @@ def wait_for_copies(
     except _OutOfTime:
         raise copies_missing(version, have, copies, timeout or 0.0) from None
     raise NodeFailed(
-        f"the origin of {data_dir} ended while {copies} copies of {version} were waited for; "
-        f"{have} nodes had it"
+        f"the origin of {data_dir} ended while this waited for {copies} copies of {version}; "
+        f"{have} nodes had the version"
     )
 
 
@@ -92,7 +92,7 @@ def check_copies(copies: int | None, timeout: float | None) -> None:
     if timeout is not None and not timeout >= 0:
         raise UsageError(f"a time-out of {timeout!r} makes no sense; it is a number of seconds")
     if timeout is not None and copies is None:
-        raise UsageError("a time-out goes with copies: say how many to wait for")
+        raise UsageError("a time-out needs a number of copies to wait for")
 
 
 def check_wait(wait: float | None) -> None:
@@ -147,7 +147,7 @@ def _lines(
         except TimeoutError as error:
             if deadline is not None and time.monotonic() >= deadline:
                 raise _OutOfTime from error
-            raise NodeFailed(f"the origin of {data_dir} says nothing any more") from error
+            raise NodeFailed(f"the origin of {data_dir} has stopped answering") from error
         if line is None:
             return
         yield line

@@ -107,7 +107,7 @@ class BroadcastWriter(io.RawIOBase):
             ValueError: the version was completed or aborted.
         """
         if self._ended:
-            raise ValueError(f"{self.version} takes no more bytes: it was completed or given up")
+            raise ValueError(f"{self.version} takes no more bytes: the version is complete or was aborted")
         view = memoryview(data).cast("B")
         self._written += len(view)
         if len(self._gathered) + len(view) < PORTION:
@@ -134,7 +134,7 @@ class BroadcastWriter(io.RawIOBase):
             ShardcastError: publishing failed, with the reason.
         """
         if self._ended and not self._complete:
-            raise TransferFailed(f"{self.version} was given up, and can't be completed")
+            raise TransferFailed(f"{self.version} was aborted, and cannot be completed")
         if not self._ended:
             self.flush()
             self._ended = True

@@ -40,7 +40,7 @@ class PathPatterns:
         """
         sources = [pattern_source(pattern) for pattern in patterns]
         if len(sources) > MAX_PATTERNS:
-            raise UsageError(f"{len(sources)} patterns of paths; at most {MAX_PATTERNS} can be taken")
+            raise UsageError(f"{len(sources)} patterns of paths; at most {MAX_PATTERNS} are allowed")
         self._pattern = re.compile("|".join(sources) or r"(?!)", re.DOTALL)
 
     def match(self, path: bytes) -> bool:

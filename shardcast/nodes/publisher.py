@@ -346,7 +346,7 @@ class Publisher:
                 "%s is complete: %s, %s in %s", broadcast.version, source, format_size(manifest.size), shards
             )
         except ShardcastError as error:
-            log.error("%s was given up: %s", broadcast.version, error)
+            log.error("%s was aborted: %s", broadcast.version, error)
             if self._is_closed and isinstance(error, Cancelled):
                 raise NodeEnding(
                     f"{broadcast.version} is not published: its publisher ended before it was complete; "

@@ -198,7 +198,7 @@ class UploadTable:
     def _get(self, upload: str) -> IncomingUpload:
         found = self._uploads.get(upload)
         if found is None:
-            raise UploadUnknown(f"there is no upload {upload}: it expired or was given up; begin it again")
+            raise UploadUnknown(f"there is no upload {upload}: it expired or was discarded; begin it again")
         return found
 
     async def _find(self, request: UploadRequest) -> IncomingUpload | None:
@@ -322,7 +322,7 @@ class UploadTable:
         for upload in idle:
             if not upload.complete:
                 log.warning(
-                    "upload %s of %s was given up: nothing came for %.0f s",
+                    "upload %s of %s was discarded: nothing came for %.0f s",
                     upload.id[:8], upload.request.name, now - upload.last_used,
                 )  # fmt: skip
         complete = [upload for upload in self._uploads.values() if upload.complete and not upload.active]

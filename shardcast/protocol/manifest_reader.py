@@ -57,7 +57,7 @@ class Aborted(ManifestError):
     """
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"the version was given up: {why!r}")
+        super().__init__(f"the version was aborted: {why!r}")
         self.why = why
 
 

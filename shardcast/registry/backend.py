@@ -139,7 +139,8 @@ class ObjectBackend(StorageBackend):
             stored = int(self._fs.size(full))
         if stored != len(buffer):
             raise StoreInaccessible(
-                f"could not write {self._shown(full)}: it has {stored} bytes, not {len(buffer)}; put it again"
+                f"could not write {self._shown(full)}: the object has {stored} bytes, not {len(buffer)}; "
+                "put the content again"
             )
 
     def get_buffer(self, remote_path: str) -> bytes:

@@ -46,7 +46,7 @@ class DirectoryBackend(StorageBackend):
             exists = self._root.is_dir()
         if not exists:
             raise StoreMissing(
-                f"store {spec.name!r}: there is no directory {spec.location}; make it, or mount what it is on"
+                f"store {spec.name!r}: there is no directory {spec.location}; make or mount the directory"
             )
 
     def put_buffer(self, buffer: Buffer, remote_path: str) -> None:
@@ -209,7 +209,7 @@ class DirectoryBackend(StorageBackend):
             os.fsync(descriptor)
             if not _has(part, data):
                 raise StoreInaccessible(
-                    f"store {self.spec.name!r}: {full} was written, and read back it is something else; "
+                    f"store {self.spec.name!r}: other bytes were read from {full} than written; "
                     "nothing was kept, check the disk"
                 )
             yield part, descriptor

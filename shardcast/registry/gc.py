@@ -162,7 +162,7 @@ def format_stats(stats: Mapping[str, Any]) -> str:
     orphaned = format_count(stats["orphaned"], "item")
     lines.append(f"orphaned     {orphaned}, {format_size(stats.get('orphaned_bytes', 0))}")
     if stats.get("hash_young"):
-        lines.append(f"too young    {format_count(stats['hash_young'], 'item')} that nobody refers to yet")
+        lines.append(f"too young    {format_count(stats['hash_young'], 'item')} without a reference yet")
     if "deleted" not in stats:
         if stats.get("hash_quarantined"):
             size = format_size(stats.get("hash_quarantined_bytes", 0))

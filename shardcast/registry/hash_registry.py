@@ -196,11 +196,11 @@ def _put(backend: StorageBackend, path: str, data: bytes) -> None:
                 f"{backend.get_url(path)} has other content of the same MD5 ({len(stored)} bytes, not "
                 f"{len(data)}); nothing was put. Store this one in another schema, and find out who made it"
             )
-        log.warning("%s was corrupt; it is replaced by what is put", backend.get_url(path))
+        log.warning("%s was corrupt; the new content replaces it", backend.get_url(path))
         backend.put_buffer(data, path)
         return
     raise StoreInaccessible(
-        f"could not put {backend.get_url(path)}: something puts and removes it again and again"
+        f"could not put {backend.get_url(path)}: another program puts and removes it again and again"
     )
 
 

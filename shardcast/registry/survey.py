@@ -97,7 +97,7 @@ def survey_store(
         UsageError, ReferencesUnreadable, RegistryError: as for ``scan``.
     """
     if not schemas:
-        raise UsageError("at least one schema must be named; only the content of those is collected")
+        raise UsageError("name at least one schema; only the content of named schemas is collected")
     check_seconds("min_age", min_age)
     registry = registry or current()
     spec = registry.spec(store_name)

@@ -57,7 +57,7 @@ async def send_span(
         if is_absent(error) or is_of_file(error, span.path):
             return web.Response(status=404, text="404: it is gone\n")
         return web.Response(
-            status=503, text="503: it can't be read now\n", headers={"Retry-After": RETRY_AFTER}
+            status=503, text="503: the shard can't be read now\n", headers={"Retry-After": RETRY_AFTER}
         )
     with file:
         file.seek(0, 2)
@@ -96,7 +96,7 @@ async def send_blob(
         while position < answer.end:
             data = await blob.read(min(_CHUNK, answer.end - position))
             if not data:
-                raise ConnectionResetError("it is shorter than it was said to be")
+                raise ConnectionResetError("the file is shorter than announced")
             part = data[max(0, answer.start - position) :]
             position += len(data)
             if part:

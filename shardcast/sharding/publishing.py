@@ -109,7 +109,7 @@ def _check_whole(path: Path, payload: BinaryIO, before: os.stat_result, done: in
     after = os.fstat(payload.fileno())
     if not FileIdentity.from_stat(after).same_content(FileIdentity.from_stat(before)):
         raise PayloadChanged(
-            f"can't broadcast {path}: it changed while it was read ({before.st_size} bytes before, "
+            f"can't broadcast {path}: it changed while being read ({before.st_size} bytes before, "
             f"{after.st_size} after); write it elsewhere, rename it when it is whole, then broadcast it"
         )
     # Files that are made as they are read (/proc, some FUSE file systems) tell no size, or a wrong one.

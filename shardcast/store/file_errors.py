@@ -113,5 +113,5 @@ class BlobSearch:
         """
         self.check()
         if self.wrong:
-            raise BlobCorrupt(f"{self.wrong}; put it again to repair it")
+            raise BlobCorrupt(f"{self.wrong}; put the blob again to repair it")
         raise BlobMissing(missing)

@@ -126,7 +126,7 @@ class LiveManifest:
         """End the manifest of a version aborted by its publisher."""
         if not self.ended:
             self.aborted = why
-            self.fail(VersionAborted(f"{self.version} was given up by its publisher: {why}"))
+            self.fail(VersionAborted(f"{self.version} was aborted by its publisher: {why}"))
 
     def fail(self, error: ShardcastError) -> None:
         """End the manifest with an ``error``, raised to readers after the last line."""

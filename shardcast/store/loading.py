@@ -114,7 +114,7 @@ class Loader:
         if all(is_versions_file(entry) for entry in place.folder.iterdir()):
             remove_version(place.folder)
             VerificationRecord(place.verified).remove()
-            return [f"gave up {version}, which was not complete"]
+            return [f"discarded {version}, which was not complete"]
         return [f"left alone {place.folder}, which is not listed and holds other files"]
 
     def _resume(self, number: int) -> str:

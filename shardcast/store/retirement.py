@@ -114,8 +114,8 @@ class Retirement:
             error = opened.space.refused
             opened.live.abort("there was no room for it")
         elif withdrawal is None:
-            error = VersionAborted(f"{version} was given up here before it was complete")
-            opened.live.abort("it was given up before it was complete")
+            error = VersionAborted(f"{version} was aborted here before it was complete")
+            opened.live.abort("aborted before it was complete")
         else:
             error = withdrawn_error(withdrawal)
             opened.live.abort(f"withdrawn: {withdrawal.reason}")

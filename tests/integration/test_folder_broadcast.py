@@ -78,7 +78,7 @@ def test_link_out_of_the_folder_is_refused_by_the_origin_by_name(model: Path, tm
         error = broadcast(model, data, code=6)
         assert "'logs/out'" in error and "--exclude" in error
         assert broadcast(model, data, "--exclude", "/logs/out") == "v2"
-        assert "v1 was given up" in origin.log
+        assert "v1 was aborted" in origin.log
 
 
 def test_data_directory_in_the_folder_is_refused_unless_it_is_left_out(model: Path) -> None:
@@ -103,7 +103,7 @@ def test_origin_that_is_killed_while_it_publishes_a_folder_begins_anew(model: Pa
         kill_while_publishing(origin, data, model)
     os.truncate(model / "large.bin", 3_000_000)
     with processes.origin(data) as origin:
-        assert "gave up v1" in origin.log
+        assert "discarded v1" in origin.log
         assert not (data / "v1").exists()
         assert broadcast(model, data, "--shard-size", "1MB") == "v2"
         origin.kill()

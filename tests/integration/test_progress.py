@@ -167,7 +167,7 @@ def test_exception_of_the_function_reaches_who_waits_for_the_following(
     followed = ClientNode([origin.url], tmp_path).follow(lambda release: None, progress=tell)
     with pytest.raises(Stop):
         followed.wait(30)
-    assert "nothing is followed any more: enough" in caplog.text
+    assert "following ended: enough" in caplog.text
 
 
 Publish = Callable[..., object]

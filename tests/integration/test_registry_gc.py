@@ -601,7 +601,7 @@ def test_report_is_readable(ours: Registry) -> None:
     young = scan(ours, references=[kept], clock=time.time)
     assert gc.format_stats(young).splitlines()[2:] == [
         "orphaned     0 items, 0 B",
-        "too young    1 item that nobody refers to yet",
+        "too young    1 item without a reference yet",
     ]
     dry = gc.format_stats(collect(ours, references=[kept], dry_run=True))
     assert dry.endswith("dry run: nothing was touched; collect with dry_run=False")

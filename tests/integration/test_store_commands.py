@@ -202,7 +202,7 @@ def test_dangling_links_hide_no_blobs(tmp_path: Path) -> None:
     store("gc", tmp_path)
     (tmp_path / OWN_FOLDER).mkdir(exist_ok=True)
     (tmp_path / OWN_FOLDER / "digest").write_bytes(b"\xff\xfe")
-    assert "doesn't know" in store("ls", tmp_path, code=2)[1]
+    assert "unknown to this shardcast" in store("ls", tmp_path, code=2)[1]
 
 
 def test_invalid_arguments_are_refused_clearly(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_get_refuses_damaged_blob(tmp_path: Path) -> None:
         ["get", digest, "-d", tmp_path / "s"],
         ["get", digest, "-d", tmp_path / "s", "-o", tmp_path / "o"],
     ):
-        assert "not what its name says" in store(*words, code=5)[1]
+        assert "do not match its name" in store(*words, code=5)[1]
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 

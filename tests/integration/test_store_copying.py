@@ -111,7 +111,7 @@ async def test_push_beside_endless_upload_fails_with_nothing_kept(
             await copy(source, target, [KEY], state)
         assert state.copied == 0
         assert isinstance(state.failed[KEY], BadAnswer)
-        assert "is not kept" in str(state.failed[KEY])
+        assert "was not stored" in str(state.failed[KEY])
     assert content(tmp_path) == {}
 
 
@@ -138,7 +138,7 @@ async def test_push_onto_truncated_blob_repairs_or_fails(
     else:
         assert content(blobs) == {KEY: BLOB[:left]}
         assert (state.copied, list(state.failed)) == (0, [KEY])
-        assert f"is not kept: it has {left} bytes there, not {len(BLOB)}" in str(state.failed[KEY])
+        assert f"was not stored: it has {left} bytes there, not {len(BLOB)}" in str(state.failed[KEY])
 
 
 # What counts as there

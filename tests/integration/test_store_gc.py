@@ -285,7 +285,7 @@ def test_data_directory_root_references_shards_of_all_versions(tmp_path: Path) -
     with pytest.raises(LocalDiskError, match="closing line"):
         named(roots.data_dir(data))
     (data / "v2" / "manifest.jsonl").unlink()
-    with pytest.raises(LocalDiskError, match="isn't there"):
+    with pytest.raises(LocalDiskError, match="is missing"):
         named(roots.data_dir(data))
 
 

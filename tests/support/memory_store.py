@@ -117,7 +117,7 @@ class _Writer:
     async def commit(self) -> str:
         digest = self._hasher.hexdigest()
         if self._expected not in (None, digest):
-            raise IntegrityError(f"what was put as {self._expected} is {digest}; nothing was kept")
+            raise IntegrityError(f"put as {self._expected}, the blob has the digest {digest}")
         if self._store.keep(digest, b"".join(self._parts)):
             self.taken = 0
         return digest

@@ -101,7 +101,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """
     fields = parse_json(body)
     if not isinstance(fields, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("the answer is no JSON object")
     return fields
 
 
@@ -172,7 +172,7 @@ def snapshot_id(value: object) -> str:
         ValueError: the value is no id.
     """
     if not isinstance(value, str) or not 4 <= len(value) <= 128 or not _HEX.issuperset(value):
-        raise ValueError("it names no id")
+        raise ValueError("the answer has no id")
     return value
 
 

@@ -253,7 +253,7 @@ def _read_batch(reader: ChunkReader, batch: Sequence[Chunk]) -> Iterator[bytes]:
     """Yield the bytes of some chunks, fetched together."""
     parts, missing = reader.plan(chunk.id for chunk in batch)
     if missing:
-        raise IntegrityError(f"chunk {missing[0].hex()[:16]} of the file is not at the server any more")
+        raise IntegrityError(f"chunk {missing[0].hex()[:16]} of the file is missing at the server")
     found: dict[bytes, bytes] = {}
     for part in parts:
         for chunk, plain in reader.fetch_moved(ChunkKind.DATA, part):
@@ -262,5 +262,5 @@ def _read_batch(reader: ChunkReader, batch: Sequence[Chunk]) -> Iterator[bytes]:
             found[chunk] = plain
     for wanted in batch:
         if len(found[wanted.id]) != wanted.size:
-            raise IntegrityError(f"chunk {wanted.id.hex()[:16]} has other bytes than its file says")
+            raise IntegrityError(f"chunk {wanted.id.hex()[:16]} does not have the size named by its file")
         yield found[wanted.id]

@@ -175,8 +175,8 @@ class ChunkReader:
         parts, missing = self.plan([chunk])
         if missing:
             raise IntegrityError(
-                f"{self.url}: chunk {chunk.hex()[:16]} of this snapshot is not there; "
-                "`shardcast backup check` names what is hurt, and the next backup mends what it still has"
+                f"{self.url}: chunk {chunk.hex()[:16]} of this snapshot is missing at the server; "
+                "`shardcast backup check` lists the hurt snapshots; the next backup sends missing bytes"
             )
         for part in parts:
             for _, plain in self.fetch_moved(kind, part):

@@ -118,8 +118,8 @@ def registered(folder: bytes) -> Registration:
     if found is None:
         shown = os.fsdecode(folder)
         raise UsageError(
-            f"{shown} is not registered at a backup server, nor is a folder above it; ask for an invitation "
-            f"there and run: shardcast backup register --dir {shown} --url URL --invitation …"
+            f"{shown} is not registered at a backup server, nor is a folder above; ask its operator for an "
+            f"invitation, and run: shardcast backup register --dir {shown} --url URL --invitation …"
         )
     return found
 
@@ -134,7 +134,7 @@ def folder_path(folder: Path | bytes) -> bytes:
     with disk_errors("could not use the folder", os.fsdecode(text)):
         path = os.path.realpath(text, strict=True)
     if not os.path.isdir(path):
-        raise LocalDiskError(f"could not use the folder {os.fsdecode(text)}: it is no folder")
+        raise LocalDiskError(f"{os.fsdecode(text)} is no folder")
     return path
 
 
@@ -147,7 +147,7 @@ def _parse(data: bytes, file: Path) -> Registration:
     try:
         fields = parse_json(data)
         if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-            raise ValueError(f"it is not of format {FORMAT}")
+            raise ValueError(f"not of format {FORMAT}")
         texts = {name: text_of(fields, name) for name in ("url", "client")}
         key = Secret(text_of(fields, "key", MAX_KEY))
         files = [

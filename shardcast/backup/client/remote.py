@@ -102,7 +102,8 @@ class BackupServer:
             raise BadAnswer(self.url, "this is no backup server; check the address")
         if fields["format"] > wire.FORMAT:
             raise BadAnswer(
-                self.url, f"it speaks format {fields['format']} of backups; install a newer release here"
+                self.url,
+                f"the server uses format {fields['format']} of backups; install a newer release here",
             )
 
     def register(self, invitation: str, host: str, path: bytes) -> RegisteredClient:
@@ -208,7 +209,7 @@ class BackupServer:
         def parse(body: bytes) -> list[str]:
             found = parse_object(body).get("forgotten")
             if not isinstance(found, list):
-                raise ValueError("it names no snapshots")
+                raise ValueError("the answer has no list of snapshots")
             return [snapshot_id(one) for one in found]
 
         headers = {wire.ADMIN_KEY_HEADER: admin_key} if admin_key else {}
@@ -262,7 +263,7 @@ class BackupServer:
         try:
             return parse(answer.body)
         except ValueError as error:
-            raise BadAnswer(self.url, f"{request}: the answer can't be read: {error}") from None
+            raise BadAnswer(self.url, f"{request}: malformed answer: {error}") from None
 
 
 class BackupRun:
@@ -364,7 +365,7 @@ class BackupRun:
                 return snapshot_id(parse_object(answer.body).get("snapshot"))
             missing = wire.split_ids(answer.body)
             if not missing or answer.headers.get("Content-Type") != "application/octet-stream":
-                raise ValueError("it names no missing chunk")
+                raise ValueError("the answer names no missing chunk")
             return missing
         except ValueError as error:
             raise BadAnswer(self._server.url, f"POST {path}: {answer.status}: {error}") from None

@@ -209,7 +209,7 @@ def open_to_compare(folder: int, name: bytes) -> int:
         descriptor = _open_unreadable(folder, name)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         close(descriptor)
-        raise OSError(errno.EINVAL, "it is no file", name)
+        raise OSError(errno.EINVAL, "no regular file", name)
     return descriptor
 
 

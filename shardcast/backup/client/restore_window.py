@@ -125,7 +125,7 @@ class RestoreWindow:
         parts, missing = self._reader.plan(self._targets)
         for chunk in missing:
             for file, _ in self._targets[chunk]:
-                self._fail(file, f"chunk {chunk.hex()[:16]} is not at the server any more", "damaged")
+                self._fail(file, f"chunk {chunk.hex()[:16]} is missing at the server", "damaged")
         running = [self._pool.submit(self._bring, part) for part in parts]
         try:
             for done in as_completed(running):

@@ -175,7 +175,7 @@ class FolderBackup:
                 return found, done.tree
             # Missing chunks may belong to files the last pass did not read: read those.
             cache, base, distrusted = done.cache, None, distrusted | set(found)
-        raise BadAnswer(self._server.url, f"it still lacks chunks after they were sent {_MAX_PASSES} times")
+        raise BadAnswer(self._server.url, f"the server lacks chunks that were sent {_MAX_PASSES} times")
 
     def _pass(
         self, key: bytes, file: CacheFile, cache: FolderCache | None, distrusted: AbstractSet[bytes]
@@ -237,7 +237,9 @@ def begun_run(server: BackupServer, host: str, folder: bytes) -> Iterator[tuple[
     """
     facts = server.facts()
     if facts.read_only:
-        raise AccessDenied(server.url, "this client may only restore; ask for another invitation")
+        raise AccessDenied(
+            server.url, "the key of this client is read-only; ask for an invitation that may write"
+        )
     run = server.begin_run(host, folder)
     try:
         yield run, facts.id_key

@@ -81,7 +81,7 @@ class Scan:
         """Return the descriptor of a subfolder; None for one whose content would not be saved."""
         try:
             if depth >= MAX_DEPTH:
-                raise OSError(0, f"more than {MAX_DEPTH} folders below each other")
+                raise OSError(0, f"folders are nested more than {MAX_DEPTH} deep")
             descriptor = os.open(name[:-1], _FLAGS | os.O_NOFOLLOW, dir_fd=folder)
         except OSError as error:
             self._problem(path, f"can't be listed: {error.strerror}")

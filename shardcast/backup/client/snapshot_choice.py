@@ -37,7 +37,7 @@ def choose_snapshot(
     found = [one for one in snapshots if one.id.startswith(text)]
     exact = [one for one in found if one.id == text]
     if len(found) > 1 and not exact:
-        raise UsageError(f"{len(found)} snapshots have ids that begin with {text}; write more of it")
+        raise UsageError(f"{len(found)} snapshots have ids that begin with {text}; write more characters")
     if not found:
         raise VersionNotOffered(f"there is no snapshot {text}; `shardcast backup snapshots` lists them")
     return (exact or found)[0]

@@ -185,7 +185,7 @@ def check_depth(depth: int, path: bytes, deepest: int = MAX_DEPTH) -> None:
         IntegrityError: more than ``deepest``.
     """
     if depth >= deepest:
-        raise IntegrityError(f"{shown(path)[:100]}… lies in more than {deepest} folders")
+        raise IntegrityError(f"{shown(path)[:100]}… is nested in more than {deepest} folders")
 
 
 def join(folder: bytes, name: bytes) -> bytes:

@@ -81,7 +81,7 @@ class StreamBackup:
             )  # fmt: skip
             found = commit_snapshot(run, facts, root, sums, [segment + ids])
         if not isinstance(found, str):
-            raise BadAnswer(self._server.url, "it lacks chunks right after they were sent; try again")
+            raise BadAnswer(self._server.url, "the server lacks chunks that were just sent; try again")
         return BackupResult(found, sums, reader.bytes, sender.sent_bytes, 0, 0, 0, time.monotonic() - clock)
 
     def _send_listing(self, key: bytes, sender: ChunkSender, file: Mapping[str, Any]) -> bytes:

@@ -214,7 +214,7 @@ class TreeSaver:
         touched = known is None or known.facts != facts
         try:
             if depth >= MAX_DEPTH:
-                raise OSError(0, f"more than {MAX_DEPTH} folders below each other")
+                raise OSError(0, f"folders are nested more than {MAX_DEPTH} deep")
             descriptor = os.open(name[:-1], _FLAGS, dir_fd=folder.descriptor)
             if self._rules.one_file_system and os.fstat(descriptor).st_dev != self._device:
                 self.counts.left_out += 1

@@ -137,5 +137,5 @@ async def _sweep_forever(store: BackupStore) -> None:
         try:
             await sweep(store)
         except (LocalDiskError, IntegrityError) as error:
-            log.error("nothing is swept: %s", error)
+            log.error("could not delete condemned packs: %s", error)
         await asyncio.sleep(SWEEP_SECONDS)

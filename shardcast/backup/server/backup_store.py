@@ -149,7 +149,7 @@ class BackupStore:
                     break
                 await writer.write(part)
             if count != size:
-                raise BackupRefused(f"{size} bytes of a pack were announced, and others came", status=422)
+                raise BackupRefused(f"the pack does not have the announced {size} bytes", status=422)
             try:
                 await writer.commit()
             except IntegrityError as error:
@@ -166,7 +166,7 @@ class BackupStore:
         try:
             return read_index(file)
         except IntegrityError as error:
-            raise BackupRefused(f"{digest} is not kept: {error}", status=422) from None
+            raise BackupRefused(f"pack {digest} is refused: {error}", status=422) from None
 
     async def _withdraw(self, pack: int, digest: bytes) -> None:
         """Withdraw a pack that did not arrive whole; on a full disk the next sweep does so."""

@@ -145,7 +145,7 @@ def parse_head(data: bytes) -> dict[str, Any]:
     try:
         fields = parse_json(data)
         if not isinstance(fields, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("no JSON object")
         return {
             **{name: _text(fields[name]) for name in _TEXT_FIELDS if name in fields},
             **{name: _size(fields.get(name, 0)) for name in _SIZES},
@@ -158,14 +158,14 @@ def parse_head(data: bytes) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise ValueError(f"a text of more than {MAX_TEXT} characters, or none")
+        raise ValueError(f"a field is no text, or has more than {MAX_TEXT} characters")
     value.encode()  # a lone surrogate is a ValueError
     return value
 
 
 def _size(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_SIZE:
-        raise ValueError("a size that is no whole number, or out of bounds")
+        raise ValueError("a size is no whole number, or out of bounds")
     return value
 
 

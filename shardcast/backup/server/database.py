@@ -102,7 +102,7 @@ def _migrate(database: sqlite3.Connection, file: Path) -> None:
                 database.execute(f"PRAGMA user_version = {version + 1}")
     if version > len(MIGRATIONS):
         raise WrongStore(
-            f"{file} was made by a newer shardcast (version {version} of its tables); use that one"
+            f"{file} was made by a newer shardcast (version {version} of the tables); use that release"
         )
 
 

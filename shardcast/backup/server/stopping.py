@@ -66,7 +66,7 @@ def running_server(folder: StoreFolder) -> int | None:
         holder = parse_json(record)
         role, pid, machine = str(holder["role"]), int(holder["pid"]), str(holder["machine"])
     except (ValueError, KeyError, TypeError):
-        raise NodeFailed(f"{folder.root} is held by a process that does not say which; try again") from None
+        raise NodeFailed(f"{folder.root} is held by an unknown process; try again") from None
     if role != ROLE or machine != machine_id() or pid < 2:
         raise NodeFailed(f"{folder.root} is held by a {role} of another kind or machine; stop it there")
     return pid
@@ -82,7 +82,9 @@ def folder_of_port(port: int) -> StoreFolder | None:
         UsageError: this system does not tell which process listens.
     """
     if not Path("/proc/net/tcp").exists():
-        raise UsageError("this system does not tell who listens on a port; name the server by --store_dir")
+        raise UsageError(
+            "this system does not tell which process listens on a port; name the server by --store_dir"
+        )
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     for process in Path("/proc").iterdir():
         if process.name.isdigit():

@@ -159,7 +159,7 @@ class ArchiveClient:
         ):
             self.node_id = response.headers.get(NODE_ID_HEADER)
             if response.status in _NO_ARCHIVE:
-                raise ServerLacks(self.url, f"{what}: it is no archive ({response.status})")
+                raise ServerLacks(self.url, f"{what}: the server is no archive ({response.status})")
             if response.status != 200:
                 raise refused_error(self.url, what, response.status, response.headers, reason=response.reason)
             paced = read_paced(response, self.url, what, self._timeout, share=share)
@@ -338,11 +338,11 @@ async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | mem
         while left:
             data = await asyncio.to_thread(file.read, min(_CHUNK, left))
             if not data:
-                raise PayloadChanged(f"{path} became shorter while it was pushed; push it again")
+                raise PayloadChanged(f"{path} became shorter while being pushed; push the file again")
             left -= len(data)
             yield data
         if await asyncio.to_thread(file.read, 1):  # made as it is read, as in /proc, or it grew
-            raise PayloadChanged(f"{path} has more bytes than its size says; push it again once it is whole")
+            raise PayloadChanged(f"{path} has more bytes than its size; push the file again once complete")
 
 
 def _checked(wanted: Mapping[str, int]) -> dict[str, int]:
@@ -354,7 +354,7 @@ def _checked(wanted: Mapping[str, int]) -> dict[str, int]:
     checked = {str(key).lower(): length for key, length in wanted.items()}
     for key, length in checked.items():
         if not is_digest(key):
-            raise UsageError(f"{key!r} is no key; that is the 64 hex digits of a SHA-256")
+            raise UsageError(f"{key!r} is no key; write the 64 hex digits of a SHA-256")
         if type(length) is not int or not 0 <= length <= MAX_LENGTH:
-            raise UsageError(f"{length!r} is no length of {key}; that is its bytes")
+            raise UsageError(f"{length!r} is no length of {key}; write the number of bytes")
     return checked

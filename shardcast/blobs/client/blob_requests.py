@@ -50,25 +50,25 @@ class BlobRequests:
             self._endpoint.record(response)
             size = self._length(response, what)
             if length is not None and size != length:
-                raise ServerLacks(url, f"{what}: it has {size} bytes, not {length}")
+                raise ServerLacks(url, f"{what}: the blob has {size} bytes, not {length}")
             if length is None and size > self._max_size:
-                raise BadAnswer(url, f"{what}: it has {size} bytes; at most {self._max_size} are taken")
+                raise BadAnswer(url, f"{what}: the blob has {size} bytes; at most {self._max_size} are read")
             missing = size
             paced = read_paced(response, url, what, self._endpoint.timeout, share=share)
             async with aclosing(paced) as chunks:
                 async for chunk in chunks:
                     missing -= len(chunk)
                     if missing < 0:
-                        raise BadAnswer(url, f"{what}: it is longer than was said")
+                        raise BadAnswer(url, f"{what}: the blob is longer than announced")
                     hasher.update(chunk)
                     if missing:
                         yield Part(digest, size, memoryview(chunk), last=False)
                     else:
                         last = chunk
             if missing:
-                raise BadAnswer(url, f"{what}: it is shorter than was said")
+                raise BadAnswer(url, f"{what}: the blob is shorter than announced")
         if hasher.hexdigest() != digest:
-            raise WrongBytes(url, f"{what}: what came is something else", digest)
+            raise WrongBytes(url, f"{what}: the bytes have another digest", digest)
         yield Part(digest, size, memoryview(last if size else b""), last=True)
 
     async def size(self, digest: str) -> int | None:
@@ -96,10 +96,10 @@ class BlobRequests:
         if (
             status in ABSENT_STATUSES or status == 400
         ):  # a hash server answers 400 for a blob that is damaged there
-            raise ServerLacks(self._endpoint.url, f"{what}: it is not there ({status})")
+            raise ServerLacks(self._endpoint.url, f"{what}: the server does not have the blob ({status})")
         if status in DENIED_STATUSES:
             raise denied_error(self._endpoint.url, what, status, response.headers)
         if status != 200 or size is None:
-            reason = str(status) if status != 200 else "it tells no length"
+            reason = str(status) if status != 200 else "the answer has no length"
             raise BadAnswer(self._endpoint.url, f"{what}: {reason}")
         return size

@@ -75,7 +75,7 @@ class HashServerClient:
         """
         flags = await self._ask(HAS_NOW_PATH, digests)
         if not isinstance(flags, list) or len(flags) != len(digests):
-            raise BadAnswer(self._endpoint.url, "GET /has-now: that is not the list that was asked for")
+            raise BadAnswer(self._endpoint.url, "GET /has-now: the answer does not fit the requested list")
         return [digest for digest, flag in zip(digests, flags, strict=True) if flag is True]
 
     async def size(self, digest: str) -> int | None:
@@ -89,10 +89,10 @@ class HashServerClient:
         # The answer waits for an upload under way, and is 0 after its failure, as for a missing blob.
         lengths = await self._ask(LENGTH_PATH, [digest], self._patience)
         if not isinstance(lengths, list) or len(lengths) != 1:
-            raise BadAnswer(self._endpoint.url, f"GET {LENGTH_PATH}: that is no length")
+            raise BadAnswer(self._endpoint.url, f"GET {LENGTH_PATH}: the answer is no length")
         length = lengths[0]
         if not isinstance(length, int) or length < 0:
-            raise BadAnswer(self._endpoint.url, f"GET {LENGTH_PATH}: that is no length")
+            raise BadAnswer(self._endpoint.url, f"GET {LENGTH_PATH}: the answer is no length")
         known = length is not True and (length or digest == self._empty)  # true: promised
         return length if known else None
 
@@ -119,14 +119,14 @@ class HashServerClient:
                 return
             if status == _PRESENT and (size is not None or was_missing):
                 why = f"it has {size or 0} bytes there, not {length}; repair it there"
-                raise BadAnswer(self._endpoint.url, f"PUT /{digest}: it is not kept: {why}")
+                raise BadAnswer(self._endpoint.url, f"PUT /{digest}: the blob was not stored: {why}")
             # A blob removed between the PUT and the size is taken by the next PUT.
             was_missing = status == _PRESENT
             if loop.time() >= deadline:
                 raise BadAnswer(
                     self._endpoint.url,
-                    f"PUT /{digest}: it is not kept: others uploaded it for {self._patience:g} s, "
-                    "and it isn't there; push it again",
+                    f"PUT /{digest}: the blob was not stored: others uploaded it for {self._patience:g} s, "
+                    "and the server does not have it; push the blob again",
                 )
             await asyncio.sleep(_BACKOFF.pause(attempts))
             attempts += 1

@@ -262,7 +262,7 @@ class RemoteStore:
         Raises:
             UsageError: always.
         """
-        raise UsageError(f"{self.url} can't tell what it has; ask it for what you want")
+        raise UsageError(f"{self.url} cannot list its blobs; request blobs by their digests")
 
 
 class _Reader:
@@ -326,7 +326,9 @@ class _Writer:
         """
         digest = self._hasher.hexdigest()
         if self._expected not in (None, digest):
-            raise IntegrityError(f"what was put as {self._expected} is {digest}; nothing was sent")
+            raise IntegrityError(
+                f"the blob put as {self._expected} has the digest {digest}; nothing was sent"
+            )
         with disk_errors("could not write", Path(tempfile.gettempdir())):
             self._spool.flush()
         await self._store.upload(digest, self._spool)

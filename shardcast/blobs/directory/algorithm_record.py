@@ -33,10 +33,10 @@ def settle_algorithm(root: Path, requested: str | None, writable: bool) -> str:
             recorded = ""
     if recorded and recorded not in ALGORITHMS:
         raise WrongStore(
-            f"{record} names the digest {recorded!r}, which this shardcast doesn't know; use a newer one"
+            f"{record} names the digest {recorded!r}, unknown to this shardcast; use a newer release"
         )
     if recorded and requested and recorded != requested:
-        raise WrongStore(f"the blobs in {root} are kept under {recorded}, not {requested}; say {recorded}")
+        raise WrongStore(f"the blobs in {root} are named by {recorded}, not {requested}; give {recorded}")
     if not recorded and writable:
         with disk_errors("could not use", root):
             record.parent.mkdir(exist_ok=True)

@@ -75,7 +75,7 @@ class BlobDirectory:
         for folder in extra if private else (root, *extra):
             check_not_private(folder)
         if algorithm is not None and algorithm not in ALGORITHMS:
-            raise UsageError(f"{algorithm!r} is no digest of a store; there are {', '.join(ALGORITHMS)}")
+            raise UsageError(f"{algorithm!r} is no digest of a store; choose one of {', '.join(ALGORITHMS)}")
         found = check_layout(str(root), layout)
         self.folder = Folder(str(root), found.layout or layout or PREFIX)
         own = [self.folder]
@@ -130,7 +130,7 @@ class BlobDirectory:
                 if await self.is_right(digest, file, search):
                     yield file.reader(digest)
                     return
-                search.add_corrupt(f"the bytes of {file.path} are not what its name says")
+                search.add_corrupt(f"the bytes of {file.path} do not match its name")
         search.raise_outcome(f"{digest} is not in {self.folder.root}")
 
     async def is_right(self, digest: str, file: BlobFile, search: BlobSearch) -> bool:
@@ -178,7 +178,9 @@ class BlobDirectory:
             ReadOnlyStore: the directory was not opened as writable.
         """
         if not self.writable:
-            raise ReadOnlyStore(f"{self.folder.root} is only read; open it as writable to put blobs there")
+            raise ReadOnlyStore(
+                f"{self.folder.root} is read-only; open the directory as writable to put blobs"
+            )
         incoming = await self._opened_incoming()
 
         def after(digest: str, length: int) -> None:
@@ -210,7 +212,9 @@ class BlobDirectory:
     async def delete(self, digest: str) -> bool:
         """See ``BlobStore``; every form of the blob is removed, from the writable directory only."""
         if not self.writable:
-            raise ReadOnlyStore(f"{self.folder.root} is only read; open it as writable to remove blobs")
+            raise ReadOnlyStore(
+                f"{self.folder.root} is read-only; open the directory as writable to remove blobs"
+            )
         return await asyncio.to_thread(self._delete, digest)
 
     def _delete(self, digest: str) -> bool:

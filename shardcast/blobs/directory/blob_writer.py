@@ -132,7 +132,9 @@ class FileWriter:
         except MalformedCoding as error:
             raise _malformed(error) from None
         if self._digest is not None and digest != self._digest:
-            raise IntegrityError(f"what was put as {self._digest} is {digest}; nothing was kept")
+            raise IntegrityError(
+                f"the blob put as {self._digest} has the digest {digest}; nothing was stored"
+            )
         name = self._folder.path(digest, self._coding)
         with disk_errors("could not keep a blob as", Path(name)):
             self._incoming.make_parent(self._folder, digest)

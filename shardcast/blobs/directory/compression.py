@@ -98,7 +98,7 @@ class _Gzip:
     def finish(self) -> None:
         """See ``Decoder``."""
         if not (self._started and self._stream.eof):
-            raise MalformedCoding("this gzip is cut short")
+            raise MalformedCoding("this gzip is truncated")
 
 
 class _Zstd:
@@ -134,7 +134,7 @@ class _Zstd:
     def finish(self) -> None:
         """See ``Decoder``."""
         if not self._whole:
-            raise MalformedCoding("this zstd is cut short")
+            raise MalformedCoding("this zstd is truncated")
 
 
 class DigestCheck:

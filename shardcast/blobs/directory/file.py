@@ -145,7 +145,7 @@ class BlobFile:
             try:
                 self.length = sum(len(part) for part in self.decoded())
             except (MalformedCoding, UnreadableFile) as error:
-                raise BlobCorrupt(f"{self.path}: {error}; put it again to repair it") from None
+                raise BlobCorrupt(f"{self.path}: {error}; put the blob again to repair it") from None
         return self.length
 
     def reader(self, digest: str) -> FileReader:
@@ -209,7 +209,7 @@ class FileReader:
             try:
                 self._rest = next(self._parts, b"")
             except MalformedCoding as error:
-                raise BlobCorrupt(f"{self._file.path}: {error}; it changed while it was read") from None
+                raise BlobCorrupt(f"{self._file.path}: {error}; the file changed while being read") from None
         data, self._rest = self._rest[:most], self._rest[most:]
         return data
 

@@ -108,7 +108,7 @@ class BlobLookup:
         try:
             found = BlobFile.open(folder.path(digest, coding), coding)
         except UnreadableFile as error:
-            raise BlobCorrupt(f"{error}; put it again to repair it") from error
+            raise BlobCorrupt(f"{error}; put the blob again to repair it") from error
         if found is None:
             return None
         with found:

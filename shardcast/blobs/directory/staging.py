@@ -104,7 +104,7 @@ class StagedBlobs:
 
 def _gone(count: int, place: str) -> OSError:
     """Return the error for staged blobs removed by another program."""
-    return OSError(f"{count} of the blobs that waited in {place} are gone: somebody removed them")
+    return OSError(f"{count} of the blobs waiting in {place} were removed by another program")
 
 
 @asynccontextmanager

@@ -289,7 +289,7 @@ def known_roots(folder: Folder) -> set[str]:
         except FileNotFoundError:
             return set()
         except (ValueError, TypeError):
-            raise LocalDiskError(f"{record} is no list of roots; see to it, and remove it then") from None
+            raise LocalDiskError(f"{record} is no list of roots; check the file, then remove it") from None
 
 
 def remember_roots(folder: Folder, names: Some[str]) -> None:

@@ -78,7 +78,7 @@ def read_all(roots: Iterable[Root], algorithm: str) -> set[bytes]:
     found: set[bytes] = set()
     for root in roots:
         if root.algorithm not in (None, algorithm):
-            raise UsageError(f"{root.name} names {root.algorithm}, and this store is of {algorithm}")
+            raise UsageError(f"{root.name} has digests of {root.algorithm}, and this store uses {algorithm}")
         found.update(map(bytes.fromhex, root.read()))
     return found
 
@@ -145,14 +145,12 @@ def _referenced(file: Path) -> Iterator[str]:
             try:
                 values: Any = parse_json(line)
             except ValueError:
-                raise LocalDiskError(f"{file}, line {number}: that is no JSON") from None
+                raise LocalDiskError(f"{file}, line {number}: no JSON") from None
             if values is None:
                 continue
             digest = str(values.get("sha256")) if isinstance(values, dict) else ""
             if not is_digest(digest):
-                raise LocalDiskError(
-                    f"{file}, line {number}: it names no sha256; an MD5 can't tell which blob is meant"
-                )
+                raise LocalDiskError(f"{file}, line {number}: no sha256; an MD5 does not identify a blob")
             yield digest
 
 
@@ -209,7 +207,7 @@ def _of_manifest(file: Path, root: Path, number: int, listed: bool) -> Iterator[
     except (FileNotFoundError, NotADirectoryError):
         if listed and number in _listed(root):  # still: else it was retired meanwhile
             raise LocalDiskError(
-                f"{file} isn't there, so that nobody knows the version's shards; run a node on {root} once"
+                f"{file} is missing, so the version's shards are unknown; run a node on {root} once"
             ) from None
         return  # the version has gone, or has no manifest yet
     reader = ManifestReader(version_name(number))
@@ -220,10 +218,10 @@ def _of_manifest(file: Path, root: Path, number: int, listed: bool) -> Iterator[
     except ManifestError as error:
         raise LocalDiskError(f"{file}: {error}") from error
     if listed and reader.digests is None:
-        raise LocalDiskError(f"{file} ends without its closing line, and the version is complete")
+        raise LocalDiskError(f"{file} ends without its closing line although the version is complete")
     for shard in reader.shards:
         if shard.sha256 is None:
-            raise LocalDiskError(f"{file} doesn't tell the SHA-256 of shard {shard.number}")
+            raise LocalDiskError(f"{file} has no SHA-256 of shard {shard.number}")
         yield shard.sha256
     if reader.digests and "sha256" in reader.digests:
         yield reader.digests["sha256"]

@@ -222,7 +222,7 @@ class Scrub:
                 self.bytes += reach - position
                 await self._pace.account(reach - position)
                 if reach < end:
-                    return "it became shorter while it was read"
+                    return "it became shorter while being read"
                 position = reach
             actual = check.finish()
         except MalformedCoding as error:
@@ -238,7 +238,7 @@ class Scrub:
             except LocalDiskError as error:
                 source, detail = None, str(error)
             else:
-                detail = "nobody who was asked has it"
+                detail = "no asked server has it"
             if source:
                 if file.coding and self._quarantine:  # the right bytes did not replace it: they lie beside it
                     await self._set_aside(self._quarantine, digest, file, reason)

@@ -203,7 +203,7 @@ class ServerFetcher:
         except PeerError as error:
             return self._failed(server, error)
         except (LocalDiskError, ReadOnlyStore) as error:
-            log.error("what came from %s can't be kept: %s", server.url, error)
+            log.error("could not store a blob of %s: %s", server.url, error)
             return error
         self._denied.pop(server.url, None)
         return None

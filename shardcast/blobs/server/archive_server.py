@@ -84,7 +84,7 @@ class ArchiveNode:
             except LocalDiskError as error:
                 if error.errno != errno.EROFS or settings.get("mirror"):
                     raise
-                log.warning("%s is only read, and takes no pushes: it is on a read-only mount", directory)
+                log.warning("%s takes no pushes: its file system is mounted read-only", directory)
                 store = await asyncio.to_thread(BlobDirectory, directory, "sha256")
             yield await stack.enter_async_context(cls.running(store, stage, own, **settings))
 
@@ -132,7 +132,7 @@ class ArchiveNode:
             NodeFailed: an address can't be bound.
         """
         if store.algorithm != "sha256":
-            raise UsageError(f"an archive's keys are SHA-256, and this store is of {store.algorithm}")
+            raise UsageError(f"an archive's keys are SHA-256, and this store uses {store.algorithm}")
         started, node_id = time.monotonic(), secrets.token_hex(8)
         async with AsyncExitStack() as stack:
             access_stats = AccessStats(stats_file(own))

@@ -32,7 +32,7 @@ def add_digest_routes(app: web.Application, shards: BlobStore) -> None:
         except LocalDiskError as error:
             log.error("can't serve %s: %s", key, error)
             raise web.HTTPServiceUnavailable(
-                text="503: it can't be read now\n", headers={"Retry-After": RETRY_AFTER}
+                text="503: the shard can't be read now\n", headers={"Retry-After": RETRY_AFTER}
             ) from None
         except BlobMissing:
             pass

@@ -72,7 +72,7 @@ class StatusFile:
             clear_leftovers(self._path)  # of a run before this one that was killed
             replace(self._path, json.dumps({**self._content, **changes}).encode() + b"\n")
         except OSError as error:
-            log.error("the status file does not say %s: %s", json.dumps(changes), error_text(error))
+            log.error("could not write %s to the status file: %s", json.dumps(changes), error_text(error))
 
 
 def _read(path: Path) -> bytes | None:

@@ -56,7 +56,7 @@ def test_malformed_digest_is_refused_with_its_line(line: str) -> None:
 
 def test_list_naming_another_algorithm_than_the_store_is_refused() -> None:
     assert read(f"SHA3-256 (a) = {ONE}\n{OTHER}\n", "sha3-256") == [ONE, OTHER]
-    with pytest.raises(UsageError, match="line 1: it is of sha3-256, and this store is of sha256"):
+    with pytest.raises(UsageError, match="line 1: the digest is of sha3-256, and this store uses sha256"):
         read(f"SHA3-256 (a) = {ONE}\n", "sha256")
 
 
@@ -65,7 +65,7 @@ def test_list_with_endless_line_is_refused(option: str, tmp_path: Path) -> None:
     fill(tmp_path, b"one")
     done = run("store", "gc", str(tmp_path), option, "/dev/zero")
     assert (done.returncode, done.stderr) == (
-        6, "Error: /dev/zero, line 1: it has more than 65536 characters\n"
+        6, "Error: /dev/zero, line 1: more than 65536 characters\n"
     )  # fmt: skip
     assert run("store", "has", "-d", str(tmp_path), "--from-file", "/dev/zero").returncode == 2
 

@@ -123,9 +123,9 @@ def test_truncated_answer_is_refused(found: list[bytes], data: st.DataObject) ->
 
 
 def test_unrequested_blob_is_refused_before_its_bytes() -> None:
-    with pytest.raises(FramingError, match="not asked for"):
+    with pytest.raises(FramingError, match="not requested"):
         read(PullReader({HELLO: 6}), [bytes.fromhex(WORLD)])
-    with pytest.raises(FramingError, match="came before"):
+    with pytest.raises(FramingError, match="came twice"):
         read(PullReader({HELLO: 6}), [answer([b"Hello!", b"Hello!"])])
     with pytest.raises(WrongContent):
         read(PullReader({HELLO: 6}), [bytes.fromhex(HELLO) + b"World!"])

@@ -129,7 +129,7 @@ async def test_push_fails_when_staged_blob_is_removed(tmp_path: Path, sweep: Cal
         await put(stage.blobs, SMALL)
         await put(stage.blobs, LARGE)
         sweep(Path(stage.blobs.folder.root))
-        with pytest.raises(LocalDiskError, match="somebody removed them"):
+        with pytest.raises(LocalDiskError, match="removed by another program"):
             _ = [one async for some in stage.publish() for one in some]
     waiting.close()
     assert [one async for one in store.digests()] == []

@@ -49,7 +49,7 @@ def test_abort_ends_write_to_full_pipe(reader: int, path: Path) -> None:
     writer = PipeWriter(str(path), "v7", path.parent)
     timer = threading.Timer(0.1, writer.abort)
     timer.start()
-    with pytest.raises(TransferFailed, match="v7 was given up"):
+    with pytest.raises(TransferFailed, match="v7 was aborted"):
         writer.write(memoryview(bytes(4 * PORTION)))
     timer.join()
     with pytest.raises(TransferFailed):

@@ -211,7 +211,7 @@ async def test_payload_changed_during_read_is_not_published(
         return part(shard)
 
     opened.files.part = part_and_change  # type: ignore[method-assign]
-    with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while it was read"):
+    with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while being read"):
         publish(file, opened, described(), PublishProgress())
     await folders.discard(1)
     assert not folders.data_dir.folder(1).exists()
@@ -232,7 +232,7 @@ async def test_linked_payload_changed_during_read_is_not_published(
             change(file)
 
     opened.live.add = add_and_change  # type: ignore[method-assign]
-    with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while it was read"):
+    with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while being read"):
         publish(file, opened, described(copy=False), PublishProgress())
     assert opened.adopted.present
 

@@ -362,7 +362,7 @@ async def test_origin_discards_open_version_at_start(node: Node) -> None:
     opened.files.commit_shard(1, sha256(DATA[:SHARD]))
     opened.files.part(2).write_bytes(DATA[:5])
     folders = node.start()
-    assert "gave up v2" in node.told[0]
+    assert "discarded v2" in node.told[0]
     assert node.names(".") == {".shardcast", "distribution.txt", "v1"}
     assert await publish(folders, DATA) == "v3"
 

@@ -77,7 +77,7 @@ async def check_admin_key(state: BackupServerState, request: web.Request) -> Non
     shown = request.headers.getall(ADMIN_KEY_HEADER, [])
     if not shown:
         raise BackupRefused(
-            "this server is append-only: deleting needs its admin key, which is in its folder",
+            "this server is append-only: deleting needs the key in admin.key of the server's folder",
             status=403,
         )
     if len(shown) != 1 or not hmac.compare_digest(shown[0].strip().encode(), state.admin_key.encode()):

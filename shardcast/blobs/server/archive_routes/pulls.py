@@ -81,7 +81,7 @@ class Pulls:
         except (TimeoutError, ConnectionError, ShardcastError) as error:
             if isinstance(error, LocalDiskError) and not response.prepared:
                 raise  # the head isn't sent: the answer can still be a failure
-            log.info("a pull of %s broke off: %s", request.remote, error or "nothing was taken any more")
+            log.info("a pull of %s broke off: %s", request.remote, error or "the reader took no more bytes")
             if request.transport:
                 request.transport.abort()
         return response
@@ -141,7 +141,7 @@ class Pulls:
                 while left:
                     data = await blob.read(min(_CHUNK, left))
                     if not data:
-                        raise BlobCorrupt(f"{key} is shorter than it was said to be")
+                        raise BlobCorrupt(f"{key} is shorter than announced")
                     await write_in_turn(request, response, data)
                     left -= len(data)
         except (BlobMissing, BlobCorrupt) as error:

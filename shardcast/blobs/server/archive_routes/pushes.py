@@ -61,7 +61,7 @@ class Pushes:
         except BodyTooSlow as error:
             return too_slow(request, error)
         except LocalDiskError as error:
-            log.error("a push of %s was not kept: %s", request.remote, error)
+            log.error("a push of %s was not stored: %s", request.remote, error)
             if is_full(error):
                 return failure(request, 507, "Insufficient Storage")
             if error.errno in _NOT_NOW:
@@ -99,7 +99,7 @@ class Pushes:
             except BodyTooSlow:
                 raise
             except (ConnectionError, ClientError, web.RequestPayloadError) as error:
-                raise FramingError(f"it broke off: {error}") from error
+                raise FramingError(f"the push broke off: {error}") from error
         frames.end()
 
     async def _record(self, keys: Sequence[str], when: float) -> None:
@@ -107,4 +107,4 @@ class Pushes:
         try:
             await self._context.access_stats.record_put(keys, when)
         except LocalDiskError as error:
-            log.error("when %d blobs were put is not known: %s", len(keys), error)
+            log.error("could not record the time of the put of %d blobs: %s", len(keys), error)

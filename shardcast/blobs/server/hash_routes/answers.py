@@ -161,7 +161,7 @@ async def send_file(
                 else:
                     file.seal = await _send_hashed(file, head.digest, store, send)
                 if file.is_changed:
-                    raise CorruptOnTheWay(f"{file.path} was changed while it was sent")
+                    raise CorruptOnTheWay(f"{file.path} was changed while being sent")
                 if file.seal:
                     store.verified.set_seal(head.digest, file.stat_result, file.seal)
             except CorruptOnTheWay:
@@ -202,7 +202,7 @@ async def _send_hashed(
             due = min(hashed + portion, file.size)
             reach = await store.verified.hashing.run(file.read, check, hashed, due, check.computes_seal)
             if reach < due:
-                raise CorruptOnTheWay(f"{file.path} became shorter while it was sent")
+                raise CorruptOnTheWay(f"{file.path} became shorter while being sent")
             hashed = reach
             progress.notify()
             await progress.wait_for(is_near)
@@ -220,7 +220,7 @@ async def _send_hashed(
     try:
         await asyncio.gather(*tasks)
         if check.finish() != (file.seal or digest):
-            raise CorruptOnTheWay(f"the bytes of {file.path} are not what its name says")
+            raise CorruptOnTheWay(f"the bytes of {file.path} do not match its name")
         return file.seal or check.seal
     except MalformedCoding as error:
         raise CorruptOnTheWay(f"{file.path}: {error}") from None
@@ -249,7 +249,7 @@ async def send_decoded(head: AnswerHead, file: BlobFile, store: BlobDirectory) -
                 )  # the last part only when the digest is right
                 last = part
             if check.finish() != head.digest:
-                raise CorruptOnTheWay(f"the bytes of {file.path} are not what its name says")
+                raise CorruptOnTheWay(f"the bytes of {file.path} do not match its name")
         except MalformedCoding as error:
             store.verified.forget(head.digest, file.stat_result)
             raise CorruptOnTheWay(f"{file.path}: {error}") from None

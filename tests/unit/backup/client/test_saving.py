@@ -371,7 +371,7 @@ def test_failed_upload_ends_the_backup_and_what_was_sent_is_not_sent_again(saver
 
 def test_read_only_client_is_refused_before_anything_is_read(saver: Saver) -> None:
     saver.server.read_only = True
-    with pytest.raises(AccessDenied, match="only restore"):
+    with pytest.raises(AccessDenied, match="read-only"):
         saver.save()
 
 
