@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -181,32 +181,16 @@ def entry_of_fields(fields: Mapping[str, Any]) -> SavedEntry:
     Raises:
         ValueError: a field has a wrong type or value.
     """
-    kind = SavedKind(_text(fields, "kind"))
-    is_file, is_folder, is_link = (kind is one for one in (SavedKind.FILE, SavedKind.FOLDER, SavedKind.LINK))
-    is_device = kind in (SavedKind.CHAR, SavedKind.BLOCK)
-    size, chunks, sizes = _content(fields) if is_file else (0, (), ())
-    return SavedEntry(
-        name=check_name(bytes_of_text(fields, "name")),
-        kind=kind,
-        mode=_number(fields, "mode", 0, MODE_BITS),
-        uid=_number(fields, "uid", 0, _MAX_ID),
-        gid=_number(fields, "gid", 0, _MAX_ID),
-        user=_text(fields, "user") if "user" in fields else None,
-        group=_text(fields, "group") if "group" in fields else None,
-        mtime=_number(fields, "mtime", -_MAX_TIME, _MAX_TIME),
-        size=size,
-        chunks=chunks,
-        sizes=sizes,
-        chunk_lists=_ids(fields, "chunk_lists") if is_file else (),
-        listed=_number(fields, "listed", 0, _MAX_NUMBER) if is_file else 0,
-        sparse=is_file and fields.get("sparse") is True,
-        segments=_ids(fields, "segments") if is_folder else (),
-        target=_target(fields) if is_link else b"",
-        device=_device(fields) if is_device else None,
-        hard=_hard(fields) if "hard" in fields else None,
-        xattrs=_xattrs(fields),
-        problems=_problems(fields),
-    )
+    kind = SavedKind(_text("kind", fields.get("kind")))
+    readers = _READERS[kind]
+    values = {key: readers[key](key, value) for key, value in fields.items() if key in readers}
+    if kind is SavedKind.FILE:
+        _check_content(values.get("size", 0), values.get("chunks", ()), values.get("sizes", ()))
+    elif kind is SavedKind.LINK:
+        values["target"] = _target(fields)
+    elif kind in (SavedKind.CHAR, SavedKind.BLOCK):
+        values["device"] = _device(fields)
+    return SavedEntry(name=check_name(bytes_of_text(fields, "name")), kind=kind, **values)
 
 
 def check_name(name: bytes) -> bytes:
@@ -220,38 +204,46 @@ def check_name(name: bytes) -> bytes:
     return name
 
 
-def _text(fields: Mapping[str, Any], key: str) -> str:
-    value = fields.get(key)
+def _text(key: str, value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"no text {key}")
     return value
 
 
-def _number(fields: Mapping[str, Any], key: str, least: int, most: int) -> int:
-    value = fields.get(key, 0)
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{key} is no number from {least} to {most}")
-    return value
+def _number(least: int, most: int) -> Callable[[str, object], int]:
+    """Return a reader of numbers within bounds."""
+
+    def read(key: str, value: object) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{key} is no number from {least} to {most}")
+        return value
+
+    return read
 
 
-def _ids(fields: Mapping[str, Any], key: str) -> tuple[bytes, ...]:
-    values = fields.get(key, [])
-    if not isinstance(values, list) or not all(is_digest(value) for value in values):
+def _ids(key: str, values: object) -> tuple[bytes, ...]:
+    found = [bytes.fromhex(value) for value in values if is_digest(value)] if isinstance(values, list) else []
+    if not isinstance(values, list) or len(found) != len(values):
         raise ValueError(f"{key} is no list of ids of {ID_SIZE} bytes in hex")
-    return tuple(map(bytes.fromhex, values))
+    return tuple(found)
 
 
-def _content(fields: Mapping[str, Any]) -> tuple[int, tuple[bytes, ...], tuple[int, ...]]:
-    """Return a file's size, the ids of its chunks, and their sizes if there are several."""
-    size, chunks = _number(fields, "size", 0, _MAX_NUMBER), _ids(fields, "chunks")
-    sizes = fields.get("sizes", [])
-    if not isinstance(sizes, list) or not all(type(one) is int and 1 <= one <= MAX_CHUNK for one in sizes):
-        raise ValueError("sizes are no list of sizes of chunks")
+def _sizes(key: str, values: object) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(one) is int and 1 <= one <= MAX_CHUNK for one in values):
+        raise ValueError(f"{key} are no list of sizes of chunks")
+    return tuple(values)
+
+
+def _check_content(size: int, chunks: tuple[bytes, ...], sizes: tuple[int, ...]) -> None:
+    """Check that a file's chunks have the sizes of a file of this size.
+
+    Raises:
+        ValueError: they have others.
+    """
     if len(chunks) == 1 and (sizes or size > MAX_CHUNK):
         raise ValueError(f"one chunk is no file of {size} bytes")
     if len(chunks) > 1 and (len(sizes) != len(chunks) or sum(sizes) != size):
         raise ValueError(f"{len(chunks)} chunks have {len(sizes)} sizes, which are not {size} bytes")
-    return size, chunks, tuple(sizes)
 
 
 def _target(fields: Mapping[str, Any]) -> bytes:
@@ -268,24 +260,22 @@ def _device(fields: Mapping[str, Any]) -> tuple[int, int]:
     raise ValueError("device is no pair of numbers")
 
 
-def _hard(fields: Mapping[str, Any]) -> str:
-    hard = _text(fields, "hard")
+def _hard(key: str, value: object) -> str:
+    hard = _text(key, value)
     if not 1 <= len(hard) <= _MAX_HARD:
-        raise ValueError(f"hard is no text of 1 to {_MAX_HARD} characters")
+        raise ValueError(f"{key} is no text of 1 to {_MAX_HARD} characters")
     return hard
 
 
-def _xattrs(fields: Mapping[str, Any]) -> dict[str, bytes]:
-    values = fields.get("xattrs", {})
-    if not isinstance(values, dict) or not all(key and "\0" not in key for key in values):
-        raise ValueError("xattrs are no object of names")
-    return {key: _base64(value) for key, value in values.items()}
+def _xattrs(key: str, values: object) -> dict[str, bytes]:
+    if not isinstance(values, dict) or not all(name and "\0" not in name for name in values):
+        raise ValueError(f"{key} are no object of names")
+    return {name: _base64(value) for name, value in values.items()}
 
 
-def _problems(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    values = fields.get("problems", [])
+def _problems(key: str, values: object) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError("problems are no list of texts")
+        raise ValueError(f"{key} are no list of texts")
     return tuple(values)
 
 
@@ -293,3 +283,29 @@ def _base64(value: object) -> bytes:
     if not isinstance(value, str):
         raise ValueError("no base64")
     return base64.b64decode(value, validate=True)
+
+
+_COMMON: Mapping[str, Callable[[str, object], Any]] = {
+    "mode": _number(0, MODE_BITS),
+    "uid": _number(0, _MAX_ID),
+    "gid": _number(0, _MAX_ID),
+    "user": _text,
+    "group": _text,
+    "mtime": _number(-_MAX_TIME, _MAX_TIME),
+    "hard": _hard,
+    "xattrs": _xattrs,
+    "problems": _problems,
+}
+_OF_FILES: Mapping[str, Callable[[str, object], Any]] = {
+    "size": _number(0, _MAX_NUMBER),
+    "chunks": _ids,
+    "sizes": _sizes,
+    "chunk_lists": _ids,
+    "listed": _number(0, _MAX_NUMBER),
+    "sparse": lambda key, value: value is True,
+}
+_READERS = dict.fromkeys(SavedKind, _COMMON) | {
+    SavedKind.FILE: {**_COMMON, **_OF_FILES},
+    SavedKind.FOLDER: {**_COMMON, "segments": _ids},
+}
+"""Readers of the fields of each kind, for those of one value; other fields are ignored."""
