@@ -160,6 +160,23 @@ class Database:
         """
         return await in_pool(self._reading, lambda: self._call("DEFERRED", work, *args, **kwargs))
 
+    async def empty_log(self) -> None:
+        """Move the write-ahead log into the database, and empty its file unless another connection reads it.
+
+        Raises:
+            LocalDiskError: the database cannot be written.
+        """
+        await in_pool(self._writing, self._empty_log)
+
+    def _empty_log(self) -> None:
+        database = self._connection()
+        with database_errors(self._file):
+            database.execute("PRAGMA busy_timeout = 0")  # a reader may take minutes
+            try:
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                database.execute(f"PRAGMA busy_timeout = {int(_BUSY * 1000)}")
+
     def close(self) -> None:
         """Wait for running transactions, and close the database."""
         self._reading.shutdown()

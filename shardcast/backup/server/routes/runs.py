@@ -73,6 +73,7 @@ def add_run_routes(app: web.Application, state: BackupServerState) -> None:
 
     async def end(request: web.Request, client: BackupClient) -> web.StreamResponse:
         await store.database.write(end_run, client.number, request.match_info["run"])
+        await store.database.empty_log()
         return web.json_response({})
 
     expect = expecting(state)

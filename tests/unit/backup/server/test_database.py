@@ -77,3 +77,27 @@ def test_read_only_file_is_an_error_in_words(tmp_path: Path) -> None:
         in_transaction(database, tmp_path / "db", "IMMEDIATE", lambda found: found.execute("DELETE FROM run"))
     assert not database.in_transaction
     database.close()
+
+
+async def test_log_is_emptied_unless_somebody_reads_it(tmp_path: Path) -> None:
+    def add(connection: sqlite3.Connection, number: int) -> None:
+        connection.execute("INSERT INTO discard (digest) VALUES (?)", (bytes([number]) * 5000,))
+
+    database, log = Database(tmp_path / "db"), tmp_path / "db-wal"
+    reader = connect(tmp_path / "db")
+    await database.write(add, 1)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM discard").fetchone() == (1,)
+    await database.write(add, 2)
+    await database.empty_log()
+    assert log.stat().st_size > 5000
+    assert reader.execute("SELECT count(*) FROM discard").fetchone() == (1,)
+    reader.execute("COMMIT")
+    await database.empty_log()
+    assert log.stat().st_size == 0
+    await database.write(add, 3)
+    reader.close()
+    database.close()
+    database = Database(tmp_path / "db")
+    assert await database.read(lambda found: found.execute("SELECT count(*) FROM discard").fetchone()) == (3,)
+    database.close()
