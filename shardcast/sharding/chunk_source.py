@@ -36,13 +36,13 @@ class ChunkSource(Protocol):
         """Return the digests of a wholly known payload; None for others."""
 
     def hashing(self, chunk: memoryview) -> Callable[[], None] | None:
-        """Return further work on the chunk filled last, for a thread of its own; None for none."""
+        """Return more work on the last filled chunk, for a separate thread; None for none."""
 
     def first_lines(self) -> Iterable[bytes]:
-        """Return the lines of the manifest between its header and the first shard's."""
+        """Return the lines of the manifest between the header and the first shard."""
 
     def lines_behind(self, number: int) -> Iterable[bytes]:
-        """Return the lines of the manifest behind that of a shard; in the thread of ``hashing``, after it."""
+        """Return the manifest lines after that of a shard; in the thread of ``hashing``, after its work."""
 
 
 class ByteSource:
@@ -53,7 +53,7 @@ class ByteSource:
 
         Args:
             payload: the payload, unbuffered.
-            size: bytes to read at most.
+            size: maximum bytes to read.
             shard_size: bytes of a shard.
             progress: its ``cancelled`` and ``size`` are read.
         """
@@ -69,8 +69,8 @@ class ByteSource:
     def fill(self, chunk: memoryview, position: int) -> int:
         """Read the next bytes.
 
-        A payload ends at ``progress.size``: a pipe has no end of its own while any process has it open for
-        writing, such as a child forked by its writer.
+        A payload ends at ``progress.size``: a pipe does not end while any process has the pipe open for
+        writing, for example a child forked by the writer.
         """
         filled, poll = 0, select.poll()
         poll.register(self._payload, select.POLLIN)
@@ -107,7 +107,7 @@ class ByteSource:
 
 
 def at_end(payload: BinaryIO) -> bool:
-    """Return whether one more read gives nothing; a file whose read would wait is not at its end."""
+    """Return whether one more read gives nothing; False if the read would wait."""
     poll = select.poll()
     poll.register(payload, select.POLLIN)
     return bool(poll.poll(0)) and not payload.read(1)

@@ -22,7 +22,7 @@ from shardcast.store.open_version import OpenVersion
 from shardcast.temporary_files import create_private
 
 _MAX_SYNCING = 4
-"""Shards that become durable while the next one is cut."""
+"""Maximum shards being synced while the next one is cut."""
 
 
 def cut(
@@ -37,7 +37,7 @@ def cut(
     """Cut a payload into the shards of an open version, and make them durable.
 
     This thread reads, writes and hashes pieces while a second one hashes the whole payload, a third one each
-    shard, a fourth one makes finished shards durable, and a fifth one hashes what the source wants hashed.
+    shard, a fourth one makes finished shards durable, and a fifth one does the source's own hashing.
 
     Args:
         source: the payload.
@@ -48,13 +48,13 @@ def cut(
         reserve: called before each chunk is stored.
 
     Returns:
-        The version's manifest, whose lines readers have but for the last one.
+        The version's manifest; readers have all its lines but the last.
 
     Raises:
         Cancelled: ``progress.cancelled`` was set.
         NoRoom: ``reserve`` refused.
         LocalDiskError: the disk failed.
-        OSError: the payload can't be read.
+        OSError: the payload cannot be read.
     """
     with ExitStack() as stack:
         cutter = _Cutter(source, opened, header, progress=progress, reserve=reserve, stack=stack)
@@ -62,7 +62,7 @@ def cut(
 
 
 class _Cutter:
-    """One payload that is being cut, and the threads that help."""
+    """The cutting of one payload, with its helping threads."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class _Cutter:
         self._ended = False
 
     def cut(self, algorithms: Iterable[str]) -> Manifest:
-        """Cut all of the payload, and return its manifest; ``algorithms`` are those of the whole digest."""
+        """Cut the whole payload, and return its manifest; ``algorithms`` are those of the whole digest."""
         known = self._source.known_digests()
         if known is None:
             self._whole = {name: new_hasher(name) for name in algorithms}
@@ -110,12 +110,12 @@ class _Cutter:
         return close_manifest(self._header, self._shards, digests, self._opened.live.raw)
 
     def _known_shard(self, size: int) -> Shard | None:
-        """Link the next shard from an earlier version, where its bytes are known; None where not.
+        """Link the next shard from an earlier version if its bytes are known; else return None.
 
-        Its bytes are still read where the whole digest needs them.
+        The bytes are still read if the whole digest needs them.
 
         Raises:
-            PayloadChanged: they are not those that they are known to be.
+            PayloadChanged: the bytes differ from the known ones.
         """
         number = len(self._shards) + 1
         known = self._source.known_shard(number)
@@ -143,7 +143,8 @@ class _Cutter:
     def _new_shard(self, target: int) -> Shard | None:
         """Cut the next shard; None where the payload has ended."""
         number = len(self._shards) + 1
-        # The first shard's digest is the whole digest so far: with one hash less it is announced sooner.
+        # The first shard's digest is the whole digest so far: one hash less, and the shard is announced
+        # sooner.
         is_whole = not self._shards and bool(self._whole)
         single = self._whole["sha256"] if is_whole else new_hasher("sha256")
         with _part(self._opened, number) as part:
@@ -158,7 +159,7 @@ class _Cutter:
         return Shard(number, self._offset, length, sha256, pieces)
 
     def _check_not_cancelled(self) -> None:
-        """Check that publishing goes on.
+        """Check that publishing was not cancelled.
 
         Raises:
             Cancelled: ``progress.cancelled`` was set.
@@ -167,7 +168,7 @@ class _Cutter:
             raise Cancelled(f"{self._header.version} was called off")
 
     def _read(self, target: int, single: Hasher | None, part: BinaryIO | None) -> tuple[int, bytes]:
-        """Read a shard, hash its pieces and the whole, and ``single`` where given; write it to ``part``.
+        """Read a shard, hash its pieces and the whole, and ``single`` if given; write the shard to ``part``.
 
         Returns:
             The bytes read, and the digests of the pieces.
@@ -200,7 +201,7 @@ class _Cutter:
         return length, pieces.finish()
 
     def _announce(self, shard: Shard) -> None:
-        """Add a shard's line to the manifest, and the lines behind it."""
+        """Add a shard's line to the manifest, and the lines after it."""
         behind = self._source_thread.submit(self._source.lines_behind, shard.number).result()
         for line in chain([shard_line(shard)], behind):
             self._opened.live.add(line)

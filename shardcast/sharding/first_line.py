@@ -1,4 +1,4 @@
-"""The first line of a manifest, from what a publisher says of its payload."""
+"""The first line of a manifest, from the publisher's description of the payload."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def new_header(
     """Return the first line of a manifest.
 
     Args:
-        name: the payload's name, of which what no manifest can carry is replaced.
-        size: its bytes; None for a stream.
-        number: the version's.
+        name: the payload's name; characters not allowed in a manifest are replaced.
+        size: bytes of the payload; None for a stream.
+        number: the version's number.
         description: how the payload is cut.
-        folder: the folder whose tar the payload is; None for others.
+        folder: the folder in the payload, if the payload is a folder's tar; else None.
     """
     return Header(
         version=version_name(number),
@@ -42,6 +42,6 @@ def new_header(
 
 
 def safe_name(name: str, max_length: int = _MAX_NAME) -> str:
-    """Return a file's name as a manifest can carry it."""
+    """Return a file's name without characters not allowed in a manifest."""
     printable = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in name)
     return printable.encode("utf-8", "replace").decode()[:max_length]

@@ -1,4 +1,4 @@
-"""Digests and manifests of shards that are here already, and the buffers that hashers read."""
+"""Digests and manifests of stored shards, and buffers for hashers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CHUNKS = 16
 
 
 class ChunkRing:
-    """A bounded number of buffers, each used again once the work on it has ended: fresh memory is slow.
+    """A bounded number of buffers, each reused after the end of the work on its bytes: fresh memory is slow.
 
-    One thread takes buffers, fills them and hands them in with the work that reads them; at most
-    ``_CHUNKS`` of ``CHUNK_SIZE`` bytes exist, so that a fast reader waits for slow hashers.
+    One thread takes buffers, fills them and hands them in together with the work on their bytes; at most
+    ``_CHUNKS`` of ``CHUNK_SIZE`` bytes exist, so a fast reader waits for slow hashers.
     """
 
     def __init__(self) -> None:
@@ -32,10 +32,10 @@ class ChunkRing:
         self._current = memoryview(b"")
 
     def take(self) -> memoryview:
-        """Return a free buffer, and wait for the oldest work where all buffers are in use.
+        """Return a free buffer; if all are in use, wait for the oldest work.
 
         Raises:
-            Exception: whatever that work raised.
+            Exception: any error of this work.
         """
         if self._allocated < _CHUNKS:
             self._allocated += 1
@@ -47,7 +47,7 @@ class ChunkRing:
         return self._current
 
     def put(self, work: list[Future[None]]) -> None:
-        """Hand the buffer that was taken last in, to be used again once ``work`` has ended."""
+        """Hand in the last taken buffer, to be reused after the end of ``work``."""
         self._busy.append((self._current, work))
 
     def wait(self) -> None:
@@ -62,10 +62,10 @@ class ChunkRing:
 
 
 class PayloadHasher:
-    """The digests of a payload whose shards are here already, from its bytes in order.
+    """The digests of a payload with stored shards, from its bytes in order.
 
     Attributes:
-        shards: the shards that have ended, with their digests; empty without a piece size.
+        shards: the finished shards, with their digests; empty without a piece size.
     """
 
     def __init__(self, digests: Iterable[str], piece_size: int | None = None) -> None:
@@ -73,8 +73,8 @@ class PayloadHasher:
 
         Args:
             digests: algorithms of the whole digest.
-            piece_size: bytes of a piece, where each shard's own digests are computed too, so that a manifest
-                can be made of shards that old nodes gave.
+            piece_size: bytes of a piece, to compute each shard's own digests too, for a manifest of shards
+                received from old nodes; None not to.
         """
         self.shards: list[Shard] = []
         self._whole = {name: new_hasher(name) for name in digests}
@@ -106,10 +106,10 @@ class PayloadHasher:
         return {name: hasher.hexdigest() for name, hasher in self._whole.items()}
 
     def manifest(self, version: str) -> Manifest:
-        """Return the manifest of what was hashed.
+        """Return the manifest of the hashed shards.
 
-        The manifest holds nothing that two nodes could write differently for the same bytes, so that every
-        middle below an old origin makes the same manifest.
+        For the same bytes all nodes write the same manifest, so every middle below an old origin makes the
+        same one.
         """
         assert self._piece_size
         shard_size = self.shards[0].size or None
@@ -127,16 +127,16 @@ class PayloadHasher:
 def hash_payload(
     version: str, spans: Iterable[Span], digests: Iterable[str], stop: Callable[[], bool]
 ) -> Manifest:
-    """Read shards that are here, and return their manifest; blocks on the disk.
+    """Read stored shards, and return their manifest; blocks on the disk.
 
     Args:
         version: the version's name.
-        spans: where its shards lie, in their order.
+        spans: the places of the shards, in order.
         digests: algorithms of the whole digest.
-        stop: asked after each chunk whether to end.
+        stop: called after each chunk; returns whether to end.
 
     Raises:
-        LocalDiskError: a shard can't be read.
+        LocalDiskError: a shard cannot be read.
         Cancelled: ``stop()`` was true, or a file became shorter.
     """
     spans = list(spans)

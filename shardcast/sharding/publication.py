@@ -10,9 +10,10 @@ from shardcast.constants import SHARD_SIZE
 from shardcast.errors import ShardcastError
 
 ReserveBytes = Callable[[int], None]
-"""Called with the bytes that a version takes so far, before they are stored.
+"""Called with the bytes taken by a version so far, before they are stored.
 
-Raises ``NoRoom`` where there is no room for them."""
+Raises ``NoRoom`` if there is no room for them.
+"""
 
 
 class Cancelled(ShardcastError):
@@ -25,15 +26,15 @@ def reserve_freely(size: int) -> None:
 
 @dataclass
 class PublishProgress:
-    """The progress of publishing: written by the thread that publishes, read by any thread.
+    """The progress of publishing: written by the publishing thread, read by any thread.
 
     Each value is written in one step, and no reader relates one to another. The event loop writes
     ``cancelled`` and the ``size`` of a stream, once each.
 
     Attributes:
-        size: bytes of the payload; None until it is open, and for a stream until its writer has ended.
+        size: bytes of the payload; None before its opening, and for a stream before its end.
         done: bytes read, hashed and stored.
-        shards: shards that are whole.
+        shards: number of whole shards.
         cancelled: set to cancel publishing.
         shard_size: bytes of a shard; None until publishing begins.
     """
@@ -55,7 +56,7 @@ class PayloadDescription:
         digests: the algorithms of the whole digest, ``sha256`` among them.
         copy: whether the shards are files of their own.
         metadata: the publisher's own entries of the manifest.
-        name: the payload's name in the manifest; empty for its file's.
+        name: the payload's name in the manifest; empty for the file's name.
     """
 
     origin: str

@@ -1,4 +1,4 @@
-"""A file or a stream ─▶ a version's manifest, once all of it is stored."""
+"""A file or a stream ─▶ a version's manifest, after all shards are stored."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 def check_payload(path: Path) -> os.stat_result:
-    """Return the state of a payload that can be published.
+    """Return the state of a payload after checking that it can be published.
 
     Raises:
-        PayloadMissing: nothing has the path.
-        LocalDiskError: it is neither a file nor a folder, or can't be read.
+        PayloadMissing: the path does not exist.
+        LocalDiskError: the path is neither a file nor a folder, or cannot be read.
     """
     try:
         found = path.stat()
@@ -59,15 +59,15 @@ def publish(
 ) -> Manifest:
     """Cut a file into the shards of an open version; blocks until they are durable.
 
-    Without a copy (``description.copy``) the shards are parts of the file itself, where the file system
-    can link or clone it.
+    Without a copy (``description.copy``) the shards are parts of the file itself, if the file system can link
+    or clone the file.
 
     Args:
         path: the file.
         opened: the version.
         description: how the file is cut and hashed.
-        progress: kept up to date.
-        reserve: called with the file's size before it is read.
+        progress: updated continually.
+        reserve: called with the file's size before reading.
 
     Returns:
         The version's manifest.
@@ -75,8 +75,8 @@ def publish(
     Raises:
         NoRoom: the version may not take so many bytes.
         PayloadMissing: the file does not exist.
-        PayloadChanged: it changed meanwhile, or does not end where its size says.
-        LocalDiskError: the payload can't be read, or the shards can't be written.
+        PayloadChanged: the file changed meanwhile, or has another number of bytes than its size.
+        LocalDiskError: the payload cannot be read, or the shards cannot be written.
         Cancelled: ``progress.cancelled`` was set.
     """
     reserve(check_payload(path).st_size)
@@ -101,7 +101,7 @@ def publish(
 
 
 def _check_whole(path: Path, payload: BinaryIO, before: os.stat_result, done: int) -> None:
-    """Check that a payload was read to its end, and is still what it was ``before``.
+    """Check that a payload was read to its end, and is unchanged since ``before``.
 
     Raises:
         PayloadChanged: the payload has more or fewer bytes than its size, or was written to meanwhile.
@@ -112,7 +112,7 @@ def _check_whole(path: Path, payload: BinaryIO, before: os.stat_result, done: in
             f"can't broadcast {path}: it changed while being read ({before.st_size} bytes before, "
             f"{after.st_size} after); write it elsewhere, rename it when it is whole, then broadcast it"
         )
-    # Files that are made as they are read (/proc, some FUSE file systems) tell no size, or a wrong one.
+    # Files made during reading (/proc, some FUSE file systems) have no size, or a wrong one.
     if done != before.st_size or not at_end(payload):
         more = f"gave {done}" if done < before.st_size else "has more"
         raise PayloadChanged(
@@ -130,14 +130,14 @@ def publish_stream(
     progress: PublishProgress,
     reserve: ReserveBytes = reserve_freely,
 ) -> Manifest:
-    """Cut the bytes of a pipe or a terminal into shards, while they come, until it ends; see ``publish``.
+    """Cut the bytes of a pipe or a terminal into shards, on their arrival, to the end; see ``publish``.
 
     Args:
         source: the pipe, unbuffered.
         name: the payload's name in the manifest.
         opened: the version.
         description: how the payload is cut and hashed.
-        progress: kept up to date; its ``size`` is set once the writer has ended.
+        progress: updated continually; its ``size`` is set at the end of the stream.
         reserve: called before each chunk is stored.
 
     Returns:
@@ -145,7 +145,7 @@ def publish_stream(
 
     Raises:
         NoRoom: the version may not take so many bytes.
-        LocalDiskError: the pipe can't be read, or the shards can't be written.
+        LocalDiskError: the pipe cannot be read, or the shards cannot be written.
         Cancelled: ``progress.cancelled`` was set, even after the pipe's end.
     """
     header = new_header(name, None, opened.number, description)

@@ -12,8 +12,8 @@ _SECONDS = 2.0
 class ArrivalRates:
     """The rates of the sources of one transfer, for people: ranges and single pieces count alike.
 
-    A ranking of servers has its own rates, over the seconds of a server's answers, so an idle server keeps
-    its own.
+    The ranking of servers has other rates, over the seconds of a server's answers only, so an idle server
+    keeps its rate.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How much a transfer does at once, how patient it is, and how far it has come: plain values."""
+"""Limits and progress of a transfer: plain values."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from dataclasses import dataclass, replace
 from shardcast import constants
 
 _OTHER_DESCRIPTORS = 6
-"""File descriptors left for what is open beside the shards and requests of a transfer: lists, feeds, …"""
+"""File descriptors left for other uses than shards and requests of a transfer: lists, feeds, …"""
 _MIN_BUFFER = 1 << 20
-"""Bytes of a buffer that receives small pieces (``peer.bulk``, ``peer.landing_writer``)."""
+"""Bytes of a receive buffer for small pieces (``peer.bulk``, ``peer.landing_writer``)."""
 _READ_AHEAD = 2 << 20
-"""Bytes that aiohttp reads ahead on a connection, at the most."""
+"""Maximum bytes read ahead by aiohttp on a connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a transfer: how much at once, how long, how often.
+    """Limits of a transfer.
 
     Attributes:
-        attempts: failed answers to one shard after which the transfer gives up.
-        at_once: requests under way, over all servers.
+        attempts: failed answers to one shard after which the transfer fails.
+        at_once: maximum requests under way, over all servers.
         timeout: seconds without a piece after which an answer is cancelled.
-        stall: seconds without a byte after which it is cancelled where another server can serve.
-        memory: bytes that the transfer may take, for its manifest and the pieces that it receives.
-        look_ahead: shards open beyond the last one hashed.
-        unreachable_at_start: seconds that no server may be reachable before the first byte.
-        unreachable_once_begun: the same after it.
+        stall: seconds without a byte after which an answer is cancelled if another server can serve.
+        memory: maximum bytes of memory, for the manifest and the arriving pieces.
+        look_ahead: maximum shards open beyond the last one hashed.
+        unreachable_at_start: seconds without a reachable server, before the first byte, until failure.
+        unreachable_once_begun: the same after the first byte.
     """
 
     attempts: int = constants.RETRY_ATTEMPTS
@@ -61,12 +61,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ServerProgress:
-    """What one server does in a transfer.
+    """One server's part in a transfer.
 
     Attributes:
-        rate: bytes a second that come from it now.
-        under_way: answers that the server is sending.
-        received: bytes that it sent.
+        rate: bytes a second received now.
+        under_way: number of answers under way.
+        received: bytes received.
         failures: failed answers in a row.
     """
 
@@ -78,14 +78,14 @@ class ServerProgress:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourProgress:
-    """What the neighbours in a swarm do for a transfer, all together.
+    """The part of all neighbours in a swarm in a transfer, together.
 
     Attributes:
-        count: how many neighbours there are.
-        received: bytes that they sent.
-        given: bytes that went to them.
-        across: those that came from neighbours in other sites.
-        rate: bytes a second that come from them now.
+        count: number of neighbours.
+        received: bytes received from them.
+        given: bytes sent to them.
+        across: bytes received from neighbours in other sites.
+        rate: bytes a second received from them now.
     """
 
     count: int = 0
@@ -97,15 +97,15 @@ class NeighbourProgress:
 
 @dataclass(frozen=True, slots=True)
 class TransferProgress:
-    """How far a transfer has come.
+    """Progress of a transfer.
 
     Attributes:
         size: bytes of the payload.
-        done: verified bytes that are here.
-        shards: how many shards the manifest has by now.
-        shards_done: how many of them are whole.
-        servers: what each server does, by URL.
-        neighbours: what the neighbours in a swarm do.
+        done: verified bytes stored here.
+        shards: number of shards in the manifest so far.
+        shards_done: number of whole shards.
+        servers: each server's part, by URL.
+        neighbours: the part of the neighbours in a swarm.
     """
 
     size: int

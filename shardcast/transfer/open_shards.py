@@ -10,7 +10,7 @@ from shardcast.store.landing import Landing, close_landings
 from shardcast.transfer.ranges import RangeTask, ShardDownload
 
 _MAX_LAG = 3
-"""Whole shards still to be read by the digest, at which no others are asked for."""
+"""Whole shards still unread by the digest at which no other shards are requested."""
 
 
 class OpenShards:
@@ -70,7 +70,7 @@ class OpenShards:
 
     @property
     def digest_lags(self) -> bool:
-        """Whether the whole digest lags so far behind that it needs the processor more than new shards do."""
+        """Whether the whole digest lags far behind: hashing needs the processor more than new shards do."""
         # Shards with waiting readers are opened before their turn, so one between may not be open.
         following = map(self._downloads.get, range(self._hashed + 1, self._hashed + _MAX_LAG + 1))
         return all(download is not None and download.landing.whole for download in following)

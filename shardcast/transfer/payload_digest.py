@@ -18,8 +18,8 @@ async def hash_payload(
 ) -> None:
     """Feed the shards' bytes to a hasher in their order.
 
-    A thread of its own follows each landing, so nothing between two pieces goes through the event loop: late
-    by as little as a switch of threads, the digest would be half a payload behind at the end.
+    A separate thread follows each landing without the event loop between two pieces: with the delay of one
+    thread switch at each piece, the digest would be half a payload behind at the end.
 
     Args:
         shards: the shards, in the order of the manifest.
@@ -28,7 +28,7 @@ async def hash_payload(
         hasher: takes the bytes.
 
     Raises:
-        LocalDiskError: landed bytes can't be read.
+        LocalDiskError: landed bytes cannot be read.
     """
     buffer = memoryview(bytearray(CHUNK_SIZE))
     thread = ThreadPool(1, "shardcast-whole")

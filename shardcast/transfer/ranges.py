@@ -22,8 +22,8 @@ class ShardDownload:
         attempts: failed answers counted against ``Limits.attempts``.
         wrong: the last answer with wrong bytes.
         committing: whether a worker is committing the whole shard, or has.
-        committed: whether the sink has it.
-        hashed: whether the whole digest has read it.
+        committed: whether the sink has the shard.
+        hashed: whether the whole digest has read the shard.
     """
 
     landing: Landing
@@ -50,7 +50,7 @@ class RangeTask:
     end: int
 
     def missing(self) -> tuple[int, int] | None:
-        """Return the first missing part of the range as ``(start, end)``; None when all of it has landed."""
+        """Return the first missing part of the range as ``(start, end)``; None after all of it has landed."""
         for start, end in self.download.landing.missing():
             if start < self.end and end > self.start:
                 return max(start, self.start), min(end, self.end)
@@ -65,7 +65,7 @@ class ActiveRequest:
         task: the range.
         peer: the server.
         request: the requested bytes, and the number received.
-        answer: ends when the answer does.
+        answer: ends with the answer.
         started_at: time of the request.
         progress: the progress at the stall monitor's last look.
         stalled: the stall monitor's reason for cancelling the answer.

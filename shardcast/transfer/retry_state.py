@@ -40,7 +40,7 @@ class RetryState:
     """The failures of one transfer, of all its shards and servers.
 
     Attributes:
-        started: whether a byte has come. From then on an outage may last longer.
+        started: whether the first byte has arrived. From then on an outage may last longer.
         progress_at: time of the last bytes; at first, of the transfer's beginning.
     """
 
@@ -79,7 +79,7 @@ class RetryState:
             download: the shard.
             url: URL of the server.
             error: the failure.
-            useful: whether the answer brought a verified piece before.
+            useful: whether the answer brought a verified piece before the failure.
         """
         now = self._clock()
         self._last_failure = error
@@ -103,7 +103,7 @@ class RetryState:
             self._servers.ranking.failed(url, now)
 
     def _deny(self, url: str, error: AccessDenied) -> None:
-        """Ask a server no more: its next answer would be the same, whatever the shard."""
+        """Send a server no more requests: it would refuse any shard."""
         servers = self._servers
         if url not in servers.denied and len(servers.usable) > 1:
             log.warning("%s is fetched from other servers: %s", self._manifest.version, error)
@@ -112,7 +112,7 @@ class RetryState:
     def _is_too_early(self, error: PeerError, now: float) -> bool:
         """Return whether a server may get the shard yet, while other answers still bring bytes.
 
-        The manifest of an open version tells of its abortion by the publisher: a missing shard says nothing.
+        A missing shard is no sign of an aborted version: the manifest has a line for that.
         """
         is_open = self._manifest.manifest is None and isinstance(error, ServerLacks)
         may_come = is_open or isinstance(error, ServerBusy)

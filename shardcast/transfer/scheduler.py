@@ -40,7 +40,7 @@ class Scheduler:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        """Work on one version. ``digits``: of the numbers in its shards' names."""
+        """Work on one version. ``digits``: digits of the numbers in its shards' names."""
         self._servers = servers
         self._retries = retries
         self._manifest = manifest
@@ -70,11 +70,11 @@ class Scheduler:
         return Wait(seconds, f"bytes of {self._version} from {', '.join(asked) or self._servers.names}")
 
     async def fetch(self, task: RangeTask) -> None:
-        """Ask for a range until all of it has landed, or another worker has taken it over.
+        """Request a range until it has landed, or another worker has taken it over.
 
         Raises:
             NoServerReachable, TransferFailed, IntegrityError, AccessDenied: as in ``RetryState.final_error``.
-            LocalLimit: this machine can't make even one request.
+            LocalLimit: this machine cannot open even one connection.
             LocalDiskError: this machine's disk failed.
         """
         if not self._tasks:
@@ -156,7 +156,7 @@ class Scheduler:
         """Wait for the end of an answer.
 
         Raises:
-            ServerStalled: the stall monitor cancelled it.
+            ServerStalled: the stall monitor cancelled the answer.
             PeerError, LocalDiskError: as ``Peer.receive``.
         """
         answer = active.answer
@@ -188,7 +188,7 @@ class Scheduler:
             await self._notifier.change()
 
     def steal(self, may_lose: Callable[[ShardDownload], bool]) -> RangeTask | None:
-        """Take over a part of the slowest range under way, as a task of its own; None when none is worth it.
+        """Take over a part of the slowest range under way, as a separate task; None if not worth it.
 
         ``may_lose`` returns whether a shard's ranges may be split.
         """
@@ -221,7 +221,7 @@ class Scheduler:
         return RangeTask(victim.task.download, start, end)
 
     def cut_short(self, piece_size: int) -> None:
-        """Let each answer under way end with its present piece, and leave the rest of its range."""
+        """End each answer under way after its present piece, and leave the rest of its range."""
         for active in self._servers.running.values():
             request = active.request
             begun = (request.start + request.received) // piece_size + 1
@@ -234,7 +234,7 @@ class Scheduler:
         candidates = []
         for active in self._servers.running.values():
             request, age = active.request, now - active.started_at
-            # An answer before its first byte says nothing of its server: it may wait its turn there.
+            # An answer before its first byte says nothing about its server: the request may be queued there.
             if request.received and age >= _SETTLED and may_lose(active.task.download):
                 position = request.start + request.received
                 end = min(active.task.end, request.end)

@@ -22,9 +22,10 @@ class Servers:
         ranking: their scores.
         width: present maximum of simultaneous answers.
         received: bytes received from each, by URL.
-        rates: their rates, also of bytes by another way than answers to requests for ranges.
+        rates: their rates, including bytes received otherwise than in answers to requests for ranges.
         running: the unfinished requests.
-        denied: the servers that refuse this node's token, by URL, with the refusal; they are asked no more.
+        denied: the servers that refuse this node's token, by URL, with the refusal; they get no more
+            requests.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Servers:
     def choose(self, download: ShardDownload, excluded: Collection[str] = ()) -> str | None:
         """Return the best server for a request of a shard now, except those ``excluded``.
 
-        None when each has its maximum of requests.
+        None if all others have their maximum of requests.
         """
         under_way, now = self.under_way(), self._clock()
         return choose_server(
@@ -107,7 +108,7 @@ class Servers:
     def _limit(self, url: str) -> int:
         """Return a server's maximum of simultaneous requests.
 
-        After a failure it is on probation, where there are others.
+        After a failure a server is on probation, if there are others.
         """
         limit = self.peers[url].max_requests
         return self.ranking.limit(url, limit) if len(self.usable) > 1 else limit

@@ -54,7 +54,7 @@ class ShardOpener:
                 await self._open(shard, first=True)
 
     async def _open(self, shard: Shard, *, first: bool) -> None:
-        """Open a shard's landing, and have it fetched before all others or after them.
+        """Open a shard's landing, and queue the shard before all others or after them.
 
         A whole shard, from an earlier run or another version, is committed at once.
         """
@@ -68,7 +68,7 @@ class ShardOpener:
             await self._shards.commit(download)
 
     def _check_all(self) -> None:
-        """Record, once every shard is open, that no other will be."""
+        """Record, after the last shard was opened, that no other will be."""
         if self._started_all and not self._opening:
             self._shards.opened_all = True
             self._notifier.notify()

@@ -33,10 +33,11 @@ _NEIGHBOURS = ""
 
 
 class Transfer:
-    """One version on its way here.
+    """One version being fetched.
 
-    Every shard is asked for whole, from the best server for it; missing ranges after a failure are asked from
-    another; when nothing is left to start, idle connections take over the second half of the slowest range.
+    Every shard is requested whole, from the best server; after a failure, missing ranges are requested from
+    another one. When no shard is left to request, idle connections take over the second half of the slowest
+    range.
 
     Attributes:
         manifest: the version; an open one's grows while the transfer runs.
@@ -61,14 +62,14 @@ class Transfer:
 
         Args:
             manifest: the version.
-            peers: its servers; ``join`` adds others.
+            peers: the version's servers; ``join`` adds others.
             sink: takes the shards.
             digits: digits of the numbers in the shards' names; five at 0.3.x.
-            make_manifest: whether to make the manifest of what arrives, where old nodes have none.
-            hash_whole: whether the payload's digest is computed and must be right. Else the sink checks the
-                digest of each shard.
-            limits: how much at once, how patient.
-            clock: gives seconds; a test's or a simulator's, as are ``random`` and ``sleep``.
+            make_manifest: whether to make the manifest from the arriving bytes, for old nodes without one.
+            hash_whole: whether to compute and check the payload's digest. If not, the sink checks the digest
+                of each shard.
+            limits: of the transfer.
+            clock: returns seconds; replaced by tests and the simulator, as are ``random`` and ``sleep``.
             random: decides among equal servers, and spreads pauses.
             sleep: pauses.
         """
@@ -162,7 +163,7 @@ class Transfer:
         return self._shards.paused
 
     def pause(self) -> None:
-        """Ask the servers for no more ranges, and let each answer under way end with its present piece."""
+        """Send no more requests for ranges, and end each answer under way after its present piece."""
         self._shards.pause()
         self._scheduler.cut_short(self.manifest.header.piece_size)
 
@@ -177,9 +178,9 @@ class Transfer:
             self._servers.received[server] += size
 
     async def commit_if_whole(self, number: int) -> None:
-        """Hand a shard over to the sink once pieces by another way have made it whole.
+        """Hand a shard over to the sink if pieces from neighbours have completed it.
 
-        A failure is the transfer's: ``run`` raises it.
+        A failure counts for the whole transfer: ``run`` raises it.
         """
         download = self._shards.find(number)
         if download and download.landing.whole:
@@ -190,7 +191,7 @@ class Transfer:
                 self._notifier.notify()
 
     async def _wait_committed(self) -> None:
-        """Wait until the sink has every shard, whoever handed it over.
+        """Wait until the sink has every shard, from any source.
 
         Raises:
             LocalDiskError: the disk failed in ``commit_if_whole``.
@@ -203,13 +204,13 @@ class Transfer:
     async def run(self) -> Manifest:
         """Fetch, verify and complete the version, and return its manifest.
 
-        Shards are fetched in the order of the manifest: an open version's still grows.
+        Shards are fetched in the order of the manifest, since an open version's manifest still grows.
 
         Raises:
-            VersionAborted: the publisher aborted it.
-            NoServerReachable: none could be reached for too long.
+            VersionAborted: the publisher aborted the version.
+            NoServerReachable: no server could be reached for too long.
             TransferFailed: the servers answered, but not with a shard.
-            AccessDenied: they refuse this node.
+            AccessDenied: the servers refuse this node.
             IntegrityError: bytes with a wrong digest, in as many attempts as allowed.
             LocalDiskError: this machine's disk failed.
         """
@@ -248,7 +249,7 @@ class Transfer:
         return {"sha256"} if "sha256" in known else known
 
     async def _release_shards(self) -> None:
-        """Release the shards in order, each once the sink has it: nothing reads them behind the workers."""
+        """Release the shards in order, each once stored by the sink: no reader follows behind the workers."""
         async for shard in self.manifest.iterate_shards():
             while not ((download := self._shards.find(shard.number)) and download.committed):
                 await self._notifier.change()
@@ -280,7 +281,7 @@ class Transfer:
                 await self._shards.commit(task.download)
 
     def _next_task(self) -> RangeTask | None:
-        """Return an idle worker's next task; None while it should wait."""
+        """Return an idle worker's next task; None if the worker should wait."""
         if self._shards.paused or self._scheduler.full or self._shards.digest_lags:
             return None
         return self._shards.next_range() or self._scheduler.steal(self._shards.may_lose)
