@@ -93,6 +93,7 @@ class CacheFile:
         with disk_errors("could not write", self._path):
             newest = self._parts[-1][0] if self._parts else self._path
             renew(newest, snapshot)
+            # Not synced: a torn cache shows by its digests, and costs one backup that reads all.
             newest.replace(self._path)
 
     def _opened(self, path: Path) -> FolderCache | None:

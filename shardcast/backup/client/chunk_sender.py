@@ -57,10 +57,12 @@ class ChunkSender:
         self._batch: list[QueuedChunk] = []
         self._batch_bytes = 0
         self._queue: queue.Queue[list[QueuedChunk] | None] = queue.Queue(_QUEUED)
+        # Guards the packs and the ids under way only: requests and encoding run beside each other.
         self._lock = threading.Lock()
         self._packs = {kind: PackWriter() for kind in ChunkKind}
+        # Until its pack has arrived, the server calls a chunk missing: another batch must not add the chunk.
         self._under_way: set[bytes] = set()
-        self._failure: BaseException | None = None
+        self._failure: BaseException | None = None  # one assignment, so read without the lock
         self._threads: list[threading.Thread] = []
 
     def take(self, kind: ChunkKind, chunk: bytes, data: Buffer, encoded: bytes | None = None) -> None:

@@ -146,6 +146,7 @@ def _finish(
         problems = apply_attributes(descriptor, file.entry, rights)
     finally:
         close(descriptor)
+    # Not synced: one sync of the whole file system ends the restore; one for each file would take minutes.
     give_name(folder, name, replaces=file.replaces)
     return problems
 

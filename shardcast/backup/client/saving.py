@@ -244,5 +244,5 @@ def begun_run(server: BackupServer, host: str, folder: bytes) -> Iterator[tuple[
     try:
         yield run, facts.id_key
     finally:
-        with suppress(Exception):  # the server ends a run that nobody renews
+        with suppress(Exception):  # the server ends a run without renewal
             run.end()

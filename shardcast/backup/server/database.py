@@ -132,6 +132,7 @@ class Database:
             LocalDiskError, WrongStore: as for ``connect``.
         """
         self._file = file
+        # Each thread of the pools has its own connection: two in one would share its transaction.
         self._connections: list[sqlite3.Connection] = []
         self._local = threading.local()
         self._writing = ThreadPool(1, "backup-writer")
