@@ -169,7 +169,7 @@ class ListingReader:
         if isinstance(entries, str):
             entries = self._unpack(entries)
         if not isinstance(entries, list):
-            raise ManifestError("entries of a folder that are no list")
+            raise ManifestError("the entries of a folder are no list")
         if len(self.table) + len(entries) > self._expected:
             raise ManifestError(f"more than the {self._expected} entries that its header says")
         run = _FileRun(self.table)
@@ -275,7 +275,7 @@ def parse_entry(values: Any) -> FolderEntry:
         ManifestError: the values are malformed.
     """
     if not isinstance(values, list) or len(values) not in (4, 6):
-        raise ManifestError("an entry of a folder that is none")
+        raise ManifestError("a malformed entry of a folder")
     size, mode, mtime = values[1:4]
     if any(type(number) is not int for number in (size, mode, mtime)):
         raise ManifestError("an entry of a folder whose size, mode or time is no whole number")
@@ -309,4 +309,4 @@ def _bytes(value: Any) -> bytes:
             return base64.b64decode(value["base64"], validate=True)
     except (ValueError, KeyError, TypeError):
         pass
-    raise ManifestError("a path in a folder that is none")
+    raise ManifestError("a malformed path in a folder")

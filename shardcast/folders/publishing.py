@@ -164,7 +164,7 @@ def check_folder_options(path: Path, is_folder: bool, rules: SurveyRules) -> Non
     """
     PathPatterns(rules.exclude)
     if not is_folder and (rules.exclude or not rules.mtimes):
-        raise UsageError(f"{path} is a file: what is left out, and times, are options of folders")
+        raise UsageError(f"{path} is a file; only folders take exclusions and times")
 
 
 def folder_name(path: Path) -> str:

@@ -19,7 +19,10 @@ _CHUNK = 1 << 20
 
 
 def seed_folders(output: Path, named: Iterable[Path] = ()) -> list[Path]:
-    """Return the folders that may have files of a version: named ones, the output, folders beside it."""
+    """Return the folders that may have files of a version: named ones, the output, and outputs beside it.
+
+    Outputs beside it are folders with a record of their files, the newest first.
+    """
     beside: list[tuple[int, Path]] = []
     try:
         entries = list(os.scandir(output.parent))
@@ -97,7 +100,7 @@ class FolderReuse:
         self._places.take(index, first, parts, links=self._links)
 
     def copy_shard(self, shard: Shard, descriptor: int, offset: int) -> bool:
-        """Copy the bytes of a shard to a place in an open file; return whether a seed had any.
+        """Copy a whole shard, unverified, from a seed into an open file; return whether a seed had it.
 
         Raises:
             OSError: they can't be written.

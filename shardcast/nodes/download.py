@@ -133,7 +133,7 @@ class Downloads:
             IntegrityError: the servers' bytes don't have the version's digest.
             LocalDiskError: the file can't be written.
         """
-        failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
+        failure: ShardcastError = TransferFailed(f"no server describes {listing.version}")
         descriptions = descriptions_of(listing, peers, origin, patience=self.limits.unreachable_at_start)
         async for described in self._waited_for(listing.version, peers, descriptions):
             _check_kind(described.manifest.header)
@@ -161,7 +161,7 @@ class Downloads:
         descriptions = descriptions_of(listing, peers, origin, patience=self.limits.unreachable_at_start)
         async for described in self._waited_for(listing.version, peers, descriptions):
             return described.manifest
-        raise TransferFailed(f"no server says what {listing.version} is")
+        raise TransferFailed(f"no server describes {listing.version}")
 
     async def fetch_open(
         self, version: str, peers: list[Peer], destination: Destination, following: Following
@@ -184,7 +184,7 @@ class Downloads:
                     async with asyncio.timeout(self.limits.timeout):
                         header = await live.wait_header()
             except TimeoutError:
-                raise TransferFailed(f"{version} is open, but no server says what it is") from None
+                raise TransferFailed(f"{version} is open, but no server describes it") from None
             _check_kind(header)
             if header.folder:
                 with self.waits.waiting(lambda: _manifest_from(version, peers)):

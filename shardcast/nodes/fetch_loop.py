@@ -199,7 +199,7 @@ class FetchLoop:
             except ShardcastError as error:
                 log.error("%s", error)
             except Exception:
-                log.exception("a look at what the upstreams tell failed")
+                log.exception("looking at the upstreams' offers failed")
             await self._following.wait_for_change(changes)
 
     # Complete versions, one after the other

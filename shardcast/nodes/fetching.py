@@ -118,7 +118,7 @@ class VersionFetcher:
             peers: the servers.
             origin: the origin id of the version's line; None for unknown.
         """
-        failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
+        failure: ShardcastError | OSError = TransferFailed(f"no server describes {listing.version}")
         try:
             async for described in descriptions_of(listing, peers, origin):
                 try:
@@ -144,7 +144,7 @@ class VersionFetcher:
         Raises:
             NoRoom: both lines do not fit.
         """
-        failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
+        failure: ShardcastError | OSError = TransferFailed(f"no server describes {listing.version}")
         try:
             async for described in descriptions_of(listing, peers, origin):
                 manifest = described.manifest
@@ -369,4 +369,4 @@ async def _first_line(live: LiveManifest) -> None:
         async with asyncio.timeout(HTTP_TIMEOUT):
             await live.wait_header()
     except TimeoutError:
-        raise TransferFailed(f"{live.version} is open, but no server says what it is") from None
+        raise TransferFailed(f"{live.version} is open, but no server describes it") from None

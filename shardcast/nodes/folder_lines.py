@@ -130,7 +130,7 @@ def parse_lines(data: bytes) -> FolderLines:
     found = FolderLines([_line(line) for line in lines[-MAX_LINES:]])
     if last is not None:
         if not isinstance(last, dict) or not is_number(last.get("number")):
-            raise ValueError("a last version that is none")
+            raise ValueError("a malformed last version")
         found.announced = Announced(parse_origin(last), last["number"], parse_digest(last.get("digest")))
     return found
 
@@ -163,5 +163,5 @@ def _numbers(content: object) -> dict[int, str]:
 def _withdrawal(item: object) -> tuple[tuple[int, str], bool]:
     """Read a withdrawn version, (number, digest), and whether the follower was told."""
     if not isinstance(item, list) or len(item) != 3 or not is_number(item[0]) or type(item[2]) is not bool:
-        raise ValueError("a withdrawn version that is none")
+        raise ValueError("a malformed withdrawn version")
     return (item[0], parse_digest(item[1])), item[2]

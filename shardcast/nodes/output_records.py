@@ -156,7 +156,7 @@ def parse_origin(record: dict[str, Any]) -> str | None:
     """
     origin = record.get("origin")
     if origin is not None and not (isinstance(origin, str) and 1 <= len(origin) <= MAX_ORIGIN):
-        raise ValueError("an origin id that is none")
+        raise ValueError("a malformed origin id")
     return origin
 
 
@@ -167,7 +167,7 @@ def parse_digest(digest: object) -> str:
         ValueError: the value is not 64 hex digits.
     """
     if not isinstance(digest, str) or not is_digest(digest):
-        raise ValueError("a digest that is none")
+        raise ValueError("a malformed digest")
     return digest
 
 

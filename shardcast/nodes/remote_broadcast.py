@@ -326,7 +326,7 @@ class PayloadSender:
 
 
 def _may_pass(error: PeerError) -> bool:
-    """Return whether a failure may pass by itself: of the connection, not of the request."""
+    """Return whether a failure may pass by itself: an origin out of reach or busy, or a wrong answer."""
     if isinstance(error, CannotAsk):
         return False
     return isinstance(error, (ServerUnreachable, ServerStalled, ServerBusy)) or type(error) is BadAnswer

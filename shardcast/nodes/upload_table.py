@@ -243,7 +243,7 @@ class UploadTable:
         """
         try:
             if not is_upload_id(folder.name):
-                raise ValueError("that is no upload's name")
+                raise ValueError("malformed name of an upload")
             loaded = await in_thread(UploadFolder.load, folder)
         except ValueError as error:
             log.warning("an upload that was left in %s can't go on: %s", folder, error)

@@ -93,7 +93,7 @@ class Peer:
             await asyncio.sleep(_SECOND_LOOK)
             first = first.settle(await self._distribution())
         if first.is_foreign:
-            raise BadAnswer(self.url, f"GET {DISTRIBUTION_PATH}: what came is no distribution list")
+            raise BadAnswer(self.url, f"GET {DISTRIBUTION_PATH}: the answer is no distribution list")
         return first.listings
 
     async def _distribution(self) -> Distribution:

@@ -100,9 +100,9 @@ class AnnouncementAnswer:
         ticket, count = values.get("ticket"), values.get("members", 0)
         reachable, host = values.get("reachable"), values.get("host")
         if not isinstance(ticket, str) or not ticket.isascii() or not 0 < len(ticket) <= _MAX_TICKET:
-            raise SwarmError("a ticket that is none")
+            raise SwarmError("a malformed ticket")
         if type(count) is not int or not 0 <= count <= _MAX_MEMBERS:
-            raise SwarmError("a number of members that is none")
+            raise SwarmError("a malformed number of members")
         if reachable is not None and not isinstance(reachable, bool):
             raise SwarmError("reachable that is neither true, false nor null")
         keys = values.get("keys")

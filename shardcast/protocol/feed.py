@@ -278,5 +278,5 @@ def _listing(version: str, values: dict[str, Any]) -> Listing:
         raise FeedError(f"{version} with {shards!r} shards")
     manifest = values.get("manifest")
     if manifest is not None and (not isinstance(manifest, str) or not is_digest(manifest)):
-        raise FeedError(f"{version} with a manifest's digest that is none")
+        raise FeedError(f"{version} with a malformed digest of its manifest")
     return Listing(version, digest, shards, manifest)

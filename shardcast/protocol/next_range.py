@@ -193,12 +193,12 @@ def parse_request(raw: bytes) -> NextRequest:
         raise NextRangeError("a node without an id")
     proof = values.get("proof", "")
     if proof != "" and not is_id(proof):
-        raise NextRangeError("a proof that is none")
+        raise NextRangeError("a malformed proof")
     if type(offered) is not bool:
         raise NextRangeError("offered is neither true nor false")
     site = values.get("site")
     if site is not None and not is_site(site):
-        raise NextRangeError("a site's name that is none")
+        raise NextRangeError("a malformed site's name")
     return NextRequest(
         node,
         _pieces(values, "has"),
@@ -253,7 +253,7 @@ def not_now_headers(reason: NotNow, seconds: float, claims: int = 0) -> dict[str
     Args:
         reason: the reason.
         seconds: to wait before the next request.
-        claims: the pieces for the node to bring across the border of its site.
+        claims: the pieces for the node to bring across the border of its site, a bit each.
     """
     headers = {NOT_NOW_HEADER: reason.value, RETRY_MS_HEADER: str(max(1, round(seconds * 1000)))}
     if claims:

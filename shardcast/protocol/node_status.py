@@ -161,7 +161,7 @@ def _object(row: object) -> dict[str, Any]:
 def _version_name(values: dict[str, Any]) -> str:
     name = values.get("version")
     if not isinstance(name, str) or not version_number(name):
-        raise StatusError("a version that is none")
+        raise StatusError("a malformed version")
     return name
 
 
@@ -169,5 +169,5 @@ def _count(values: dict[str, Any], key: str) -> int | None:
     """Return a number of bytes; None where the node knows none."""
     count = values.get(key)
     if count is not None and (type(count) is not int or not 0 <= count < _MAX_BYTES):
-        raise StatusError(f"{key}: a count of bytes that is none")
+        raise StatusError(f"{key}: a malformed count of bytes")
     return count

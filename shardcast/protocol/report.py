@@ -151,13 +151,13 @@ def parse_node(values: object) -> Node:
     role, name, via = values.get("role"), values.get("name", ""), values.get("via")
     hops, age, origin = values.get("hops", 0), values.get("age", 0), values.get("origin")
     if role not in _ROLES:
-        raise ReportError(f"a node that is none of {', '.join(_ROLES)}")
+        raise ReportError(f"a node with another role than {', '.join(_ROLES)}")
     if not isinstance(name, str):
         raise ReportError("a name that is no text")
     if type(hops) is not int or not 0 <= hops <= MAX_HOPS:
         raise ReportError("hops that are none")
     if type(age) not in (int, float) or not 0 <= age <= 86_400:
-        raise ReportError("an age that is none")
+        raise ReportError("a malformed age")
     return Node(
         _id(values.get("node")),
         role,
@@ -183,7 +183,7 @@ def _versions(names: object) -> list[str]:
     if not isinstance(names, list) or len(names) > _MAX_VERSIONS:
         raise ReportError("versions that are no list, or too many")
     if not all(isinstance(name, str) and version_number(name) for name in names):
-        raise ReportError("a version that is none")
+        raise ReportError("a malformed version")
     return names
 
 
@@ -193,7 +193,7 @@ def _coming(sizes: object) -> dict[str, int]:
         raise ReportError("versions under way that are no JSON object")
     _versions(list(sizes))
     if not all(type(count) is int and 0 <= count < 1 << 62 for count in sizes.values()):
-        raise ReportError("a count of bytes that is none")
+        raise ReportError("a malformed count of bytes")
     return sizes
 
 

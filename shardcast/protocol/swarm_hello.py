@@ -83,5 +83,5 @@ def read_ticket(value: object) -> str:
         SwarmError: the value is no ticket.
     """
     if not isinstance(value, str) or len(value) > MAX_TICKET_TEXT or not value.isascii():
-        raise SwarmError("a ticket that is none")
+        raise SwarmError("a malformed ticket")
     return value

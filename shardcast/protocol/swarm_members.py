@@ -225,7 +225,7 @@ def read_id(value: object) -> str:
         SwarmError: the value is no id.
     """
     if not is_id(value):
-        raise SwarmError("an id that is none")
+        raise SwarmError("a malformed id")
     return value
 
 
@@ -236,7 +236,7 @@ def read_digest(value: object) -> str:
         SwarmError: the value is none.
     """
     if not isinstance(value, str) or not is_digest(value):
-        raise SwarmError("a digest that is none")
+        raise SwarmError("a malformed digest")
     return value
 
 
@@ -247,7 +247,7 @@ def read_nonce(value: object) -> str:
         SwarmError: the value is none.
     """
     if not isinstance(value, str) or not _NONCE.fullmatch(value):
-        raise SwarmError("a nonce, or a secret, that is none")
+        raise SwarmError("a malformed nonce or secret")
     return value
 
 
@@ -258,7 +258,7 @@ def read_site(value: object) -> str:
         SwarmError: the value is none.
     """
     if not is_site(value):
-        raise SwarmError("a site's name that is none")
+        raise SwarmError("a malformed site's name")
     return value
 
 
@@ -269,7 +269,7 @@ def read_rate(value: object) -> int:
         SwarmError: the value is none.
     """
     if type(value) is not int or not 0 <= value <= MAX_RATE:
-        raise SwarmError("a rate that is none")
+        raise SwarmError("a malformed rate")
     return value
 
 
@@ -291,7 +291,7 @@ def read_port(value: object) -> int:
         SwarmError: the value is none.
     """
     if type(value) is not int or not 0 < value < 1 << 16:
-        raise SwarmError("a port that is none")
+        raise SwarmError("a malformed port")
     return value
 
 
@@ -340,5 +340,5 @@ def read_bytes(value: object, size: int) -> bytes:
     except (ValueError, binascii.Error):
         data = b""
     if len(data) != size:
-        raise SwarmError("a key, or a signature, that is none")
+        raise SwarmError("a malformed key or signature")
     return data

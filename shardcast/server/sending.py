@@ -119,7 +119,9 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
         try:
             file, base = stack.enter_context(landing.read_along())
         except OSError:
-            return web.Response(status=503, text="503: it is not here yet\n", headers={"Retry-After": "1"})
+            return web.Response(
+                status=503, text="503: the shard is not here yet\n", headers={"Retry-After": "1"}
+            )
 
         async def send(response: web.StreamResponse) -> None:
             position = answer.start

@@ -221,7 +221,7 @@ def _list(value: object) -> list[Any]:
 def _superseded(value: object) -> Withdrawal:
     version = value.get("version") if isinstance(value, dict) else None
     if not isinstance(version, str) or version_number(version) is None:
-        raise LineRecordError("a superseded withdrawal that is none")
+        raise LineRecordError("a malformed superseded withdrawal")
     return _withdrawal(version_number(version) or 0, value)
 
 

@@ -180,7 +180,7 @@ class SwarmStream(asyncio.BufferedProtocol):
         return self.reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take bytes."""
+        """Take received bytes from the buffer, and handle the frames that are complete (by asyncio)."""
         self._heard_at = self._loop.time()
         self._reads += 1
         self.reader.received(nbytes)

@@ -52,6 +52,6 @@ def _follow(landing: Landing, buffer: memoryview, hasher: PayloadHasher) -> None
         while position < end:
             count = landing.read_into(position, buffer[: min(len(buffer), end - position)])
             if not count:
-                raise AssertionError(f"what landed of shard {landing.shard.number} is not there")
+                raise AssertionError(f"pieces of shard {landing.shard.number} are missing from its landing")
             hasher.update(buffer[:count])
             position += count

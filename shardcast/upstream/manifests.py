@@ -111,7 +111,7 @@ async def descriptions_of(
             if denied := AccessDenied.among(failures):
                 raise denied.at(listing.version)
             reasons = "; ".join(map(str, failures))
-            message = f"{listing.version} is offered, but no server says what it is: {reasons}"
+            message = f"{listing.version} is offered, but no server describes it: {reasons}"
             gone = all(isinstance(failure, (ServerUnreachable, TlsFailure)) for failure in failures)
             raise NoServerReachable(message) if failures and gone else TransferFailed(message)
         await sleep(max(0.0, min(_BACKOFF.pause(rounds), deadline - loop.time())))

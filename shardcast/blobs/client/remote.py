@@ -233,7 +233,7 @@ class RemoteStore:
             PeerError: the server does not answer.
         """
         if await self.server_kind() is ServerKind.SHARDS:
-            raise ReadOnlyStore(f"{self.url} takes no blobs")
+            raise ReadOnlyStore(f"{self.url} takes no blobs: only a hash server or an archive does")
         with tempfile.TemporaryFile() as spool:  # without a name, so that a kill leaves none
             yield _Writer(self, digest, spool)
 

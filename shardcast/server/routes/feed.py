@@ -63,7 +63,7 @@ def add_feed_routes(
                 await _write(request, response, *lines, UpTo(seq).line())
             await response.write_eof()
         except (TimeoutError, ConnectionError) as error:
-            log.debug("%s follows no more: %s", request.remote, error or "it took nothing for too long")
+            log.debug("the feed to %s ended: %s", request.remote, error or "it took nothing for too long")
             if request.transport:
                 request.transport.abort()
         finally:

@@ -45,7 +45,9 @@ def add_lease_routes(app: web.Application, shelf: Shelf) -> None:
                 await _hold(request, response, version, shelf)
                 await response.write_eof()
             except (TimeoutError, ConnectionError) as error:
-                log.debug("%s holds %s no more: %s", request.remote, version, error or "it took nothing")
+                log.debug(
+                    "the lease of %s on %s ended: %s", request.remote, version, error or "it took nothing"
+                )
                 if request.transport:
                     request.transport.abort()
             return response

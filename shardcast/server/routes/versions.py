@@ -80,9 +80,11 @@ def add_version_routes(app: web.Application, shelf: Shelf) -> None:
                 if span is None and landing is not None:
                     return await send_landing(request, landing, reader)
                 if span is None:
-                    raise web.HTTPServiceUnavailable(text="503: it is not here yet\n", headers=_NOT_NOW)
+                    raise web.HTTPServiceUnavailable(
+                        text="503: the shard is not here yet\n", headers=_NOT_NOW
+                    )
             if span is None and shelf.in_doubt(version):
-                raise web.HTTPServiceUnavailable(text="503: it is being verified\n", headers=_NOT_NOW)
+                raise web.HTTPServiceUnavailable(text="503: the shard is being verified\n", headers=_NOT_NOW)
             if span is None:
                 raise web.HTTPNotFound(text="404: no such shard\n")
             return await send_span(request, span, reader)
