@@ -20,7 +20,7 @@ _COPIED = 16 << 10
 """Bytes up to which a chunk is copied behind its kind, since two calls of the digest cost more."""
 
 
-class ChunkKind(Enum):
+class ChunkKind(bytes, Enum):
     """Kinds of chunks; the value is hashed before the bytes."""
 
     DATA = b"d"
@@ -30,7 +30,7 @@ class ChunkKind(Enum):
 def chunk_id(key: bytes, kind: ChunkKind, data: Buffer) -> bytes:
     """Return the id of a chunk: BLAKE3, keyed, of the kind's byte and the plain bytes."""
     if len(data) <= _COPIED:
-        return blake3(b"".join((kind.value, data)), key=key).digest()
-    hasher = blake3(kind.value, key=key)
+        return blake3(b"".join((kind, data)), key=key).digest()
+    hasher = blake3(kind, key=key)
     hasher.update(data)
     return hasher.digest()

@@ -76,7 +76,8 @@ class PackWriter:
     @property
     def is_full(self) -> bool:
         """Whether the pack has reached the size of a finished one."""
-        return self.size + len(self._chunks) * _RECORD.size >= PACK_SIZE or len(self._chunks) >= MAX_CHUNKS
+        count = len(self._chunks)
+        return len(self._data) + count * _RECORD.size >= PACK_SIZE or count >= MAX_CHUNKS
 
     def add(self, chunk: bytes, encoded: bytes) -> None:
         """Add an encoded chunk.

@@ -120,7 +120,8 @@ def decode_bitmap(data: bytes, count: int) -> list[bool]:
     """
     if len(data) != (count + 7) // 8:
         raise ValueError(f"{len(data)} bytes are no bitmap of {count} flags")
-    return [bool(data[position >> 3] >> (position & 7) & 1) for position in range(count)]
+    bits = int.from_bytes(data, "little") | 1 << count  # a bit above the flags keeps leading zeros
+    return [bit == "1" for bit in f"{bits:b}"[: -count - 1 : -1]]
 
 
 def encode_commit(

@@ -58,13 +58,9 @@ class FolderState:
     def sums(self) -> FolderSums:
         """Return the sums of the folder by itself."""
         folders = set(self.folders())
-        plain = [index for index in range(len(self.names)) if index not in folders]
-        size = sum(
-            FACTS.unpack_from(self.facts, index * FACTS.size)[0]
-            for index in plain
-            if index not in self.others
-        )
-        return FolderSums(len(plain), 1, size)
+        sizes = [size for size, *_ in FACTS.iter_unpack(self.facts)]
+        others = sum(sizes[index] for index in folders | self.others)
+        return FolderSums(len(sizes) - len(folders), 1, sum(sizes) - others)
 
     def keep_only(self, name: bytes) -> None:
         """Leave out all names but one."""
