@@ -22,8 +22,8 @@ ANSWER_SECONDS = 300.0
 """Seconds for a whole request and its answer, unless a call allows more."""
 _SILENT_SECONDS = 120.0
 """Maximum seconds without a byte in either direction."""
-_READ = 1 << 20
-"""Bytes read at once."""
+_READ = 8 << 20
+"""Bytes read at once: the range of a pack arrives in one piece, and is not copied into another."""
 
 Body = Sequence[Buffer]
 """The body of a request, in parts; sent again at each retry."""

@@ -11,7 +11,7 @@ from shardcast.backup.client.chunk_reader import ChunkReader, PackRange
 from shardcast.backup.client.restore_places import RestorePlaces, concerns_one_entry, remove_temporary
 from shardcast.backup.client.restore_report import RestoreReport
 from shardcast.backup.client.restored_file import RestoredFile, has_chunk
-from shardcast.backup.client.snapshot_tree import SnapshotTree
+from shardcast.backup.client.snapshot_tree import Chunk, SnapshotTree
 from shardcast.backup.ids import ChunkKind
 from shardcast.concurrency import ThreadPool
 from shardcast.errors import IntegrityError
@@ -19,9 +19,14 @@ from shardcast.open_files import close
 
 MAX_FILES = 8192
 """Maximum number of files, and of places for chunks, in a window: bounds the memory."""
+_START_BYTES = 32 << 20
+"""Plain bytes of the expected chunks at which fetching begins, beside the reading of more entries."""
 _THREADS = 4
 _ONLY_CHUNK = -1
 """Offset of a chunk that is a whole file."""
+
+Targets = dict[bytes, list[tuple[RestoredFile, int]]]
+"""The files, and the offset in each, that need a chunk, by the chunk's id."""
 
 
 class RestoreWindow:
@@ -45,8 +50,9 @@ class RestoreWindow:
         self._rights = rights
         self._progress = progress
         self._files: list[RestoredFile] = []
-        self._targets: dict[bytes, list[tuple[RestoredFile, int]]] = {}
-        self._expected = 0
+        self._targets: Targets = {}
+        self._running: list[Future[None]] = []
+        self._expected = self._bytes = 0
         self._pool = ThreadPool(_THREADS, "shardcast-restore")
 
     def close(self) -> None:
@@ -75,13 +81,18 @@ class RestoreWindow:
         if not entry.chunks and not entry.chunk_lists:
             self._write(file, _ONLY_CHUNK, b"")
         elif len(entry.chunks) == 1:
-            self._expect(entry.chunks[0], file, _ONLY_CHUNK)
+            self._expect(Chunk(entry.chunks[0], entry.size), file, _ONLY_CHUNK)
         else:
             self._add_large(file)
 
-    def _expect(self, chunk: bytes, file: RestoredFile, offset: int) -> None:
-        self._targets.setdefault(chunk, []).append((file, offset))
+    def _expect(self, chunk: Chunk, file: RestoredFile, offset: int) -> None:
+        """Note a chunk to fetch, and begin to fetch once there are many bytes."""
+        places = self._targets.setdefault(chunk.id, [])
+        self._bytes += 0 if places else chunk.size
+        places.append((file, offset))
         self._expected += 1
+        if self._bytes >= _START_BYTES:
+            self._start()
 
     def _add_large(self, file: RestoredFile) -> None:
         """Add the chunks of a file, except those already written by an earlier restore."""
@@ -93,7 +104,7 @@ class RestoreWindow:
             for chunk in self._tree.chunks(file.entry):
                 if known < 0 or not has_chunk(known, chunk, offset, self._reader.id_key):
                     file.expect()
-                    self._expect(chunk.id, file, offset)
+                    self._expect(chunk, file, offset)
                 offset += chunk.size
                 if self._expected >= MAX_FILES:
                     self._fetch()
@@ -120,13 +131,19 @@ class RestoreWindow:
         self._files = []
         return failed
 
-    def _fetch(self) -> None:
-        """Fetch the expected chunks, and write them."""
+    def _start(self) -> None:
+        """Let threads fetch the expected chunks, and write them."""
         parts, missing = self._reader.plan(self._targets)
+        targets, self._targets, self._bytes = self._targets, {}, 0
         for chunk in missing:
-            for file, _ in self._targets[chunk]:
+            for file, _ in targets[chunk]:
                 self._fail(file, f"chunk {chunk.hex()[:16]} is missing at the server", "damaged")
-        running = [self._pool.submit(self._bring, part) for part in parts]
+        self._running += [self._pool.submit(self._bring, part, targets) for part in parts]
+
+    def _fetch(self) -> None:
+        """Wait until all expected chunks are fetched and written."""
+        self._start()
+        running, self._running, self._expected = self._running, [], 0
         try:
             for done in as_completed(running):
                 done.result()
@@ -134,12 +151,11 @@ class RestoreWindow:
         except BaseException:
             _cancel(running)
             raise
-        self._targets, self._expected = {}, 0
 
-    def _bring(self, part: PackRange) -> None:
+    def _bring(self, part: PackRange, targets: Targets) -> None:
         """Fetch a range of a pack, and write each chunk to all its places."""
         for chunk, plain in self._reader.fetch_moved(ChunkKind.DATA, part):
-            for file, offset in self._targets[chunk]:
+            for file, offset in targets[chunk]:
                 if file.problem is not None:
                     continue
                 if isinstance(plain, IntegrityError):

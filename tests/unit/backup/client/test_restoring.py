@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shardcast.backup.client import restore_window
 from shardcast.backup.client.restore_places import TEMPORARY, UNFINISHED, temporary_name
+from shardcast.backup.client.snapshot_tree import SnapshotTree
 from shardcast.backup.entries import SavedEntry, SavedKind
 from shardcast.backup.ids import ChunkKind
 from tests.support.exact_trees import dress, read_exactly
 from tests.support.folder_trees import FolderTree, folder_trees
+from tests.support.processes import wait_until
 from tests.support.restores import Restored
 from tests.support.saved_trees import SavedTree, save, saved
 
@@ -49,6 +52,26 @@ def test_few_requests_bring_many_small_files(tmp_path: Path) -> None:
     Restored(saved(tree, *folders), tmp_path / "restored")
     assert len(list((tmp_path / "restored").rglob("*"))) == 3030
     assert len(tree.server.requests) <= 5
+
+
+def test_bytes_are_fetched_while_more_entries_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last folder is listed only once the first one's file is there."""
+    tree, first = SavedTree(), tmp_path / "restored" / "1" / "a"
+    folders = [tree.folder(b"%d" % n, [_file(tree, b"a", b"%d" % n * 2000)]) for n in (1, 2)]
+    real_entries = SnapshotTree.entries
+
+    def entries(self: SnapshotTree, folder: SavedEntry, path: bytes = b"") -> Iterator[SavedEntry]:
+        if path == b"2":
+            wait_until(first.exists)
+        return real_entries(self, folder, path)
+
+    monkeypatch.setattr(restore_window, "_START_BYTES", 1000)
+    monkeypatch.setattr(SnapshotTree, "entries", entries)
+    assert Restored(saved(tree, *folders), tmp_path / "restored").told == {}
+    assert first.read_bytes() == b"1" * 2000
+    assert (tmp_path / "restored" / "2" / "a").read_bytes() == b"2" * 2000
 
 
 def test_holes_stay_holes(tmp_path: Path) -> None:
