@@ -91,8 +91,8 @@ def _read_kept(folder: Path) -> Manifest:
         return parse(read_bounded(path, MAX_MANIFEST))
     except FileNotFoundError:
         raise UsageError(
-            f"--verify {folder}: its version is not known, since {path.name} is not beside it, which a "
-            "download leaves there"
+            f"--verify {folder}: its version is unknown: {path.name} is not beside it; "
+            "download the folder again"
         ) from None
     except OSError as error:
         raise LocalDiskError(f"could not read {path}: {error.strerror}") from error

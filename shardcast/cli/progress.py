@@ -263,7 +263,9 @@ class ShowTransfer:
             if self._transfer is None:
                 raise
             version = self._transfer.manifest.version
-            raise Interrupted(f"{version} is kept as far as it came; the same command goes on.") from None
+            raise Interrupted(
+                f"Received bytes of {version} are kept; repeat the command to continue."
+            ) from None
 
     def watch(self, transfer: Transfer) -> None:
         """Show this transfer from now on."""

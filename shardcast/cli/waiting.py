@@ -44,7 +44,7 @@ async def note_waits(
             idle, wait = wait.what, None
         if wait is None:
             if noted_at is not None:
-                note(f"it goes on, after {format_count(round(longest), 'second')}")
+                note(f"continuing, after {format_count(round(longest), 'second')}")
             noted_at, longest = None, 0.0
         else:
             longest = max(longest, wait.seconds)

@@ -77,7 +77,7 @@ def layout_of_lines(header: Header, raw: bytes) -> FolderLayout:
     for values in _folder_lines(raw):
         reader.read(values)
     if not reader.whole:
-        raise ManifestError(f"{len(reader.table)} of the {facts.entries} entries that its header says")
+        raise ManifestError(f"{len(reader.table)} of the {facts.entries} entries announced in the header")
     try:
         layout = FolderLayout(reader.table, header.shard_size)
     except TooManyShards as error:
@@ -118,13 +118,13 @@ def check_shards(layout: FolderLayout, manifest: Manifest) -> None:
         ManifestError: a shard has another size, or there are fewer or more shards.
     """
     if manifest.size != layout.size:
-        raise ManifestError(f"a payload of {manifest.size} bytes, where its entries make {layout.size}")
+        raise ManifestError(f"a payload of {manifest.size} bytes, and its entries make {layout.size}")
     expected = 0
     for expected, shard in enumerate(layout.shards(), 1):
         if expected > len(manifest.shards) or manifest.shards[expected - 1].size != shard.size:
-            raise ManifestError(f"shard {expected} has not the {shard.size} bytes that its entries make")
+            raise ManifestError(f"shard {expected} has not the {shard.size} bytes made by its entries")
     if expected != len(manifest.shards):
-        raise ManifestError(f"{len(manifest.shards)} shards, where its entries make {expected}")
+        raise ManifestError(f"{len(manifest.shards)} shards, and its entries make {expected}")
 
 
 def contained_files(manifest: Manifest) -> Iterator[ContainedFile]:

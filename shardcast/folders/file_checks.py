@@ -29,7 +29,7 @@ def check_small_files(places: FolderPlaces, version: str) -> None:
         data = places.read(layout.body(index), layout.table.size(index))
         if sha256(data).digest() != layout.table.digest(index):
             raise IntegrityError(
-                f"{version}: {layout.table[index].text!r} has another SHA-256 than its manifest says; "
+                f"{version}: {layout.table[index].text!r} has another SHA-256 than in the manifest; "
                 "nothing was kept under a final name; name other servers, or broadcast it again"
             )
         places.hashed[index] = 1
@@ -47,7 +47,7 @@ def check_payload(places: FolderPlaces, manifest: Manifest) -> None:
         hasher.update(places.read(start, min(_CHUNK, size - start)))
     if hasher.hexdigest() != manifest.digests.get("sha256"):
         raise IntegrityError(
-            f"{manifest.version} is not what its digest says: expected {manifest.digests.get('sha256')}, got "
+            f"{manifest.version} has another digest: expected {manifest.digests.get('sha256')}, got "
             f"{hasher.hexdigest()}; nothing was kept under a final name; name other servers, or broadcast it "
             "again"
         )

@@ -176,7 +176,7 @@ def open_trusted(path: Path) -> BinaryIO:
     file = os.fdopen(descriptor, "rb")
     if not is_trusted(os.fstat(descriptor), path.parent.stat()):
         file.close()
-        raise PermissionError(errno.EPERM, "another user wrote it, in a folder that everybody writes")
+        raise PermissionError(errno.EPERM, "another user wrote it, in a folder writable by every user")
     return file
 
 

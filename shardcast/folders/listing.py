@@ -171,7 +171,7 @@ class ListingReader:
         if not isinstance(entries, list):
             raise ManifestError("the entries of a folder are no list")
         if len(self.table) + len(entries) > self._expected:
-            raise ManifestError(f"more than the {self._expected} entries that its header says")
+            raise ManifestError(f"more than the {self._expected} entries announced in the header")
         run = _FileRun(self.table)
         try:
             for values in entries:
@@ -197,7 +197,7 @@ class ListingReader:
         except ManifestError:
             raise
         except ValueError as error:
-            raise ManifestError(f"packed entries of a folder that are none: {error}") from None
+            raise ManifestError(f"malformed packed entries of a folder: {error}") from None
 
     def _read_digests(self, values: Mapping[str, Any]) -> None:
         """Take digests of small files."""
@@ -206,7 +206,7 @@ class ListingReader:
         except (ValueError, TypeError):
             digests = b"?"
         if values[DIGESTS_KEY] != len(self._digests) // 32 or len(digests) % 32:
-            raise ManifestError("digests of files that are none, or stand in the wrong place")
+            raise ManifestError("malformed or misplaced digests of files")
         self._digests += digests
         if len(self._digests) > 32 * self._expected:
             raise ManifestError("more digests of files than entries")

@@ -38,7 +38,7 @@ class FolderOptions:
             UsageError: a pattern is none, ``verify`` is no way of verifying, or the two don't go together.
         """
         if self.verify not in (None, SHARDS, WHOLE):
-            raise UsageError(f"{self.verify!r} is no way of verifying; write {SHARDS} or {WHOLE}")
+            raise UsageError(f"{self.verify!r} is no kind of verification; write {SHARDS} or {WHOLE}")
         if self.selects and self.verify == WHOLE:
             raise UsageError("a part of a folder has no whole digest: verify it by shards")
         PathPatterns((*self.only, *self.exclude))

@@ -144,7 +144,7 @@ def resolve_folder(output: Path, manifest: Path) -> Path:
     if not is_trusted(found, output.parent.stat()) and (is_link or os.geteuid()):
         raise LocalDiskError(
             f"could not write {output}: it is another user's {'link' if is_link else 'folder'}, "
-            "in a folder that everybody writes; remove it or name another folder"
+            "in a folder writable by every user; remove it or name another folder"
         )
     target = output.resolve() if is_link else output
     if not target.exists():
@@ -153,7 +153,7 @@ def resolve_folder(output: Path, manifest: Path) -> Path:
         raise LocalDiskError(f"could not write {output}: it exists and is not a folder, which the version is")
     if any(target.iterdir()) and not os.path.lexists(target.with_name(manifest.name)):
         raise LocalDiskError(
-            f"could not write {output}: a folder is there that no download made; "
+            f"could not write {output}: a folder not made by a download is there; "
             "remove it or name another folder"
         )
     return target
@@ -186,7 +186,7 @@ def _acquire(output: Path) -> tuple[Path, int]:
         if not isinstance(taken, Lock):
             return path, taken
     else:
-        raise LocalDiskError(f"could not write {output}: a thousand others are writing it")
+        raise LocalDiskError(f"could not write {output}: a thousand other processes are writing it")
     path = _part_name(output, f"-{machine_id()}-{secrets.token_hex(4)}")
     path.mkdir(0o700)
     return path, os.open(path / _LOCK, _LOCK_FLAGS, 0o600)

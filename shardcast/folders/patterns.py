@@ -77,7 +77,7 @@ def pattern_source(pattern: str) -> str:
     if not body or "\0" in pattern or len(pattern) > _MAX_PATTERN:
         raise UsageError(f"{pattern[:100]!r} is no pattern of paths, such as '*.tmp', 'logs/' or 'a/**/b'")
     if body.startswith("!"):
-        raise UsageError(f"{pattern[:100]!r}: patterns that take others back are not known; write [!] for !")
+        raise UsageError(f"{pattern[:100]!r}: patterns of exceptions are not supported; write [!] for !")
     anchored = "/" in body
     body = body.removeprefix("/").removeprefix("./")
     found, at = [] if anchored else [r"(?:.*/)?"], 0

@@ -121,7 +121,7 @@ def _publish(
     _check_complete(progress.done, layout.size, progress)
     # Wait for the sender's end mark: only then the sender's digest is here.
     if reader.fill(memoryview(bytearray(1)), folder.list_size + layout.size):
-        raise IntegrityError(f"{name} has more than the {layout.size} bytes that its list makes")
+        raise IntegrityError(f"{name} has more than the {layout.size} bytes by its list")
     _check_complete(progress.done, layout.size, progress)
     return manifest
 
@@ -134,9 +134,9 @@ def _check_complete(done: int, size: int, progress: PublishProgress) -> None:
         PayloadChanged: the sender ended early.
     """
     if progress.cancelled:
-        raise Cancelled("the folder was called off")
+        raise Cancelled("the broadcast of the folder was cancelled")
     if done != size:
-        raise PayloadChanged(f"the tar of the folder ended at byte {done} of the {size} that its list makes")
+        raise PayloadChanged(f"the tar of the folder ended at byte {done} of {size} bytes by its list")
 
 
 class TarSource:

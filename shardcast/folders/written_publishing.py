@@ -111,7 +111,7 @@ class WrittenSource:
         if self._pipe.fill(memoryview(bytearray(1)), self._read):  # waits for the end that the writer tells
             raise UsageError("the folder has bytes behind its end")
         if self._progress.cancelled:
-            raise Cancelled("the folder was called off")
+            raise Cancelled("the broadcast of the folder was cancelled")
         self._is_whole = True
         yield from self._split(layout.size - cut_to)
 

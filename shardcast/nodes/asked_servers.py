@@ -27,7 +27,7 @@ OFFLINE_PATIENCE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AskedServers:
-    """The servers that a client asks what they have.
+    """The servers of a client, asked for their versions.
 
     Attributes:
         downloads: the client's downloads, with its servers, limits and waits.
@@ -78,10 +78,10 @@ class AskedServers:
         Args:
             version: a name, "latest" or a tag.
             following: the servers.
-            wait: seconds to wait for it.
+            wait: seconds to wait for the version.
 
         Raises:
-            VersionNotOffered, VersionWithdrawn: no server has it, or its publisher took it back.
+            VersionNotOffered, VersionWithdrawn: no server has the version, or the publisher took it back.
         """
         servers = ", ".join(self.downloads.peers)
         what = f"{version if version != LATEST else 'a version'} to be on offer at {servers}"
@@ -90,10 +90,10 @@ class AskedServers:
             return await wait_for_version(following, partial(self.find, version), wait)
 
     async def find(self, version: str, standing: Standing) -> FoundVersion:
-        """Return the version that a reader means by a name or a tag.
+        """Return the version meant by a name or a tag.
 
         Raises:
-            VersionNotOffered, VersionWithdrawn: no server has it, or its publisher took it back.
+            VersionNotOffered, VersionWithdrawn: no server has the version, or the publisher took it back.
         """
         if is_tag(version):
             servers = ", ".join(standing.group.servers)

@@ -83,7 +83,7 @@ class Client:
 
         Args:
             servers: addresses as people write them. The order decides which line of versions counts.
-            output_dir: the folder of outputs without another named place.
+            output_dir: the folder for outputs without a path of their own.
             limits: bounds of a transfer; None for those of the environment.
             origin_id: the only line of versions to accept; None for any.
             access: to the servers; None for that of the environment (``SHARDCAST_TOKEN_FILE``,

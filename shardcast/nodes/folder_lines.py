@@ -126,7 +126,7 @@ def parse_lines(data: bytes) -> FolderLines:
     content = json_object(data, MAX_FILE_BYTES)
     lines, last = content.get("lines", []), content.get("announced")
     if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
-        raise ValueError("lines that are no list of objects")
+        raise ValueError("lines are no list of objects")
     found = FolderLines([_line(line) for line in lines[-MAX_LINES:]])
     if last is not None:
         if not isinstance(last, dict) or not is_number(last.get("number")):
@@ -139,7 +139,7 @@ def _line(content: dict[str, Any]) -> FollowedLine:
     """Read the notes about one line."""
     withdrawn = content.get("withdrawn", [])
     if not isinstance(withdrawn, list):
-        raise ValueError("withdrawn versions that are no list")
+        raise ValueError("withdrawn versions are no list")
     return FollowedLine(
         parse_origin(content),
         _numbers(content.get("seen", {})),
@@ -151,7 +151,7 @@ def _line(content: dict[str, Any]) -> FollowedLine:
 def _numbers(content: object) -> dict[int, str]:
     """Read digests by number."""
     if not isinstance(content, dict):
-        raise ValueError("digests that are no JSON object")
+        raise ValueError("digests are no JSON object")
     found: dict[int, str] = {}
     for name, digest in content.items():
         if not (name.isascii() and name.isdigit() and len(name) <= 18 and is_number(int(name))):

@@ -43,7 +43,7 @@ async def _survey(folders: VersionFolders, listing: Listing, stop: threading.Eve
         digests = {"sha256"} if spans[0].path.name == shard_name(1) else {"sha256", "blake3"}
         manifest = await asyncio.to_thread(hash_payload, listing.version, spans, digests, stop.is_set)
         if listing.digest not in manifest.digests.values():
-            raise LocalDiskError("it is not what its digest says")
+            raise LocalDiskError("its bytes have another digest")
     except ShardcastError as error:
         log.error("%s, which an older shardcast left, is not offered any more: %s", listing.version, error)
         return None

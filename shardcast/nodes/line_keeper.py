@@ -122,7 +122,9 @@ class LineKeeper:
                 log.warning("%s is replaced: the first-named server has another one", listing.version)
                 await folders.retire(number, even_pinned=True)
             elif not believed and standing.settled:
-                log.warning("%s goes off the list: the first-named server has none", listing.version)
+                log.warning(
+                    "%s is taken off the list: the first-named server does not have it", listing.version
+                )
                 await folders.unlist(number)
 
     def _update_position(self, standing: Standing) -> None:

@@ -123,10 +123,10 @@ def parse_record(data: bytes) -> OutputRecord:
     if number is not None and not is_number(number):
         raise ValueError(f"a record with the version number {number!r}")
     if not isinstance(withdrawn, bool):
-        raise ValueError("a record with a mark of withdrawal that is neither true nor false")
+        raise ValueError("a record with a malformed mark of withdrawal")
     path = record.get("path", "")
     if not isinstance(path, str):
-        raise ValueError("a record with a path that is no text")
+        raise ValueError("a record with a malformed path")
     identity = FileIdentity(*(_integer(record, key) for key in ("inode", "size", "mtime_ns")))
     digest = parse_digest(record.get("digest"))
     followed = record.get("followed") is True
@@ -192,7 +192,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not is_trusted(os.fstat(descriptor), path.parent.stat()):
-            raise PermissionError(errno.EPERM, "another user wrote it, in a folder that everybody writes")
+            raise PermissionError(errno.EPERM, "another user wrote it, in a folder writable by every user")
         return file.read(limit + 1)
 
 

@@ -181,7 +181,7 @@ class OutputFolder:
             if record and record.number:
                 continue
             if record is None:
-                log.info("looking which version %s is", path)
+                log.info("identifying the version of %s", path)
                 begun, record = self._storage.read_record(path), hash_output(path, stop)
                 if record is None:
                     continue

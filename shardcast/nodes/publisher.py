@@ -90,7 +90,7 @@ class PendingBroadcast:
         try:
             await asyncio.wait({confirming, aborted}, return_when=asyncio.FIRST_COMPLETED)
             if self.state.cancelled:
-                raise Cancelled(f"{self.version} was called off")
+                raise Cancelled(f"the broadcast of {self.version} was cancelled")
             confirming.result()
         finally:
             await cancel([confirming, aborted])
@@ -369,7 +369,7 @@ class Publisher:
         """Cut a payload into a new version; discard the version on failure."""
         broadcast.started = True
         if broadcast.state.cancelled:
-            raise Cancelled(f"{broadcast.version} was called off")
+            raise Cancelled(f"the broadcast of {broadcast.version} was cancelled")
         opened = await self._folders.begin_version(number, None, self._digests[-1])
 
         async def confirmed(manifest: Manifest) -> None:

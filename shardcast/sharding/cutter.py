@@ -165,7 +165,7 @@ class _Cutter:
             Cancelled: ``progress.cancelled`` was set.
         """
         if self._progress.cancelled:
-            raise Cancelled(f"{self._header.version} was called off")
+            raise Cancelled(f"the broadcast of {self._header.version} was cancelled")
 
     def _read(self, target: int, single: Hasher | None, part: BinaryIO | None) -> tuple[int, bytes]:
         """Read a shard, hash its pieces and the whole, and ``single`` if given; write the shard to ``part``.

@@ -149,7 +149,7 @@ def hash_payload(
             while left:
                 count = file.readinto(buffer[: min(left, CHUNK_SIZE)])
                 if not count or stop():
-                    raise Cancelled(f"the survey of {version} was called off")
+                    raise Cancelled(f"the survey of {version} was cancelled")
                 hasher.update(buffer[:count])
                 left -= count
         hasher.end_shard()

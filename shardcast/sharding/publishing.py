@@ -156,5 +156,5 @@ def publish_stream(
         if progress.done == max_size and progress.size != max_size and source.read(1):
             raise LocalDiskError(f"can't broadcast {name}: more than {MAX_SHARDS} shards; raise --shard-size")
     if progress.cancelled or progress.size not in (None, progress.done):
-        raise Cancelled(f"{header.version} was called off")
+        raise Cancelled(f"the broadcast of {header.version} was cancelled")
     return manifest

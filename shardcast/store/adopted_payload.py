@@ -107,5 +107,5 @@ class AdoptedPayload:
         for file in self._linked.files:
             sync_file(file.path)  # the publisher may not have synced it, and its identity vouches for it now
             if file.is_changed:
-                raise PayloadChanged(f"{file.path} is not the file any more that was hashed")
+                raise PayloadChanged(f"{file.path} was changed or replaced since its hashing")
         replace(self._place.linked, self._linked.text.encode())

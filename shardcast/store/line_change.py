@@ -75,7 +75,7 @@ def parse_change_plan(data: bytes) -> Plan:
         raise ValueError("it is no JSON object")
     left, time = values.get("left"), values.get("time")
     if not isinstance(time, (int, float)) or not abs(time) < 1e12:
-        raise ValueError("its time is none")
+        raise ValueError("its time is malformed")
     return Plan(
         aside=_moves(values.get("aside")),
         back=_moves(values.get("back")),
@@ -234,7 +234,7 @@ def _sync(data_dir: DataDir, folders: Iterable[Path]) -> None:
 
 def _moves(values: Any) -> tuple[Move, ...]:
     if not isinstance(values, list) or not all(isinstance(move, list) and len(move) == 2 for move in values):
-        raise ValueError("its moves are none")
+        raise ValueError("its moves are malformed")
     return tuple((_path(source), _path(target)) for source, target in values)
 
 
@@ -251,5 +251,5 @@ def _record(value: Any) -> LineRecord:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("something in it is no text")
+        raise ValueError("one of its values is no text")
     return value

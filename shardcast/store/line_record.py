@@ -156,9 +156,9 @@ def parse_record(data: bytes) -> LineRecord:
         raise LineRecordError("it is no JSON object")
     origin, highest = values.get("origin"), values.get("highest")
     if origin is not None and not (isinstance(origin, str) and 1 <= len(origin) <= MAX_ORIGIN):
-        raise LineRecordError("its origin is no id")
+        raise LineRecordError("its origin id is malformed")
     if type(highest) is not int or not 0 <= highest <= MAX_VERSION:
-        raise LineRecordError("its highest number is none")
+        raise LineRecordError("its highest number is malformed")
     digests = {number: _digest(value) for number, value in _by_number(values, "digests")}
     withdrawn = {number: _withdrawal(number, value) for number, value in _by_number(values, "withdrawn")}
     superseded = tuple(map(_superseded, _list(values.get("superseded", []))[-MAX_REMEMBERED:]))
@@ -208,7 +208,7 @@ def _number(text: str) -> int:
 
 def _digest(value: object) -> str:
     if not is_digest(value):
-        raise LineRecordError("a digest that is not 64 hex digits")
+        raise LineRecordError("a digest without 64 hex digits")
     return str(value)
 
 
@@ -227,5 +227,5 @@ def _superseded(value: object) -> Withdrawal:
 
 def _withdrawal(number: int, value: object) -> Withdrawal:
     if not isinstance(value, dict) or not isinstance(value.get("reason"), str):
-        raise LineRecordError(f"the withdrawal of {version_name(number)} is none")
+        raise LineRecordError(f"the withdrawal of {version_name(number)} is malformed")
     return Withdrawal(version_name(number), _digest(value.get("digest")), printable_reason(value["reason"]))

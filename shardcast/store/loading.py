@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace as replace_fields
 
 from shardcast.disk_errors import disk_errors
@@ -22,6 +23,8 @@ from shardcast.store.recovery import check_version, read_list, read_open_manifes
 from shardcast.store.verified import VerificationRecord
 from shardcast.store.version_place import is_versions_file, remove_version
 from shardcast.temporary_files import PART
+
+log = logging.getLogger(__name__)
 
 
 class Loader:
@@ -108,7 +111,8 @@ class Loader:
             return []
         if not inventory.own_line and place.manifest.exists() and number not in inventory.line.withdrawn:
             try:
-                return [self._resume(number)]
+                self._resume(number)
+                return []
             except ManifestError:
                 pass  # the folder goes, and the version is fetched anew
         if all(is_versions_file(entry) for entry in place.folder.iterdir()):
@@ -117,8 +121,8 @@ class Loader:
             return [f"discarded {version}, which was not complete"]
         return [f"left alone {place.folder}, which is not listed and holds other files"]
 
-    def _resume(self, number: int) -> str:
-        """Continue a version left open by the last run; return a message for the log.
+    def _resume(self, number: int) -> None:
+        """Continue a version left open by the last run.
 
         Raises:
             ManifestError: the manifest is malformed.
@@ -129,7 +133,7 @@ class Loader:
         is_whole = whole is not None and len(opened.verified_shards) == len(whole.shards)
         if whole and is_whole and inventory.is_provisional(number, set(whole.digests.values())):
             inventory.hidden.add(number)
-        return f"going on with {version}: {format_count(len(opened.verified_shards), 'shard')} here"
+        log.info("continuing %s with %s here", version, format_count(len(opened.verified_shards), "shard"))
 
     def _take_up_withdrawn(self, number: int) -> bool:
         """Keep the files of a withdrawn version; return whether all of them are here."""

@@ -110,7 +110,7 @@ def resolve_output(output: Path) -> Path:
     if not is_trusted(found, folder) and (is_link or os.geteuid()):
         raise LocalDiskError(
             f"could not write {output}: it is another user's {'link' if is_link else 'file'}, "
-            "in a folder that everybody writes; remove it or name another file"
+            "in a folder writable by every user; remove it or name another file"
         )
     with contextlib.suppress(FileNotFoundError):  # a link may lead to a file that is not there yet
         mode = output.stat().st_mode
@@ -164,7 +164,7 @@ def _acquire(output: Path) -> tuple[Path, int]:
         if not isinstance(opened, Lock):
             return path, opened
     else:
-        raise LocalDiskError(f"could not write {output}: a thousand others are writing it")
+        raise LocalDiskError(f"could not write {output}: a thousand other processes are writing it")
     path = _part_name(output, f"-{machine_id()}-{secrets.token_hex(4)}")
     return path, create_private(path)
 

@@ -143,5 +143,5 @@ def read_open_manifest(place: VersionPlace, version: str) -> LiveManifest:
     live = LiveManifest(version)
     live.add(raw[: raw.rfind(b"\n") + 1])
     if not live.has_header:
-        raise ManifestError("its first line is not whole")
+        raise ManifestError("its first line is incomplete")
     return live

@@ -68,7 +68,7 @@ class Retirement:
                 log.info("removed the files of %s, which was withdrawn", version_name(number))
                 await self.remove(number, withdrawn.place)
             elif number in self._inventory.hidden:
-                log.info("removed %s, which the servers' authority does not list", version_name(number))
+                log.info("removed %s: the first-named server does not list it", version_name(number))
                 await self.discard_locked(number)
         await self.empty()
 
@@ -80,7 +80,7 @@ class Retirement:
         """
         async with self._writer.exclusive():
             if number in self._inventory.open and not self._ledger.is_fetched(number):
-                log.info("removed the part of %s that was here: %s", version_name(number), why)
+                log.info("removed the local part of %s: %s", version_name(number), why)
                 await self.discard_locked(number)
 
     async def drop_aside(self, version: AsideVersion, why: str) -> None:

@@ -37,6 +37,6 @@ def has_digest(descriptor: int, offset: int, size: int, digest: str) -> bool:
 def wrong_shard(version: str, number: int) -> IntegrityError:
     """Return the error for a shard with right pieces and a SHA-256 other than in the manifest."""
     return IntegrityError(
-        f"{version} shard {number}: its bytes have another SHA-256 than its manifest says; nothing was kept "
+        f"{version} shard {number}: its bytes have another SHA-256 than in the manifest; nothing was kept "
         "under a final name; name other servers, or broadcast it again"
     )

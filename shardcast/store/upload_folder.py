@@ -62,12 +62,12 @@ class UploadRecord:
         """
         values = parse_json(text)
         if not isinstance(values, dict):
-            raise ValueError("a record is a JSON object")
+            raise ValueError("the record is no JSON object")
         durable, version = values.get("durable"), values.get("version") or ""
         if not isinstance(durable, int) or isinstance(durable, bool) or durable < 0:
-            raise ValueError("a record has the number of durable bytes")
+            raise ValueError("the record has no valid number of durable bytes")
         if not isinstance(version, str) or (version and version_number(version) is None):
-            raise ValueError("a record names a version, or none")
+            raise ValueError("the version in the record is malformed")
         request = UploadRequest.parse(values.get("request"))
         return cls(request, durable, version, bool(version) and values.get("complete") is True)
 
@@ -143,9 +143,9 @@ class UploadFolder:
                 if not loaded.record.request.live and not loaded.record.complete:
                     size = loaded.payload.stat().st_size
                     if size < loaded.offset:
-                        raise ValueError("the payload is shorter than its record says")
+                        raise ValueError("the payload is shorter than in its record")
                     if loaded.listed and loaded.list.stat().st_size < loaded.listed:
-                        raise ValueError("the list is shorter than its record says")
+                        raise ValueError("the list is shorter than in its record")
                     if size > loaded.offset:
                         os.truncate(loaded.payload, loaded.offset)
             except FileNotFoundError as error:

@@ -60,7 +60,7 @@ def test_options_say_what_of_a_folder_is_published(model: Path, tmp_path: Path) 
     [
         (("config.json", "--exclude", "x"), "is a file"),
         (("config.json", "--no-mtimes"), "is a file"),
-        ((".", "--exclude", "!x"), "are not known"),
+        ((".", "--exclude", "!x"), "not supported"),
         (("-", "--exclude", "x"), "--exclude needs a folder"),
         ((".", "--to", "http://127.0.0.1:9", "--checksum"), "--checksum needs a folder"),
     ],

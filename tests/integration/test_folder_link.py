@@ -174,7 +174,7 @@ async def test_file_that_is_written_to_after_its_link_aborts_the_version(model: 
             change(model / "weights" / "a.bin")
 
         broadcast = await origin.publish(model, SHARD, copy=False, confirm=write)
-        with pytest.raises(PayloadChanged, match="not the file any more that was hashed"):
+        with pytest.raises(PayloadChanged, match="was changed or replaced since its hashing"):
             await broadcast.result()
         assert origin.folders.listings == ()
         assert not (tmp_path / "data" / "v1").exists()

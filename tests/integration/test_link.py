@@ -246,7 +246,7 @@ async def test_payload_replaced_after_hashing_is_not_published(
                 change(payload)
 
         broadcast = await origin.publish(payload, SHARD, copy=False, confirm=change_it)
-        with pytest.raises(PayloadChanged, match="not the file any more that was hashed"):
+        with pytest.raises(PayloadChanged, match="was changed or replaced since its hashing"):
             await broadcast.result()
         assert origin.folders.listings == ()
         assert payload.exists()

@@ -256,7 +256,7 @@ async def test_frame_of_no_entry_aborts_the_version(origin: Origin, tmp_path: Pa
         frame = len(frame).to_bytes(4, "big") + frame
     folder = await asyncio.to_thread(FolderWriter, tmp_path / "data", "model")
     folder._writer.write(frame)
-    with pytest.raises(Exception, match=r"entry|went away|aborted|ended"):
+    with pytest.raises(Exception, match=r"entry|went away|cancelled|aborted|ended"):
         await asyncio.to_thread(folder._writer.complete)
     await until(lambda: not (tmp_path / "data" / "v1").exists())
     assert origin.folders.listings == ()

@@ -103,7 +103,7 @@ def test_a_download_is_one_line_and_leaves_none(origin: processes.Node, tmp_path
         shown.process.send_signal(signal.SIGINT)
         assert shown.end() == INTERRUPTED
     told = "".join(shown.lines)
-    assert told == "Interrupted. v1 is kept as far as it came; the same command goes on."
+    assert told == "Interrupted. Received bytes of v1 are kept; repeat the command to continue."
 
 
 @pytest.mark.parametrize("width", WIDTHS)

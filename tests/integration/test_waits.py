@@ -142,7 +142,7 @@ async def test_outage_during_download_is_noted(published: Published, tmp_path: P
             telling.cancel()
     assert sha256(release.path) == published.sha256
     assert re.match(rf"waiting for v1: {server.url}: GET /v1/shard_002.bin: .* 502", notes[0])
-    assert re.fullmatch(r"it goes on, after [0-9]+ seconds?", notes[1])
+    assert re.fullmatch(r"continuing, after [0-9]+ seconds?", notes[1])
 
 
 class Time:

@@ -47,7 +47,7 @@ def clients(client: str | None, store_dir: Path, *, quota: int | None, show_log:
     from shardcast.backup.server.store_folder import StoreFolder
 
     if quota is not None and client is None:
-        raise UsageError("name the CLIENT whose --quota it is")
+        raise UsageError("--quota needs the name of a CLIENT")
     with StoreManager.opened(StoreFolder(store_dir)) as manager:
         if quota is not None and client is not None:
             manager.set_quota(client, quota or None)

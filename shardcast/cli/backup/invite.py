@@ -40,7 +40,7 @@ def invite(
     from shardcast.backup.server.store_folder import StoreFolder
 
     if client is None and (read_only or replace):
-        raise UsageError("--read-only and --replace concern a client that is there: name it by --for")
+        raise UsageError("--read-only and --replace concern an existing client: name it by --for")
     if not 0 < expires <= _LONGEST:
         raise UsageError("--expires must be more than nothing, and at most 366d")
     with StoreManager.opened(StoreFolder(store_dir)) as manager:

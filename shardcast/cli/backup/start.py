@@ -117,7 +117,7 @@ def _configured(file: Path, store_dir: Path, port: int) -> tuple[Path, int]:
     """
     settings, passed_over = read_config(file)
     if passed_over:
-        click.echo(f"{file}: {', '.join(passed_over)} has no meaning here, and is passed over", err=True)
+        click.echo(f"{file}: {', '.join(passed_over)} has no meaning here, and is ignored", err=True)
     context = click.get_current_context()
     if "store_dir" in settings and context.get_parameter_source("store_dir") is ParameterSource.DEFAULT:
         store_dir = Path(settings["store_dir"]).expanduser()

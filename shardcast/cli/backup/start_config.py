@@ -53,7 +53,7 @@ def parse_config(text: str) -> tuple[dict[str, str], list[str]]:
         if line[0].isspace() or stripped.startswith("- "):
             if nested:
                 continue  # below a key that is passed over
-            raise UsageError(f"line {number} is indented below a key that takes one value")
+            raise UsageError(f"line {number} is indented below a key with one value")
         key, colon, value = stripped.partition(":")
         key, value = _unquote(key), _value(value, number)
         if not colon:
@@ -85,10 +85,10 @@ def _value(text: str, number: int) -> str:
     if text[:1] in ("'", '"'):
         quoted, quote, rest = text[1:].partition(text[0])
         if not quote or (rest.strip() and not rest.strip().startswith("#")):
-            raise UsageError(f"line {number} has a quote that does not end with the value")
+            raise UsageError(f"line {number} has an unclosed quote")
         return quoted
     if text[:1] in ("[", "{", "&", "*", "!", "|", ">", "%", "@", "`"):
-        raise UsageError(f"line {number} has a value that is no plain text; put quotes around it")
+        raise UsageError(f"line {number} has a value other than plain text; put quotes around it")
     return text.partition(" #")[0].strip()
 
 

@@ -171,9 +171,9 @@ def _print_result(result: GcResult, older_than: float | None, delete: bool) -> N
         if tally.blobs or what.endswith(("here", "removed")):
             click.echo(_line(what, tally))
     if older_than is None and result.unreferenced.blobs:
-        click.echo("what nobody refers to is kept; --unreferenced-older-than lets it go", err=True)
+        click.echo("unreferenced blobs are kept; --unreferenced-older-than deletes them", err=True)
     elif not delete and (result.marked.blobs or result.unmarked.blobs or result.removed.blobs):
-        click.echo("nothing was changed; --delete does it", err=True)
+        click.echo("nothing was changed; to delete, add --delete", err=True)
 
 
 def _line(what: str, tally: Tally) -> str:

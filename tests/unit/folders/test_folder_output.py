@@ -144,7 +144,7 @@ async def test_tar_that_differs_from_list_is_refused_and_named(tmp_path: Path) -
 async def test_folder_of_others_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "v1").mkdir()
     (tmp_path / "v1" / "mine").write_text("x")
-    with pytest.raises(LocalDiskError, match="no download made"):
+    with pytest.raises(LocalDiskError, match="not made by a download"):
         await receive(tmp_path / "v1")
     assert (tmp_path / "v1" / "mine").read_text() == "x"
     (tmp_path / "file").write_text("x")

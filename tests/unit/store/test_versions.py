@@ -375,7 +375,7 @@ async def test_middle_resumes_open_version_at_start(node: Node, monkeypatch: pyt
     landing = await opened.landing(manifest.shards[2])
     landing.close()
     folders = node.start("middle")
-    assert "going on with v1" in node.told[0]
+    assert not node.told
     assert folders.open_numbers == {1}
     assert spans(folders, "v1") == [DATA[:SHARD], DATA[SHARD : 2 * SHARD], None, None]
     resumed = folders.opened(1)
