@@ -441,7 +441,8 @@ class Network:
         for client in self.clients:
             newest = sorted(self.listed[client.name])[-KEPT_BY_CLIENTS:]
             names = {f"download_v{number}.bin" for number in newest}
-            names |= {f".{name}.record" for name in names} | {
+            kept = {f".{name}{end}" for name in names for end in (".record", ".manifest")}
+            names |= kept | {
                 "latest",
                 ".shardcast-lines",
                 ".shardcast-lines.lock",

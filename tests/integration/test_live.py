@@ -142,9 +142,10 @@ class Following:
 
     @property
     def files(self) -> set[str]:
-        """What lies in its folder, but for records."""
+        """What lies in its folder, but for records and the manifests beside them."""
         found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
-        return {name for name in found if ".shardcast-lines" not in name and ".record" not in name}
+        kept = {f".{name}{end}" for name in found for end in (".record", ".manifest")}
+        return {name for name in found - kept if ".shardcast-lines" not in name and ".record" not in name}
 
     async def has(self, *versions: str) -> None:
         await until(lambda: len(self.releases) >= len(versions) or self._task.done(), f"{versions}")
