@@ -116,12 +116,15 @@ def main() -> None:
     sender.add_argument("--linger", type=float, default=60, help=text)
     text = "where the origin listens (default: %(default)s)"
     sender.add_argument("--port", type=int, default=8000, help=text)
-    sender.add_argument("--data-dir", type=Path, default=Path("data"), help="the origin's data directory")
+    # Not that of train.py: a directory's versions are followed by all who ask its origin.
+    text = "the origin's data directory (default: %(default)s)"
+    sender.add_argument("--data-dir", type=Path, default=Path("folder_data"), help=text)
     reader = commands.add_parser("load", help="load each new checkpoint")
     reader.set_defaults(run=follow)
     text = "middles or origins, comma-separated"
     reader.add_argument("--servers", type=lambda text: text.split(","), default="127.0.0.1", help=text)
-    reader.add_argument("--output-dir", type=Path, default=Path("downloads"), help="where versions arrive")
+    text = "where versions arrive (default: %(default)s)"
+    reader.add_argument("--output-dir", type=Path, default=Path("folder_downloads"), help=text)
     reader.add_argument("--until", type=int, default=sys.maxsize, help="end once this step is loaded")
     options = line.parse_args()
     try:

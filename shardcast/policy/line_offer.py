@@ -134,7 +134,7 @@ class LineOffer:
             what = f"other bytes under {', '.join(f'v{number}' for number in numbers)}"
         return (
             f"{authority.url}, which decides here, offers {what}: its origin began anew or was restored; "
-            "this node stays on its line until that has lasted a while"
+            f"this node stays on its line until that has lasted {self._needed(authority)[0]:g} s"
         )
 
 

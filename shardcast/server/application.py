@@ -149,8 +149,8 @@ async def serve_on(app: web.Application, bound: Bound, *, guarded: bool = False)
             url = bound.url("https" if live else "http")
             if app[ACCESS].is_open and not guarded and not bound.is_loopback:
                 log.warning(
-                    "%s is open to all who can reach it: give it --tokens (see shardcast token new --help), "
-                    "or listen on 127.0.0.1 only",
+                    "%s is open to all who can reach it: give it --tokens (tokens= in Python; see shardcast "
+                    "token new --help), or have it listen on 127.0.0.1 only (--host)",
                     url,
                 )
             yield url
