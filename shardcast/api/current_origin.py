@@ -17,7 +17,7 @@ from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import NotInitialized
 from shardcast.protocol.distribution import Withdrawal
 
-log = logging.getLogger("shardcast")
+_log = logging.getLogger("shardcast")
 
 # The one origin of this process. A forked child inherits the origin, can broadcast through it, but never ends
 # it.
@@ -49,6 +49,7 @@ def initialize(
     certificate: StrPath | None = None,
     key: StrPath | None = None,
     client_ca: StrPath | None = None,
+    log: bool = False,
 ) -> None:
     """Start an origin in a child process and wait until it listens, or attach to a running origin.
 
@@ -74,6 +75,10 @@ def initialize(
         certificate: file (PEM) with the certificate of the node, to speak TLS; read again after changes.
         key: file with the certificate's key; None if ``certificate`` also has the key.
         client_ca: file with CAs, for certificates required from clients; None to require none.
+        log: whether the lines of the origin's log go through ``logging`` of this process, under the names and
+            levels that they have there; else they go to stderr. ``SHARDCAST_LOG_LEVEL`` says which there are.
+            Handlers may block: then lines are dropped. An attached process gets them once it has started the
+            origin again itself.
 
     Raises:
         DataDirInUse: another process works on the data directory.
@@ -86,7 +91,9 @@ def initialize(
     with _lock:
         if _origin is not None:
             if not _origin.restart_if_dead():
-                log.warning("shardcast is already initialized with %s; nothing was changed", _origin.data_dir)
+                _log.warning(
+                    "shardcast is already initialized with %s; nothing was changed", _origin.data_dir
+                )
             return
         _origin = OriginServer(
             data_dir,
@@ -102,6 +109,7 @@ def initialize(
             certificate=certificate,
             key=key,
             client_ca=client_ca,
+            log=log,
         )
         atexit.register(_at_exit)
 
@@ -241,4 +249,4 @@ def _at_exit() -> None:
     try:
         shutdown(0 if failed else None)
     except KeyboardInterrupt:
-        log.warning("interrupted: the origin ended before the nodes below had the newest version")
+        _log.warning("interrupted: the origin ended before the nodes below had the newest version")

@@ -50,6 +50,7 @@ class OriginServer:
         certificate: StrPath | None = None,
         key: StrPath | None = None,
         client_ca: StrPath | None = None,
+        log: bool = False,
     ) -> None:
         """Start the origin and wait until it listens, or attach to an origin running on the data directory.
 
@@ -72,6 +73,7 @@ class OriginServer:
                 changes.
             key: file with the certificate's key; None if ``certificate`` also has the key.
             client_ca: file with CAs, for certificates required from clients; None to require none.
+            log: whether the lines of the origin's log go through ``logging`` here, as for ``initialize``.
 
         Raises:
             DataDirInUse: another process works on the data directory.
@@ -92,7 +94,7 @@ class OriginServer:
         words = file_options(**files)
         options += zip(words[::2], words[1::2], strict=True)
         options += [("--publish", None)] if publish else []
-        settings = OriginSettings(port, max_distribution_folders, options, attach)
+        settings = OriginSettings(port, max_distribution_folders, options, attach, log)
         self._process = OriginProcess(Path(self.data_dir), settings)
 
     @property

@@ -19,6 +19,7 @@ from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.control.running import RunningOrigin, find_origin
 from shardcast.control.waiting import finish
 from shardcast.errors import DataDirInUse, NodeEnding, NodeFailed, NoNode, ShardcastError
+from shardcast.nodes.child_log import ChildLog
 from shardcast.nodes.child_process import NodeProcess
 from shardcast.policy.backoff import Backoff
 
@@ -39,6 +40,8 @@ directory: as long as a starter waits for its node."""
 _START_INTERVAL = 1.0
 """Seconds to wait for another process's origin before trying again to start an own one; each try costs a
 process."""
+_LAST_LINES = 1.0
+"""Seconds to wait for the handlers to take the last lines of the log of an ended origin."""
 _POLL = Backoff(first=0.01, longest=0.2)
 
 
@@ -76,7 +79,8 @@ class OriginProcess:
         self._locks: dict[int, threading.RLock] = {}
         self._restarted_at: float | None = None
         self._shut_down = False
-        self._words = settings.words()
+        self._words, self._passes_log_on = settings.words(), settings.log
+        self._log: ChildLog | None = None
         self._variables: dict[str, Secret] = {}
         self._is_restartable = True
 
@@ -178,9 +182,25 @@ class OriginProcess:
     def _start(self, port: int) -> None:
         """Start the origin as a child, and wait until it listens."""
         words = ["--data-dir", str(self.data_dir), "--port", str(port), *self._words]
-        child = NodeProcess("origin", words, secrets=self._variables)
+        child = self._start_child(words)
         child.wait_until_listening()
         self._child, self.url = child, child.url
+
+    def _start_child(self, words: list[str]) -> NodeProcess:
+        """Start the origin as a child, whose log comes here where the program wants that."""
+        if not self._passes_log_on:
+            return NodeProcess("origin", words, secrets=self._variables)
+        child_log = ChildLog()
+        try:
+            child = NodeProcess(
+                "origin", words, child_log.descriptor, self._variables, own_words=child_log.words
+            )
+        except BaseException:
+            child_log.discard()
+            raise
+        child_log.start()
+        self._log = child_log
+        return child
 
     # Death of the origin
 
@@ -337,3 +357,5 @@ class OriginProcess:
         finally:
             if self._child:
                 self._child.stop()
+            if self._log:
+                self._log.finish(_LAST_LINES)

@@ -25,12 +25,14 @@ class OriginSettings:
         keep: number of versions to keep; None likewise.
         options: further options of the command, each with its value.
         attach: whether to use an origin started by any process; else only by an ancestor of this one.
+        log: whether the log of an origin started by this program goes through ``logging`` here.
     """
 
     port: int | None
     keep: int | None
     options: Sequence[tuple[str, str | None]]
     attach: bool
+    log: bool = False
 
     @property
     def first_port(self) -> int:

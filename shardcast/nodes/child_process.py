@@ -143,6 +143,8 @@ class NodeProcess:
         options: Sequence[str],
         log: int | None = None,
         secrets: Mapping[str, Secret] | None = None,
+        *,
+        own_words: Sequence[str] = (),
     ) -> None:
         """Start the node.
 
@@ -151,13 +153,14 @@ class NodeProcess:
             options: of the command.
             log: the descriptor to log to; None to log where this process does.
             secrets: as for ``start_command``.
+            own_words: further options, for this start only: ``how_started`` does not tell them.
         """
         self.role = role
         self._owner = os.getpid()
         process: subprocess.Popen[bytes] | None = None
         ready, ready_there = _pipe()
         try:
-            words = ["--ready-fd", str(ready_there), "--parent", str(self._owner), *options]
+            words = ["--ready-fd", str(ready_there), *own_words, "--parent", str(self._owner), *options]
             with deferred_interrupts():
                 process = start_command(
                     [role, *words],
