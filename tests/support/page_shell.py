@@ -24,7 +24,7 @@ CTRL_C = re.compile(r"^python | --watch\b")
 """Commands that a person ends in their terminal."""
 SERVES = re.compile(r"^shardcast-(origin|middle|backup)\b")
 """Commands that say where they listen."""
-CONTINUED = re.compile(r"\\\n\s*")
+CONTINUED = re.compile(r" *\\\n *")
 EXIT_CODE = re.compile(r"exit code (\d+)")
 """What a comment of a block says of a command that fails on purpose."""
 VARIABLES = "# variables\n"
@@ -127,12 +127,18 @@ class PageShell:
         return done.stdout
 
     def _end(self, words: list[str], text: str) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end within the deadline, and without a traceback."""
-        done = subprocess.run(
-            words, cwd=self.folder, env=self._env, capture_output=True, text=True, timeout=DEADLINE
-        )
-        assert "Traceback" not in done.stderr, f"{text}\n{done.stderr}"
-        return done
+        """Run a program to its end without a traceback; kill it, and all that it began, at the deadline."""
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            words, cwd=self.folder, env=self._env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        ) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=DEADLINE)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        assert "Traceback" not in stderr, f"{text}\n{stderr}"
+        return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 
     def _start(self, line: str) -> str:
         """Start a command that stays, and return its stdout once it has begun."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import pages
+from tests.support.page_shell import parts
 
 MOST_LEFT_OUT = 10
 WRITTEN_BY_SCRIPTS = {"cli.md", "api.md", "variables.md"}
@@ -63,3 +64,9 @@ def test_blocks_have_lines_languages_and_reasons(tmp_path: Path) -> None:
     ]
     assert pages.blocks_to_run(page) == ["c\n"]
     assert pages.blocks_to_run(page, "bash") == []
+
+
+def test_commands_that_stay_are_started_one_by_one() -> None:
+    block = "# of the origin\na\nshardcast-origin \\\n    --port 1\nb\nc --follow d\n"
+    assert list(parts(block)) == ["# of the origin\na", "shardcast-origin --port 1", "b", "c --follow d"]
+    assert list(parts("a \\\n  b\n")) == ["a \\\n  b\n"]
