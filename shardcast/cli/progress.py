@@ -243,6 +243,19 @@ class Interrupted(click.Abort):
     """Ctrl-C, with a message about the kept work."""
 
 
+@contextlib.contextmanager
+def interruptible(words: str) -> Iterator[None]:
+    """Report at Ctrl-C the kept part of the work, and how to continue.
+
+    Raises:
+        Interrupted: instead of ``KeyboardInterrupt``.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(words) from None
+
+
 class ShowTransfer:
     """Shows the progress of one transfer after the other."""
 

@@ -29,6 +29,9 @@ class ChunkServer(Protocol):
 
     url: str
 
+    def abort(self) -> None:
+        """Cut off the requests of all threads."""
+
     def locate(self, ids: Sequence[bytes]) -> Sequence[ChunkLocation]:
         """Return where chunks lie."""
 
@@ -73,6 +76,10 @@ class ChunkReader:
         self._lock = threading.Lock()
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self._cached_bytes = 0
+
+    def abort(self) -> None:
+        """Cut off the requests of all threads: nothing more is read."""
+        self._server.abort()
 
     # Data: in the order of the packs, for few requests with many chunks each
 

@@ -22,6 +22,7 @@ ANSWER_SECONDS = 300.0
 """Seconds for a whole request and its answer, unless a call allows more."""
 _SILENT_SECONDS = 120.0
 """Maximum seconds without a byte in either direction."""
+_ABORTED = "the command ended meanwhile"
 _READ = 8 << 20
 """Bytes read at once: the range of a pack arrives in one piece, and is not copied into another."""
 
@@ -69,6 +70,8 @@ class KeptConnections:
         self._headers = dict(headers)
         self._context = tls.load() if self._url.scheme == "https" else None
         self._free: list[http.client.HTTPConnection] = []
+        self._busy: set[http.client.HTTPConnection] = set()
+        self._aborted = threading.Event()
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -77,6 +80,18 @@ class KeptConnections:
             free, self._free = self._free, []
         for connection in free:
             connection.close()
+
+    def abort(self) -> None:
+        """Cut off all requests under way, and refuse further ones: their results are not needed any more."""
+        self._aborted.set()
+        with self._lock:
+            busy = list(self._busy)
+        for connection in busy:
+            _shut_down(connection)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, at most until the requests are aborted."""
+        self._aborted.wait(seconds)
 
     def ask(
         self,
@@ -145,7 +160,11 @@ class KeptConnections:
 
         timer = threading.Timer(seconds, cut_off)
         timer.daemon = True
+        with self._lock:
+            self._busy.add(connection)
         try:
+            if self._aborted.is_set():
+                raise CannotAsk(self.server, f"{request}: {_ABORTED}")
             timer.start()
             if connection.sock is None:
                 _connect(connection)
@@ -158,6 +177,8 @@ class KeptConnections:
             raise
         finally:
             timer.cancel()
+            with self._lock:
+                self._busy.discard(connection)
         if connection.sock is not None:
             with self._lock:
                 self._free.append(connection)
@@ -165,6 +186,8 @@ class KeptConnections:
 
     def _failure(self, error: Exception, request: str, late: bool) -> PeerError:
         """Return the error of a request without an answer."""
+        if self._aborted.is_set():
+            return CannotAsk(self.server, f"{request}: {_ABORTED}")
         if late or isinstance(error, TimeoutError):
             return ServerStalled(self.server, f"{request}: no whole answer in time")
         if limit := LocalLimit.of(error):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -47,6 +46,8 @@ _BACKOFF = Backoff(first=0.25, longest=8.0)
 """Seconds between two tries: some 15 s in all, as long as a server takes to restart."""
 _COMMIT_SECONDS = 1800.0
 """Seconds for a commit: the server looks up millions of ids."""
+_END_SECONDS = 10.0
+"""Seconds for ending a run, tried once: the server ends an abandoned run by itself."""
 _PASSING = (ServerUnreachable, ServerStalled, ServerBusy)
 """Failures after which a request is repeated."""
 _SMALL = 1 << 20
@@ -73,7 +74,7 @@ class BackupServer:
         key: Secret | None = None,
         *,
         tls: ClientTls | None = None,
-        pause: Callable[[float], None] = time.sleep,
+        pause: Callable[[float], None] | None = None,
     ) -> None:
         """Ask nothing yet.
 
@@ -81,15 +82,19 @@ class BackupServer:
             url: base URL.
             key: the client's; None for calls without a key.
             tls: TLS settings of https connections.
-            pause: called with the seconds to wait before the next attempt.
+            pause: called with the seconds to wait before the next attempt; None to sleep.
         """
         self.url = url
-        self._pause = pause
         self._connections = KeptConnections(url, bearer(key) if key else {}, tls or ClientTls())
+        self._pause = pause or self._connections.pause
 
     def close(self) -> None:
         """Close the connections."""
         self._connections.close()
+
+    def abort(self) -> None:
+        """Cut off the requests of all threads, and refuse further ones."""
+        self._connections.abort()
 
     def check(self) -> None:
         """Check that the URL is a backup server of a protocol this release supports.
@@ -114,7 +119,7 @@ class BackupServer:
             PeerError: the server does not answer.
         """
         fields = {"invitation": invitation, "host": host} | dict([text_or_base64("path", path)])
-        answer = self._once("POST", wire.REGISTER_PATH, body=_json(fields))
+        answer = self.ask_once("POST", wire.REGISTER_PATH, body=_json(fields))
         return self._parsed(answer, f"POST {wire.REGISTER_PATH}", parse_registered)
 
     def facts(self) -> ClientFacts:
@@ -226,14 +231,14 @@ class BackupServer:
         """
         for attempt in range(_ATTEMPTS - 1):
             try:
-                return self._once(method, path, **more)
+                return self.ask_once(method, path, **more)
             except CannotAsk:
                 raise
             except _PASSING:
                 self._pause(_BACKOFF.spread(attempt, random.Random()))
-        return self._once(method, path, **more)
+        return self.ask_once(method, path, **more)
 
-    def _once(
+    def ask_once(
         self,
         method: str,
         path: str,
@@ -244,6 +249,12 @@ class BackupServer:
         expected: Collection[int] = (200, 201, 204),
         seconds: float = ANSWER_SECONDS,
     ) -> BackupAnswer:
+        """Send a request once; for the arguments see ``KeptConnections.ask``.
+
+        Raises:
+            PeerError: the request failed, or the answer has a status that was not expected.
+            UploadRefused: the server has no room.
+        """
         answer = self._connections.ask(
             method, path, body=body, headers=headers, max_answer=max(max_answer, _SMALL), seconds=seconds
         )
@@ -377,7 +388,7 @@ class BackupRun:
             PeerError: the server does not answer.
         """
         try:
-            self._server.ask("DELETE", wire.run_path(self._run))
+            self._server.ask_once("DELETE", wire.run_path(self._run), seconds=_END_SECONDS)
         except ServerLacks:
             pass  # it ended by itself
 

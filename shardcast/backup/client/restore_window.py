@@ -149,6 +149,7 @@ class RestoreWindow:
                 done.result()
                 self._progress()
         except BaseException:
+            self._reader.abort()  # a server that stalls must not hold up the end
             _cancel(running)
             raise
 

@@ -17,6 +17,9 @@ from shardcast.cli.streams import print_answer
 from shardcast.plain_text import one_line
 from shardcast.sizes import format_count, format_size
 
+_MAX_PROBLEMS = 10_000
+"""Maximum problems in the JSON: one lost pack can harm each file of a hundred snapshots."""
+
 
 def check_client(source: SnapshotSource, part: tuple[int, int] | None, as_json: bool) -> int:
     """Check the snapshots of a folder, print the damage and the damaged snapshots, and return the exit code.
@@ -30,10 +33,14 @@ def check_client(source: SnapshotSource, part: tuple[int, int] | None, as_json: 
         ShardcastError: the server does not answer.
     """
     problems: list[dict[str, str]] = []
+    omitted = 0
 
     def tell(snapshot: str, path: str, text: str) -> None:
-        if as_json:
+        nonlocal omitted
+        if as_json and len(problems) < _MAX_PROBLEMS:
             problems.append({"snapshot": snapshot, "path": path, "problem": text})
+        elif as_json:
+            omitted += 1
         else:
             print_answer(one_line(f"{snapshot} {path}: {text}", 8192))
 
@@ -44,7 +51,7 @@ def check_client(source: SnapshotSource, part: tuple[int, int] | None, as_json: 
         check.progress = lambda: display.show("check", counts.bytes, None, f"{counts.chunks} chunks")
         check.run([one.id for one in found])
     if as_json:
-        print_answer(json.dumps({**asdict(counts), "problems": problems}))
+        print_answer(json.dumps({**asdict(counts), "problems": problems, "problems_omitted": omitted}))
     elif not options.is_quiet():
         click.echo(_summary(counts), err=True)
     return INTEGRITY if counts.hurt or counts.damaged else DONE

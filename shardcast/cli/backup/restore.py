@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     help="Restore setuid and setgid, too; as root also devices, capabilities and other attributes of "
     "the system. Only from a trusted server: a server can forge them.",
 )
+@click.option("--no-owner", is_flag=True, help="As root, leave the owners out: every new file is root's.")
 @click.option("--dry-run", is_flag=True, help="Show the entries to make and to replace, and write nothing.")
 @options.json_option
 @options.logging_options
@@ -53,6 +54,7 @@ def restore(
     exclude: tuple[str, ...],
     overwrite: bool,
     privileged: bool,
+    no_owner: bool,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -68,7 +70,7 @@ def restore(
     from shardcast.backup.client.restore_report import RestoreReport
     from shardcast.backup.client.restore_selection import RestoreSelection
     from shardcast.backup.client.restoring import restore_into
-    from shardcast.cli.progress import progress_display
+    from shardcast.cli.progress import interruptible, progress_display
     from shardcast.errors import VersionNotOffered
 
     selection, started = RestoreSelection(include, exclude), time.monotonic()
@@ -79,11 +81,12 @@ def restore(
             selection=selection,
             overwrite=overwrite,
             dry_run=dry_run,
-            rights=AttributeRights(owners=os.geteuid() == 0, privileged=privileged),
+            rights=AttributeRights(owners=os.geteuid() == 0 and not no_owner, privileged=privileged),
             show=_show if dry_run and not as_json else None,
             progress=_progress(display, report, found, selection.is_all),
         )
-        restore_into(dest, tree, opened.reader, settings, report)
+        with interruptible(f"{dest} keeps what is there by now; the same command goes on."):
+            restore_into(dest, tree, opened.reader, settings, report)
     if not selection.is_all and not report.matched:
         raise VersionNotOffered(f"nothing in snapshot {found.id} matches the patterns")
     if as_json:
@@ -157,7 +160,7 @@ def _summarize(report: RestoreReport, settings: RestoreSettings, what: str, seco
     ):
         if number:
             click.echo(f"{number} {text}", err=True)
-    if report.owners:
+    if report.owners and os.geteuid():
         click.echo("owners were left out: only root can set them", err=True)
     if report.system_attributes:
         click.echo("attributes of the system were left out: root restores them by --privileged", err=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shardcast.backup.client.saving import BackupResult
     from shardcast.cli.progress import Display
 
+_KEPT = "The server keeps what was sent; the next backup goes on."
 _MAX_TAG = 200
 """Characters of a tag."""
 _NEW_OBJECTS = 20_000
@@ -98,6 +99,7 @@ def _save(
     from shardcast.backup.client.saving import BackupOrder, FolderBackup
     from shardcast.backup.client.stream_saving import StreamBackup
     from shardcast.cli.backup.backup_progress import shown_progress
+    from shardcast.cli.progress import interruptible
 
     path = folder_path(folder)
     found = registered(path)
@@ -125,7 +127,7 @@ def _save(
     if stdin_name is not None:
         backup = StreamBackup(server, order, stdin_name, lambda count: os.read(sys.stdin.fileno(), count))
     try:
-        with shown_progress(display, backup.progress):
+        with interruptible(_KEPT), shown_progress(display, backup.progress):
             return backup.run()
     finally:
         server.close()
