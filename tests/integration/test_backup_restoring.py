@@ -64,6 +64,24 @@ async def test_setuid_is_restored_on_demand(tmp_path: Path) -> None:
         assert (tmp_path / "restored" / "program").stat().st_mode & 0o7777 == 0o4755
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners are for root")
+async def test_root_restores_owners_unless_told_otherwise(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "program").touch()
+    os.chown(folder / "program", 12345, 12345)
+    (folder / "program").chmod(0o4755)
+    async with a_client(tmp_path) as client:
+        await asyncio.to_thread(client.save, folder)
+        words = ("restore", "latest", "--privileged", "--dest")
+        assert (await client.run(*words, str(tmp_path / "owned"))).returncode == 0
+        assert (tmp_path / "owned" / "program").stat().st_uid == 12345
+        done = await client.run(*words, str(tmp_path / "ours"), "--no-owner")
+        found = (tmp_path / "ours" / "program").stat()
+        assert (found.st_uid, found.st_mode & 0o7777) == (0, 0o755), "no program of root's is made"
+        assert done.returncode == 7 and "owners were left out" not in done.stderr
+
+
 async def test_snapshots_are_listed_searched_compared_and_printed(tmp_path: Path, source: Path) -> None:
     async with a_client(tmp_path) as client:
         first = await asyncio.to_thread(client.save, source, "good")

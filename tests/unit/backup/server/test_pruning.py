@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.backup.packs import MAX_CHUNKS, MAX_PACK
 from shardcast.backup.server import rewriting
 from shardcast.backup.server.backup_store import BackupStore
 from shardcast.backup.server.checking import check_store
 from shardcast.backup.server.chunk_table import find_there, locate
+from shardcast.backup.server.pack_use import PackUse
 from shardcast.backup.server.pruning import condemn, prune
+from shardcast.backup.server.rewriting import _of_one_new_pack
 from shardcast.backup.server.runs import LEASE_SECONDS
 from shardcast.backup.server.snapshot_table import forget_snapshots
 from shardcast.backup.server.sweeping import Swept, sweep
@@ -221,6 +224,14 @@ async def test_announcements_of_ended_runs_and_dead_prunes_are_withdrawn(tmp_pat
         assert [store.pack_path(digest.hex()).exists() for digest in digests] == [False, True]
         await sweep(store, prune_is_dead=True)
         assert not store.pack_path(digests[1].hex()).exists()
+
+
+def test_rewritten_packs_are_within_the_bounds_of_a_pack() -> None:
+    """Packs of other programs may have 32 MiB, and very small files make 65 536 chunks of a pack."""
+    large = [PackUse(number, 1, MAX_PACK, True, MAX_PACK // 2 - 1, 9) for number in range(3)]
+    assert list(_of_one_new_pack(large)) == [[0], [1], [2]]
+    small = [PackUse(number, 1, 4 << 20, True, 1 << 20, MAX_CHUNKS // 2) for number in range(5)]
+    assert list(_of_one_new_pack(small)) == [[0, 1], [2, 3], [4]]
 
 
 @pytest.mark.parametrize("seed", range(3))
