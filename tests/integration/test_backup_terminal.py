@@ -16,6 +16,8 @@ from tests.support import processes
 from tests.support.terminals import INTERRUPTED, WIDTHS, Terminal, terminal
 
 SIZE = 6_000_000
+FIRST_PART = 20_000_000
+"""Bytes of stdin from which some chunks are cut before the end."""
 KEPT = "Interrupted. The server keeps what was sent; the next backup goes on."
 SOON = 20.0
 """Seconds in which a command ends after Ctrl-C, whatever its server does."""
@@ -60,7 +62,7 @@ def is_shown(word: str, lines: list[str]) -> bool:
 def begin_backup(shown: Terminal) -> None:
     """Give a backup of stdin some bytes, and wait for its progress; stdin does not end."""
     assert shown.process.stdin
-    shown.process.stdin.write(os.urandom(SIZE))
+    shown.process.stdin.write(bytes(FIRST_PART))
     shown.process.stdin.flush()
     shown.read_until(lambda lines: is_shown("backup ", lines), one_line=True)
 
