@@ -104,6 +104,9 @@ class Restore:
         try:
             self._walk([top])
             self._flush()
+        except BaseException:
+            self._reader.abort()  # threads may fetch while the listings are read
+            raise
         finally:
             self._entries.close()
 
