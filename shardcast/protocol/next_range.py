@@ -241,7 +241,7 @@ def parse_range_head(headers: HeaderValues) -> RangeHead:
     if not (_NUMBER.fullmatch(shard) and 1 <= int(shard) <= MAX_SHARDS):
         raise NextRangeError(f"{SHARD_HEADER} that is no shard's number")
     if bounds is None or not _NUMBER.fullmatch(size) or not bounds[0] < bounds[1] <= int(size):
-        raise NextRangeError("a Content-Range that is none")
+        raise NextRangeError("a malformed Content-Range")
     if not is_digest(digest):
         raise NextRangeError("an ETag that is no shard's digest")
     return RangeHead(int(shard), bounds[0], bounds[1], int(size), digest)

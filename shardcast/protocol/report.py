@@ -155,7 +155,7 @@ def parse_node(values: object) -> Node:
     if not isinstance(name, str):
         raise ReportError("a name that is no text")
     if type(hops) is not int or not 0 <= hops <= MAX_HOPS:
-        raise ReportError("hops that are none")
+        raise ReportError("a malformed number of hops")
     if type(age) not in (int, float) or not 0 <= age <= 86_400:
         raise ReportError("a malformed age")
     return Node(

@@ -99,7 +99,7 @@ def rules_for(
 
     Args:
         round_trip: seconds between typical neighbours and back; requests fill the link meanwhile.
-        members: members of the version known to a server: with more, each waits longer.
+        members: members of the version known to a server: with more, each may wait longer there.
         range_seconds: seconds of a range on the node's link.
     """
     travelling = math.ceil(max(0.0, round_trip - range_seconds) / range_seconds)
