@@ -70,9 +70,13 @@ class AttributeRights:
         """Whether devices and attributes of the system are restored."""
         return self.owners and self.privileged
 
-    def allows_mode(self, mode: int, entry: Described) -> bool:
-        """Return whether a file with this mode needs no other one for an entry."""
-        return mode == entry.mode or (not self.of_system and mode == entry.mode & ~_SPECIAL)
+    def allows_mode(self, found: os.stat_result, entry: Described) -> bool:
+        """Return whether the mode of a file is the one that a restore of an entry would give it."""
+        mode = stat.S_IMODE(found.st_mode)
+        if mode == entry.mode:
+            return True
+        is_owners = self.owners or (found.st_uid, found.st_gid) == owner_of(entry)
+        return mode == entry.mode & ~_SPECIAL and not (self.privileged and is_owners)
 
     def leaves_out(self, entry: Described) -> bool:
         """Return whether an entry has attributes of the system that a restore by these rights leaves out."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 from collections.abc import Iterable
 
@@ -201,4 +200,4 @@ def has_attributes(found: os.stat_result, entry: SavedEntry, rights: AttributeRi
     """Return whether a file has an entry's mode and time, and owner if ``rights`` include owners."""
     if rights.owners and (found.st_uid, found.st_gid) != owner_of(entry):
         return False
-    return found.st_mtime_ns == entry.mtime and rights.allows_mode(stat.S_IMODE(found.st_mode), entry)
+    return found.st_mtime_ns == entry.mtime and rights.allows_mode(found, entry)

@@ -202,3 +202,24 @@ def test_owner_is_found_by_name_then_by_number() -> None:
 def test_attributes_that_no_system_has_are_problems(file: Path, entry: Described, problem: str) -> None:
     (found,) = _apply(file, entry)
     assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("owners", "privileged", "is_own", "allowed"),
+    [
+        (False, False, True, True),
+        (False, True, True, False),
+        (False, True, False, True),
+        (True, False, True, True),
+        (True, True, False, False),
+    ],
+)
+def test_file_without_its_setuid_is_equal_where_a_restore_would_leave_it_out(
+    file: Path, owners: bool, privileged: bool, is_own: bool, allowed: bool
+) -> None:
+    file.chmod(0o755)
+    found = file.stat()
+    entry = Described(0o4755, uid=found.st_uid if is_own else found.st_uid + 1, gid=found.st_gid)
+    assert AttributeRights(owners, privileged).allows_mode(found, entry) == allowed
+    file.chmod(0o4755)
+    assert AttributeRights(owners, privileged).allows_mode(file.stat(), entry)
