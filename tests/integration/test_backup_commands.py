@@ -152,7 +152,7 @@ def test_config_names_folder_and_port(tmp_path: Path) -> None:
         (("invite",), "no folder of a backup server"),
         (("prune",), "no folder of a backup server"),
         (("check", "--read-data-subset", "3/2"), "is no part"),
-        (("clients", "--quota", "5GB"), "name the CLIENT"),
+        (("clients", "--quota", "5GB"), "name of a CLIENT"),
         (("start", "again"), "'again' is not"),
     ],
 )
