@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
+from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
 from shardcast.access.client_access import ClientAccess
 from shardcast.access.live_context import LiveContext
@@ -209,9 +210,21 @@ async def answer(
             raise error.__cause__ from error
         raise await tls_failure(server, error) or broken_error(server, what, answered) from error
     except aiohttp.ClientPayloadError as error:
-        raise BadAnswer(server, f"{what}: the answer was cut off or is longer than it said") from error
+        raise BadAnswer(server, f"{what}: {_payload_failure(error)}") from error
+    except aiohttp.ClientHttpProxyError as error:
+        refusal = f"{error.status} {error.message}".rstrip()
+        raise ServerUnreachable(
+            server, f"no connection{through_proxy(server)}: the proxy answered {refusal}"
+        ) from error
     except (aiohttp.ClientError, ValueError) as error:
         raise BadAnswer(server, f"{what}: that is no usable answer ({error})") from error
     finally:
         if share:
             share.close()
+
+
+def _payload_failure(error: aiohttp.ClientPayloadError) -> str:
+    """Return in words why the body of an answer could not be read to its end."""
+    if isinstance(error.__cause__, (ContentLengthError, TransferEncodingError)):
+        return "the answer was cut off: the connection ended before the last byte"
+    return "the body of the answer is malformed"

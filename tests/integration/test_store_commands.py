@@ -180,6 +180,8 @@ NO_SENSE: list[tuple[list[str], int, str]] = [
     (["put", "-d", "{store}", "{store}"], 2, "is a directory"),
     (["put", "-d", "{store}", "--algorithm", "md5", "{file}"], 2, "no digest of a store"),
     (["put", "-d", "{store}", "--layout", "deep", "{file}"], 2, "layout"),
+    (["put", "-d", "{nowhere}", "--algorithm", "md5", "{file}"], 2, "no digest of a store"),
+    (["put", "-d", "{nowhere}", "--layout", "deep", "{file}"], 2, "layout"),
     (["put", "-d", "{store}", "--layout", "flat", "{file}"], 2, "is prefix, not flat"),
     (["put", "-d", "", "{file}"], 2, "it is empty"),
     (["get", "-d", "{store}", "{digest}", "-o", ""], 2, "it is empty"),
@@ -213,6 +215,7 @@ def test_invalid_arguments_are_refused_clearly(tmp_path: Path) -> None:
     names = {"store": root, "file": file, "binary": binary, "nowhere": tmp_path / "nowhere", "digest": digest}
     assert_refused(NO_SENSE, names)
     assert content(root) == {digest: b"Hello!"}
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_get_refuses_damaged_blob(tmp_path: Path) -> None:

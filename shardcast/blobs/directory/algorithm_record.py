@@ -8,10 +8,20 @@ from shardcast.blobs.directory.layout import OWN_FOLDER, share_with_group
 from shardcast.blobs.interface import ALGORITHMS
 from shardcast.directories import sync_folder
 from shardcast.disk_errors import disk_errors
-from shardcast.errors import WrongStore
+from shardcast.errors import UsageError, WrongStore
 from shardcast.filesystem import give_name_if_free
 from shardcast.open_files import close, write_all
 from shardcast.temporary_files import create_private, temporary_name
+
+
+def check_algorithm(requested: str | None) -> None:
+    """Check that a requested algorithm can name blobs.
+
+    Raises:
+        UsageError: the algorithm is unknown.
+    """
+    if requested is not None and requested not in ALGORITHMS:
+        raise UsageError(f"{requested!r} is no digest of a store; choose one of {', '.join(ALGORITHMS)}")
 
 
 def settle_algorithm(root: Path, requested: str | None, writable: bool) -> str:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from shardcast.blobs.directory.algorithm_record import settle_algorithm
+from shardcast.blobs.directory.algorithm_record import check_algorithm, settle_algorithm
 from shardcast.blobs.directory.blob_writer import FileWriter
 from shardcast.blobs.directory.file import BlobFile, verify
 from shardcast.blobs.directory.incoming_folder import IncomingFolder
@@ -19,7 +19,7 @@ from shardcast.blobs.directory.lookup import FORMS, BlobLookup
 from shardcast.blobs.directory.private_mark import check_not_private
 from shardcast.blobs.directory.quarantine import recover
 from shardcast.blobs.directory.verify_cache import VerifyCache
-from shardcast.blobs.interface import ALGORITHMS, BlobWriter
+from shardcast.blobs.interface import BlobWriter
 from shardcast.digest import new_hasher
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, ReadOnlyStore, UsageError
@@ -74,8 +74,7 @@ class BlobDirectory:
             raise UsageError(f"{root} is no directory; make it first, or name another")
         for folder in extra if private else (root, *extra):
             check_not_private(folder)
-        if algorithm is not None and algorithm not in ALGORITHMS:
-            raise UsageError(f"{algorithm!r} is no digest of a store; choose one of {', '.join(ALGORITHMS)}")
+        check_algorithm(algorithm)
         found = check_layout(str(root), layout)
         self.folder = Folder(str(root), found.layout or layout or PREFIX)
         own = [self.folder]

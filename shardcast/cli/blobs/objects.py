@@ -30,7 +30,6 @@ from shardcast.cli.progress import Display, progress_display
 from shardcast.cli.streams import answer_descriptor, input_descriptor, print_answer
 from shardcast.cli.times import shown_time
 from shardcast.digest import new_hasher
-from shardcast.directories import make_folder
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt, BlobMissing
 from shardcast.filesystem import atomic_file
@@ -134,10 +133,7 @@ def put(
     options.start_logging()
     from shardcast.nodes.runtime import run
 
-    if not directory.exists():
-        with disk_errors("could not make", directory):
-            make_folder(directory)
-    store = open_store(directory, True, algorithm, layout)
+    store = open_store(directory, True, algorithm, layout, make=True)
 
     async def work(display: Display) -> None:
         """Put the files one after the other, and print their digests."""

@@ -8,9 +8,12 @@ from typing import IO, Any
 import click
 
 from shardcast.blobs.digest_lists import OPEN_ARGUMENTS, parse_digest, read_digests
+from shardcast.blobs.directory.algorithm_record import check_algorithm
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import LAYOUTS
 from shardcast.cli import options
+from shardcast.directories import make_folder
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import UsageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -60,9 +63,14 @@ def read_digest_arguments(arguments: tuple[str, ...], file: IO[str] | None) -> l
 
 
 def open_store(
-    directory: Path, writable: bool = False, algorithm: str | None = None, layout: str | None = None
+    directory: Path,
+    writable: bool = False,
+    algorithm: str | None = None,
+    layout: str | None = None,
+    *,
+    make: bool = False,
 ) -> BlobDirectory:
-    """Open a directory of blobs.
+    """Open a directory of blobs; with ``make``, create a missing one after the options were checked.
 
     Raises:
         UsageError: there is no such directory, algorithm or layout.
@@ -71,4 +79,8 @@ def open_store(
     """
     if layout is not None and layout not in LAYOUTS:
         raise UsageError(f"the layout must be {' or '.join(LAYOUTS)}, not {layout!r}")
+    check_algorithm(algorithm)
+    if make and not directory.exists():
+        with disk_errors("could not make", directory):
+            make_folder(directory)
     return BlobDirectory(directory, algorithm, layout, writable=writable)

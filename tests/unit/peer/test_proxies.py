@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.errors import NoServerReachable
+from shardcast.errors import NoServerReachable, ServerUnreachable
 from shardcast.nodes.client import Client
 from shardcast.peer.proxies import is_direct, through_proxy
+from shardcast.peer.session import answer, open_session
 from shardcast.transfer.limits import Limits
 from tests.support import processes
 from tests.support.payloads import patient
@@ -66,3 +68,24 @@ async def test_error_names_the_proxy_without_its_password(monkeypatch: pytest.Mo
             with pytest.raises(NoServerReachable, match=f"proxy 127.0.0.1:{port} of the env") as raised:
                 await client.offered()
     assert "secret" not in str(raised.value)
+
+
+async def test_proxy_that_refuses_a_tunnel_is_named_with_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        address = f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        monkeypatch.setenv("https_proxy", f"http://user:secret@{address}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        async with open_session() as session:
+            with pytest.raises(ServerUnreachable) as raised:
+                async with answer(session, "https://far.example:8000", "/ready"):
+                    pass
+    told = str(raised.value)
+    assert told.startswith(f"https://far.example:8000: no connection through the proxy {address} of the env")
+    assert told.endswith(": the proxy answered 407 Proxy Authentication Required")
+    assert "secret" not in told
