@@ -25,6 +25,7 @@ from shardcast.api.seeding import Seeding
 from shardcast.errors import NoServerReachable, UsageError, VersionNotOffered
 from shardcast.fair_limit import FairLimit
 from shardcast.folders.options import FolderOptions
+from shardcast.log_fields import about
 from shardcast.nodes.client import LATEST, Client, Release
 from shardcast.nodes.output_template import OutputTemplate
 from shardcast.nodes.release_folder import check_keep
@@ -300,7 +301,11 @@ class ClientNode:
             try:
                 callback(announcement)
             except BaseException:
-                log.exception("the callback for %s failed", announcement.version)
+                log.exception(
+                    "the callback for %s failed",
+                    announcement.version,
+                    extra=about(version=announcement.version),
+                )
             finally:
                 calling.discard(threading.get_ident())
 

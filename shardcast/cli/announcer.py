@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from shardcast.cli.client import release_as_dict
+from shardcast.log_fields import about
 from shardcast.nodes.hook import (
     METADATA,
     NAME,
@@ -92,6 +93,7 @@ class Announcer:
                 withdrawal.version,
                 f": {withdrawal.reason}" if withdrawal.reason else "",
                 f"latest is {latest}" if latest else "no good version is here",
+                extra=about(version=withdrawal.version),
             )
             if self._hook:
                 withdrawn = await asyncio.to_thread(self._outputs.path_of, withdrawal)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from types import TracebackType
 
+from shardcast.log_fields import fields_of
 from shardcast.plain_text import one_line
 
 _MAX_LINE = 8000
 """Maximum characters of a message; of each line of a traceback, too."""
-_VERSION = re.compile(r"(?<![\w.:-])/?(v[1-9][0-9]{0,17})(?![\w.-])")
-_SHARD = re.compile(r"\bshard[ _]0*([1-9][0-9]{0,6})\b(?!/)")
-_SERVER = re.compile(r"\bhttps?://(?:\[[0-9A-Fa-f:.%]+\]|[^\s/,;:()'\"]+)(?::[0-9]{1,5})?")
 
 
 class LogFormat(logging.Formatter):
@@ -41,7 +38,7 @@ class LogFormat(logging.Formatter):
 class JsonFormat(LogFormat):
     """Formatter that gives each message a line with a JSON object, for programs that collect logs.
 
-    ``time`` is in UTC; ``version``, ``shard`` and ``server`` are the first ones in the message.
+    ``time`` is in UTC; ``version``, ``shard`` and ``server`` are there where a message is about one.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -53,23 +50,11 @@ class JsonFormat(LogFormat):
             "level": record.levelname,
             "logger": record.name,
             "message": message,
-            **named_in(message),
+            **fields_of(record),
         }
         if record.exc_info:
             values["traceback"] = self.formatException(record.exc_info)
         return json.dumps(values)
-
-
-def named_in(message: str) -> dict[str, str | int]:
-    """Return the version, the shard and the server named in a message; without keys for missing ones."""
-    found: dict[str, str | int] = {}
-    if version := _VERSION.search(message):
-        found["version"] = version[1]
-    if shard := _SHARD.search(message):
-        found["shard"] = int(shard[1])
-    if server := _SERVER.search(message):
-        found["server"] = server[0]
-    return found
 
 
 def log_format(name: str) -> logging.Formatter:

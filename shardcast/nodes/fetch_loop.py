@@ -17,6 +17,7 @@ from shardcast.errors import (
     TransferFailed,
     VersionWithdrawn,
 )
+from shardcast.log_fields import about
 from shardcast.nodes.fetching import VersionFetcher
 from shardcast.nodes.legacy_import import import_legacy_versions
 from shardcast.nodes.line_keeper import LineKeeper
@@ -84,7 +85,12 @@ class OpenFetches:
         """Free the place of a version, and have the middle look again."""
         del self._tasks[number], self._servers[number]
         if not task.cancelled() and task.exception():
-            log.error("fetching %s failed", version_name(number), exc_info=task.exception())
+            log.error(
+                "fetching %s failed",
+                version_name(number),
+                exc_info=task.exception(),
+                extra=about(version=version_name(number)),
+            )
         self._following.notify()
 
 
@@ -234,7 +240,7 @@ class FetchLoop:
         """Stop following an upstream recognised as this very node."""
         for url, peer in list(self._peers.items()):
             if peer.node_id == self._node_id:
-                log.warning("%s is this very middle, and is not asked", url)
+                log.warning("%s is this very middle, and is not asked", url, extra=about(server=url))
                 del self._peers[url]
                 await self._following.remove_server(url)
 
@@ -286,10 +292,10 @@ class FetchLoop:
             await run_unless(withdrawn, patient, self._following)
         except NoProgress as error:
             self.suspect.update(servers)
-            log.warning("%s", error)
+            log.warning("%s", error, extra=about(version=listing.version))
         except VersionWithdrawn as error:
             await self._folders.discard(number)
-            log.warning("%s", error)
+            log.warning("%s", error, extra=about(version=listing.version))
         if number in self.fetcher.failures.failed - self.fetcher.failures.local:
             self.suspect.update(servers)
         self._note_served(number, servers)

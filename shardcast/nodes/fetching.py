@@ -21,6 +21,7 @@ from shardcast.errors import (
     TransferFailed,
     VersionAborted,
 )
+from shardcast.log_fields import about
 from shardcast.nodes.open_data_dir import cancel_and_raise
 from shardcast.nodes.shared_folders import SharedFolders
 from shardcast.peer.server import Peer
@@ -216,7 +217,7 @@ class VersionFetcher:
             if isinstance(error, VersionAborted) and self._folders.opened(number) is opened:
                 self.failures.aborted.add(number)  # by its publisher, not for the room of others
             await self._folders.discard(number)
-            log.error("%s: %s", version, error)
+            log.error("%s: %s", version, error, extra=about(version=version))
             self.failures.failed.add(number)
         except (ShardcastError, OSError) as error:
             live.fail(error if isinstance(error, ShardcastError) else TransferFailed(str(error)))
@@ -237,7 +238,7 @@ class VersionFetcher:
         log.log(
             logging.DEBUG if again else logging.ERROR,
             "%s%s is tried again later: %s", version, line, failure
-        )  # fmt: skip
+        , extra=about(version=version))  # fmt: skip
         if isinstance(failure, AccessDenied):
             self.failures.denied[number] = str(failure)
 
@@ -249,7 +250,7 @@ class VersionFetcher:
             await self._folders.discard(number)
         self.failures.failed.add(number)
         if number not in self.failures.no_room:  # else it was logged, and only the figures differ by now
-            log.warning("%s", error)
+            log.warning("%s", error, extra=about(version=version_name(number)))
         self.failures.no_room[number] = str(error)
 
     async def _receive(self, listing: Listing, described: VersionDescription) -> None:
@@ -305,7 +306,7 @@ class VersionFetcher:
         servers, total = format_count(len(transfer.progress.servers), "server"), transfer.manifest.final_size
         size = "being made" if total is None else format_size(total)
         number, room = version_number(version) or 0, self._folders.quota
-        log.info("fetching %s (%s) from %s", version, size, servers)
+        log.info("fetching %s (%s) from %s", version, size, servers, extra=about(version=version))
         self.transfers.append(transfer)
         opened.space.refused = None
         try:
@@ -334,7 +335,13 @@ class VersionFetcher:
             self.transfers.remove(transfer)
         self.failures.note_fetched(number)
         rate = manifest.size / max(time.monotonic() - started, 1e-3)
-        log.info("%s is complete: %s at %s", version, format_size(manifest.size), format_rate(rate))
+        log.info(
+            "%s is complete: %s at %s",
+            version,
+            format_size(manifest.size),
+            format_rate(rate),
+            extra=about(version=version),
+        )
 
 
 def _listed_by(manifest: Manifest, listing: Listing) -> str:

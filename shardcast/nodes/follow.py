@@ -20,6 +20,7 @@ from shardcast.errors import (
     VersionAborted,
     VersionWithdrawn,
 )
+from shardcast.log_fields import about
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.output_template import OutputTemplate
@@ -202,7 +203,12 @@ class Follow:
         """Queue versions again whose digest, taken from a stand-in, differs from the authority's."""
         for number, digest in list(self._downloaded.items()):
             if number in standing.firm and standing.listed[number].digest != digest:
-                log.warning("v%d is replaced: the first-named server has another one", number)
+                version = version_name(number)
+                log.warning(
+                    "%s is replaced: the first-named server has another one",
+                    version,
+                    extra=about(version=version),
+                )
                 del self._downloaded[number]
                 self._queue.forget_withdrawn(number, number)
 
@@ -212,7 +218,7 @@ class Follow:
         log.warning(
             "%s publishes another line of versions now: %s instead of %s",
             change.server, change.origin or unnamed, left or unnamed,
-        )  # fmt: skip
+        extra=about(server=change.server))  # fmt: skip
         self.memory.change(change)
         self.following.change_line(left)
         self._local, self._entered, self._entered_origin, self._resume = {}, None, None, True
@@ -235,7 +241,10 @@ class Follow:
                     await self._go_back(standing, withdrawal.number)
                 except LocalDiskError as error:
                     log.error(
-                        "%s was withdrawn, and the folder can't be changed: %s", withdrawal.version, error
+                        "%s was withdrawn, and the folder can't be changed: %s",
+                        withdrawal.version,
+                        error,
+                        extra=about(version=withdrawal.version),
                     )
             await self.following.wait_for_change(changes)
 

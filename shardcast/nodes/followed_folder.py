@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from shardcast.log_fields import about
 from shardcast.nodes.local_versions import keep_manifest
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release, origin_name
@@ -161,6 +162,7 @@ class FollowedFolder:
             "%s is of another line of versions than those before it (origin id %s): its publisher began anew",
             release.version,
             origin_name(origin),
+            extra=about(version=release.version),
         )
         return replace(release, new_line=True)
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from shardcast.errors import LocalDiskError, ShardcastError
+from shardcast.log_fields import about
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import shard_name
@@ -28,7 +29,9 @@ async def import_legacy_versions(folders: VersionFolders, listings: Sequence[Lis
             try:
                 await folders.keep_survey(listing, await _survey(folders, listing, stop))
             except LocalDiskError as error:
-                log.error("%s has no manifest yet: %s", listing.version, error)
+                log.error(
+                    "%s has no manifest yet: %s", listing.version, error, extra=about(version=listing.version)
+                )
     finally:
         stop.set()  # the thread that hashes goes on when this is cancelled
 
@@ -45,7 +48,16 @@ async def _survey(folders: VersionFolders, listing: Listing, stop: threading.Eve
         if listing.digest not in manifest.digests.values():
             raise LocalDiskError("its bytes have another digest")
     except ShardcastError as error:
-        log.error("%s, which an older shardcast left, is not offered any more: %s", listing.version, error)
+        log.error(
+            "%s, which an older shardcast left, is not offered any more: %s",
+            listing.version,
+            error,
+            extra=about(version=listing.version),
+        )
         return None
-    log.info("%s, which an older shardcast left, has its manifest now", listing.version)
+    log.info(
+        "%s, which an older shardcast left, has its manifest now",
+        listing.version,
+        extra=about(version=listing.version),
+    )
     return manifest

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from shardcast.errors import NoRoom, ShardcastError
+from shardcast.log_fields import about
 from shardcast.nodes.fetching import VersionFetcher
 from shardcast.peer.server import Peer
 from shardcast.policy.standing import LineChange, Standing
@@ -101,7 +102,10 @@ class LineKeeper:
                 known = folders.line.withdrawn.get(number)
                 if known is None or known.digest != withdrawal.digest:
                     log.warning(
-                        "%s was withdrawn by its publisher: %s", withdrawal.version, withdrawal.reason
+                        "%s was withdrawn by its publisher: %s",
+                        withdrawal.version,
+                        withdrawal.reason,
+                        extra=about(version=withdrawal.version),
                     )
                     await folders.withdraw(withdrawal)
             await self._check_provisional(standing)
@@ -119,11 +123,17 @@ class LineKeeper:
             if number not in folders.provisional:
                 continue
             if believed and believed.digest != listing.digest and number in standing.firm:
-                log.warning("%s is replaced: the first-named server has another one", listing.version)
+                log.warning(
+                    "%s is replaced: the first-named server has another one",
+                    listing.version,
+                    extra=about(version=listing.version),
+                )
                 await folders.retire(number, even_pinned=True)
             elif not believed and standing.settled:
                 log.warning(
-                    "%s is taken off the list: the first-named server does not have it", listing.version
+                    "%s is taken off the list: the first-named server does not have it",
+                    listing.version,
+                    extra=about(version=listing.version),
                 )
                 await folders.unlist(number)
 
@@ -155,7 +165,12 @@ class LineKeeper:
                 log.warning("%s", error)
                 return True
             except NoRoom as error:
-                log.warning("%s; changing over before %s is here", error, listing.version)
+                log.warning(
+                    "%s; changing over before %s is here",
+                    error,
+                    listing.version,
+                    extra=about(version=listing.version),
+                )
         now = self._following.standing().change
         if now is not None and now.origin == change.origin:
             await self._change_over(now)

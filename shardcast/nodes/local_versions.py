@@ -18,6 +18,7 @@ from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import replace as replace_file
 from shardcast.folders.kept import is_unchanged, read_kept
 from shardcast.folders.options import WHOLE
+from shardcast.log_fields import about
 from shardcast.nodes.output_names import manifest_path, record_path
 from shardcast.nodes.output_records import OutputRecord, read_bounded, trusted_identity
 from shardcast.nodes.output_storage import OutputStorage
@@ -169,7 +170,9 @@ def release_without_server(
         raise NoServerReachable(
             f"{error}; {release.version} is here, verified: --offline (offline=True) gives that"
         ) from error
-    log.warning("%s is not checked against a server: %s", release.version, error)
+    log.warning(
+        "%s is not checked against a server: %s", release.version, error, extra=about(version=release.version)
+    )
     return release
 
 

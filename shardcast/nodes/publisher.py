@@ -18,6 +18,7 @@ from shardcast.folders.publishing import PublishedFolders, check_folder_options,
 from shardcast.folders.survey import SurveyRules
 from shardcast.folders.tar_publishing import ListedFolder, publish_tar_file, publish_tar_stream
 from shardcast.folders.written_publishing import publish_written_folder
+from shardcast.log_fields import about
 from shardcast.protocol.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.protocol.wire import version_name
 from shardcast.sharding.publication import (
@@ -341,12 +342,11 @@ class Publisher:
                     manifest = await self._publish(
                         broadcast, number, cut, claim, confirm=confirm, check=check
                     )
-            shards = format_count(len(manifest.shards), "shard")
-            log.info(
-                "%s is complete: %s, %s in %s", broadcast.version, source, format_size(manifest.size), shards
-            )
+            size, shards = format_size(manifest.size), format_count(len(manifest.shards), "shard")
+            named = about(version=broadcast.version)
+            log.info("%s is complete: %s, %s in %s", broadcast.version, source, size, shards, extra=named)
         except ShardcastError as error:
-            log.error("%s was aborted: %s", broadcast.version, error)
+            log.error("%s was aborted: %s", broadcast.version, error, extra=about(version=broadcast.version))
             if self._is_closed and isinstance(error, Cancelled):
                 raise NodeEnding(
                     f"{broadcast.version} is not published: its publisher ended before it was complete; "

@@ -26,6 +26,7 @@ from shardcast.errors import (
     UploadRefused,
 )
 from shardcast.fair_limit import FairLimit
+from shardcast.log_fields import about
 from shardcast.nodes.payload_sources import PayloadSource
 from shardcast.peer.pace import Upload
 from shardcast.peer.session import open_session
@@ -317,7 +318,7 @@ class PayloadSender:
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 await self._client.discard(upload)
         except UploadUnknown:
-            log.debug("%s has forgotten the upload already", server)
+            log.debug("%s has forgotten the upload already", server, extra=about(server=server))
         except TimeoutError:
             return ServerStalled(server, f"no answer within {_FAREWELL_SECONDS:g} s")
         except ShardcastError as error:

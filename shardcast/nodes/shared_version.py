@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from shardcast.concurrency import cancel
+from shardcast.log_fields import about
 from shardcast.nodes.processor_time import busy_seconds
 from shardcast.nodes.shared_pieces import SharedPieces
 from shardcast.peer.next_range import NextRanges
@@ -124,11 +125,16 @@ class SharedVersion:
         """Fetch by pieces, or by ranges."""
         version = self._live.version
         if exchanges:
-            log.debug("%s: pieces are exchanged with %d neighbours", version, len(self.exchange.links))
+            log.debug(
+                "%s: pieces are exchanged with %d neighbours",
+                version,
+                len(self.exchange.links),
+                extra=about(version=version),
+            )
             transfer.pause()
             self.exchange.begin()
         else:
-            log.debug("%s: ranges are asked from the servers", version)
+            log.debug("%s: ranges are asked from the servers", version, extra=about(version=version))
             self.exchange.rest()
             transfer.resume()
 
@@ -169,7 +175,11 @@ class SharedVersion:
         """Withdraw all pieces as soon as the files differ from the verified ones."""
         while self.pieces.unchanged:  # noqa: ASYNC110  another program changes a file, and tells no event
             await asyncio.sleep(_LOOK_SECONDS)
-        log.info("%s is not shared any more: its files were changed or removed", self._live.version)
+        log.info(
+            "%s is not shared any more: its files were changed or removed",
+            self._live.version,
+            extra=about(version=self._live.version),
+        )
         self.exchange.withdraw_all()
         self.over.set()
 
@@ -203,11 +213,13 @@ class SharedVersion:
         """Share the version no more after a fault of the exchange; a download goes on by ranges."""
         if not task.cancelled() and (error := task.exception()):
             text = "%s is not shared any more, and fetched from its servers alone: %r"
-            log.error(text, self._live.version, error)
+            log.error(text, self._live.version, error, extra=about(version=self._live.version))
             self.over.set()
 
     def _log_failure(self, task: asyncio.Future[None]) -> None:
         """Log the failure of another part; the version is still shared, without this part."""
         if not task.cancelled() and (error := task.exception()):
             text = "%s is shared with its present neighbours only, or not withdrawn when it changes: %r"
-            log.error(text, self._live.version, error, exc_info=error)
+            log.error(
+                text, self._live.version, error, exc_info=error, extra=about(version=self._live.version)
+            )

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from shardcast.errors import UsageError, VersionNotOffered
+from shardcast.log_fields import about
 from shardcast.nodes.offers import describe_offers
 from shardcast.nodes.release import Offered
 from shardcast.peer.server import Peer
@@ -51,7 +52,7 @@ async def find_tagged(standing: Standing, peers: Mapping[str, Peer], tag: str) -
         raise VersionNotOffered(_missing_tag(standing, tag, offered, unknown))
     if unknown:
         log.warning("no server tells the tags of %s, which %r may mean too", ", ".join(unknown), tag)
-    log.info("%s is %s", tag, found.listing.version)
+    log.info("%s is %s", tag, found.listing.version, extra=about(version=found.listing.version))
     return found.listing.version
 
 

@@ -20,7 +20,8 @@ from shardcast.access.server_access import ServerAccess
 from shardcast.concurrency import in_thread
 from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.disk_errors import disk_errors, error_text
-from shardcast.protocol.wire import NODE_ID_HEADER
+from shardcast.log_fields import about
+from shardcast.protocol.wire import NODE_ID_HEADER, shard_number, version_number
 from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of
 from shardcast.server.connections import CONNECTIONS, Connections
@@ -266,7 +267,18 @@ class _AccessLog(AbstractAccessLogger):
         self.logger.debug(
             "%s: %s %s: %d, %d bytes, %.3f s",
             request.remote, request.method, request.path, response.status, response.body_length, time,
+            extra=_fields(request),
         )  # fmt: skip
+
+
+def _fields(request: web.BaseRequest) -> dict[str, str | int]:
+    """Return the version and the shard in the path of a request, as fields of a message."""
+    named = request.match_info if isinstance(request, web.Request) else {}
+    version = named.get("version", "")
+    return about(
+        version=version if version_number(version) else None,
+        shard=shard_number(named.get("shard", "")) or None,
+    )
 
 
 class _NoNonsense(logging.Filter):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Hashable
 
+from shardcast.log_fields import about
 from shardcast.policy.eviction import PARTIAL
 from shardcast.protocol.wire import version_name
 from shardcast.store.aside_version import AsideVersion
@@ -51,7 +52,7 @@ class Evictor:
             await self._retirement.drop_unlisted(key[1])
         else:
             assert isinstance(key, int)
-            log.info("retired %s: %s", version_name(key), why)
+            log.info("retired %s: %s", version_name(key), why, extra=about(version=version_name(key)))
             await self._retirement.retire(key, even_leased=self._inventory.own_line)
         deadline = asyncio.get_running_loop().time() + _SETTLING
         while True:

@@ -7,6 +7,7 @@ import logging
 import threading
 from dataclasses import replace
 
+from shardcast.log_fields import about
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.directory_writer import DirectoryWriter
 from shardcast.store.inventory import Inventory
@@ -64,9 +65,10 @@ class PayloadChecks:
                 "%s is retired: its file was changed after it was published without a copy; publish it "
                 "again, or with a copy",
                 version,
+                extra=about(version=version),
             )
             await self._retirement.retire(number, even_pinned=True)
         except OSError as error:
-            log.error("%s is in doubt, and not served: %s", version, error)
+            log.error("%s is in doubt, and not served: %s", version, error, extra=about(version=version))
         finally:
             stop.set()  # a thread that still hashes ends, also when this task was cancelled

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError, ShardcastError, VersionAborted
+from shardcast.log_fields import about
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.feed import ABORTED, RETIRED
 from shardcast.protocol.wire import version_name
@@ -65,10 +66,18 @@ class Retirement:
         async with self._writer.exclusive():
             withdrawn = self._inventory.withdrawn.pop(number, None)
             if withdrawn is not None:
-                log.info("removed the files of %s, which was withdrawn", version_name(number))
+                log.info(
+                    "removed the files of %s, which was withdrawn",
+                    version_name(number),
+                    extra=about(version=version_name(number)),
+                )
                 await self.remove(number, withdrawn.place)
             elif number in self._inventory.hidden:
-                log.info("removed %s: the first-named server does not list it", version_name(number))
+                log.info(
+                    "removed %s: the first-named server does not list it",
+                    version_name(number),
+                    extra=about(version=version_name(number)),
+                )
                 await self.discard_locked(number)
         await self.empty()
 
@@ -80,7 +89,12 @@ class Retirement:
         """
         async with self._writer.exclusive():
             if number in self._inventory.open and not self._ledger.is_fetched(number):
-                log.info("removed the local part of %s: %s", version_name(number), why)
+                log.info(
+                    "removed the local part of %s: %s",
+                    version_name(number),
+                    why,
+                    extra=about(version=version_name(number)),
+                )
                 await self.discard_locked(number)
 
     async def drop_aside(self, version: AsideVersion, why: str) -> None:

@@ -25,6 +25,7 @@ from shardcast.file_owners import umask
 from shardcast.file_systems import set_permissions
 from shardcast.filesystem import replace as replace_file
 from shardcast.json_text import parse_json
+from shardcast.log_fields import about
 from shardcast.open_files import close, write_all
 from shardcast.protocol.uploads import UploadRequest
 from shardcast.protocol.wire import version_number
@@ -314,7 +315,7 @@ class UploadFolder:
             log.warning(
                 "%s is complete, but its upload could not be tidied: %s",
                 self.record.version, error_text(error),
-            )  # fmt: skip
+            extra=about(version=self.record.version))  # fmt: skip
             self.record = replace(self.record, complete=True)
 
 

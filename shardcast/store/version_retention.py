@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from shardcast.log_fields import about
 from shardcast.policy.retention import surplus
 from shardcast.protocol.wire import version_name
 from shardcast.store.beside import BesideVersions
@@ -103,10 +104,18 @@ class VersionRetention:
         free = inventory.complete.numbers - inventory.holds.pinned
         beyond = surplus(free - provisional, self.keep) + surplus(free & provisional, self.keep)
         for number in inventory.holds.retirable(sorted(beyond)):
-            log.info("retired %s: newer versions took its place", version_name(number))
+            log.info(
+                "retired %s: newer versions took its place",
+                version_name(number),
+                extra=about(version=version_name(number)),
+            )
             await self._retirement.retire(number)
         for number in self._quota.surplus_versions(provisional & inventory.complete.numbers):
-            log.info("retired %s: the versions here may take less", version_name(number))
+            log.info(
+                "retired %s: the versions here may take less",
+                version_name(number),
+                extra=about(version=version_name(number)),
+            )
             await self._retirement.retire(number)
 
     def _beyond_keep(self, numbers: set[int]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from shardcast.errors import VersionNotOffered
+from shardcast.log_fields import about
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import RETIRED, WITHDRAWN
 from shardcast.protocol.wire import version_number
@@ -51,7 +52,7 @@ class Withdrawals:
             if known is None or taken_off:
                 withdrawn = Listing(withdrawal.version, withdrawal.digest, None)
                 inventory.events.add(WITHDRAWN, withdrawal.version, withdrawn, withdrawal.reason)
-                log.warning("%s", withdrawn_error(withdrawal))
+                log.warning("%s", withdrawn_error(withdrawal), extra=about(version=withdrawal.version))
             opened = inventory.open.get(number)
             whole = opened.live.manifest if opened else None
             # The digest of a version still being made is unknown; its number is never used again.

@@ -10,6 +10,7 @@ from typing import Any
 
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError
+from shardcast.log_fields import about
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,13 @@ class ExchangeTasks:
         self.failure = error
         self._failed()
         if not isinstance(error, (ShardcastError, OSError)):
-            log.error("pieces of %s are fetched no more: %r", self._version, error, exc_info=error)
+            log.error(
+                "pieces of %s are fetched no more: %r",
+                self._version,
+                error,
+                exc_info=error,
+                extra=about(version=self._version),
+            )
 
     async def end(self) -> None:
         """Cancel all tasks."""

@@ -21,6 +21,7 @@ from shardcast.errors import (
     TransferFailed,
     WrongBytes,
 )
+from shardcast.log_fields import about
 from shardcast.policy.backoff import Backoff
 from shardcast.policy.retries import counts_as_attempt, outage_exceeds
 from shardcast.store.live_manifest import LiveManifest
@@ -106,7 +107,12 @@ class RetryState:
         """Send a server no more requests: it would refuse any shard."""
         servers = self._servers
         if url not in servers.denied and len(servers.usable) > 1:
-            log.warning("%s is fetched from other servers: %s", self._manifest.version, error)
+            log.warning(
+                "%s is fetched from other servers: %s",
+                self._manifest.version,
+                error,
+                extra=about(version=self._manifest.version),
+            )
         servers.denied[url] = error
 
     def _is_too_early(self, error: PeerError, now: float) -> bool:

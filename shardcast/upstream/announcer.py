@@ -20,6 +20,7 @@ from shardcast.access.signing import SigningKey
 from shardcast.access.tickets import TICKET_SECONDS, TicketVersion, signer_of
 from shardcast.concurrency import Notifier, cancel
 from shardcast.errors import AccessDenied, PeerError, ServerLacks, UsageError
+from shardcast.log_fields import about
 from shardcast.peer.announcing import SwarmClient
 from shardcast.policy.backoff import Backoff
 from shardcast.policy.swarm.addresses import is_loopback
@@ -184,6 +185,8 @@ class Membership:
             sleep: pauses.
         """
         self.version = version
+        self._name = version_name(version.number)
+        self._fields = about(version=self._name)
         self.keys = KeyRing(clock, len(servers))
         self.changed = Notifier()
         self.me = me
@@ -214,7 +217,7 @@ class Membership:
             async with asyncio.timeout(_LEAVING):
                 await asyncio.gather(*(self._leave(self._servers[url]) for url in known))
         except TimeoutError:
-            log.debug("%s: not all servers were told that this node leaves", self._name)
+            log.debug("%s: not all servers were told that this node leaves", self._name, extra=self._fields)
 
     # Knowledge
 
@@ -290,11 +293,6 @@ class Membership:
 
     # Announcing
 
-    @property
-    def _name(self) -> str:
-        """The name of the version."""
-        return version_name(self.version.number)
-
     async def _keep(self, server: SwarmClient) -> None:
         """Announce at one server, again and again; for ever."""
         at, failures, denied = self._at[server.server], 0, ""
@@ -310,12 +308,12 @@ class Membership:
                 at.failure, pause = error, _DENIED
                 if str(error) != denied:
                     denied = str(error)
-                    log.warning("%s is not shared there: %s", self._name, error)
+                    log.warning("%s is not shared there: %s", self._name, error, extra=self._fields)
             except PeerError as error:
                 backoff = _ABSENT if isinstance(error, ServerLacks) else _LOST
                 at.failure, pause = error, backoff.spread(failures, self._random)
                 failures += 1
-                log.debug("%s is not announced: %s", self._name, error)
+                log.debug("%s is not announced: %s", self._name, error, extra=self._fields)
             self.changed.notify()
             await self._wait(pause, pokes if at.failure is None else None)
 
@@ -346,7 +344,7 @@ class Membership:
         try:
             await server.leave(self._name, self._announcement(leaving=True))
         except PeerError as error:
-            log.debug("%s is not left: %s", self._name, error)
+            log.debug("%s is not left: %s", self._name, error, extra=self._fields)
 
     def _announcement(
         self, *, relay: Relay | None = None, keys: str | None = None, leaving: bool = False

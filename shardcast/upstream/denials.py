@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from shardcast.errors import AccessDenied
+from shardcast.log_fields import about
 from shardcast.upstream.follower import Follower
 
 log = logging.getLogger(__name__)
@@ -27,4 +28,4 @@ class DenialLog:
                     log.warning("%s; the server is asked again from time to time", failure)
             elif follower.versions_known and url in self._logged:
                 del self._logged[url]
-                log.info("%s lets this node read now", url)
+                log.info("%s lets this node read now", url, extra=about(server=url))

@@ -12,6 +12,7 @@ from random import Random
 from shardcast.concurrency import cancel
 from shardcast.constants import FEED_DEAD
 from shardcast.errors import AccessDenied, BadAnswer, PeerError, ServerLacks, ServerStalled, ServerUnreachable
+from shardcast.log_fields import about
 from shardcast.peer.server import Peer
 from shardcast.policy.authority import ServerView
 from shardcast.policy.backoff import Backoff
@@ -294,7 +295,9 @@ class Follower:
 
         Readers are woken by the first failure, and when the server begins or ceases to refuse.
         """
-        log.debug("%s is followed no more for now: %s", self.peer.url, error)
+        log.debug(
+            "%s is followed no more for now: %s", self.peer.url, error, extra=about(server=self.peer.url)
+        )
         news = self.failure is None or isinstance(self.failure, AccessDenied) != isinstance(
             error, AccessDenied
         )

@@ -21,6 +21,7 @@ from shardcast.errors import (
     ServerUnreachable,
     VersionNotOffered,
 )
+from shardcast.log_fields import about
 from shardcast.peer.server import Peer
 from shardcast.policy.backoff import Backoff
 
@@ -99,7 +100,12 @@ class Lease:
             raise
         for failure in self._failures.values():
             if isinstance(failure, AccessDenied):
-                log.warning("%s is held by other servers only: %s", self.version, failure)
+                log.warning(
+                    "%s is held by other servers only: %s",
+                    self.version,
+                    failure,
+                    extra=about(version=self.version),
+                )
         return self
 
     async def __aexit__(
@@ -124,7 +130,12 @@ class Lease:
                 self._lost(peer, error)
             except ServerLacks as error:
                 if peer.url in self._ever:
-                    log.warning("%s is not held any more by %s", self.version, error)
+                    log.warning(
+                        "%s is not held any more by %s",
+                        self.version,
+                        error,
+                        extra=about(version=self.version),
+                    )
                 self._lost(peer, error)
                 return
             except AccessDenied as error:
@@ -133,7 +144,9 @@ class Lease:
                     return
                 if str(error) != denied:
                     denied = str(error)
-                    log.warning("%s is not held any more: %s", self.version, error)
+                    log.warning(
+                        "%s is not held any more: %s", self.version, error, extra=about(version=self.version)
+                    )
                 failures = _LONGEST_AFTER
             except PeerError as error:
                 self._lost(peer, error)

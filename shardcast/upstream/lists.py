@@ -19,6 +19,7 @@ from shardcast.errors import (
     VersionNotOffered,
     VersionWithdrawn,
 )
+from shardcast.log_fields import about
 from shardcast.policy.groups import ServerGroup
 from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing
@@ -136,7 +137,7 @@ def find_version(standing: Standing, version: str) -> FoundVersion:
         listing = group.find(version)
         if listing and number in group.complete:
             servers = group.complete[number]
-            log.warning("%s is offered by %s only", version, ", ".join(servers))
+            log.warning("%s is offered by %s only", version, ", ".join(servers), extra=about(version=version))
             return FoundVersion(listing, servers, group.origin)
     if number in standing.listed:
         raise VersionNotOffered(

@@ -28,6 +28,7 @@ from shardcast.errors import (
     TlsFailure,
     WrongBytes,
 )
+from shardcast.log_fields import about
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class ServerFetcher:
         except PeerError as error:
             return self._failed(server, error)
         except (LocalDiskError, ReadOnlyStore) as error:
-            log.error("could not store a blob of %s: %s", server.url, error)
+            log.error("could not store a blob of %s: %s", server.url, error, extra=about(server=server.url))
             return error
         self._denied.pop(server.url, None)
         return None

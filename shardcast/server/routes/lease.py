@@ -14,6 +14,7 @@ from aiohttp import web
 
 from shardcast.access.scopes import Scope
 from shardcast.constants import FEED_HEARTBEAT
+from shardcast.log_fields import about
 from shardcast.plain_text import short_name
 from shardcast.protocol.wire import NDJSON, VERSION_PATTERN
 from shardcast.server.application import abort_on_silent_death
@@ -46,7 +47,11 @@ def add_lease_routes(app: web.Application, shelf: Shelf) -> None:
                 await response.write_eof()
             except (TimeoutError, ConnectionError) as error:
                 log.debug(
-                    "the lease of %s on %s ended: %s", request.remote, version, error or "it took nothing"
+                    "the lease of %s on %s ended: %s",
+                    request.remote,
+                    version,
+                    error or "it took nothing",
+                    extra=about(version=version),
                 )
                 if request.transport:
                     request.transport.abort()

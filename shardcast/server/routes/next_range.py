@@ -14,6 +14,7 @@ from aiohttp import web
 from shardcast.access.scopes import Scope
 from shardcast.concurrency import background_task
 from shardcast.errors import ShardcastError
+from shardcast.log_fields import about
 from shardcast.protocol.next_range import (
     MAX_REQUEST,
     NextRangeError,
@@ -114,7 +115,13 @@ async def _send(
             try:
                 file, base = stack.enter_context(_opened(shelf, version, run))
             except OSError as error:
-                log.debug("%s shard %d can't be handed out: %s", version, run.shard, error)
+                log.debug(
+                    "%s shard %d can't be handed out: %s",
+                    version,
+                    run.shard,
+                    error,
+                    extra=about(version=version, shard=run.shard),
+                )
                 granted.cannot_be_read()
                 return _refuse(_NOT_READABLE)
             await admit(request)
@@ -122,7 +129,13 @@ async def _send(
             await FileSender(request, response, file, reader).send(base + run.offset, run.length)
             await response.write_eof()
     except (TimeoutError, ConnectionError, ShardcastError) as error:
-        log.debug("%s did not get all of its range of %s: %s", request.remote, version, error)
+        log.debug(
+            "%s did not get all of its range of %s: %s",
+            request.remote,
+            version,
+            error,
+            extra=about(version=version),
+        )
         granted.take_back()
         if request.transport:
             request.transport.abort()

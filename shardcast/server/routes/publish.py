@@ -26,6 +26,7 @@ from aiohttp import ClientError, web
 from shardcast.access.scopes import Scope
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
+from shardcast.log_fields import about
 from shardcast.protocol.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 from shardcast.server.bodies import read_json_line
 from shardcast.server.callers import Caller, add_change_route, read_request
@@ -163,7 +164,9 @@ async def _await_end(request: web.Request, pipe: NamedPipe, publishing: Publishi
         last_line = await read_json_line(request, None)
         publishing.end(int(last_line["end"]))
     except (OSError, ClientError, web.RequestPayloadError, ValueError, KeyError, TypeError) as error:
-        log.debug("%s ends before its end: %r", publishing.version, error)
+        log.debug(
+            "%s ends before its end: %r", publishing.version, error, extra=about(version=publishing.version)
+        )
         publishing.cancel()  # first, else the end of the pipe would pass for the end of the payload
     except BaseException:
         publishing.cancel()
@@ -200,7 +203,12 @@ async def _report(
             await caller.send_line({"complete": publishing.version})
         await caller.end()
     except ConnectionError as error:
-        log.debug("the caller that published %s went away: %s", publishing.version, error)
+        log.debug(
+            "the caller that published %s went away: %s",
+            publishing.version,
+            error,
+            extra=about(version=publishing.version),
+        )
     finally:
         publishing.cancel()
     return caller.response

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.cli.log_file import LogFile
-from shardcast.cli.log_format import log_format, named_in
-from shardcast.errors import LocalDiskError
+from shardcast.cli.log_format import log_format
+from shardcast.errors import BadAnswer, LocalDiskError
+from shardcast.log_fields import about
 from tests.support.payloads import patient
 
 
@@ -23,25 +24,21 @@ def record(message: str, *words: object, exc_info: Any = None) -> logging.LogRec
     return logging.LogRecord("shardcast.x", logging.INFO, "x.py", 1, message, words, exc_info)
 
 
-@pytest.mark.parametrize(
-    ("message", "fields"),
-    [
-        ("v3 is complete: model.bin, 120 MB in 24 shards", {"version": "v3"}),
-        ("fetching v12 (1 MB) from 1 server", {"version": "v12"}),
-        (
-            "http://10.0.0.1:8000: GET /v3/shard_0012.bin: 404",
-            {"version": "v3", "shard": 12, "server": "http://10.0.0.1:8000"},
-        ),
-        (
-            "https://[fe80::1]:8001: v3 shard 7: wrong bytes",
-            {"version": "v3", "shard": 7, "server": "https://[fe80::1]:8001"},
-        ),
-        ("no server could be reached: http://a: gone; http://b: gone", {"server": "http://a"}),
-        ("shardcast 0.4.0 of /data/v3.bin: v3x v0 shards", {}),
-    ],
-)
-def test_what_a_message_names_becomes_fields(message: str, fields: dict[str, object]) -> None:
-    assert named_in(message) == fields
+def fields(line: logging.LogRecord) -> dict[str, object]:
+    values = json.loads(log_format("json").format(line))
+    return {name: values[name] for name in ("version", "shard", "server") if name in values}
+
+
+def test_a_message_has_the_fields_that_it_is_about() -> None:
+    log = logging.getLogger("shardcast.test_log_format")
+    about_all = about(version="v3", shard=7, server="http://a:1")
+    made = log.makeRecord(log.name, logging.INFO, "x.py", 1, "done", (), None, extra=about_all)
+    assert fields(made) == {"version": "v3", "shard": 7, "server": "http://a:1"}
+    assert fields(record("v3 at http://a:1")) == {}, "text is no field"
+
+
+def test_a_message_with_a_failure_has_the_server_of_that() -> None:
+    assert fields(record("%s is late: %s", "v3", BadAnswer("http://a:1", "404"))) == {"server": "http://a:1"}
 
 
 @patient
