@@ -1,31 +1,11 @@
-"""Messages of the log have what they are about as fields."""
+"""The fields of a message in the log."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from pathlib import Path
+import logging
 
-import shardcast
-from shardcast.log_fields import about
-
-LEVELS = {"debug", "info", "warning", "error", "exception", "log"}
-
-
-def logging_calls(file: Path) -> Iterator[ast.Call]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        match node:
-            case ast.Call(func=ast.Attribute(ast.Name("log"), attr=level)) if level in LEVELS:
-                yield node
-
-
-def is_version(argument: ast.expr) -> bool:
-    match argument:
-        case ast.Name("version") | ast.Attribute(attr="version" | "_version"):
-            return True
-        case ast.Call(func=ast.Name("version_name")):
-            return True
-    return False
+from shardcast.errors import BadAnswer
+from shardcast.log_fields import about, fields_of
 
 
 def test_only_given_fields_are_there() -> None:
@@ -33,15 +13,9 @@ def test_only_given_fields_are_there() -> None:
     assert about(server="http://a", shard=1) == {"server": "http://a", "shard": 1}
 
 
-def test_each_message_with_a_version_has_the_field() -> None:
-    package = Path(shardcast.__file__).parent
-    calls = [(file, call) for file in package.rglob("*.py") for call in logging_calls(file)]
-    assert len(calls) > 150
-    named = [(file, call) for file, call in calls if any(map(is_version, call.args))]
-    assert len(named) > 40
-    without = [
-        f"{file.relative_to(package)}:{call.lineno}"
-        for file, call in named
-        if "extra" not in {keyword.arg for keyword in call.keywords}
-    ]
-    assert without == []
+def test_a_given_server_goes_before_that_of_a_failure() -> None:
+    log, failure = logging.getLogger("shardcast.test_log_fields"), BadAnswer("http://a", "404")
+    made = log.makeRecord(
+        log.name, logging.INFO, "x.py", 1, "%s", (failure,), None, extra=about(server="http://b")
+    )
+    assert fields_of(made) == {"server": "http://b"}
