@@ -214,7 +214,7 @@ async def test_killed_restore_goes_on(tmp_path: Path) -> None:
     target = tmp_path / "restored"
     async with a_client(tmp_path) as client:
         await asyncio.to_thread(client.save, folder)
-        words = command("backup", "restore", "latest", "--dest", str(target))
+        words = command("backup", "restore", "latest", "--dest", str(target), "--privileged")
         for delay in (0.0, 0.02, 0.05, 0.1, 0.15):
             process = Popen(words, env=environment(**client.environment), stderr=subprocess.DEVNULL)
             with process:

@@ -135,7 +135,7 @@ def test_running_middle_refuses_withdrawal(data_dir: Path, tmp_path: Path) -> No
         middle.wait_for_log("v2 is complete")
         done = command(tmp_path / "middle", "v2")
     assert done.returncode == USAGE
-    assert "only the origin of v2 withdraws it" in done.stderr
+    assert "only the origin of v2 can withdraw it" in done.stderr
     assert str(tmp_path / "middle") in done.stderr
 
 
