@@ -65,7 +65,7 @@ def layout_of_lines(header: Header, raw: bytes) -> FolderLayout:
     Small files get their digests as far as these have arrived.
 
     Raises:
-        ManifestError: an entry is unsafe or missing.
+        ManifestError: an entry is unsafe or missing, a line is malformed, or there would be too many shards.
     """
     facts = header.folder
     assert facts

@@ -105,7 +105,7 @@ class FileStates:
 
     @classmethod
     def load(cls, path: Path, manifest: str, entries: int) -> Self | None:
-        """Return the states of a folder; None without states for this manifest.
+        """Return the states of a folder; None without whole, readable states for this manifest.
 
         Args:
             path: their file.

@@ -19,10 +19,10 @@ class GrowingTree(OpenTree):
         self._makes = makes
 
     def folder(self, path: bytes) -> int:
-        """Return the descriptor of the subfolder at a path, made if missing.
+        """Return the descriptor of the subfolder at a path; with ``makes``, make missing ones.
 
         Raises:
-            OSError: a component is a link or no folder, or can't be made.
+            OSError: a component is a link or no folder, is missing, or can't be made.
         """
         try:
             return super().folder(path)

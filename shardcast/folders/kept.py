@@ -117,7 +117,7 @@ def unchanged_folder(folder: Path, manifest: Manifest) -> tuple[FolderLayout, Fi
 
 
 def unchanged_pieces(folder: Path, manifest: Manifest) -> FolderPieces | None:
-    """Open an untouched folder, to give its pieces to neighbours; None for a touched one."""
+    """Open an untouched folder, to give its pieces to neighbours; None for a touched or unreadable one."""
     found = unchanged_folder(folder, manifest)
     if found is None:
         return None

@@ -47,7 +47,7 @@ class LastVersion:
 
 
 def find_last_version(records: Path, source: Path, find: FindManifest) -> LastVersion | None:
-    """Return the last version of a folder; None without a record or manifest. Blocks on the disk.
+    """Return the last version of a folder; None without a usable record and manifest. Blocks on the disk.
 
     Args:
         records: the folder with the records.

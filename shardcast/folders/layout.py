@@ -162,7 +162,7 @@ class FolderLayout:
     def entries_between(self, start: int, end: int) -> range:
         """Return the indices of the whole entries, with padding, between ``start`` and ``end``.
 
-        None if no entry begins at ``start``.
+        The range is empty if no entry begins at ``start``.
         """
         first = bisect_left(self._starts, start)
         if first == len(self._starts) or self._starts[first] != start:
@@ -234,8 +234,8 @@ def _segments(layout: FolderLayout, large: int) -> Iterator[Segment]:
 def _threshold(layout: FolderLayout) -> int:
     """Return the least size of a file with shards of its own.
 
-    The size is 1 MiB, doubled until there are at most 999 shards. If no threshold gives so few shards, it is
-    doubled only until the shards between large files are at most half of all.
+    The size is 1 MiB, doubled until there are at most 999 shards. If the payload has more even without large
+    files, it is doubled only until there are at most twice as many as without large files.
     """
 
     def count(large: int) -> int:

@@ -35,7 +35,8 @@ class FolderOptions:
         """Return these options.
 
         Raises:
-            UsageError: a pattern is none, ``verify`` is no way of verifying, or the two don't go together.
+            UsageError: a pattern is malformed, ``verify`` is no way of verifying, or patterns are combined
+                with ``whole``.
         """
         if self.verify not in (None, SHARDS, WHOLE):
             raise UsageError(f"{self.verify!r} is no kind of verification; write {SHARDS} or {WHOLE}")

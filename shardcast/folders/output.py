@@ -68,7 +68,7 @@ class FolderOutput:
             IntegrityError: the manifest's entries are not those of a folder.
             LocalDiskError: the output can't be written there, or has no room, or the file system takes two
                 names for one.
-            UsageError: a part of the folder can't be verified by the whole digest.
+            UsageError: a pattern is malformed, or a part of the folder shall be verified by the whole digest.
         """
         options = (options or FolderOptions()).checked()
         self.output = output

@@ -293,6 +293,7 @@ def new_part_folder(output: Path) -> PartFolder:
     """Return the temporary folder of an output; make a missing parent.
 
     Raises:
+        LocalDiskError: too many processes write this output.
         OSError: the folder can't be made.
     """
     make_folder(output.parent)

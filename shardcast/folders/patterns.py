@@ -62,7 +62,7 @@ class PathPatterns:
 
 
 def read_patterns(text: str) -> list[str]:
-    """Return the patterns in the lines of an ignore file; blank lines and those behind ``#`` are none."""
+    """Return the patterns in the lines of an ignore file; blank lines and comments (``#``) are left out."""
     lines = (line.rstrip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 

@@ -66,7 +66,7 @@ class FolderPayload:
         self._file.close()
 
     def shard_size(self, offset: int) -> int:
-        """Return the bytes of the next shard."""
+        """Return the number of bytes of the next shard, from ``offset`` on; 0 at the payload's end."""
         shard = next(self._shards, None)
         self._ends.append(offset + shard.size if shard else offset)
         return shard.size if shard else 0
@@ -80,7 +80,7 @@ class FolderPayload:
         return self._known.digests
 
     def fill(self, chunk: memoryview, position: int) -> int:
-        """Read the next bytes.
+        """Read the next bytes until ``chunk`` is full or publishing is cancelled; return their number.
 
         Raises:
             PayloadChanged: a file has changed since the survey.

@@ -51,7 +51,7 @@ class FolderPieces:
         return at_path is not None and at_path.file_key == opened.file_key
 
     def read(self, start: int, length: int) -> bytes:
-        """Return bytes of the payload.
+        """Return bytes of the payload, unverified; too few where a file has become shorter.
 
         Raises:
             OSError: a file can't be read.

@@ -133,6 +133,8 @@ class FolderPlaces:
     def take(self, index: int, found: SeedFile, digests: Sequence[FileShard], *, links: bool) -> None:
         """Take a file from a seed: link, clone or copy. Copied bytes are verified later.
 
+        Nothing is taken where the seed's file can't be opened, or has another size by now.
+
         Args:
             index: of the file.
             found: the file of the seed, of the same size.
@@ -318,7 +320,7 @@ class FolderPlaces:
             close(descriptor)
 
     def open_large(self, index: int) -> int:
-        """Open a large file in its full size for reading and writing, and return the descriptor.
+        """Open a large file in its full size, and return the descriptor; a linked one opens only for reading.
 
         Raises:
             OSError: the file can't be made.

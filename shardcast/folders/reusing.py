@@ -21,7 +21,7 @@ _CHUNK = 1 << 20
 def seed_folders(output: Path, named: Iterable[Path] = ()) -> list[Path]:
     """Return the folders that may have files of a version: named ones, the output, and outputs beside it.
 
-    Outputs beside it are folders with a record of their files, the newest first.
+    Outputs beside it are folders with a manifest beside them, the newest three, newest first.
     """
     beside: list[tuple[int, Path]] = []
     try:

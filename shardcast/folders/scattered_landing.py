@@ -108,7 +108,7 @@ class ScatteredLanding(Landing):
         return self._places.read(self.shard.offset + start, length)
 
     def present_pieces(self) -> Iterator[int]:
-        """Yield the pieces that can be built from local files."""
+        """Yield the indices of the pieces whose files are all here, with right bytes or wrong ones."""
         for index in range(-(-self.shard.size // self.piece_size)):
             start = self.shard.offset + index * self.piece_size
             end = min(start + self.piece_size, self.shard.offset + self.shard.size)

@@ -87,7 +87,11 @@ class SeedFolder:
         self._linked.add(index)
 
     def close(self) -> None:
-        """Renew the record of the linked files, and close the folder."""
+        """Renew the record of the linked files, and close the folder.
+
+        Raises:
+            LocalDiskError: the record can't be written; the folder stays open.
+        """
         if self.states is not None and self._linked:
             table = self.layout.table
             firsts = {table.path(index) for index in self._linked}
@@ -202,7 +206,7 @@ class FolderSeeds:
 
 
 def open_seed(found: SeedFile) -> int | None:
-    """Open a file of a seed; None on failure, since nothing depends on a seed."""
+    """Open a file of a seed; None on failure or for another size, since nothing depends on a seed."""
     try:
         descriptor = found.seed.open_file(found.index)
     except OSError:

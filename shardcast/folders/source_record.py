@@ -62,10 +62,11 @@ def record_file(folder: Path, source: Path) -> Path:
 def write_record(
     folder: Path, source: Path, manifest: Manifest, identities: EntryIdentities, settled: int
 ) -> None:
-    """Write the record of a published folder; blocks on the disk.
+    """Write the record of a published folder, and remove the oldest beyond ``MAX_RECORDS``; blocks.
 
     Raises:
-        OSError: the record can't be written.
+        LocalDiskError: the record can't be written.
+        OSError: the records can't be listed, or an old one can't be removed.
     """
     new_folder(folder, exist_ok=True)
     header = {

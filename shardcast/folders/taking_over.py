@@ -20,7 +20,7 @@ def take_over(root: int, places: FolderPlaces) -> None:
     """Keep the files and folders in the list of entries, and remove everything else.
 
     Kept entries become readable and writable for this user; the bytes of files are verified later, piece by
-    piece.
+    piece. Unwanted files and files with several names are removed, too; too long ones are cut.
 
     Args:
         root: the descriptor of the arriving folder, accessible to this user only.

@@ -65,6 +65,7 @@ def publish_tar_file(
 
     Raises:
         IntegrityError: list and tar are not those of one folder.
+        PayloadChanged: the tar ended early.
         LocalDiskError: the file can't be read, or the shards can't be written.
         NoRoom, Cancelled: as for ``publish_folder``.
     """
@@ -164,13 +165,13 @@ class TarSource:
         self._digests = SmallFileDigests(layout, plan.digest_batch)
 
     def shard_size(self, offset: int) -> int:
-        """Return the bytes of the next shard."""
+        """Return the number of bytes of the next shard, from ``offset`` on; 0 at the payload's end."""
         shard = next(self._shards, None)
         self._ends.append(offset + shard.size if shard else offset)
         return shard.size if shard else 0
 
     def fill(self, chunk: memoryview, position: int) -> int:
-        """Read the next bytes, and compare them.
+        """Read the next bytes into ``chunk``, compare them, and return their number.
 
         Raises:
             IntegrityError: a header or padding differs from the list.

@@ -56,7 +56,8 @@ def publish_written_folder(
         The version's manifest.
 
     Raises:
-        UsageError: an entry is malformed, unsafe, or there twice.
+        UsageError: an entry is malformed, unsafe, or there twice, the name is none of a folder, or bytes
+            follow its end.
         NoRoom: the version may not take so many bytes.
         LocalDiskError: the pipe can't be read, or the shards can't be written.
         Cancelled: ``progress.cancelled`` was set, or the pipe ended before the folder.
@@ -166,11 +167,11 @@ class WrittenSource:
             raise Cancelled("the writer of the folder went away before its end")
 
     def shard_size(self, offset: int) -> int:
-        """Return the bytes of the next shard; wait for the shard's first entry."""
+        """Wait for the entry of the next shard, and return the shard's bytes; 0 at the payload's end."""
         return next(self._sizes, 0)
 
     def fill(self, chunk: memoryview, position: int) -> int:
-        """Make headers and padding, and read the bytes of files.
+        """Make headers and padding, and read the bytes of files until ``chunk`` is full; return the number.
 
         Raises:
             Cancelled: as ``_fill`` says.
@@ -212,6 +213,6 @@ class WrittenSource:
         return ()
 
     def lines_behind(self, number: int) -> Iterable[bytes]:
-        """Return the lines with the digests of all small files, behind the last shard."""
+        """Return the lines with the digests of all small files behind the last shard; none behind others."""
         digests, self._digests = (self._digests, []) if self._is_whole else ([], self._digests)
         return digest_lines(0, digests)

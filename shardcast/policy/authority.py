@@ -47,7 +47,7 @@ class ServerView:
 
     @property
     def origin(self) -> str | None:
-        """The origin id in the server's hello."""
+        """The origin id in the server's hello; None without a hello or an id."""
         return self.hello.origin if self.hello else None
 
     @property
@@ -65,7 +65,7 @@ class Authority:
     """The choice of the authority among a node's servers.
 
     Attributes:
-        url: the authority; None before the first choice, and while no server is eligible.
+        url: the authority; None before the first choice.
         silence: seconds without news until the authority counts as silent.
     """
 
@@ -88,7 +88,8 @@ class Authority:
     def choose(self, now: float, servers: Sequence[ServerView], distance: int | None) -> ServerView | None:
         """Return the authority of a node ``distance`` hops away from its origin (None: unknown).
 
-        The first choice is immediate. A later one waits a random 1 to 3 s and is then checked again.
+        The first choice is immediate. A later one waits a random 1 to 3 s and is then checked again. While no
+        server is eligible, the former authority stays: None if there is none among ``servers``.
         """
         able = [server for server in servers if self._may_decide(server, distance)]
         best = next((server for server in able if not _is_doubtful(server)), able[0] if able else None)
@@ -113,7 +114,10 @@ class Authority:
         return self._change_at
 
     def _may_decide(self, server: ServerView, distance: int | None) -> bool:
-        """Return whether a server does not depend on this node for its own versions."""
+        """Return whether a server can be the authority: if it is independent of this node, as far as known.
+
+        A chain of ``MAX_CHAIN`` nodes may be cut, and excludes the server. For a client every server can.
+        """
         hello = server.hello
         if self._node_id is None or hello is None:
             return True

@@ -104,7 +104,7 @@ class Address:
     readers: int = 0
 
     def is_idle(self, now: float) -> bool:
-        """Return whether the address can be forgotten."""
+        """Return whether the address can be forgotten: without readers, and with all its slots past."""
         return not self.readers and not (self.schedule and self.schedule.seconds_ahead(now))
 
 
@@ -153,7 +153,7 @@ class FairShares:
         return address
 
     def close(self, address: Address, unused: int, now: float) -> None:
-        """Remove a reader, and return the unused part of the last slot to the schedule."""
+        """Remove a reader, and give the ``unused`` bytes of its last slot back to both limits."""
         address.readers -= 1
         self.readers -= 1
         self._busy -= not address.readers
@@ -197,7 +197,10 @@ class FairShares:
         return seconds
 
     def count(self, key: Hashable, count: int, now: float, *, counted: bool = True) -> None:
-        """Count bytes sent at once, ahead of all readers."""
+        """Count bytes sent at once to an address, ahead of all readers, against both limits.
+
+        ``counted``: whether the limit for each address applies.
+        """
         if self._total:
             self._total.count(count, now)
         if counted and self.rates.per_address:

@@ -102,8 +102,8 @@ def next_version(
 ) -> int | None:
     """Return the next version to fetch after ``last``; None when there is none yet.
 
-    This is the newest, or with ``every`` the oldest version not yet ``mark_fetched``: a relay may have a
-    later version first.
+    This is the newest version, if newer than all ``fetched`` ones. With ``every`` it is the oldest one not
+    ``fetched``: a relay may have a later version first.
     """
     if every:
         return min((number for number in offered if number > last and number not in fetched), default=None)
@@ -161,7 +161,7 @@ class FetchQueue:
         return None
 
     def mark_fetched(self, number: int) -> None:
-        """Record a fetched version."""
+        """Record a fetched version; a queue without ``last`` begins after the first of them."""
         self._had.add(number)
         self._last = number if self._last is None else self._last
 
@@ -170,7 +170,7 @@ class FetchQueue:
         return number in self._had
 
     def forget_withdrawn(self, number: int, newest_good: int | None) -> None:
-        """Forget a withdrawn version, and have ``newest_good`` fetched again.
+        """Forget a withdrawn version, and also ``newest_good`` and all later ones: they can be fetched again.
 
         ``newest_good`` is None where this version is local, or where there is none.
         """
@@ -180,14 +180,17 @@ class FetchQueue:
             self._last = min(self._last or newest_good, newest_good - 1)
 
     def mark_suspect(self, servers: Servers) -> None:
-        """Record servers with a listed but unserved version."""
+        """Put versions of these servers last until ``retry_all``: a version listed there was not served."""
         self._suspect.update(servers)
 
     def mark_failed(self, number: int, complete: bool) -> None:
-        """Pass over a version after a failed fetch, until ``retry_all``."""
+        """Pass over a version after a failed fetch: a complete one until ``retry_all``, an open one for good.
+
+        The open version is fetched once it is complete.
+        """
         (self._failed if complete else self._failed_open).add(number)
 
     def retry_all(self) -> None:
-        """Pass over no complete version and suspect no server any more."""
+        """Pass over no complete version and suspect no server any more; failed open versions stay so."""
         self._failed.clear()
         self._suspect.clear()

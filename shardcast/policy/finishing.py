@@ -54,7 +54,7 @@ def reason_to_wait(
 ) -> str | None:
     """Return in words why a publisher does not end yet; None when it may end.
 
-    The caller compares ``waited`` with ``limit(wait)``; this function ignores the limit.
+    The caller compares ``waited`` with ``max_wait(wait)``; this function ignores the limit.
 
     Args:
         newest: the newest complete version; None when nothing was published.

@@ -107,8 +107,8 @@ class _Forming:
 def is_same_version(one: Listing, other: Listing) -> bool:
     """Return whether two listings are of the same version.
 
-    Compare the digests of the manifest where both listings have one, else the payload's digest and the number
-    of shards.
+    Compare the payload's digest, and the number of shards and the manifest's digest where both listings have
+    them.
     """
     if one.digest != other.digest:
         return False

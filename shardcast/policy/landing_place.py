@@ -32,7 +32,10 @@ class LandingPlace:
         return now >= self._threads_until
 
     def took(self, began: float, ended: float) -> None:
-        """Record a piece verified and written on the loop."""
+        """Record a piece verified and written on the loop, by the times of its beginning and end.
+
+        After a slow piece, or too large a share of the window, ``is_loop`` is False for a while.
+        """
         if began - self._since >= WINDOW_SECONDS:
             self._since, self._taken = began, 0.0
         self._taken += ended - began

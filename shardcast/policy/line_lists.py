@@ -42,7 +42,7 @@ class LineLists:
         return None if self._heard_since is None else self._heard_since + UNLISTED_AFTER
 
     def restart(self) -> None:
-        """Begin with the line now in memory."""
+        """Forget all lists, and begin with the line now in memory."""
         self.firm, self.provisional, self._url = {}, {}, None
         self._heard_since, self._highest = None, self._memory.highest
 
@@ -84,7 +84,7 @@ class LineLists:
                     self.provisional.setdefault(number, listing)
 
     def interrupt(self) -> None:
-        """Record the present silence of the authority."""
+        """Record that the authority is silent now; the time to ``settles_at`` begins with its return."""
         self._heard_since = None
 
     def settle(self, now: float) -> bool:

@@ -13,7 +13,7 @@ def is_fresh(memory: Memory) -> bool:
 
 
 def conflicts(server: ServerView, memory: Memory) -> set[int]:
-    """Return the numbers with another digest at this server than the authority gave."""
+    """Return the version numbers with another payload digest at this server than in the node's memory."""
     digests = memory.digests
     return {
         number
@@ -23,7 +23,10 @@ def conflicts(server: ServerView, memory: Memory) -> set[int]:
 
 
 def is_own_line(server: ServerView, memory: Memory) -> bool:
-    """Return whether a server offers the node's own line."""
+    """Return whether a server offers the node's own line, as far as known; always True for a fresh node.
+
+    A different origin id, or a different digest of a known version, means another line.
+    """
     if is_fresh(memory):
         return True
     if None not in (server.origin, memory.origin) and server.origin != memory.origin:

@@ -49,7 +49,10 @@ class Score:
         return replace(self, success=ALPHA + (1 - ALPHA) * self.success, failures=0, backing_off_until=0.0)
 
     def failed(self, now: float) -> Score:
-        """Return the score after a failure; the throughput stays."""
+        """Return the score after a failure; the throughput stays.
+
+        A failure during the pause after an earlier one lowers the success only.
+        """
         success = max(MIN_SUCCESS, (1 - ALPHA) * self.success)
         if now < self.backing_off_until:  # answers that were under way together fail together
             return replace(self, success=success)
@@ -76,11 +79,11 @@ class Ranking:
         self.scores[server] = self.scores[server].observed(rate)
 
     def succeeded(self, server: str) -> None:
-        """Record a whole and right answer."""
+        """Record a whole and right answer; all other servers regain some success."""
         self._update(server, self.scores[server].succeeded())
 
     def failed(self, server: str, now: float) -> None:
-        """Record a failed answer."""
+        """Record a failed answer; all other servers regain some success."""
         self._update(server, self.scores[server].failed(now))
 
     def _update(self, server: str, score: Score) -> None:

@@ -45,7 +45,7 @@ class LineMemory:
     withdrawn: dict[int, Withdrawal] = field(default_factory=dict)
 
     def remember(self, standing: Standing) -> None:
-        """Remember the present beliefs about the newest ``MAX_REMEMBERED`` numbers."""
+        """Remember the origin, the highest number, and the newest firm and withdrawn versions."""
         self.origin = self.origin or standing.origin
         self.highest = standing.highest
         self.digests |= {number: standing.listed[number].digest for number in standing.firm}
@@ -55,7 +55,7 @@ class LineMemory:
                 del remembered[number]
 
     def change(self, change: LineChange) -> None:
-        """Begin with another line."""
+        """Replace the memory by another line, without withdrawn versions."""
         self.origin, self.highest = change.origin, change.highest
         self.digests = {number: one.digest for number, one in change.listed.items()}
         self.withdrawn = {}
@@ -109,7 +109,7 @@ class Standing:
             word, and retire nothing.
         highest: the highest version number of the line.
         withdrawals: the line's withdrawn versions, by number.
-        opened: open versions, as told by the authority.
+        opened: open versions, as told by ``speaker``, without those remembered as complete or withdrawn.
         group: the servers of the line.
         others: groups of servers in conflict with the line.
         speaker: the server with the valid list; None while there is none.

@@ -43,7 +43,7 @@ class ConcurrencyLimit:
         self._received = 0
 
     def add_server(self) -> None:
-        """Record one more server."""
+        """Record one more server; the limit grows with their number while no trial has changed it."""
         self._servers += 1
         if self.value == self._kept < self._initial:
             self._kept = self.value = self._initial

@@ -49,7 +49,10 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(4096)
 def owner_of(address: Address | str | None) -> str:
-    """Return the name for bounds on an address: of IPv6 the subnet, since a machine can have a whole one."""
+    """Return the text by which members of an address are counted; empty for None.
+
+    This is the address itself, or of IPv6 the subnet: a machine can have a whole one.
+    """
     if isinstance(address, str):
         address = ip_address(address)
     if isinstance(address, IPv6Address) and not address.is_loopback:

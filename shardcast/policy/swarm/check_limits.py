@@ -38,7 +38,7 @@ class RateLimit:
         self._left: dict[str, tuple[float, float]] = {}
 
     def take(self, host: str, now: float) -> bool:
-        """Return whether a host has an event left, and count it."""
+        """Return whether a host has an event left, and count it; False for a host beyond ``_MAX_KEYS``."""
         self._forget(now)
         if host not in self._left and len(self._left) >= _MAX_KEYS:
             return False

@@ -27,8 +27,8 @@ class RangeChooser:
     """The requests of one node for one version.
 
     ``next_request`` returns the request to send; the caller sends it and reports the end: ``received``,
-    ``refused``, ``failed``, ``wrong``, or for a request for a server's next range first ``answered``. The
-    requests returned by these methods are to be cancelled.
+    ``refused``, ``absent``, ``failed``, ``wrong``, or for a request for a server's next range first
+    ``answered``. The requests returned by these methods are to be cancelled.
 
     Attributes:
         held: the local, verified ranges.
@@ -167,7 +167,11 @@ class RangeChooser:
         return receiving
 
     def _ask_server(self, now: float, *, help: bool = False) -> SwarmRequest | None:  # noqa: A002
-        """Ask a server for its next range."""
+        """Return a request for a server's next range; None while no server can be asked.
+
+        A server can be asked unless it has enough requests or is paused; without ``help``, not after all its
+        ranges were handed out, either.
+        """
         for server in self._servers:
             if server.under_way >= server.limit or (server.exhausted and not help):
                 continue
@@ -181,7 +185,10 @@ class RangeChooser:
         return None
 
     def _ask_neighbour(self, missing: int, now: float) -> SwarmRequest | None:
-        """Ask a random neighbour for the rarest range on offer there."""
+        """Return a request for the rarest missing range of a random neighbour; None while none can be asked.
+
+        Urgent ranges come before rarer ones. In other sites only claimed ranges are asked for.
+        """
         neighbours = self.neighbours.all
         start = int(self._random.random() * len(neighbours))
         limit, wake_at = self._peer_limit, self.wake_at
@@ -323,7 +330,7 @@ class RangeChooser:
         return losers
 
     def refused(self, request: SwarmRequest, now: float) -> None:
-        """Record a refusal of a neighbour or a server without a free slot."""
+        """Record a refusal of a neighbour or a server without a free slot, and pause it for a moment."""
         self._close(request)
         if request.server is not None:
             self._pause(request.server, now)
@@ -331,14 +338,17 @@ class RangeChooser:
             self.neighbours.refused(request.neighbour, now)
 
     def absent(self, request: SwarmRequest, now: float) -> None:
-        """Record an offer not kept by its neighbour."""
+        """Record that a neighbour lacks a range on offer there: drop this offer, and pause the neighbour."""
         self._close(request)
         if request.neighbour is not None and request.number is not None:
             self.neighbours.withdraws(request.neighbour.key, 1 << request.number)
             self.neighbours.let_down(request.neighbour, now)
 
     def failed(self, request: SwarmRequest, now: float) -> None:
-        """Record a stalled or broken answer."""
+        """Record a stalled or broken answer, and pause its server or neighbour.
+
+        Ranges reported with a request to a server are reported again with the next one.
+        """
         self._close(request)
         if request.server is not None:
             if request.asked is not None:
@@ -381,7 +391,10 @@ class RangeChooser:
         return request
 
     def _close(self, request: SwarmRequest) -> None:
-        """Record the end of a request; without another request, its range is missing again."""
+        """Record the end of a request; its range is missing again unless held, or asked for once more.
+
+        After a right answer, the range is marked as held afterwards (``received``).
+        """
         self.under_way.remove(request)
         request.source.under_way -= 1
         number = request.number
@@ -391,7 +404,7 @@ class RangeChooser:
             self._taken &= ~(1 << number)
 
     def _pause(self, server: Server, now: float) -> None:
-        """Leave a server alone, longer each time."""
+        """Leave a server alone, longer each time, and allow only the first number of requests there again."""
         server.had_none()
         pause = server.backoff.pause(server.failures) * (0.5 + self._random.random())
         server.paused_until = max(server.paused_until, now + pause)

@@ -144,7 +144,7 @@ class Ledger:
         return node in self._known
 
     def report(self, node: Hashable, site: str | None, new: int, now: float) -> None:
-        """Record the new ranges of a node."""
+        """Record new ranges of a node: they have reached its site, and are no more at another node alone."""
         self._known[node] = self._known.get(node, 0) | new
         if not new:
             return
@@ -293,7 +293,7 @@ class Ledger:
             self._sole.pop(node, None)
 
     def _site(self, name: str | None) -> SiteRecord:
-        """Return the record of a site."""
+        """Return the record of a site; beyond ``max_sites`` a new one, forgotten at once."""
         record = self._sites.get(name)
         if record is None:
             record = SiteRecord(self._rules, home=name == self._home)

@@ -141,9 +141,10 @@ def accepts(me: Member, newcomer: Member, neighbours: Collection[Member], *, lim
 def to_replace(
     me: Member, newcomer: Member, neighbours: Collection[Member], *, limit: int = ACCEPTED
 ) -> Member | None:
-    """Return the neighbour to leave for a newcomer; None for a node with a free place.
+    """Return the neighbour to leave for a newcomer; None for a node with a free place, or to refuse it.
 
-    This is one of another site, where these exceed their share of the places.
+    This is one of another site, where these exceed their share of the places and the newcomer is of the
+    node's own site.
     """
     strangers = [neighbour for neighbour in neighbours if neighbour.site != me.site]
     crowded = len(neighbours) >= limit and len(strangers) > limit * FAR_SHARE
@@ -155,8 +156,9 @@ def to_leave(
 ) -> Acquaintance | None:
     """Return the neighbour to leave for another one; None to stay with all.
 
-    Two nodes with everything leave each other. A full node leaves the neighbour with the smallest exchange,
-    after some time.
+    Two nodes with everything leave each other. Another node with at least ``OPENED`` neighbours leaves the
+    oldest one without any exchange lately, after ``RENEW_SECONDS``; one of another site only where these
+    exceed their share.
 
     Args:
         me: the node.

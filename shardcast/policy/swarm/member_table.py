@@ -69,7 +69,7 @@ class MemberTable:
         return list(self._versions)
 
     def has(self, version: VersionKey) -> bool:
-        """Return whether a version has members."""
+        """Return whether a version has members, perhaps silent for too long."""
         return version in self._versions
 
     def interval(self, version: VersionKey) -> float:

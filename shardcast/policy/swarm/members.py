@@ -121,7 +121,7 @@ class VersionMembers:
     Attributes:
         by_key: all of them, by their keys.
         by_node: the same by their generation ids, unique to each.
-        all: the reachable ones.
+        all: the reachable ones that share their pieces.
         sites: the same by their sites.
     """
 
@@ -146,7 +146,7 @@ class VersionMembers:
         del self.by_key[entry.facts.key], self.by_node[entry.facts.node]
 
     def enlist(self, entry: Entry) -> None:
-        """Add a member to those drawn from now on, if reachable."""
+        """Add a member to those drawn from now on, if reachable and sharing."""
         if entry.host:
             owner = owner_of(entry.host)
             self.all.add(owner, entry)

@@ -112,7 +112,7 @@ class Neighbourhood:
         neighbour.failures += 1
 
     def served(self, neighbour: Neighbour) -> None:
-        """Record a right range from a neighbour."""
+        """Record a right range from a neighbour; after failures, its offers count again."""
         if neighbour.failures:
             neighbour.failures = 0
             self._count(neighbour, neighbour.offered)

@@ -57,7 +57,7 @@ class Server:
         self.exhausted = False
 
     def had_range(self, seconds: float, rules: SwarmRules) -> None:
-        """Record an answer with a range after some seconds.
+        """Record an answer with a range after some seconds; after many quick ones, allow one more request.
 
         Two requests end together where they share a link, and the link is idle then until the next two
         arrive. A server with few nodes below it has time for a third.
@@ -71,7 +71,7 @@ class Server:
             self.limit = max(self.limit, min(self.limit + 1, rules.asker_answers))
 
     def had_none(self) -> None:
-        """Record an answer without a range: more requests would bring no more."""
+        """Record an answer without a range, and allow only the first number of requests again."""
         self._ready = 0
         self.limit = self._least
 

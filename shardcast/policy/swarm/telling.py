@@ -49,7 +49,7 @@ class Telling:
         return self.due
 
     def take(self, now: float) -> int:
-        """Return the ranges to tell now."""
+        """Return the ranges to tell now, and count them as told."""
         news, self._news = self._news, 0
         self._told_at = now
         self.due = NEVER
