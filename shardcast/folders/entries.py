@@ -86,7 +86,8 @@ def check_entry(entry: FolderEntry) -> None:
     if entry.mode & ~PERMISSIONS:
         raise UnsafeEntry(f"{_quoted(entry.path)}: a mode of more than the permission bits")
     if not -MAX_TIME < entry.mtime < MAX_TIME or (is_folder and entry.mtime):
-        raise UnsafeEntry(f"{_quoted(entry.path)}: a time of {entry.mtime}")
+        bounds = "folders have none" if is_folder else f"files and links have less than {MAX_TIME} s"
+        raise UnsafeEntry(f"{_quoted(entry.path)}: a time of {entry.mtime}; {bounds}")
 
 
 def are_plain_names(above: bytes, names: Sequence[bytes]) -> bool:

@@ -165,16 +165,21 @@ class _Finisher:
         """Check the names in all folders, and give the folders their modes and times, the deepest first.
 
         Raises:
-            LocalDiskError: the file system takes two names for one.
+            LocalDiskError: the file system takes two names for one, or there are names of other programs.
         """
         counts, folders = self._places.selection.counts(), self._folders
         for path in (*(entry.path for entry in reversed(folders)), b""):
             descriptor = self._tree.folder(path)
-            count = len(os.listdir(descriptor))
-            if count != counts.get(path, 0):
+            count, expected = len(os.listdir(descriptor)), counts.get(path, 0)
+            if count > expected:
                 raise LocalDiskError(
-                    f"the folder {path.decode(*_PATH)!r} has {counts.get(path, 0)} entries and {count} names "
-                    "on this file system, which takes some of them for one; choose an output on another one"
+                    f"the folder {path.decode(*_PATH)!r} has {expected} entries and {count} names: another "
+                    "program wrote to it before it was complete; download it again"
+                )
+            if count < expected:
+                raise LocalDiskError(
+                    f"the folder {path.decode(*_PATH)!r} has {expected} entries and {count} names on this "
+                    "file system, which takes some of them for one; choose an output on another one"
                 )
             os.fsync(descriptor)
         for entry in reversed(folders):

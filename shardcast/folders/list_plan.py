@@ -63,7 +63,9 @@ def plan_list(layout: FolderLayout) -> ListPlan:
     lines = deque(packed_entry_lines(layout.table))
     count = len(lines) + full + 1
     size = sum(map(len, lines)) + (full + 1) * MAX_LINE + _size_of_shards(layout, shards)
-    if count > MAX_FOLDER_LINES or size > MAX_MANIFEST:
+    if count > MAX_FOLDER_LINES:
+        raise ListTooLong(f"a list of them takes {count} lines, and readers take {MAX_FOLDER_LINES}")
+    if size > MAX_MANIFEST:
         raise ListTooLong(f"a manifest with them takes {size} bytes, and readers take {MAX_MANIFEST}")
     return ListPlan(_drain(lines), DIGESTS_A_LINE, for_all=count <= MAX_PLAIN_LINES)
 

@@ -171,7 +171,7 @@ class ListingReader:
         if not isinstance(entries, list):
             raise ManifestError("the entries of a folder are no list")
         if len(self.table) + len(entries) > self._expected:
-            raise ManifestError(f"more than the {self._expected} entries announced in the header")
+            raise ManifestError(f"more than the {self._expected} entries announced or allowed")
         run = _FileRun(self.table)
         try:
             for values in entries:

@@ -35,7 +35,7 @@ def unpack(packed: str) -> bytes:
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if not stream.eof or stream.unused_data:
-        raise ValueError(f"the stream does not end within {MAX_UNPACKED} bytes, or before its last byte")
+        raise ValueError(f"the stream does not end within {MAX_UNPACKED} bytes, or has bytes behind its end")
     return text
 
 

@@ -142,15 +142,19 @@ def resolve_folder(output: Path, manifest: Path) -> Path:
         return output
     is_link = stat.S_ISLNK(found.st_mode)
     if not is_trusted(found, output.parent.stat()) and (is_link or os.geteuid()):
+        kind = "link" if is_link else "folder" if stat.S_ISDIR(found.st_mode) else "file"
         raise LocalDiskError(
-            f"could not write {output}: it is another user's {'link' if is_link else 'folder'}, "
-            "in a folder writable by every user; remove it or name another folder"
+            f"could not write {output}: it is another user's {kind}, in a folder writable by every user; "
+            "remove it or name another folder"
         )
     target = output.resolve() if is_link else output
     if not target.exists():
         return target
     if not target.is_dir():
-        raise LocalDiskError(f"could not write {output}: it exists and is not a folder, which the version is")
+        raise LocalDiskError(
+            f"could not write {output}: it exists and is not a folder, which the version is; remove it or "
+            "name another output"
+        )
     if any(target.iterdir()) and not os.path.lexists(target.with_name(manifest.name)):
         raise LocalDiskError(
             f"could not write {output}: a folder not made by a download is there; "

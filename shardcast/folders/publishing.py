@@ -61,12 +61,15 @@ class PublishedFolders:
     def note_links(self, changes: Sequence[LinkChange]) -> None:
         """Renew the records of folders after this node gave or removed a name of files; blocks on the disk.
 
-        If a record can't be written, its folder is read again the next time.
+        If a record can't be written, these files are read again for the folder's next version.
         """
         try:
             renew_records(self.records, changes)
         except (OSError, LocalDiskError) as error:
-            log.warning("could not renew a record in %s: %s", self.records, error)
+            log.warning(
+                "could not renew a record in %s, so its folder's next version reads linked files again: %s",
+                self.records, error
+            )  # fmt: skip
 
     def record(self, path: Path, manifest: Manifest, survey: FolderSurvey) -> None:
         """Record the identities of a new version's files; blocks on the disk.
@@ -164,7 +167,7 @@ def check_folder_options(path: Path, is_folder: bool, rules: SurveyRules) -> Non
     """
     PathPatterns(rules.exclude)
     if not is_folder and (rules.exclude or not rules.mtimes):
-        raise UsageError(f"{path} is a file; only folders take exclusions and times")
+        raise UsageError(f"{path} is a file; only folders take --exclude and --no-mtimes")
 
 
 def folder_name(path: Path) -> str:

@@ -160,7 +160,7 @@ class FolderSurvey:
         if name[-1] == _SLASH or not same_size or not self.identities.agree(index, found):
             entry = self._entry(above, name, found, firsts)
             if not self.table.is_at(index, entry):
-                raise self.changed(path, "is something else")
+                raise self.changed(path, "was changed or replaced")
             if entry.kind is not EntryKind.FOLDER:
                 raise self.changed(path, "was written to or replaced")
 
@@ -339,7 +339,10 @@ def _patterns(path: Path, root: int, rules: SurveyRules) -> PathPatterns | None:
         with open(os.open(IGNORE_FILE, flags, dir_fd=root), "rb") as opened:
             data = opened.read(_MAX_IGNORE_FILE)
     try:
-        patterns += read_patterns(data.decode())
+        listed = read_patterns(data.decode())
+        PathPatterns(listed)
     except UnicodeDecodeError:
         raise UsageError(f"{file} is not UTF-8") from None
-    return PathPatterns(patterns)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+    return PathPatterns([*patterns, *listed])

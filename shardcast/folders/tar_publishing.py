@@ -90,7 +90,7 @@ def publish_tar_stream(
         reader = ByteSource(source, 1 << 63, description.shard_size, progress)
         lines = bytearray(folder.list_size)
         count = reader.fill(memoryview(lines), 0)
-        _check_complete(count, folder.list_size, progress)
+        _check_complete("list", count, folder.list_size, progress)
         return _publish(reader, bytes(lines), folder, opened, description, progress=progress, reserve=reserve)
 
 
@@ -111,7 +111,9 @@ def _publish(
         layout = layout_of_lines(header, lines)
         layout.table.clear_digests()  # what a sender says of files counts for nothing: all are hashed here
         plan = plan_list(layout)
-    except (ManifestError, ListTooLong, ValueError) as error:
+    except ListTooLong as error:
+        raise IntegrityError(f"the list of {name} is too long: {error}") from None
+    except (ManifestError, ValueError) as error:
         raise IntegrityError(f"the list of {name} is not that of a folder: {error}") from None
     reserve(layout.size)
     header = new_header(name, layout.size, opened.number, description, folder.facts)
@@ -119,16 +121,16 @@ def _publish(
     manifest = cut(
         source, opened, header, description=description, progress=progress, reserve=lambda size: None
     )
-    _check_complete(progress.done, layout.size, progress)
+    _check_complete("tar", progress.done, layout.size, progress)
     # Wait for the sender's end mark: only then the sender's digest is here.
     if reader.fill(memoryview(bytearray(1)), folder.list_size + layout.size):
         raise IntegrityError(f"{name} has more than the {layout.size} bytes by its list")
-    _check_complete(progress.done, layout.size, progress)
+    _check_complete("tar", progress.done, layout.size, progress)
     return manifest
 
 
-def _check_complete(done: int, size: int, progress: PublishProgress) -> None:
-    """Check that all bytes have come.
+def _check_complete(part: str, done: int, size: int, progress: PublishProgress) -> None:
+    """Check that all bytes of the ``tar`` or the ``list`` have come.
 
     Raises:
         Cancelled: publishing was cancelled.
@@ -137,7 +139,7 @@ def _check_complete(done: int, size: int, progress: PublishProgress) -> None:
     if progress.cancelled:
         raise Cancelled("the broadcast of the folder was cancelled")
     if done != size:
-        raise PayloadChanged(f"the tar of the folder ended at byte {done} of {size} bytes by its list")
+        raise PayloadChanged(f"the {part} of the folder ended at byte {done} of {size}; send both again")
 
 
 class TarSource:

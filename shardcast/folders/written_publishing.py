@@ -129,8 +129,10 @@ class WrittenSource:
         try:
             self._layout.table.append(entry)
             self._layout.extend()
-        except (UnsafeEntry, TooManyShards) as error:
+        except UnsafeEntry as error:
             raise UsageError(f"the folder can't have this entry: {error}") from None
+        except TooManyShards as error:
+            raise UsageError(f"the folder can't have {entry.text!r}: {error}; raise the shard size") from None
         self._announce(entry_line(self._layout.table, len(self._layout.table) - 1))
 
     def _next_entry(self) -> FolderEntry | None:

@@ -112,6 +112,17 @@ async def test_folder_keeps_nothing_of_an_earlier_run_that_is_not_in_its_list(tm
     assert not (tmp_path / "outside").exists()
 
 
+async def test_name_of_another_program_in_an_arriving_folder_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "v1"
+    with open_folder(output) as opened:
+        await fill(opened, PAYLOAD, MANIFEST)
+        (tmp_path / ".v1.part" / "folder" / "w" / "stranger").touch()
+        with pytest.raises(LocalDiskError, match="'w/' has 1 entries and 2 names: another program wrote"):
+            await opened.complete(MANIFEST)
+    await receive(output)
+    assert differences(output) == {}
+
+
 def test_closed_folder_of_an_earlier_run_is_removed() -> None:
     def receive_over(output: Path) -> dict[str, str]:
         inside = output.parent / ".v1.part" / "folder" / "w"

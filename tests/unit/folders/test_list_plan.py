@@ -35,12 +35,13 @@ def test_long_list_is_packed_and_read_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("bound", "value"), [("MAX_FOLDER_LINES", 1), ("MAX_MANIFEST", 1000), ("MAX_SHARDS", 3)]
+    ("bound", "value", "says"),
+    [("MAX_FOLDER_LINES", 1, " lines,"), ("MAX_MANIFEST", 1000, " bytes,"), ("MAX_SHARDS", 3, "shards;")],
 )
 def test_list_beyond_what_readers_take_is_refused(
-    bound: str, value: int, monkeypatch: pytest.MonkeyPatch
+    bound: str, value: int, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(list_plan, "MAX_PLAIN_LINES", 1)
     monkeypatch.setattr(list_plan, bound, value)
-    with pytest.raises(ListTooLong):
+    with pytest.raises(ListTooLong, match=says):
         plan_list(layout_of(20_000, 5, 1 << 18))

@@ -57,7 +57,7 @@ def test_time_beyond_64_bits_of_nanoseconds_is_told_apart(folder: Path, seconds:
         assert {entry.mtime for entry in survey.table if entry.text == "a.bin"} == {seconds}
         survey.check_unchanged()
         os.utime(folder / "a.bin", (seconds + 1, seconds + 1))
-        with pytest.raises(PayloadChanged, match=r"'a.bin' is something else"):
+        with pytest.raises(PayloadChanged, match=r"'a.bin' was changed or replaced"):
             survey.check_unchanged()
 
 
@@ -118,9 +118,9 @@ def test_missing_folder_is_told(tmp_path: Path) -> None:
         (lambda root: (root / "a.bin").unlink(), "'a.bin' is not there any more"),
         (lambda root: (root / "sub-x").unlink(), "'sub-x' is not there any more"),
         (lambda root: (root / "sub/deep/c.txt").write_bytes(b"d"), "'sub/deep/c.txt' was written to"),
-        (lambda root: (root / "sub/b.bin").write_bytes(b"bbb"), "'sub/b.bin' is something else"),
-        (lambda root: (root / "a.bin").chmod(0o600), "'a.bin' is something else"),
-        (lambda root: (root / "sub").chmod(0o711), "'sub/' is something else"),
+        (lambda root: (root / "sub/b.bin").write_bytes(b"bbb"), "'sub/b.bin' was changed or replaced"),
+        (lambda root: (root / "a.bin").chmod(0o600), "'a.bin' was changed or replaced"),
+        (lambda root: (root / "sub").chmod(0o711), "'sub/' was changed or replaced"),
         (lambda root: (root / "a.bin").rename(root / "z.bin"), "'a.bin' is not there any more"),
         (lambda root: (root / "z.bin").hardlink_to(root / "a.bin"), "'a.bin' was written to"),
     ],
@@ -143,7 +143,7 @@ def test_change_among_many_files_of_a_folder_is_told_by_name(tmp_path: Path, num
         assert [entry.path for entry in survey.table] == [b"%04d" % each for each in range(2000)]
         survey.check_unchanged()
         os.utime(tmp_path / f"{number:04}", ns=(0, 0))
-        with pytest.raises(PayloadChanged, match=f"'{number:04}' is something else"):
+        with pytest.raises(PayloadChanged, match=f"'{number:04}' was changed or replaced"):
             survey.check_unchanged()
         (tmp_path / f"{number:04}").unlink()
         with pytest.raises(PayloadChanged, match=f"'{number:04}' is not there any more"):
@@ -154,7 +154,7 @@ def test_file_that_became_a_link_of_the_same_name_is_told(folder: Path) -> None:
     with open_survey(folder) as survey:
         (folder / "sub-x").unlink()
         (folder / "sub-x").symlink_to("a.bin")
-        with pytest.raises(PayloadChanged, match="'sub-x' is something else"):
+        with pytest.raises(PayloadChanged, match="'sub-x' was changed or replaced"):
             survey.check_unchanged()
 
 
@@ -182,6 +182,12 @@ def test_pattern_that_is_none_is_refused(folder: Path, pattern: str) -> None:
         paths(folder, pattern)
 
 
+def test_malformed_pattern_of_an_ignore_file_is_refused_with_the_file(folder: Path) -> None:
+    (folder / ".shardcastignore").write_text("*.txt\n!x\n")
+    with pytest.raises(UsageError, match=rf"{folder}/.shardcastignore: '!x'"):
+        paths(folder)
+
+
 def test_names_that_are_not_utf8_match_patterns(folder: Path) -> None:
     (Path(os.fsdecode(os.fsencode(folder) + b"/\xff.tmp"))).write_bytes(b"")
     assert os.fsdecode(b"\xff.tmp") in paths(folder)
@@ -194,7 +200,7 @@ def test_file_that_grew_within_a_tick_of_the_clock_is_told(
     with open_survey(folder) as survey:
         (folder / "a.bin").write_bytes(b"aaaa")
         monkeypatch.setattr(survey.identities, "agree", lambda index, found: True)
-        with pytest.raises(PayloadChanged, match=r"'a.bin' is something else"):
+        with pytest.raises(PayloadChanged, match=r"'a.bin' was changed or replaced"):
             survey.check_unchanged()
 
 
