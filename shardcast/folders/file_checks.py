@@ -12,7 +12,7 @@ _CHUNK = 1 << 20
 
 
 def check_small_files(places: FolderPlaces, version: str) -> None:
-    """Check the digests of all small files not verified yet, and mark them as verified.
+    """Check the digests of all wanted small files not verified yet, and mark them as verified.
 
     Args:
         places: the files of the folder, with a table of the digests in the whole manifest.

@@ -234,8 +234,8 @@ def _segments(layout: FolderLayout, large: int) -> Iterator[Segment]:
 def _threshold(layout: FolderLayout) -> int:
     """Return the least size of a file with shards of its own.
 
-    The size is 1 MiB, doubled until there are at most 999 shards. If the payload has more even without large
-    files, it is doubled only until there are at most twice as many as without large files.
+    The size is 1 MiB, doubled until there are at most 999 shards. If there are more at any threshold, it
+    is doubled only until there are at most twice the fewest possible.
     """
 
     def count(large: int) -> int:

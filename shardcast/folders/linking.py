@@ -31,6 +31,8 @@ class LargeFileLinks:
     def __init__(self, survey: FolderSurvey, layout: FolderLayout, opened: OpenVersion) -> None:
         """Clone or link all large files of a folder, each unchanged since the survey.
 
+        After a link the survey gets the new ctimes, and a later time of its beginning.
+
         Raises:
             PayloadChanged: a file was touched since.
             LocalDiskError: a file can't be read, or the disk failed.

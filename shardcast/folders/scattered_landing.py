@@ -76,7 +76,7 @@ class ScatteredLanding(Landing):
         self._recent: dict[int, memoryview] = {}
 
     def put(self, start: int, view: memoryview, make_room: MakeRoom) -> None:
-        """Write right bytes to their files.
+        """Write right bytes to their files, and keep a copy for hashing while there is room.
 
         Args:
             start: offset of the bytes in the shard.

@@ -60,7 +60,7 @@ class FolderSurvey:
         path: the folder, for messages.
         tree: the open folder.
         table: the entries.
-        started: when the walk began, in nanoseconds since 1970.
+        started: when the walk began, or large files were linked later, in nanoseconds since 1970.
         identities: of the entries; those of folders are not compared, since their times change with each file
             left out.
     """

@@ -114,7 +114,7 @@ def to_connect(
         candidates: the members named by servers.
         neighbours: the node's present neighbours.
         random: source of choices among equals.
-        opened: the neighbours among them to which the node connected.
+        opened: number of the neighbours among them to which the node connected.
         want: wanted number of those.
     """
     known = {neighbour.key for neighbour in neighbours} | {me.key}

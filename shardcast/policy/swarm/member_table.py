@@ -78,7 +78,7 @@ class MemberTable:
         return max(ANNOUNCE_SECONDS, (len(members.by_key) if members else 0) / _ANNOUNCEMENTS)
 
     def pause(self, entry: Entry) -> float:
-        """Return the seconds until a member's next announcement: few for one with few acquaintances."""
+        """Return the seconds until a member's next announcement: few until it is checked and knows others."""
         interval = self.interval(entry.version)
         if len(entry.named.entries) >= OPENED and entry.reachable is not None:
             return interval
