@@ -27,14 +27,17 @@ _local = threading.local()
 
 
 def encode_chunk(data: Buffer) -> bytes:
-    """Return a chunk encoded: compressed if this makes the chunk smaller, else plain."""
+    """Return a chunk encoded: compressed if this saves 5 % or more, else plain; plain without zstandard.
+
+    A large chunk whose samples don't shrink is not tried as a whole.
+    """
     if zstandard is not None and _is_compressible(data):
         return _smaller(data, _compressor().compress(data))
     return PLAIN + bytes(data)
 
 
 def _smaller(data: Buffer, compressed: bytes) -> bytes:
-    """Return a chunk encoded: compressed if this saves enough, else plain."""
+    """Return a chunk encoded: compressed if this saves 5 % or more, else plain."""
     if len(compressed) <= len(data) * _GAIN:
         return ZSTD + compressed
     return PLAIN + bytes(data)
@@ -106,7 +109,7 @@ def _decompress(body: Buffer) -> bytes:
 
 
 def _is_compressible(data: Buffer) -> bool:
-    """Return whether samples of a chunk shrink; small chunks are tried as a whole."""
+    """Return whether to try compression: the samples of a large chunk shrink; a small one is not empty."""
     if len(data) <= _ONE_PIECE:
         return len(data) > 0
     view, middle = memoryview(data), len(data) // 2

@@ -93,7 +93,8 @@ class IgnoreRules:
 
         Args:
             folder: path from the top, with ``/`` at the end; empty for the top.
-            text: of the file. Lines that are no patterns are skipped: the file is for other programs.
+            text: of the file. Lines that are no patterns are skipped: the file is for other programs. Only
+                the first ``MAX_PATTERNS`` patterns count.
         """
         patterns = Patterns(_readable(text.decode("utf-8", "surrogateescape")))
         files = ((len(folder), patterns), *self._files)
@@ -133,7 +134,7 @@ def _plain(pattern: str) -> str:
 
 
 def _readable(text: str) -> list[str]:
-    """Return the valid patterns among the lines of an ignore file."""
+    """Return the valid patterns among the first ``MAX_PATTERNS`` of an ignore file."""
     found = []
     for pattern in read_patterns(text)[:MAX_PATTERNS]:
         try:

@@ -131,7 +131,7 @@ def encode_commit(
 
     The body is a length and the JSON ``head``, a length and the ``record``, then ids. If the head's ``base``
     is null, these are all ids the snapshot needs; else a count of ``added`` ids, these, and the ``removed``
-    ids.
+    ids. One string of ``added`` or ``removed`` may hold several ids, joined.
     """
     text = json.dumps(head, separators=(",", ":")).encode()
     yield _COUNT.pack(len(text)) + text + _COUNT.pack(len(record)) + record

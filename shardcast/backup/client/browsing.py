@@ -39,6 +39,11 @@ def entry_at(tree: SnapshotTree, path: bytes) -> SavedEntry:
 def list_entries(tree: SnapshotTree, path: bytes, *, recursive: bool = False) -> Iterator[TreeEntry]:
     """Yield the entries of a folder, or the entry itself for another kind of path.
 
+    Args:
+        tree: of the snapshot.
+        path: from the top of the snapshot.
+        recursive: whether to yield everything below a folder.
+
     Raises:
         VersionNotOffered: the snapshot has no such path.
         ShardcastError: a listing is damaged, or the server does not answer.
@@ -250,7 +255,12 @@ def read_file(tree: SnapshotTree, reader: ChunkReader, entry: SavedEntry) -> Ite
 
 
 def _read_batch(reader: ChunkReader, batch: Sequence[Chunk]) -> Iterator[bytes]:
-    """Yield the bytes of some chunks, fetched together."""
+    """Yield the bytes of some chunks, fetched together.
+
+    Raises:
+        IntegrityError: a chunk is damaged or gone, or has another size.
+        ShardcastError: the server does not answer.
+    """
     parts, missing = reader.plan(chunk.id for chunk in batch)
     if missing:
         raise IntegrityError(f"chunk {missing[0].hex()[:16]} of the file is missing at the server")

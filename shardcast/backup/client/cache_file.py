@@ -56,11 +56,11 @@ class CacheFile:
                 part.unlink(missing_ok=True)
 
     def last(self) -> FolderCache | None:
-        """Return the cache of the last backup; None where there is none."""
+        """Return the cache of the last backup; None if missing, damaged, or made with another key."""
         return self._opened(self._path)
 
     def begin(self) -> FolderCacheWriter:
-        """Begin the next cache.
+        """Begin the next cache in a temporary file, and return the writer.
 
         Raises:
             LocalDiskError: the file cannot be made.
@@ -85,10 +85,12 @@ class CacheFile:
             raise LocalDiskError(f"could not read {part}: another program changed it")
 
     def keep(self, snapshot: str) -> None:
-        """Rename the newest cache to the name of the last one, with the id of its snapshot inside.
+        """Write a snapshot's id into the newest cache, and give the cache the name of the last one.
+
+        If no next cache was begun, the last one gets the id.
 
         Raises:
-            LocalDiskError: the file cannot be renamed.
+            LocalDiskError: the file cannot be written or renamed.
         """
         with disk_errors("could not write", self._path):
             newest = self._parts[-1][0] if self._parts else self._path

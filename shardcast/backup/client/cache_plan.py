@@ -24,7 +24,7 @@ class CachePlan:
 
     @property
     def written(self) -> FolderCacheWriter | None:
-        """The next cache; None while equal to the last one."""
+        """The writer of the next cache; None while equal to the last one."""
         return self._written
 
     def mark(self) -> int:

@@ -71,7 +71,7 @@ class _CheckedFolder:
 
 @dataclass
 class SnapshotCheck:
-    """Checks snapshots of one client: first what they share, once; then then the snapshots with damage.
+    """Checks snapshots of one client: each folder and chunk once; then the files that need a bad chunk.
 
     Attributes:
         server: the server.

@@ -117,6 +117,7 @@ class ChunkReader:
 
         Raises:
             ServerLacks: the pack was deleted; ``plan`` returns the new locations.
+            UsageError: a chunk is compressed, and the package zstandard is not installed.
             ShardcastError: the server does not answer.
         """
         data = memoryview(self._server.read_range(part.pack, part.offset, part.length))

@@ -97,7 +97,7 @@ class ChunkSender:
                 self._send(self._take_pack(kind))
 
     def stop(self) -> None:
-        """End the threads after they have sent the queued batches."""
+        """End the threads after the queued batches; chunks in packs that are not full stay unsent."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -105,7 +105,7 @@ class ChunkSender:
         self._threads = []
 
     def abandon(self) -> None:
-        """Drop the queued batches; requests under way end by themselves."""
+        """Drop the queued batches, and refuse further ones; requests under way end by themselves."""
         self._failure = self._failure or CannotAsk("the backup server", "the backup was broken off")
 
     def _hand_on(self) -> None:
@@ -117,10 +117,10 @@ class ChunkSender:
         self._batch, self._batch_bytes = [], 0
 
     def _start_thread(self) -> None:
-        """Start one more thread; with fewer than there may be the work goes on, but for none.
+        """Start one more thread; if this fails, go on with the others.
 
         Raises:
-            CannotAsk: this machine allows no thread.
+            CannotAsk: this machine allows not even one thread.
         """
         thread = threading.Thread(target=self._run, daemon=True, name="backup-sender")
         try:
@@ -169,7 +169,11 @@ class ChunkSender:
         return None
 
     def _wanted(self, batch: list[QueuedChunk]) -> list[tuple[ChunkKind, bytes, bytes]]:
-        """Return the encoded chunks of a batch that the server lacks and no other thread is sending."""
+        """Return the encoded chunks of a batch to send, and count them as under way.
+
+        These are the chunks that the server lacks, no other thread is sending, and no other client's copy
+        spares.
+        """
         chunks = {one[1]: one for one in batch}
         ids = list(chunks)
         missing = self._store.missing(ids)
@@ -184,7 +188,7 @@ class ChunkSender:
         return [(kind, chunk, encoded or next(fresh)) for kind, chunk, _, encoded in wanted]
 
     def _without_shared(self, wanted: list[QueuedChunk]) -> list[QueuedChunk]:
-        """Return the chunks that no other client's copy spares; listings are always sent."""
+        """Return the chunks that no other client's copy spares; the others are no longer under way."""
         shared = self._store.share({chunk: data for kind, chunk, data, _ in wanted if kind is ChunkKind.DATA})
         with self._lock:
             self._under_way -= shared

@@ -60,7 +60,7 @@ def commit_snapshot(
         facts: of the snapshot.
         root: fields of the top folder's entry.
         sums: of the tree.
-        added: needed ids, beside those of the base.
+        added: needed ids, beside those of the base; one string may hold several ids, joined.
         removed: ids of the base no longer needed.
 
     Raises:

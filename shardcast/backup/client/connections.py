@@ -17,7 +17,7 @@ from shardcast.errors import BadAnswer, CannotAsk, LocalLimit, PeerError, Server
 from shardcast.plain_text import one_line
 
 CONNECT_SECONDS = 20.0
-"""Seconds to connect, and seconds without a byte."""
+"""Seconds to connect, TLS included."""
 ANSWER_SECONDS = 300.0
 """Seconds for a whole request and its answer, unless a call allows more."""
 _SILENT_SECONDS = 120.0
@@ -48,7 +48,7 @@ class BackupAnswer:
 
 
 class KeptConnections:
-    """KeptConnections to one server; a request takes a free one, or makes another.
+    """Connections to one server; a request takes a free one, or makes another.
 
     Attributes:
         server: the URL of the server.

@@ -56,6 +56,8 @@ class ChunkingReader:
     ) -> tuple[Fields | bytes, bytes]:
         """Read a file; return the line or the fields of its entry, and the ids of its chunks, joined.
 
+        A file that changes meanwhile is read once more; if this happens again, its fields have a problem.
+
         Args:
             folder: descriptor of the folder.
             name: the file's name.
@@ -65,6 +67,7 @@ class ChunkingReader:
 
         Raises:
             OSError: the file was removed or replaced by another kind, or cannot be read.
+            PeerError, UploadRefused: an earlier chunk could not be sent.
         """
         if device is not None and (known := self._remembered.get((device, facts))):
             return {**known[0], "name": name}, known[1]

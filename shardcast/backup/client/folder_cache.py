@@ -147,6 +147,8 @@ class FolderCache:
     def folder(self, start: int, end: int) -> CachedFolder | None:
         """Return the record of a folder; None if damaged.
 
+        The parts before the record are not checked: they may be damaged all the same.
+
         Args:
             start: start of the folder's range.
             end: end of the range.
@@ -185,6 +187,8 @@ class FolderCache:
 
     def ids(self, folder: CachedFolder, *, below: bool = True) -> Iterator[bytes]:
         """Yield the ids needed by a folder, joined in strings: of segments, chunks and chunk lists.
+
+        A subfolder with a damaged record is skipped.
 
         Args:
             folder: the folder.
@@ -281,10 +285,10 @@ class FolderCacheWriter:
         self._write(tail + trailer + struct.pack("<I", zlib.crc32(trailer, zlib.crc32(tail))))
 
     def finish(self, snapshot: str) -> None:
-        """Write the footer.
+        """Write the footer and all buffered bytes: the cache is whole.
 
         Args:
-            snapshot: the id of the snapshot.
+            snapshot: the id of the snapshot; empty while there is none (``renew`` writes the id later).
 
         Raises:
             OSError: the disk failed.
@@ -315,7 +319,7 @@ def footer(end: int, snapshot: str) -> bytes:
 
 
 def renew(path: Path, snapshot: str) -> None:
-    """Name another snapshot of the same content in a cache.
+    """Write the id of another snapshot of the same content into the footer of a finished cache.
 
     A kill in the middle leaves a footer whose CRC is wrong: the next backup then reads every file.
 

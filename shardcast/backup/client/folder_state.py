@@ -91,7 +91,7 @@ def read_state(folder: int, path: bytes, rules: IgnoreRules, problem: Problem) -
         folder: the folder's descriptor.
         path: path from the top, with ``/`` at the end; empty for the top.
         rules: names to leave out.
-        problem: called with each name whose ``stat`` fails.
+        problem: called with each unreadable ignore file, and each name whose ``stat`` fails.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -131,7 +131,9 @@ def read_state(folder: int, path: bytes, rules: IgnoreRules, problem: Problem) -
 def rules_in(
     folder: int, path: bytes, names: list[bytes], rules: IgnoreRules, problem: Problem
 ) -> IgnoreRules:
-    """Return the rules of a folder, including its ignore files.
+    """Return the rules of a folder, including its ignore files if the rules allow these.
+
+    An ignore file of more than ``MAX_IGNORE_FILE`` bytes does not count.
 
     Args:
         folder: the folder's descriptor.
@@ -161,7 +163,7 @@ def is_cache(folder: int) -> bool:
 
 
 def _read_small(folder: int, name: bytes, max_bytes: int, *, cut: bool = False) -> bytes | None:
-    """Return the bytes of a plain file; None for another kind, and for a longer file unless ``cut``."""
+    """Return the bytes of a plain file; None if missing, of another kind, or longer and not to ``cut``."""
     try:
         descriptor = os.open(name, _FLAGS, dir_fd=folder)
     except FileNotFoundError:

@@ -33,11 +33,11 @@ class IdChanges:
             self._old.update(split(joined))
 
     def added(self) -> list[bytes]:
-        """Return the new ids."""
+        """Return the ids of new parts that no changed or removed part had; wrong if ``too_many``."""
         return sorted(self._new - self._old)
 
     def removed(self, needed: Iterable[bytes]) -> list[bytes]:
-        """Return the ids no longer needed.
+        """Return the ids no longer needed; wrong if ``too_many``.
 
         Args:
             needed: all ids of the new snapshot, joined in strings: an id removed in one place may be needed

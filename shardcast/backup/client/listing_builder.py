@@ -151,7 +151,13 @@ class ListingBuilder:
         old: OldListing | None,
         before: int,
     ) -> tuple[bytes, bytes] | None:
-        """Return the line of a name and the ids of its chunks, joined; None for a removed name."""
+        """Return the line of a name and the ids of its chunks, joined.
+
+        None for a removed name, and, with a reported problem, for a name whose ``stat`` fails.
+
+        Raises:
+            CacheDamaged: the last cache is damaged.
+        """
         state = folder.state
         name, facts = state.names[at], state.facts_at(at)
         fields = subfolders.get(at)
@@ -179,7 +185,7 @@ class ListingBuilder:
         """Return the line or the fields of a file, link or device, and the ids of its chunks, joined.
 
         Raises:
-            OSError: the name was removed.
+            OSError: the name was removed, or its ``stat`` fails.
         """
         if at in folder.state.others:
             return other_entry(folder.descriptor, name), b""
@@ -192,7 +198,7 @@ class ListingBuilder:
             return unreadable_entry(folder.descriptor, name, error.strerror or str(error)), b""
 
     def _line(self, folder: OpenFolder, name: bytes, fields: Fields) -> bytes:
-        """Return the line of an entry, without attributes if they make the line too long."""
+        """Return the line of an entry; report extended attributes that make it too long, and omit them."""
         line = fields_line(fields)
         if len(line) > MAX_LINE:
             problems = [*fields.get("problems", []), "its attributes are too large to be saved"]

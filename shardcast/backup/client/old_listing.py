@@ -69,7 +69,7 @@ class OldListing:
         )
 
     def part_at(self, index: int, names: list[bytes], facts: bytearray, at: int) -> CachedPart | None:
-        """Return the part at an old index if the new listing has the same part; else None.
+        """Return the part at an old index; None if the new listing has another, or an id is distrusted.
 
         Args:
             index: the old index.
@@ -110,7 +110,7 @@ class OldListing:
         return found
 
     def finish(self) -> None:
-        """Pass the remaining parts."""
+        """Pass the remaining parts, and so add them to ``unused``."""
         self._move_to(len(self._names))
 
     def _move_to(self, index: int) -> CachedPart | None:
@@ -134,7 +134,7 @@ class OldListing:
         """Return the lines of a part and the ids of each.
 
         Raises:
-            CacheDamaged: the segment differs from its id, or has another number of entries.
+            CacheDamaged: the segment differs from its id, or has another number of entries or ids.
         """
         try:
             plain = decode_chunk(part.encoded)

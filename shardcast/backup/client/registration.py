@@ -75,7 +75,7 @@ def save_registration(registration: Registration) -> Path:
 
 
 def prepare_registrations() -> None:
-    """Make the folder of registrations, accessible only to this user.
+    """Make the folder of registrations, accessible only to this user, and try to write a file there.
 
     Raises:
         LocalDiskError: the folder cannot be made or written.

@@ -83,13 +83,16 @@ class BackupServer:
             key: the client's; None for calls without a key.
             tls: TLS settings of https connections.
             pause: called with the seconds to wait before the next attempt; None to sleep.
+
+        Raises:
+            UsageError, LocalDiskError: a file of ``tls`` can't be used.
         """
         self.url = url
         self._connections = KeptConnections(url, bearer(key) if key else {}, tls or ClientTls())
         self._pause = pause or self._connections.pause
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close every idle connection."""
         self._connections.close()
 
     def abort(self) -> None:
@@ -100,7 +103,7 @@ class BackupServer:
         """Check that the URL is a backup server of a protocol this release supports.
 
         Raises:
-            PeerError: the URL is another server, or does not answer.
+            PeerError: the URL is another server, has a newer protocol, or does not answer.
         """
         fields = self._read("GET", wire.ABOUT_PATH, parse_object)
         if fields.get("name") != wire.NAME or type(fields.get("format")) is not int:
@@ -112,7 +115,14 @@ class BackupServer:
             )
 
     def register(self, invitation: str, host: str, path: bytes) -> RegisteredClient:
-        """Register this machine with an invitation, valid once; so the request is not repeated.
+        """Register a folder with an invitation, and return this client's name and keys.
+
+        An invitation is valid once, so the request is not repeated.
+
+        Args:
+            invitation: the text from the server's operator.
+            host: the name of this machine.
+            path: absolute path of the folder.
 
         Raises:
             AccessDenied: the invitation is wrong, used or expired.
@@ -131,7 +141,11 @@ class BackupServer:
         return self._read("GET", wire.CLIENT_PATH, parse_facts)
 
     def begin_run(self, host: str, path: bytes) -> BackupRun:
-        """Begin a run: chunks reported as available to the run stay until its end.
+        """Begin a run and return it: chunks reported as available to the run stay until its end.
+
+        Args:
+            host: the name of this machine.
+            path: absolute path of the folder to save.
 
         Raises:
             PeerError: the server does not answer, or this client is read-only.
@@ -176,7 +190,10 @@ class BackupServer:
         return self._read("GET", path, lambda body: wire.split_ids(body, max_ids), max_answer=_MAX_LIST)
 
     def locate(self, ids: Sequence[bytes]) -> list[wire.ChunkLocation]:
-        """Return where chunks lie, at most ``wire.MAX_IDS`` of them.
+        """Return where chunks lie, in the order of the ids; ``wire.NOWHERE`` for a missing chunk.
+
+        Args:
+            ids: at most ``wire.MAX_IDS``.
 
         Raises:
             PeerError: the server can't be asked.
@@ -223,7 +240,7 @@ class BackupServer:
         )
 
     def ask(self, method: str, path: str, **more: Any) -> BackupAnswer:
-        """Send a request, repeated after failures that may pass; for ``more`` see ``KeptConnections.ask``.
+        """Send a request, repeated after failures that may pass; for ``more`` see ``ask_once``.
 
         Raises:
             PeerError: the request failed for good, or too often.
@@ -249,7 +266,16 @@ class BackupServer:
         expected: Collection[int] = (200, 201, 204),
         seconds: float = ANSWER_SECONDS,
     ) -> BackupAnswer:
-        """Send a request once; for the arguments see ``KeptConnections.ask``.
+        """Send a request without repeating it, and return an answer of an expected status.
+
+        Args:
+            method: of the request.
+            path: below the server's URL.
+            body: of the request.
+            headers: beside those of every request.
+            max_answer: maximum bytes of the answer; less than 1 MiB counts as 1 MiB.
+            expected: statuses of a success.
+            seconds: maximum for request and answer together.
 
         Raises:
             PeerError: the request failed, or the answer has a status that was not expected.
@@ -354,8 +380,8 @@ class BackupRun:
         Args:
             head: the fields shown in lists; ``base`` names a snapshot whose chunks are needed too.
             record: the record, opaque to the server.
-            added: needed chunks, beside those of ``base``.
-            removed: chunks of ``base`` no longer needed.
+            added: ids of needed chunks, beside those of ``base``; one string may hold several ids, joined.
+            removed: ids of chunks of ``base`` no longer needed.
 
         Raises:
             ServerLacks: ``base`` was deleted, or the run has ended.

@@ -86,7 +86,7 @@ class EntryRestorer:
         self._links: list[tuple[bytes, SavedEntry, bool]] = []
 
     def close(self) -> None:
-        """Wait for the threads to end."""
+        """Drop the queued work, and wait for the threads to end."""
         self._window.close()
 
     @property
@@ -117,7 +117,11 @@ class EntryRestorer:
 
     @contextmanager
     def guarded(self, path: bytes) -> Iterator[None]:
-        """Report an error of one entry, and go on."""
+        """Report an error in the block, and go on after it.
+
+        Raises:
+            OSError: the error concerns other entries too, as a full disk does.
+        """
         try:
             yield
         except OSError as error:
@@ -126,10 +130,16 @@ class EntryRestorer:
             self._report.problem(path, error.strerror or error_text(error))
 
     def restore(self, path: bytes, entry: SavedEntry, *, fresh: bool) -> None:
-        """Restore one entry.
+        """Restore a link or a device, or report why not; add a file, to be restored by ``finish``.
+
+        Args:
+            path: from the top of the snapshot.
+            entry: the entry at the path.
+            fresh: whether the entry's folder was empty before the restore, so no name is taken.
 
         Raises:
-            OSError: the entry cannot be made.
+            OSError: the entry cannot be made, or the present one cannot be read.
+            ShardcastError: the server failed.
         """
         rights = self._settings.rights
         if not rights.owners and entry.uid != os.geteuid():

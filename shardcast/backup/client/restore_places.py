@@ -77,10 +77,10 @@ class RestorePlaces:
             yield tree.folder(path)
 
     def state(self, path: bytes) -> os.stat_result | None:
-        """Return the state of a path, of a link itself; None for a missing path.
+        """Return the state of a path, of a link itself; None for a name missing in its folder.
 
         Raises:
-            OSError: a folder on the way is a link, or cannot be opened.
+            OSError: a folder on the way is missing, a link, or cannot be opened.
         """
         with self.folder_of(path) as (folder, name):
             return state_of(folder, name)
@@ -197,7 +197,9 @@ def remove_temporary(folder: int, name: bytes) -> None:
 
 
 def open_to_compare(folder: int, name: bytes) -> int:
-    """Open a regular file for reading, in spite of its mode, and return the descriptor.
+    """Open a regular file for reading, and return the descriptor.
+
+    If the mode of this user's file forbids reading, the mode is changed for a moment.
 
     Raises:
         OSError: the name is no regular file, or the file cannot be read.
@@ -214,7 +216,7 @@ def open_to_compare(folder: int, name: bytes) -> int:
 
 
 def _open_unreadable(folder: int, name: bytes) -> int:
-    """Open a file of this user without read permission for its owner."""
+    """Open this user's file without read permission for its owner: the permission is set meanwhile."""
     known = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         found = os.fstat(known)

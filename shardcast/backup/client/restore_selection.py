@@ -24,7 +24,7 @@ class RestoreSelection:
 
     @property
     def is_all(self) -> bool:
-        """Whether nothing needs to be asked for: no pattern includes."""
+        """Whether there is no include pattern, so every path is included; some may still be excluded."""
         return self._include is None
 
     def excludes(self, path: bytes) -> bool:

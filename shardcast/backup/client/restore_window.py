@@ -42,7 +42,7 @@ class RestoreWindow:
         rights: AttributeRights,
         progress: Callable[[], object],
     ) -> None:
-        """Have no files yet; ``progress`` is called when some bytes more are there."""
+        """Have no files yet; ``progress`` is called after each range of a pack is written."""
         self._tree = tree
         self._reader = reader
         self._places = places
@@ -56,7 +56,7 @@ class RestoreWindow:
         self._pool = ThreadPool(_THREADS, "shardcast-restore")
 
     def close(self) -> None:
-        """Wait for the threads to end."""
+        """Drop the queued work, and wait for the threads to end."""
         self._pool.shutdown(cancel_futures=True)
 
     @property
@@ -117,7 +117,7 @@ class RestoreWindow:
             self._finish(file)
 
     def run(self) -> list[RestoredFile]:
-        """Restore the files; return the failed ones, already reported.
+        """Restore the files; return the failed ones, already reported and without a temporary file.
 
         Raises:
             OSError: the disk is full, or failed.
@@ -132,7 +132,7 @@ class RestoreWindow:
         return failed
 
     def _start(self) -> None:
-        """Let threads fetch the expected chunks, and write them."""
+        """Let threads fetch the expected chunks, and write them; report the files of missing chunks."""
         parts, missing = self._reader.plan(self._targets)
         targets, self._targets, self._bytes = self._targets, {}, 0
         for chunk in missing:

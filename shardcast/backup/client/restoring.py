@@ -93,7 +93,7 @@ class Restore:
 
         Args:
             fresh: whether the destination is empty.
-            ours: whether the destination was made for this restore.
+            ours: whether the destination gets the attributes of the snapshot's top folder.
 
         Raises:
             OSError: the disk is full, or failed.
@@ -208,7 +208,7 @@ class Restore:
         return True
 
     def _leave(self, level: _Level) -> None:
-        """Leave a folder after its last entry."""
+        """Note a folder of ours after its last entry: the next flush sets its attributes."""
         if level.ours and level.state and not self._settings.dry_run:
             self._left.append(level)
             self._hold(level.entry)
@@ -257,7 +257,7 @@ def restore_into(
     """Restore a tree into a folder, made if missing.
 
     Args:
-        destination: the folder; an existing one keeps its mode and time.
+        destination: the folder; keeps its mode and time, unless new or left unfinished by an earlier restore.
         tree: of the snapshot.
         reader: of the snapshot's chunks.
         settings: of the restore.
@@ -288,6 +288,8 @@ def restore_into(
 
 def _open_destination(destination: Path, settings: RestoreSettings) -> tuple[int, bool]:
     """Return the descriptor of the folder, and whether the folder is new.
+
+    In a dry run nothing is made: for a missing folder the descriptor is that of ``/``.
 
     Raises:
         OSError: the folder cannot be made or opened.

@@ -41,7 +41,7 @@ class Scan:
 
         Args:
             rules: names to leave out.
-            problem: called with each unreadable folder and each name whose ``stat`` fails.
+            problem: called with each unreadable folder or ignore file, and each name whose ``stat`` fails.
         """
         self.left_out = self.sockets = 0
         self._rules = rules

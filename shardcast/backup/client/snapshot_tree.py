@@ -80,7 +80,8 @@ class SnapshotTree:
             path: of the folder, for errors.
 
         Raises:
-            IntegrityError: the folder's listing is damaged or lost.
+            IntegrityError: the folder's listing is damaged or lost, or its names are not in order.
+            EndlessTree: the tree has more entries than the snapshot's record says.
             ShardcastError: the server does not answer.
         """
         last = b""
@@ -125,7 +126,12 @@ class SnapshotTree:
             yield entry
 
     def find(self, path: bytes) -> SavedEntry | None:
-        """Return the entry at a path; None where there is none."""
+        """Return the entry at a path; None where there is none.
+
+        Raises:
+            IntegrityError: a listing on the way is damaged or lost.
+            ShardcastError: the server does not answer.
+        """
         entry = self.root
         for name in filter(None, path.split(b"/")):
             if entry.kind is not SavedKind.FOLDER:

@@ -62,7 +62,7 @@ class SaveCounts:
     sockets: int = 0
 
     def add(self, sums: FolderSums) -> None:
-        """Count a folder by itself."""
+        """Add the sums of a folder without its subfolders."""
         self.files += sums.files
         self.folders += sums.folders
         self.bytes += sums.bytes
@@ -152,7 +152,10 @@ class TreeSaver:
         self._device = 0
 
     def save(self, top: int) -> SavedTree:
-        """Save an open folder, and close it.
+        """Save a folder with everything below.
+
+        Args:
+            top: the folder's descriptor, closed afterwards, also after an error.
 
         Raises:
             OSError: the folder cannot be listed, or the cache cannot be written.
@@ -207,7 +210,7 @@ class TreeSaver:
         return _Frame(opened, name, index, touched, cached, known, mark, state.folders()[::-1])
 
     def _descend(self, frame: _Frame, index: int, depth: int) -> _Frame | None:
-        """Enter a subfolder; None if there are no entries to save."""
+        """Enter a subfolder; None for a removed, unreadable or left-out one, noted in ``frame``."""
         state, folder = frame.open.state, frame.open
         name, facts = state.names[index], state.facts_at(index)
         path, known = folder.path + name, frame.known.get(name)
@@ -259,7 +262,7 @@ class TreeSaver:
         return fields, sums
 
     def _is_unchanged(self, frame: _Frame, cached: CachedFolder) -> bool:
-        """Return whether a folder, with everything below, is unchanged."""
+        """Return whether a folder, with everything below, is unchanged and needs no distrusted id."""
         state = frame.open.state
         if any(fields is not None for fields in frame.subfolders.values()):
             return False
@@ -275,7 +278,7 @@ class TreeSaver:
     def _rebuild(
         self, frame: _Frame, cached: CachedFolder | None, sums: FolderSums
     ) -> tuple[int, tuple[bytes, ...]]:
-        """Build the listing of a changed folder; return the size of its range, and its segments."""
+        """Build a changed folder's listing and cache record; return the range's size, and the segments."""
         state = frame.open.state
         self._note_vanished(frame)
         writer = self._plan.writer()
@@ -291,7 +294,7 @@ class TreeSaver:
         return writer.position - (parts_start - below), built.segments
 
     def _note_vanished(self, frame: _Frame) -> None:
-        """Note the ids of removed subfolders."""
+        """Add the ids of removed subfolders, and everything below, to the removed ids."""
         if not frame.known or self._cache is None:
             return
         for name in frame.known.keys() - set(frame.open.state.names):
@@ -308,7 +311,7 @@ class TreeSaver:
             close(descriptor)
 
     def _unreadable(self, folder: int, name: bytes, path: bytes, error: OSError) -> Fields:
-        """Return the fields of an unreadable folder; no fields for a removed one."""
+        """Report an unreadable folder, and return its fields; no fields for a removed one."""
         why = f"{UNREADABLE}: {error.strerror}"
         self._problem(path, why)
         try:
