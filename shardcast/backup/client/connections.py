@@ -160,18 +160,20 @@ class KeptConnections:
 
         timer = threading.Timer(seconds, cut_off)
         timer.daemon = True
+        connected = connection.sock is not None
         with self._lock:
             self._busy.add(connection)
         try:
             if self._aborted.is_set():
                 raise CannotAsk(self.server, f"{request}: {_ABORTED}")
             timer.start()
-            if connection.sock is None:
+            if not connected:
                 _connect(connection)
+                connected = True
             answer = exchange(connection)
         except (OSError, http.client.HTTPException, ValueError, RuntimeError) as error:
             connection.close()
-            raise self._failure(error, request, late.is_set()) from error
+            raise self._failure(error, request, late.is_set(), connected) from error
         except BaseException:
             connection.close()
             raise
@@ -184,12 +186,14 @@ class KeptConnections:
                 self._free.append(connection)
         return answer
 
-    def _failure(self, error: Exception, request: str, late: bool) -> PeerError:
+    def _failure(self, error: Exception, request: str, late: bool, connected: bool) -> PeerError:
         """Return the error of a request without an answer."""
         if self._aborted.is_set():
             return CannotAsk(self.server, f"{request}: {_ABORTED}")
         if late or isinstance(error, TimeoutError):
-            return ServerStalled(self.server, f"{request}: no whole answer in time")
+            no_connection = "no connection in time; check the server's address and the network"
+            text = "no whole answer in time" if connected else no_connection
+            return ServerStalled(self.server, f"{request}: {text}")
         if limit := LocalLimit.of(error):
             return CannotAsk(self.server, str(limit))
         if isinstance(error, ssl.SSLError):
@@ -197,7 +201,9 @@ class KeptConnections:
 
             if failure := tls_failure_in_thread(self.server, error):
                 return failure
-        if isinstance(error, http.client.IncompleteRead | http.client.LineTooLong | ValueError):
+        if isinstance(error, http.client.IncompleteRead):
+            return BadAnswer(self.server, f"{request}: the answer was cut off; try again")
+        if isinstance(error, http.client.LineTooLong | ValueError):
             return BadAnswer(self.server, f"{request}: {one_line(str(error), 200)}")
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or repr(error)
         return ServerUnreachable(self.server, f"{request}: {one_line(text, 200)}")

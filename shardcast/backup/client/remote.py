@@ -105,7 +105,14 @@ class BackupServer:
         Raises:
             PeerError: the URL is another server, has a newer protocol, or does not answer.
         """
-        fields = self._read("GET", wire.ABOUT_PATH, parse_object)
+        try:
+            fields = self._read("GET", wire.ABOUT_PATH, _object_or_empty)
+        except ServerBusy:
+            raise
+        except ServerLacks as error:
+            raise BadAnswer(
+                self.url, f"this is no backup server; check the address ({error.what})"
+            ) from error
         if fields.get("name") != wire.NAME or type(fields.get("format")) is not int:
             raise BadAnswer(self.url, "this is no backup server; check the address")
         if fields["format"] > wire.FORMAT:
@@ -417,6 +424,14 @@ class BackupRun:
             self._server.ask_once("DELETE", wire.run_path(self._run), seconds=_END_SECONDS)
         except ServerLacks:
             pass  # it ended by itself
+
+
+def _object_or_empty(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of an answer; an empty one for another answer, such as a web page."""
+    try:
+        return parse_object(body)
+    except ValueError:
+        return {}
 
 
 def _json(fields: Mapping[str, Any]) -> Body:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import socket
 import threading
@@ -154,6 +155,12 @@ def test_another_server_is_told_from_a_backup_server() -> None:
         pytest.raises(BadAnswer, match="newer release"),
     ):
         remote.check()
+    for status in (200, 404):
+        with (
+            server((status, b"<html>")) as remote,
+            pytest.raises(BadAnswer, match="no backup server; check the address"),
+        ):
+            remote.check()
 
 
 def test_answers_are_bounded_and_whole() -> None:
@@ -161,7 +168,7 @@ def test_answers_are_bounded_and_whole() -> None:
         remote.facts()
     with (
         server((200, b"{}", {"Content-Length": "5", "Connection": "close"})) as remote,
-        pytest.raises(PeerError),
+        pytest.raises(BadAnswer, match="cut off"),
     ):
         remote.facts()
     with server((206, b"12345")) as remote:
@@ -177,6 +184,15 @@ def test_silent_server_is_left_after_the_time_of_a_request() -> None:
         with pytest.raises(ServerStalled, match="in time"):
             connections.ask("GET", "/", max_answer=10, seconds=0.2)
         release.set()
+
+
+def test_server_without_a_connection_is_told_from_a_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(self: http.client.HTTPConnection) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", connect)
+    with pytest.raises(ServerStalled, match="no connection in time"):
+        KeptConnections("http://127.0.0.1:1", {}, ClientTls()).ask("GET", "/", max_answer=10)
 
 
 def test_refusal_is_read_though_the_body_was_not_taken() -> None:
