@@ -69,7 +69,7 @@ class CacheFile:
             self._path.parent.mkdir(_PRIVATE_FOLDER, parents=True, exist_ok=True)
             part = temporary_name(self._path)
             self._parts.append((part, create_private(part)))
-        return FolderCacheWriter(self._parts[-1][1], self._key)
+        return FolderCacheWriter(self._parts[-1][1], self._key, self._path)
 
     def end(self, writer: FolderCacheWriter) -> FolderCache:
         """Finish the next cache, and return the cache for reading.
@@ -82,7 +82,7 @@ class CacheFile:
             writer.finish("")
             if (found := self._opened(part)) is not None:
                 return found
-            raise LocalDiskError(f"could not read {part}: another program changed it")
+            raise LocalDiskError(f"could not read {part}: another program changed it; back up again")
 
     def keep(self, snapshot: str) -> None:
         """Write a snapshot's id into the newest cache, and give the cache the name of the last one.
@@ -92,7 +92,7 @@ class CacheFile:
         Raises:
             LocalDiskError: the file cannot be written or renamed.
         """
-        with disk_errors("could not write", self._path):
+        with disk_errors(f"made snapshot {snapshot}, but could not write its cache", self._path):
             newest = self._parts[-1][0] if self._parts else self._path
             renew(newest, snapshot)
             # Not synced: a torn cache shows by its digests, and costs one backup that reads all.

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from shardcast.backup.ids import ID_SIZE
+from shardcast.disk_errors import disk_errors
 from shardcast.open_files import write_all
 
 FACTS = struct.Struct("<qQQQ")
@@ -217,13 +218,15 @@ class FolderCache:
 class FolderCacheWriter:
     """A writer of a cache into an open file."""
 
-    def __init__(self, descriptor: int, key: bytes) -> None:
+    def __init__(self, descriptor: int, key: bytes, path: Path) -> None:
         """Begin a cache.
 
         Args:
             descriptor: of an empty file.
             key: the key of ids.
+            path: of the cache, for errors.
         """
+        self._path = path
         self._descriptor = descriptor
         self._buffer = bytearray(_MAGIC + key)
         self._written = 0
@@ -302,7 +305,8 @@ class FolderCacheWriter:
         Raises:
             OSError: the disk failed.
         """
-        write_all(self._descriptor, memoryview(self._buffer))
+        with disk_errors("could not write", self._path):  # else the error would name the folder being saved
+            write_all(self._descriptor, memoryview(self._buffer))
         self._written += len(self._buffer)
         self._buffer = bytearray()
 

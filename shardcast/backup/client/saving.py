@@ -23,7 +23,7 @@ from shardcast.backup.client.old_listing import CacheDamaged
 from shardcast.backup.client.remote import BackupRun, BackupServer
 from shardcast.backup.client.tree_saver import SaveCounts, SavedTree, SaveRules, TreeSaver
 from shardcast.disk_errors import disk_errors
-from shardcast.errors import AccessDenied, BadAnswer, ServerLacks
+from shardcast.errors import AccessDenied, BadAnswer, LocalDiskError, ServerLacks
 
 _MAX_PASSES = 4
 """Maximum passes over a tree while the server lacks chunks the cache counts as stored."""
@@ -134,7 +134,7 @@ class FolderBackup:
         Raises:
             AccessDenied: this client is read-only.
             PeerError, UploadRefused: the server does not answer, or has no room.
-            LocalDiskError: the folder cannot be listed, or the cache cannot be written.
+            LocalDiskError: the folder cannot be listed, or the cache cannot be written or read.
         """
         started, clock = time.time_ns(), time.monotonic()
         with begun_run(self._server, self._order.host, self._order.folder) as (run, key):
@@ -175,7 +175,11 @@ class FolderBackup:
                 return found, done.tree
             # Missing chunks may belong to files the last pass did not read: read those.
             cache, base, distrusted = done.cache, None, distrusted | set(found)
-        raise BadAnswer(self._server.url, f"the server lacks chunks that were sent {_MAX_PASSES} times")
+        raise BadAnswer(
+            self._server.url,
+            f"the server still lacks chunks of the folder, sent in up to {_MAX_PASSES} passes; "
+            "its operator should run: shardcast backup check --store_dir DIR",
+        )
 
     def _pass(
         self, key: bytes, file: CacheFile, cache: FolderCache | None, distrusted: AbstractSet[bytes]
@@ -203,7 +207,7 @@ class FolderBackup:
         assert self.progress.sender
         order, top = self._order, done.cache.top()
         if top is None:
-            raise BadAnswer(self._server.url, "the cache was changed by another program; try again")
+            raise LocalDiskError(f"another program changed the cache {order.cache}; back up again")
         facts = SnapshotFacts(
             order.folder, order.host, order.user, order.tags, order.command, started,
             self.progress.sender.sent_bytes, len(self.problems), base,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shardcast.backup.client import folder_state, id_changes
 from shardcast.backup.client.cache_file import cache_path
+from shardcast.backup.client.folder_cache import FolderCacheWriter
 from shardcast.backup.packs import Pack
 from shardcast.errors import AccessDenied, LocalDiskError, UploadRefused
 from tests.support.exact_trees import dress, read_exactly
@@ -379,6 +380,13 @@ def test_cache_that_cannot_be_written_is_an_error_in_words(saver: Saver) -> None
     saver.cache = saver.folder / "one" / "cache"
     with pytest.raises(LocalDiskError, match="could not write"):
         saver.save()
+
+
+def test_full_disk_of_the_cache_names_the_cache_and_not_the_folder(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        writer = FolderCacheWriter(full.fileno(), bytes(32), tmp_path / "cache")
+        with pytest.raises(LocalDiskError, match=f"could not write {tmp_path}/cache: No space left"):
+            writer.finish("")
 
 
 def test_caches_are_private_and_apart(saver: Saver) -> None:
