@@ -182,7 +182,10 @@ def _read_xattrs(target: int | bytes, problems: list[str]) -> Iterator[tuple[str
             continue
         room -= len(value) + len(name)
         if room < 0:
-            problems.append(f"xattr not saved: {name}: all together have more than {MAX_ATTRIBUTES} bytes")
+            problems.append(
+                f"xattr not saved: {name}, and any after it: all together have more than "
+                f"{MAX_ATTRIBUTES} bytes"
+            )
             return
         yield name, value
 

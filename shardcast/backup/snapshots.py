@@ -87,6 +87,8 @@ def parse_snapshot(record: bytes) -> Snapshot:
         fields = parse_json(record)
         if not isinstance(fields, dict) or type(fields.get("format")) is not int:
             raise ValueError("no JSON object with a format")
+        if fields["format"] > FORMAT:
+            raise ValueError(f"format {fields['format']}; install a newer release here")
         if fields["format"] != FORMAT:
             raise ValueError(f"format {fields['format']}; this release reads format {FORMAT}")
         return _snapshot(fields)

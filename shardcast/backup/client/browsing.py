@@ -247,15 +247,15 @@ def read_file(tree: SnapshotTree, reader: ChunkReader, entry: SavedEntry) -> Ite
     room = _AT_ONCE
     for chunk in tree.chunks(entry):
         if batch and chunk.size > room:
-            yield from _read_batch(reader, batch)
+            yield from _read_batch(reader, batch, shown(entry.name))
             batch, room = [], _AT_ONCE
         batch.append(chunk)
         room -= chunk.size
-    yield from _read_batch(reader, batch)
+    yield from _read_batch(reader, batch, shown(entry.name))
 
 
-def _read_batch(reader: ChunkReader, batch: Sequence[Chunk]) -> Iterator[bytes]:
-    """Yield the bytes of some chunks, fetched together.
+def _read_batch(reader: ChunkReader, batch: Sequence[Chunk], file: str) -> Iterator[bytes]:
+    """Yield the bytes of some chunks of a file, fetched together.
 
     Raises:
         IntegrityError: a chunk is damaged or gone, or has another size.
@@ -263,7 +263,10 @@ def _read_batch(reader: ChunkReader, batch: Sequence[Chunk]) -> Iterator[bytes]:
     """
     parts, missing = reader.plan(chunk.id for chunk in batch)
     if missing:
-        raise IntegrityError(f"chunk {missing[0].hex()[:16]} of the file is missing at the server")
+        raise IntegrityError(
+            f"{reader.url}: chunk {missing[0].hex()[:16]} of {file} is missing at the server; "
+            "`shardcast backup check` lists the hurt snapshots"
+        )
     found: dict[bytes, bytes] = {}
     for part in parts:
         for chunk, plain in reader.fetch_moved(ChunkKind.DATA, part):
@@ -272,5 +275,8 @@ def _read_batch(reader: ChunkReader, batch: Sequence[Chunk]) -> Iterator[bytes]:
             found[chunk] = plain
     for wanted in batch:
         if len(found[wanted.id]) != wanted.size:
-            raise IntegrityError(f"chunk {wanted.id.hex()[:16]} does not have the size named by its file")
+            raise IntegrityError(
+                f"{reader.url}: chunk {wanted.id.hex()[:16]} of {file} has {len(found[wanted.id])} bytes "
+                f"instead of {wanted.size}, by the file's entry"
+            )
         yield found[wanted.id]

@@ -107,8 +107,8 @@ class ChunkReader:
         """
         if not 1 <= place.length <= MAX_ENCODED or place.offset + place.length > MAX_PACK:
             raise IntegrityError(
-                f"{self.url}: chunk {chunk.hex()[:16]} would have {place.length} bytes at "
-                f"{place.offset} of a pack; no such chunk exists"
+                f"{self.url}: the server names an impossible place for chunk {chunk.hex()[:16]}: "
+                f"{place.length} bytes at {place.offset} of a pack"
             )
         return chunk, place
 

@@ -172,7 +172,7 @@ class ListingBuilder:
             read, ids = self._read(folder, at, name, facts)
         except OSError as error:
             if error.errno not in GONE:
-                self._problem(folder.path + name, error_text(error))
+                self._problem(folder.path + name, error.strerror or error_text(error))
             return None
         if isinstance(read, bytes):
             return read, ids
@@ -201,7 +201,7 @@ class ListingBuilder:
         """Return the line of an entry; report extended attributes that make it too long, and omit them."""
         line = fields_line(fields)
         if len(line) > MAX_LINE:
-            problems = [*fields.get("problems", []), "its attributes are too large to be saved"]
+            problems = [*fields.get("problems", []), "its extended attributes are too large to be saved"]
             self._problem(folder.path + name, problems[-1])
             line = fields_line(fields | {"xattrs": {}, "problems": problems})
         return line
