@@ -35,7 +35,7 @@ async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
 
 
 async def in_thread(work: Callable[..., T], *args: object, undo: Callable[[T], object] | None = None) -> T:
-    """Run ``work(*words)`` in a thread, to completion even if the caller is cancelled.
+    """Run ``work(*args)`` in a thread, to completion even if the caller is cancelled.
 
     See ``run_to_completion``.
     """
@@ -43,7 +43,7 @@ async def in_thread(work: Callable[..., T], *args: object, undo: Callable[[T], o
 
 
 async def in_pool(pool: Executor, work: Callable[..., T], *args: object) -> T:
-    """Run ``work(*words)`` in a thread of a pool, and return the result.
+    """Run ``work(*args)`` in a thread of a pool, and return the result.
 
     A cancelled caller waits for started work; work not yet started is dropped.
     """

@@ -103,7 +103,8 @@ HTTP_TIMEOUT: float = _setting("HTTP_TIMEOUT", 30.0, _seconds)
 TRANSFER_MEMORY: int = _setting("TRANSFER_MEMORY", 512 * 1024 * 1024, parse_size)
 """Maximum bytes of memory of one transfer: its manifest, and the arriving pieces."""
 CHECK_INTERVAL: float = _setting("CHECK_INTERVAL", 30.0, _seconds)
-"""Seconds between two polls of a middle's upstreams."""
+"""Seconds between two requests for the list of a server without a feed, and until failed versions are tried
+again."""
 AUTHORITY_SILENT: float = _setting("AUTHORITY_SILENT", 60.0, _seconds)
 """Seconds without news of the first-named server until the next server takes its place."""
 LINE_CONFIRMED: float = _setting("LINE_CONFIRMED", 10.0, _seconds)

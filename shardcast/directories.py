@@ -112,7 +112,7 @@ class DurableFolders:
 def remove_tree(path: Path | str) -> bool:
     """Remove a folder with its content, as far as possible; return whether nothing is left.
 
-    Folders without write permission for their owner get the permission first.
+    Folders without write permission for their owner get the mode 0700 first (Linux).
     """
     if _remove_tree(path) or not hasattr(os, "O_PATH"):
         return not os.path.lexists(path)
@@ -121,7 +121,7 @@ def remove_tree(path: Path | str) -> bool:
 
 
 def let_owner_write(path: Path | str) -> None:
-    """Give this user write permission on a folder and those below; no link is followed."""
+    """Set the mode of a folder and those below to 0700, where this user may; no link is followed."""
     pending = [os.fspath(path)]
     while pending:
         folder = pending.pop()

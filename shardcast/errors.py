@@ -374,7 +374,10 @@ def to_wire(error: ShardcastError) -> dict[str, Any]:
 
 
 def from_wire(payload: Mapping[str, Any]) -> ShardcastError:
-    """Return the error sent by another process, of the same type if this module has the type."""
+    """Return the error sent by another process, of the same type if this module has the type.
+
+    Any other is a plain ``ShardcastError`` with the same text, as is a ``PeerError``.
+    """
     kind, message = globals().get(str(payload.get("kind"))), str(payload.get("message"))
     if not isinstance(kind, type) or not issubclass(kind, ShardcastError) or issubclass(kind, PeerError):
         return ShardcastError(message)

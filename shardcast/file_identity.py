@@ -53,7 +53,7 @@ class FileIdentity(NamedTuple):
 
     @classmethod
     def at(cls, path: Path) -> Self | None:
-        """Return the identity of the file at the end of a path's links; None where there is none."""
+        """Return the identity of the file at the end of a path's links; None where ``stat`` fails."""
         try:
             return cls.from_stat(path.stat())
         except OSError:

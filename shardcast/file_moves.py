@@ -42,7 +42,7 @@ def rename(known: Path, name: Path, durable: bool = True, copy: bool = True) -> 
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Have two names change places in one step; return False where the system or the file system can't."""
+    """Have two names change places in one step; return False on any failure, such as no support for it."""
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):  # no Linux, or an old C library
         return False

@@ -129,7 +129,11 @@ def replace_by_parts(path: Path, parts: Iterable[bytes | memoryview], mode: int 
 
 
 async def replace_in_thread(path: Path, data: bytes) -> None:
-    """Replace a file's content in a thread, to completion even if the caller is cancelled."""
+    """Replace a file's content as ``replace`` does, in a thread, to the end even if the caller is cancelled.
+
+    Raises:
+        LocalDiskError: the disk is full, or may not be written.
+    """
     await in_thread(replace, path, data)
 
 

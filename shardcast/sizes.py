@@ -31,7 +31,7 @@ def parse_size(text: str) -> int:
 
 
 def shard_size_of(size: int | str | None) -> int | None:
-    """Return the bytes of a shard, given as a number, as text (``50MB``), or None.
+    """Return the bytes of a shard, given as a number or as text (``50MB``); None for None.
 
     Raises:
         UsageError: the value is no size.

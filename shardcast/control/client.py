@@ -264,7 +264,7 @@ class ChangeRequest:
 
 
 def is_published(data_dir: Path, version: str) -> bool:
-    """Return whether a data directory lists a version, after the end of its node."""
+    """Return whether a data directory lists a version, after the end of its node; False without a list."""
     try:
         distribution = parse((data_dir / DISTRIBUTION_FILE).read_bytes())
     except (OSError, ValueError):

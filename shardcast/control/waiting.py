@@ -21,6 +21,10 @@ _SILENCE_SECONDS = 60.0
 def finish(data_dir: Path, wait: float | None = None) -> None:
     """Wait until the origin may end; the origin writes the reason for waiting to stderr.
 
+    Args:
+        data_dir: the origin's.
+        wait: seconds to stay at least; 0 to end at once; None for as long as is useful.
+
     Raises:
         NoNode: no origin runs on the data directory.
         NodeFailed: the origin ended meanwhile.

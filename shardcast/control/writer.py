@@ -122,7 +122,11 @@ class BroadcastWriter(io.RawIOBase):
         return await asyncio.to_thread(self.write, data)
 
     def flush(self) -> None:
-        """Send the buffered bytes."""
+        """Send the buffered bytes.
+
+        Raises:
+            ShardcastError: publishing failed, and why.
+        """
         if self._gathered and not self._ended:
             gathered, self._gathered = self._gathered, bytearray()
             self._hand_over(gathered)

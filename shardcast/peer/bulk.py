@@ -104,7 +104,9 @@ class Bulk:
         *,
         share: Share | None = None,
     ) -> Answer:
-        """Ask for a range of a shard, verify and write it. Pieces landed before an error stay.
+        """Ask for a range of a shard, verify and write it; return the head of the answer.
+
+        Pieces landed before an error stay.
 
         Args:
             path: path of the shard, below the server's URL.
@@ -114,10 +116,11 @@ class Bulk:
             share: share of the download limit; None without one.
 
         Raises:
-            HandOver: the answer is not plain; nothing was taken of its body.
+            NotPlain: the answer is for aiohttp; nothing was taken of its body.
+            LocalLimit: this machine can open no connection, start no thread, or has no memory.
             UsageError: the server is not https, and TLS is required.
             WrongPiece: a piece was wrong.
-            ServerUnreachable, TlsFailure, ServerStalled, ServerLacks, BadAnswer: as their names say.
+            PeerError: no answer, another one than the range, or a broken one, as in ``Peer.receive``.
             LocalDiskError: the landing can't be written.
         """
         self._access.check_server(self._server)
@@ -275,7 +278,7 @@ class _Exchange:
 
         Raises:
             _Stale: the connection had ended before an answer began.
-            HandOver, ShardcastError: as for ``Bulk.receive``.
+            NotPlain, WrongPiece, ShardcastError: as for ``Bulk.receive``.
         """
         connection, answered = self._pooled.connection, False
         self.started = True

@@ -119,7 +119,7 @@ def wants_token(status: int, headers: Headers) -> bool:
 def refused_error(
     server: str, request: str, status: int, headers: Headers, *, reason: str | None = None
 ) -> PeerError:
-    """Return the same error where no object is asked for: 404 and 503 are failures of the server."""
+    """Return the error of ``status_error`` where no object is asked for: ``BadAnswer`` for 404 and 503."""
     error = status_error(server, request, status, headers, reason=reason)
     return BadAnswer(server, error.what) if isinstance(error, ServerLacks) else error
 

@@ -24,7 +24,7 @@ class HeadTimeout(Exception):
     """A head not whole in time.
 
     Attributes:
-        seconds: the server's time.
+        seconds: the time that the server had.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -44,7 +44,7 @@ async def read_head(
         upload: the body of the request, where long.
 
     Raises:
-        HeadLate: the head was late.
+        HeadTimeout: the head was late.
     """
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(asking)
     started = loop.time()

@@ -44,7 +44,7 @@ class LandingWriter:
     """
 
     def __init__(self, landing: Landing, start: int) -> None:
-        """Write to ``writing`` from the byte ``start`` of the shard on, the start of a piece."""
+        """Write to ``landing`` from the byte ``start`` of the shard on, the start of a piece."""
         self._landing = landing
         self._buffer = receive_buffer(landing.piece_size)
         alone = landing.piece_size >= BUFFER_SIZE

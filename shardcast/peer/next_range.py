@@ -68,7 +68,7 @@ class NoRange:
     """An answer without bytes.
 
     Attributes:
-        reason: why; None for a server with nothing to hand out.
+        reason: why; None for a server that hands out no ranges at all.
         seconds: to wait until the next request.
         claims: mask of the pieces to ask from neighbours in other sites.
     """
@@ -98,7 +98,7 @@ class RangeServer:
     def wait_ms(self, seconds: float) -> int:
         """Return the milliseconds for which a request may be kept, at most so many seconds.
 
-        None with a download limit, where an answer without bytes takes the place of another.
+        0 with a download limit, where an answer without bytes takes the place of another.
         """
         if self.session.downloads is not None:
             return 0
@@ -287,7 +287,7 @@ class NextRanges:
         self._place_lost()
 
     def _place_lost(self) -> None:
-        """Number the pieces of lost ranges, as far as their shards are known by now."""
+        """Add the pieces of lost ranges to the next report, as far as their shards are known by now."""
         for head in list(self._unplaced):
             if head.shard <= self._numbers.shard_count:
                 self._lost |= self._numbers.whole_within(head.shard, head.start, head.end)

@@ -66,7 +66,7 @@ class Upload:
     def __init__(
         self, chunks: AsyncIterable[bytes], storage_seconds: Callable[[], float] = lambda: 0.0
     ) -> None:
-        """Send ``chunks``.
+        """Prepare to send ``chunks``.
 
         Args:
             chunks: the body.

@@ -179,7 +179,7 @@ class QuickConnection(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fail the unfinished request."""
+        """Fail the unfinished request: with ``StaleConnection`` before any byte of an answer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -196,7 +196,12 @@ class QuickConnection(asyncio.BufferedProtocol):
     # The answer
 
     def _take_head(self, before: int) -> None:
-        """Look for the end of the head in the received bytes, and begin the body."""
+        """Look for the end of the head in the received bytes, and begin the body.
+
+        Raises:
+            ValueError: the head is too long, malformed, or tells another length than the caller's buffer.
+            NotPlain: the wanted body has no length.
+        """
         end = self._head.find(b"\r\n\r\n", max(0, before - 3), self._filled)
         if end < 0:
             if self._filled == _MAX_HEAD:
@@ -232,7 +237,7 @@ class QuickConnection(asyncio.BufferedProtocol):
         self._take_body(rest)
 
     def _take_body(self, count: int) -> None:
-        """Record received bytes of the body."""
+        """Count received bytes of the body: each 64 KiB move the deadline, the last one ends the request."""
         if self._filled == len(self._target):
             self._finish()
             return

@@ -70,10 +70,13 @@ class Answer:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
     def check_body(self, shard: Shard, request: RangeRequest) -> int:
-        """Return the number of bytes of the body before the first requested one.
+        """Check the head, and return the number of bytes of the body before the first requested one.
+
+        Sets ``request.still_landing``.
 
         Raises:
-            ServerUnreachable, ServerLacks, BadAnswer: the answer is not the range of this shard.
+            PeerError: another status, as `failures.status_error` reads it.
+            BadAnswer: the answer is not the range of this shard.
         """
         self.check_status(200, 206)
         request.still_landing = self.headers.get(STATE_HEADER, WHOLE) == LANDING

@@ -233,7 +233,7 @@ class Peer:
         Args:
             version: name of the version.
             known: the lines known by now, expected again.
-            on_lines: takes the following lines.
+            on_lines: takes the following lines; ends the reading by ``Aborted``.
 
         Raises:
             ServerLacks: the server doesn't have the manifest, or not any more.
@@ -339,7 +339,7 @@ class Peer:
         aiohttp.
 
         Raises:
-            ServerUnreachable, ServerStalled, ServerLacks, BadAnswer: as their names say.
+            PeerError: no answer, another one than the range, or a broken one.
             WrongBytes: a piece was wrong.
             LocalDiskError: the landing can't be written.
         """

@@ -157,7 +157,8 @@ async def answer(
         CannotAsk: this machine can't make a connection.
         TlsFailure: the two ends do not accept each other's certificates or protocols.
         ServerStalled: the head was not whole in time, or nothing came for too long.
-        BadAnswer: the answer is not HTTP, is redirected in circles, or was cut off.
+        BadAnswer: the answer is not HTTP, is redirected in circles, or was cut off; or the block raised a
+            ValueError over its content.
         UsageError: the server is not https, and TLS is required.
     """
     what = f"{method} {path}"

@@ -73,7 +73,7 @@ def tls_failure_in_thread(server: str, error: BaseException) -> PeerError | None
 
 
 def presented_certificate(server: str) -> Certificate | None:
-    """Return the certificate that a server shows, trusted or not; None where it shows none now."""
+    """Return the certificate that a server shows, trusted or not; None for none now, or an unreadable one."""
     url = urlsplit(server)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -103,7 +103,7 @@ async def open_upgraded(
     Raises:
         ServerUnreachable, ServerStalled: there is no connection, or no answer in time.
         CannotAsk: this machine can't make a connection.
-        TlsFailure: the server shows another certificate.
+        TlsFailure: there is no TLS with the server, or it shows another certificate.
         ServerLacks, BadAnswer: the server does not switch.
     """
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -139,7 +139,7 @@ async def open_upgraded(
 
 
 def _peer_error(server: str, path: str, seconds: float, error: BaseException) -> PeerError | None:
-    """Return the error of a server; None for one that is none, or is no server's."""
+    """Return the server's error for a system error or a malformed answer; None for any other error."""
     if isinstance(error, PeerError) or not isinstance(error, (OSError, ValueError)):
         return None
     if limit := LocalLimit.of(error):

@@ -61,6 +61,7 @@ class UploadClient:
 
         Raises:
             UploadRefused: the origin takes no uploads, or not this one.
+            UsageError: the origin finds a mistake in the request.
             PeerError: the origin can't be asked.
         """
         return await self._status("POST", UPLOADS_PATH, _json(request.as_json()))

@@ -122,7 +122,7 @@ class Acquaintances:
         self._news.set()
 
     def accepts(self, member: Member) -> bool:
-        """Return whether to accept a connecting member as a neighbour."""
+        """Return whether to accept a connecting member as a neighbour; remember an accepted one."""
         if member.key in self._exchange.banned:
             return False
         accepted = accepts(self.me, member, [known.member for known in self._known.values()])
@@ -196,7 +196,7 @@ class Acquaintances:
         return member.key < cast(bytes, self.me.key) or now - self._named_at[member.key] >= _OTHERS_FIRST
 
     async def _meet(self, named: NamedMember, member: Member) -> None:
-        """Connect to a member."""
+        """Connect to a member; after a failure it is not tried again for some seconds."""
         try:
             await self._dial(named)
         except (ShardcastError, OSError) as error:

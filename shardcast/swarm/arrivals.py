@@ -31,7 +31,7 @@ class Arrivals:
         self._closed = 0  # the shards up to this number are whole, and have no landing any more
 
     def take(self) -> tuple[int, int]:
-        """Return the pieces of newly opened shards, and all newly found local pieces, as masks.
+        """Return masks: the pieces of newly opened shards, and the local ones of open and just closed shards.
 
         A shard opened, filled by ranges and closed between two calls counts as well.
         """
@@ -56,7 +56,7 @@ class Arrivals:
         return opened, here
 
     def landing(self, shard: int) -> Landing | None:
-        """Return the landing of an open shard."""
+        """Return the landing of an open shard; None for any other."""
         landings = self.sink.open_landings if self.sink else []
         return next((landing for landing in landings if landing.shard.number == shard), None)
 
@@ -74,11 +74,11 @@ class Arrivals:
         return landing
 
     def overdue(self) -> int:
-        """Return the pieces of the shard about to keep others from being opened."""
+        """Return the pieces, as a mask, of the shard about to keep others from being opened; 0 for none."""
         shard = self.sink.overdue_shard if self.sink else None
         return self.numbers.in_shard(shard) if shard else 0
 
     def everything(self) -> int:
-        """Return the pieces of the version by now."""
+        """Return all pieces of the version known by now, as a mask, local or not."""
         self.numbers.extend(self._live.shards)
         return self.numbers.everything

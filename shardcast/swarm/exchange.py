@@ -116,7 +116,7 @@ class Exchange:
         self.arrivals.sink = sink
 
     def detach(self) -> None:
-        """Look at the sink no more."""
+        """Ask for no more pieces, and look at the sink no more."""
         self.rest()
         self.arrivals.sink = None
 
@@ -130,7 +130,7 @@ class Exchange:
         self._asks = False
 
     def hold_all(self) -> None:
-        """Record the whole version as local."""
+        """Record the whole version as local, offer it to the neighbours, and detach the sink."""
         mask = self.arrivals.everything()
         self.chooser.extend(mask)
         self.chooser.hold(mask)
@@ -146,7 +146,7 @@ class Exchange:
             self._work.set()
 
     def add_link(self, link: Link) -> None:
-        """Exchange pieces with one more neighbour."""
+        """Exchange pieces with one more neighbour, and tell it the pieces offered here."""
         self.links[link.key] = link
         self.chooser.neighbours.add(link.key, near=link.near)
         self.when_met(link)
@@ -172,7 +172,7 @@ class Exchange:
         )
 
     async def run(self) -> None:
-        """Exchange pieces until this is cancelled, or fails."""
+        """Exchange pieces until this is cancelled, or fails; then close all links."""
         tasks = [asyncio.ensure_future(work) for work in (self._ask(), self._offer(), self._look())]
         try:
             with self._tasks.keeping_failure():
@@ -234,7 +234,7 @@ class Exchange:
             await self._take(request, handed.data, server.url)
 
     async def _take(self, request: SwarmRequest, data: memoryview, sender: Hashable) -> None:
-        """Verify and write the piece of a request."""
+        """Verify and write the piece of a request; after a wrong one, ban its sender for this version."""
         assert request.number is not None
         place = self.numbers.run(request.number)
         landing = self.arrivals.landing(place.shard)
@@ -261,7 +261,10 @@ class Exchange:
             await self.arrivals.sink.commit_if_whole(place.shard)
 
     def _drop(self, request: SwarmRequest) -> None:
-        """Leave a piece of a shard that came whole otherwise, or is no longer fetched: it is not wrong."""
+        """End the request of a piece that has no open landing: it is here already, or counts as failed.
+
+        The shard came whole by another way, or is no longer fetched; the piece is not wrong.
+        """
         self._learn()
         assert request.number is not None
         if self.chooser.held >> request.number & 1:
@@ -313,7 +316,7 @@ class Exchange:
     # Messages of neighbours
 
     def offered(self, link: Link, gained: int, lost: int) -> None:
-        """Take a neighbour's word for its pieces."""
+        """Record the pieces gained and lost by a neighbour, as masks."""
         neighbours = self.chooser.neighbours
         if link.key in neighbours:
             neighbours.offers(link.key, gained)  # also of shards whose lines have yet to come here
@@ -321,7 +324,7 @@ class Exchange:
             self._work.set()
 
     def refused(self, link: Link, number: int, *, absent: bool) -> None:
-        """Take a neighbour's refusal."""
+        """End a request refused by a neighbour; ``absent``: it lacks the piece, else it is busy."""
         request = self._asked.pop((link.key, number), None)
         if request is None or not self._is_out(request):
             return

@@ -29,7 +29,7 @@ class Gifts:
         return self._slots.under_way
 
     def give(self, link: Link, number: int, piece: GivenPiece) -> bool:
-        """Begin to send a piece, and return whether there was a slot for it."""
+        """Begin to send a piece; return False without a slot, or for a piece on its way to there already."""
         key = link.key, number
         if key in self._tasks or not self._slots.begin(link.key):
             return False
@@ -59,7 +59,7 @@ class Gifts:
         await cancel(list(self._tasks.values()))
 
     async def _send(self, link: Link, number: int, piece: GivenPiece) -> None:
-        """Send a piece."""
+        """Send a piece; a failure closes the link."""
         try:
             await link.give(number, piece)
             self.given[link.key] = self.given.get(link.key, 0) + piece.length

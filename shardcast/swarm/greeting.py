@@ -64,7 +64,7 @@ class Greeting:
     """The user of a stream until both ends know each other.
 
     Attributes:
-        met: ends once they do.
+        met: ends once they do; fails with ``StreamRefused`` where they never will.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Greeting:
         return ProofFrame(prove(self._context, self._end, self._pass.key))
 
     def _take_proof(self, frame: ProofFrame) -> None:
-        """Check the other end's proof, and show this end's.
+        """Check the other end's proof, show the opener's after it, and hand the stream to its next user.
 
         Raises:
             StreamRefused: the proof is wrong.
@@ -191,7 +191,7 @@ class Greeting:
         """Do nothing: nothing was asked for yet."""
 
     def ended(self, reason: str) -> None:
-        """Fail."""
+        """Fail ``met``, unless both ends know each other."""
         self._fail(reason)
 
     def _fail(self, reason: str) -> None:

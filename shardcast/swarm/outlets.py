@@ -45,7 +45,7 @@ class Outlet(Protocol):
         """Take bytes of an open file like ``send``.
 
         Raises:
-            OSError: the connection has ended, or the file ends before ``offset``.
+            OSError: the connection has ended, or the file has no byte at ``offset``.
         """
 
     def notify(self, writable: Callable[[], None] | None) -> None:

@@ -163,7 +163,11 @@ class FrameSender:
             raise ConnectionResetError("the stream has ended")
 
     async def _hand_over(self, part: _Part) -> None:
-        """Wait until the connection has taken a part."""
+        """Wait until the connection has taken a part.
+
+        Raises:
+            OSError: the connection ended, or the file was changed or can't be read.
+        """
         if self._part is None:
             self._part = part
         else:

@@ -247,7 +247,7 @@ class SwarmStream(asyncio.BufferedProtocol):
         self._taking = asyncio.ensure_future(work)
 
     async def _take_piece(self, piece: Piece) -> None:
-        """Have a piece taken, and go on with bytes received meanwhile."""
+        """Have a piece taken, and go on with bytes received meanwhile; a failure ends the stream."""
         try:
             if self._downloads:
                 await self._downloads.take_all(len(piece.data))
@@ -264,7 +264,7 @@ class SwarmStream(asyncio.BufferedProtocol):
             self._adapt()
 
     def _adapt(self) -> None:
-        """Read on or not, and choose for how many bytes the loop is woken."""
+        """Report new bytes of a piece, read on or not, and choose for how many bytes the loop is woken."""
         if not self.is_open:
             return
         if (request := self.reader.request) is not None:
@@ -343,7 +343,7 @@ class SwarmStream(asyncio.BufferedProtocol):
         self.user.ended(reason)
 
     def drop(self) -> None:
-        """Drop the connection of an ended stream, after the time for its last frames."""
+        """Drop the connection of an ended stream that still waits for its last frames to leave."""
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None

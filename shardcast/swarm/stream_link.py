@@ -41,7 +41,7 @@ class PieceExchange(Protocol):
         """Record the end of a link."""
 
     def offered(self, link: Link, gained: int, lost: int) -> None:
-        """Take a neighbour's word for its pieces."""
+        """Record the pieces gained and lost by a neighbour, as masks."""
 
     def wanted(self, link: Link, number: int) -> None:
         """Give a neighbour a piece, or refuse."""
@@ -50,13 +50,13 @@ class PieceExchange(Protocol):
         """Give a neighbour a piece no more."""
 
     def refused(self, link: Link, number: int, *, absent: bool) -> None:
-        """Take a neighbour's refusal."""
+        """End a request refused by a neighbour; ``absent``: it lacks the piece, else it is busy."""
 
     def progressed(self, link: Link, number: int) -> None:
         """Record new bytes of a piece."""
 
     def expects(self, link: Link, number: int) -> int | None:
-        """Return the bytes of a requested piece."""
+        """Return the bytes of a requested piece; None for one never requested, or no longer."""
 
     async def came(self, link: Link, number: int, data: memoryview) -> None:
         """Take a requested piece."""
@@ -237,7 +237,7 @@ class StreamLink:
                 self._stream.send(RefuseFrame(request, RefuseReason.CANCELLED))
 
     def _take_refusal(self, request: int, reason: RefuseReason) -> None:
-        """Take the end of a request of this end."""
+        """End a request refused by the neighbour, and tell the exchange unless it was cancelled here."""
         asked = self._asked.pop(request, None)
         if asked is None:
             return

@@ -155,7 +155,7 @@ class OpenShards:
         self._release(number)
 
     async def commit(self, download: ShardDownload) -> None:
-        """Hand a whole shard over to the sink, once."""
+        """Hand a whole shard over to the sink; a second call returns at once, perhaps before the first."""
         if download.committing:
             return
         download.committing = True

@@ -74,7 +74,10 @@ class RetryState:
         self._unreachable_since, self.started = None, True
 
     def failed(self, download: ShardDownload, url: str, error: PeerError, *, useful: bool) -> None:
-        """Count a failed answer, lower the score of its server, and record the outage behind it.
+        """Count a failed answer, and record the outage behind it.
+
+        The score of the server falls, except for a missing shard; a refusal for want of a token ends all
+        requests to the server.
 
         Args:
             download: the shard.

@@ -26,7 +26,7 @@ async def run_unless(
     following: Following,
     after: float = 0.0,
 ) -> T:
-    """Fetch a version until ``stop`` returns a reason not to.
+    """Fetch a version, and return the result, unless ``stop`` returns a reason to end the fetch before.
 
     Args:
         stop: asked after ``after`` seconds, and whenever a server tells something.
@@ -55,7 +55,13 @@ async def run_unless(
 
 
 def if_withdrawn(following: Following, number: int, digest: str | None) -> Stop:
-    """Return a ``Stop`` for a version at its withdrawal; ``digest`` is None for an open one."""
+    """Return a ``Stop`` whose reason is the withdrawal of a version by its publisher.
+
+    Args:
+        following: the servers.
+        number: the version.
+        digest: of its payload, since another version may get the number; None for an open one.
+    """
 
     def stop() -> ShardcastError | None:
         standing = following.standing()

@@ -174,6 +174,7 @@ class Following:
 
         Raises:
             NoServerReachable, TransferFailed, AccessDenied: no server tells anything.
+            LocalLimit: this machine can't ask.
         """
         if not self.has_news:
             raise no_news_error(

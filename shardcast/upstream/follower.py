@@ -195,7 +195,7 @@ class Follower:
             await self._sleep(pause)
 
     async def refresh(self) -> None:
-        """Ask now for the list of a server without a feed."""
+        """Ask now for the list of a server without a feed, unless its last request failed."""
         if self.hello is None and self.versions_known:
             try:
                 await self._ask()

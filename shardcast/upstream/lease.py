@@ -119,7 +119,7 @@ class Lease:
         return len(self.servers | self._failures.keys()) == len(self._peers)
 
     async def _keep(self, peer: Peer) -> None:
-        """Hold the version at one server, until the version is gone there."""
+        """Hold the version at one server, until it is gone there or the first request was refused."""
         failures, denied, loop = 0, "", asyncio.get_running_loop()
         while True:
             started = loop.time()

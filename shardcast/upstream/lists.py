@@ -94,6 +94,7 @@ async def wait_for_version(following: Following, find: FindVersion, patience: fl
         VersionNotOffered: no server has it, ``patience`` seconds on.
         AccessDenied: the servers refuse.
         NoServerReachable, TransferFailed: no server tells anything, ``patience`` seconds on.
+        LocalLimit: this machine can't ask.
     """
     loop = asyncio.get_running_loop()
     deadline = None if math.isinf(patience) else loop.time() + patience

@@ -17,6 +17,7 @@ def offered_versions(following: Following) -> tuple[Standing, Offered, Offered]:
 
     Raises:
         NoServerReachable, TransferFailed, AccessDenied: no server tells anything.
+        LocalLimit: this machine can't ask.
     """
     standing = following.standing_or_error()
     complete = {n: servers for n, servers in standing.group.complete.items() if n in standing.listed}
