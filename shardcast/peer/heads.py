@@ -77,7 +77,9 @@ class CountedResponse(aiohttp.ClientResponse):
             nonlocal left
             left -= 1
             if left < 0:
-                raise aiohttp.ClientPayloadError(f"more than {MAX_INFORMATIONAL} informational answers")
+                raise aiohttp.ClientError(
+                    f"more than {MAX_INFORMATIONAL} informational answers (1xx) before the answer"
+                )
             return await read()
 
         protocol.read = counted

@@ -210,7 +210,9 @@ class QuickConnection(asyncio.BufferedProtocol):
         head, rest = QuickHead(bytes(self._head_view[:end])), self._filled - end - 4
         if 100 <= head.status < 200:
             self._informational += 1
-            if self._informational > _MAX_INFORMATIONAL or head.status == 101:
+            if head.status == 101:
+                raise ValueError("status 101, though no other protocol was asked for")
+            if self._informational > _MAX_INFORMATIONAL:
                 raise ValueError("too many informational answers")
             self._head_view[:rest] = bytes(self._head_view[end + 4 : self._filled])
             self._filled = rest

@@ -270,6 +270,7 @@ BODY = bytes(PIECE)
         (b"HTTP/1.1 206 OK\r\nno header\r\n\r\n", False, "no header"),
         (b"HTTP/1.1 206 OK\r\nX: " + bytes(20_000), False, "too long"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" * 11, False, "informational"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", False, "no other protocol was asked for"),
         (RANGE_HEAD.replace("ETag", "X").encode() + BODY, False, "ETag"),
         (RANGE_HEAD.replace(f"0-{PIECE - 1}", "0-99").encode() + BODY, False, "instead of 100"),
         (RANGE_HEAD.replace("ETag", "Content-Encoding: gzip\r\nETag").encode(), False, "compressed"),
