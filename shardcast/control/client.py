@@ -278,7 +278,7 @@ def node_errors(message: str) -> Iterator[None]:
     """Turn a broken connection or a malformed answer into ``NodeFailed``.
 
     Raises:
-        NodeFailed: with this message.
+        NodeFailed: with this message, and a note where the node merely fell silent.
         ShardcastError: reported by the node. ``LocalDiskError``, also an ``OSError``, passes too.
     """
     try:
@@ -286,7 +286,8 @@ def node_errors(message: str) -> Iterator[None]:
     except ShardcastError:
         raise
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, StopIteration) as error:
-        raise NodeFailed(message) from error
+        note = " (nothing came in time; it may hang)" if isinstance(error, TimeoutError) else ""
+        raise NodeFailed(f"{message}{note}") from error
 
 
 def connect(data_dir: Path) -> ControlConnection:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.disk_errors import disk_errors
-from shardcast.errors import TransferFailed
+from shardcast.errors import NodeFailed, TransferFailed
 
 PORTION = 1 << 20
 """Bytes of the pipe's buffer, if the system allows, and bytes worth one write."""
@@ -55,7 +55,7 @@ class PipeWriter:
             TransferFailed: another thread aborted.
             LocalDiskError: writing failed on this machine.
             BrokenPipeError: the origin closed its end.
-            TimeoutError: the origin took nothing for ``PATIENCE``.
+            NodeFailed: the origin took nothing for ``PATIENCE``.
         """
         with self._writing:
             self._check_aborted()
@@ -67,7 +67,11 @@ class PipeWriter:
                 self._check_aborted()
                 if not room.poll(_CHECK_SECONDS * 1000):
                     if time.monotonic() > deadline:
-                        raise TimeoutError(f"the origin took no bytes for {PATIENCE:g} s")
+                        raise NodeFailed(
+                            f"the origin of {self._data_dir} took no bytes of {self._version} for "
+                            f"{PATIENCE:g} s, so this was aborted; see the origin's log, start it again "
+                            "if it hangs, and broadcast again"
+                        )
                     continue
                 with contextlib.suppress(BlockingIOError):
                     with _local_errors(f"could not hand {self._version} over to", self._data_dir):

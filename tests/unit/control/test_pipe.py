@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.control.client import node_errors
 from shardcast.control.pipe import PORTION, PipeWriter
-from shardcast.errors import ShardcastError, TransferFailed
+from shardcast.errors import NodeFailed, ShardcastError, TransferFailed
 from tests.support.payloads import random_bytes
 
 
@@ -63,6 +64,22 @@ def test_write_after_reader_closed_raises(path: Path) -> None:
     with pytest.raises(BrokenPipeError):
         writer.write(memoryview(b"bytes"))
     writer.close()
+
+
+def test_origin_that_takes_nothing_is_named(reader: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardcast.control.pipe.PATIENCE", 0.1)
+    writer = PipeWriter(str(path), "v7", path.parent)
+    words = r"took no bytes of v7 for 0\.1 s, so this was aborted"
+    with pytest.raises(NodeFailed, match=words), node_errors("the origin went away"):
+        writer.write(memoryview(bytes(4 * PORTION)))
+    writer.close()
+
+
+def test_silent_node_is_told_from_one_that_ended() -> None:
+    with pytest.raises(NodeFailed, match=r"went away \(nothing came in time"), node_errors("it went away"):
+        raise TimeoutError("a line took too long")
+    with pytest.raises(NodeFailed, match=r"went away$"), node_errors("it went away"):
+        raise ConnectionResetError
 
 
 def test_pipe_without_reader_is_no_local_failure(path: Path) -> None:
