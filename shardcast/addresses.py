@@ -32,7 +32,7 @@ def server_url(address: str) -> str:
     scheme, separator, _ = text.partition("://")
     try:
         if any(char.isspace() or not char.isprintable() for char in text):
-            raise ValueError("there is white space in it")  # urlsplit drops white space silently
+            raise ValueError("there is white space or an unprintable character in it")  # urlsplit drops it
         parts = urlsplit(text if separator else f"http://{text}")
         port = parts.port
         host = parts.hostname or ""

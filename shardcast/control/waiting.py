@@ -106,7 +106,10 @@ def check_wait(wait: float | None) -> None:
         UsageError: the number is negative, infinite or NaN.
     """
     if wait is not None and not 0 <= wait <= MAX_FINISH_WAIT:
-        raise UsageError(f"an origin can't wait for {wait!r} seconds before it ends")
+        raise UsageError(
+            f"an origin can't wait for {wait!r} seconds before it ends; give a number from 0 to "
+            f"{MAX_FINISH_WAIT:.0f}"
+        )
 
 
 class _OutOfTime(Exception):

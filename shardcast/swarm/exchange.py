@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable
 
 from shardcast.concurrency import cancel
 from shardcast.errors import PeerError
+from shardcast.log_fields import about
 from shardcast.policy.swarm.answers import AnswerSlots
 from shardcast.policy.swarm.chooser import RangeChooser
 from shardcast.policy.swarm.requests import SwarmRequest
@@ -246,7 +247,12 @@ class Exchange:
                 raise WrongPiece(place.offset)
             await self._writer.write(landing, place.offset, data)
         except WrongPiece:
-            log.warning("%s sent a wrong piece, and is not asked for this version again", sender)
+            log.warning(
+                "%s sent a wrong piece of %s, and is not asked for this version again",
+                f"the neighbour with key {sender.hex()}" if isinstance(sender, bytes) else sender,
+                self._live.version,
+                extra=about(version=self._live.version),
+            )
             for other in self.chooser.wrong(request, self._clock()) if self._is_out(request) else ():
                 self._withdraw(other)
             self.banned.add(sender)

@@ -233,7 +233,8 @@ class Following:
                     await self.wait_for_change(seen)
             except TimeoutError:
                 raise TransferFailed(
-                    f"{manifest.version} is here, and the first-named server does not list it"
+                    f"{manifest.version} is here, but after {patience:g} s the first-named server "
+                    "does not list it, so its bytes are not trusted; try again later"
                 ) from None
 
     async def wait_until_settled(self) -> None:

@@ -129,14 +129,9 @@ class Lease:
             except ServerBusy as error:
                 self._lost(peer, error)
             except ServerLacks as error:
-                if peer.url in self._ever:
-                    log.warning(
-                        "%s is not held any more by %s",
-                        self.version,
-                        error,
-                        extra=about(version=self.version),
-                    )
                 self._lost(peer, error)
+                if peer.url in self._ever:
+                    self._warn(error)
                 return
             except AccessDenied as error:
                 self._lost(peer, error)
@@ -144,9 +139,7 @@ class Lease:
                     return
                 if str(error) != denied:
                     denied = str(error)
-                    log.warning(
-                        "%s is not held any more: %s", self.version, error, extra=about(version=self.version)
-                    )
+                    self._warn(error)
                 failures = _LONGEST_AFTER
             except PeerError as error:
                 self._lost(peer, error)
@@ -155,6 +148,17 @@ class Lease:
             pause = _BACKOFF.spread(failures, self._random)
             failures += 1
             await self._sleep(pause)
+
+    def _warn(self, error: PeerError) -> None:
+        """Log the end of a server's hold, and how many servers still hold the version."""
+        log.warning(
+            "%s is not held any more by a server, which may remove it; %d of %d still hold it: %s",
+            self.version,
+            len(self.servers),
+            len(self._peers),
+            error,
+            extra=about(version=self.version),
+        )
 
     async def _hold(self, peer: Peer) -> None:
         """Read the server's lease to its end.

@@ -252,7 +252,9 @@ def check_manifest(listing: Listing, manifest: Manifest, peer: Peer, origin: str
     if listing.digest not in manifest.digests.values():
         raise BadAnswer(peer.url, f"its manifest of {listing.version} has another digest than its list")
     if listing.shards not in (None, len(manifest.shards)):
-        raise BadAnswer(peer.url, f"its manifest of {listing.version} has another count than its list")
+        raise BadAnswer(
+            peer.url, f"its manifest of {listing.version} has another count of shards than its list"
+        )
 
 
 async def _find_out(listing: Listing, peers: Sequence[Peer]) -> VersionDescription:

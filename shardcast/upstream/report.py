@@ -131,7 +131,9 @@ class _Denials:
     def refused(self, url: str, why: AccessDenied) -> None:
         """Record an upstream's refusal of a report, and log a new reason."""
         if url not in self._refused or self._refused[url][0] != str(why):
-            log.warning("not reported, which changes nothing else: %s", why)
+            log.warning(
+                "the versions of this node are not reported to a server, which changes nothing else: %s", why
+            )
         self._refused[url] = str(why), self._clock()
 
     def took(self, url: str) -> None:

@@ -134,7 +134,7 @@ SHA256 = MADE.digests["sha256"]
     [
         (Listing("v1", SHA256, len(MADE.shards)), "ab" * 16, "of another line"),
         (Listing("v1", "cd" * 32, len(MADE.shards)), None, "another digest"),
-        (Listing("v1", SHA256, len(MADE.shards) + 1), None, "another count"),
+        (Listing("v1", SHA256, len(MADE.shards) + 1), None, "another count of shards"),
         (
             Listing("v1", SHA256, len(MADE.shards), "ef" * 32),
             None,
