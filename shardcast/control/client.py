@@ -237,7 +237,7 @@ class ChangeRequest:
                 yield line
 
     def _decide_to_confirm(self) -> None:
-        """Note that the change is confirmed.
+        """Set ``confirmed``; from now on ``cancel`` does nothing.
 
         Raises:
             NodeFailed: another thread has cancelled the change.

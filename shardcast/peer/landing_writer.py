@@ -60,7 +60,11 @@ class LandingWriter:
         return self._start + self._filled
 
     async def pour(self, data: memoryview, end: int) -> int:
-        """Take as many bytes as fit, and return their number; ``end`` is the end of the last piece.
+        """Copy as many bytes as fit, and return their number; land whole pieces once many or due.
+
+        Args:
+            data: the next bytes.
+            end: end of the last piece.
 
         Raises:
             WrongPiece: a piece was wrong.

@@ -157,7 +157,7 @@ class QuickConnection(asyncio.BufferedProtocol):
         return self._target[self._filled :] if self._filled < len(self._target) else memoryview(bytearray(1))
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take received bytes."""
+        """Read the head or count the body in received bytes; a fault fails the request."""
         if self._whole is None or self._whole.done():
             self.abort()  # bytes that nobody asked for
             return
@@ -267,7 +267,7 @@ class QuickConnection(asyncio.BufferedProtocol):
         return self._unread - before >= PORTION
 
     def _finish(self) -> None:
-        """Hand the answer over."""
+        """End the request with its head; its buffer is the caller's alone again."""
         self._wake_at(0)
         if self._whole is not None and self._answer is not None:
             self._whole.set_result(self._answer)

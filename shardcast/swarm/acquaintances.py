@@ -138,7 +138,7 @@ class Acquaintances:
         return told or (named.site if named else self.me.site)
 
     def _met(self, link: Link) -> None:
-        """Take a member as a neighbour, if need be in the place of one of another site."""
+        """Record a new link's member as a neighbour; close a link of another site that it replaces."""
         now = self._clock()
         self._failures.pop(link.key, None)
         member, self._admitted = self._admitted, None

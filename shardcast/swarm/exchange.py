@@ -155,7 +155,7 @@ class Exchange:
         self._work.set()
 
     def remove_link(self, link: Link) -> None:
-        """Record the end of the stream to a neighbour."""
+        """Forget a neighbour whose stream ended, the requests to it and the answers."""
         if self.links.get(link.key) is not link:
             return
         del self.links[link.key]
@@ -280,7 +280,7 @@ class Exchange:
             self._work.set()
 
     def _landed(self, request: SwarmRequest) -> None:
-        """Record the arrival of a request's piece."""
+        """Record a request's piece as local, cancel other requests for it, and have it offered."""
         if self._is_out(request):
             for loser in self.chooser.received(request, self._clock()):
                 self._withdraw(loser)
@@ -308,7 +308,7 @@ class Exchange:
             self._asked.pop((request.neighbour.key, request.number), None)
 
     async def _look(self) -> None:
-        """Take requests without progress elsewhere."""
+        """Give up requests without progress, so others are asked; for ever."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._clock()
@@ -349,7 +349,7 @@ class Exchange:
         return self.numbers.run(number).length if (link.key, number) in self._asked else None
 
     async def came(self, link: Link, number: int, data: memoryview) -> None:
-        """Take a requested piece."""
+        """Verify and write a requested piece, unless its request is over."""
         request = self._asked.pop((link.key, number), None)
         if request is not None and self.failure is None:
             with self._tasks.keeping_failure():

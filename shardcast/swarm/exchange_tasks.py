@@ -42,7 +42,7 @@ class ExchangeTasks:
 
     @contextmanager
     def keeping_failure(self) -> Iterator[None]:
-        """Keep the failure of the block, and raise it on."""
+        """Record an exception of the block as ``failure``, unless there is one, and raise it on."""
         try:
             yield
         except Exception as error:
@@ -50,7 +50,7 @@ class ExchangeTasks:
             raise
 
     def _fail(self, error: BaseException) -> None:
-        """Record a failure: a piece could not be written, or this program has a fault."""
+        """Record the first failure, and log one that is no failed disk or server: a fault of this program."""
         if self.failure is not None:
             return
         self.failure = error

@@ -250,7 +250,7 @@ class FrameSender:
             self._outlet.notify(self._pump if waits else None)
 
     def _fail(self, error: OSError) -> None:
-        """End with an error."""
+        """Close with an error, and report it by ``failed``."""
         if not self._closed:
             self.close(error)
             self._failed(error)

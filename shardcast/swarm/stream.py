@@ -282,7 +282,7 @@ class SwarmStream(asyncio.BufferedProtocol):
     # Deadlines and the end
 
     def _look(self) -> None:
-        """Look after the deadlines, and have bytes waiting in the socket read."""
+        """End the stream after a missed deadline, or send a due ping; again every ``LOOK_SECONDS``."""
         if not self.is_open:
             return
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
@@ -350,7 +350,7 @@ class SwarmStream(asyncio.BufferedProtocol):
             self._drop()
 
     def _drop(self) -> None:
-        """Drop the connection."""
+        """Drop the connection, and close the sender and the shares."""
         self._sender.close()
         self._close_shares()
         if not self._transport.is_closing():
@@ -360,7 +360,7 @@ class SwarmStream(asyncio.BufferedProtocol):
                 self._transport.close()
 
     def _close_shares(self) -> None:
-        """Leave the limits to others."""
+        """Close this stream's shares of the limits."""
         for share in (self._uploads, self._downloads):
             if share:
                 share.close()

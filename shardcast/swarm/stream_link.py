@@ -190,7 +190,7 @@ class StreamLink:
     # The user of the stream
 
     def took(self, frame: Control) -> None:
-        """Take a small frame.
+        """Handle a small frame, mostly by a call of the exchange.
 
         Raises:
             FrameError: the frame must not come now.
@@ -217,7 +217,7 @@ class StreamLink:
         """Take a request of the neighbour.
 
         Raises:
-            FrameError: the neighbour has too many.
+            FrameError: the neighbour has too many, or asks again for a piece not given yet.
         """
         if len(self._wanted) >= MAX_REQUESTS:
             raise FrameError(f"more than {MAX_REQUESTS} requests")
@@ -259,7 +259,7 @@ class StreamLink:
             self._exchange.progressed(self, asked.number)
 
     async def came(self, request: int, data: memoryview) -> None:
-        """Take a piece; drop a cancelled one."""
+        """Hand a piece to the exchange; drop one whose request was cancelled."""
         asked = self._asked.pop(request, None)
         if asked and not asked.cancelled:
             self._asking.pop(asked.number, None)

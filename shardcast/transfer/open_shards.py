@@ -149,7 +149,7 @@ class OpenShards:
     # Ends
 
     def mark_hashed(self, number: int) -> None:
-        """Record that the whole digest has read a shard, and all before."""
+        """Record that the whole digest has read a shard, and all before; close its landing if committed."""
         self._hashed = number
         self._downloads[number].hashed = True
         self._release(number)

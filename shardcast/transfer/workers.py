@@ -114,7 +114,7 @@ class Transfer:
         )
 
     def _observe_rates(self, now: float) -> None:
-        """Note how much has come by now, and from whom."""
+        """Pass the bytes received from each source by now on to ``rates``."""
         received = {**self._servers.received, _NEIGHBOURS: self.neighbours().received}
         self._servers.rates.observe(now, received)
 

@@ -280,7 +280,7 @@ class Follower:
             raise
 
     def _known(self, hello: Hello | None, versions: _Versions) -> None:
-        """Take a hello and all versions in one step; ``hello`` is None for a list."""
+        """Record a hello and all versions in one step, and notify of news; ``hello`` is None for a list."""
         self.last_news_at = self._clock()
         if hello is None:
             same = self.versions_known and self.hello is None and versions == self._versions
