@@ -306,7 +306,9 @@ def connect(data_dir: Path) -> ControlConnection:
     except ShardcastError:
         raise
     except PermissionError as error:
-        raise LocalDiskError(f"no permission to use the origin's socket in {data_dir}") from error
+        raise LocalDiskError(
+            f"no permission to use the socket in {data_dir}; run this as the user of its node"
+        ) from error
     except (TimeoutError, BlockingIOError) as error:
         raise NodeFailed(f"the node of {data_dir} does not answer; is it stopped?") from error
     return connection

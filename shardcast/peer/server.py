@@ -174,7 +174,7 @@ class Peer:
         async with answer(self._session, self.url, path, silence=FEED_DEAD) as response:
             self._head(response).check_status(200)
             if response.content_type != NDJSON:
-                raise ServerLacks(self.url, f"{what}: it holds nothing")
+                raise ServerLacks(self.url, f"{what}: it is no shardcast node with leases")
             loop, content = asyncio.get_running_loop(), response.content
             dead_at = loop.time() + FEED_DEAD
             while chunk := await read_by(dead_at, content.read, _LEASE_PORTION):

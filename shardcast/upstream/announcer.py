@@ -308,7 +308,8 @@ class Membership:
                 at.failure, pause = error, _DENIED
                 if str(error) != denied:
                     denied = str(error)
-                    log.warning("%s is not shared there: %s", self._name, error, extra=self._fields)
+                    text = "%s is not shared with nodes of a server, which refuses: %s"
+                    log.warning(text, self._name, error, extra=self._fields)
             except PeerError as error:
                 backoff = _ABSENT if isinstance(error, ServerLacks) else _LOST
                 at.failure, pause = error, backoff.spread(failures, self._random)

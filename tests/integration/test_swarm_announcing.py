@@ -128,7 +128,7 @@ async def test_member_where_a_token_is_missing_is_one_elsewhere(
         await until(lambda: one.members == 1 and bool(one.failures))
         assert isinstance(one.failures[locked.url], AccessDenied)
         assert len(one.tickets) == 1
-    assert caplog.text.count("is not shared there") == 1
+    assert caplog.text.count("is not shared with nodes of a server, which refuses") == 1
 
 
 async def test_restarted_server_learns_of_its_members_anew(published: Published) -> None:
