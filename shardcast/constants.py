@@ -61,7 +61,7 @@ def _setting(name: str, default: T, parse: Callable[[str], T]) -> T:
 
 
 def _whole(minimum: int, maximum: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers within bounds."""
+    """Return a parser of whole numbers within bounds, which raises ValueError for any other text."""
 
     def parse(text: str) -> int:
         """Parse a whole number of ASCII digits within the bounds."""

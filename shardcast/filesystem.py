@@ -67,7 +67,12 @@ def give_name_if_free(descriptor: int, part: Path, final: Path, mode: int | None
 
 
 def _prepare(descriptor: int, part: Path | str, durable: bool, mode: int | None) -> None:
-    """Set the permissions of a temporary file, sync it, and check that its name is still its own."""
+    """Set the permissions of a temporary file, sync it, and check that its name is still its own.
+
+    Raises:
+        FileNotFoundError: the name is gone, or another file's.
+        OSError: the disk failed.
+    """
     set_permissions(descriptor, 0o666 & ~umask() if mode is None else mode, part)
     if durable:
         os.fsync(descriptor)

@@ -328,6 +328,7 @@ def response_lines(response: BoundedResponse, data_dir: Path) -> Iterator[Mappin
     """Yield the lines of an answer whose head has arrived.
 
     Raises:
+        NoNode: the node knows no such request (404), as one of another role.
         ShardcastError: the node refused, or reports a failure.
         OSError, http.client.HTTPException, ValueError: the node went away.
     """

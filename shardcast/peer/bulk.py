@@ -104,9 +104,7 @@ class Bulk:
         *,
         share: Share | None = None,
     ) -> Answer:
-        """Ask for a range of a shard, verify and write it; return the head of the answer.
-
-        Pieces landed before an error stay.
+        """Ask for a range, verify and write it; return the answer's head. Pieces landed before an error stay.
 
         Args:
             path: path of the shard, below the server's URL.
@@ -117,11 +115,10 @@ class Bulk:
 
         Raises:
             NotPlain: the answer is for aiohttp; nothing was taken of its body.
-            LocalLimit: this machine can open no connection, start no thread, or has no memory.
             UsageError: the server is not https, and TLS is required.
             WrongPiece: a piece was wrong.
             PeerError: no answer, another one than the range, or a broken one, as in ``Peer.receive``.
-            LocalDiskError: the landing can't be written.
+            LocalDiskError: the landing can't be written. LocalLimit: no connection, thread or memory here.
         """
         self._access.check_server(self._server)
         while True:

@@ -310,10 +310,11 @@ class _Receiving:
         self.buffer: memoryview | None = None
 
     def place(self, answer: Answer) -> memoryview | None:
-        """Return where the body of an answer goes.
+        """Return where the body of an answer goes; None for a body to drop.
 
         Raises:
-            BadAnswer: the head names no range.
+            PeerError: the head names no range, or the body is compressed.
+            UsageError: the caller's buffer has another length than the range.
         """
         if answer.status != 206:
             return None

@@ -61,7 +61,11 @@ class StatusClient:
             raise BadAnswer(self.server, f"GET {STATUS_PATH}: {error}") from None
 
     async def _fetch(self, path: str, max_bytes: int, *accepted: int) -> tuple[Answer, bytes]:
-        """Return the head and the body of an answer with an accepted status."""
+        """Return the head and the body of an answer with an accepted status.
+
+        Raises:
+            PeerError: the server can't be asked, or answers with another status, or more than ``max_bytes``.
+        """
         async with answer(self.session, self.server, path, silence=self.timeout) as response:
             what = f"GET {path}"
             head = Answer(self.server, what, response.status, response.headers, response.reason)

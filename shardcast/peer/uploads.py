@@ -152,7 +152,12 @@ class UploadClient:
             return UploadStatus.parse(await self._json(what, response))  # a ValueError leaves as BadAnswer
 
     async def _json(self, what: str, response: aiohttp.ClientResponse) -> Any:
-        """Return the JSON value of a bounded answer."""
+        """Return the JSON value of a bounded answer.
+
+        Raises:
+            PeerError: the answer is too long, or comes too slowly.
+            ValueError: it is no JSON.
+        """
         raw = bytearray()
         async with aclosing(read_paced(response, self.server, what, self.timeout)) as chunks:
             async for chunk in chunks:
