@@ -80,7 +80,7 @@ class AccessStats:
         self._database = SqliteFile(file, _SCHEMA)
 
     def count_pulls(self, keys: Iterable[str]) -> None:
-        """Count a request for each of these keys, now."""
+        """Count a request for each of these keys, now; the counts are written to the disk later."""
         now = self._clock()
         for key in keys:
             self._pending[key] = self._pending.get(key, (0, now))[0] + 1, now
@@ -100,7 +100,7 @@ class AccessStats:
         task.add_done_callback(self._writes.discard)
 
     async def _write(self) -> None:
-        """Write the pending counts down; a failure loses them."""
+        """Write the pending counts down; a failure is logged, and loses them."""
         counts, self._pending = self._pending, {}
         try:
             await self._database.run(partial(_add_counts, counts, self._max_keys))
@@ -146,6 +146,8 @@ class AccessStats:
     async def most_pulled(self, count: int) -> list[Access]:
         """Return the most requested keys; among equals, the last requested first.
 
+        The pending counts are written first.
+
         Raises:
             LocalDiskError: the file can't be read.
         """
@@ -159,7 +161,9 @@ class AccessStats:
         return await self._database.run(lambda database: database.execute(query, (parameter,)).fetchall())
 
     async def forget_missing(self, present: Callable[[Sequence[str]], Sequence[bool]]) -> int:
-        """Forget the keys whose blobs are gone, with their counts, and return their number.
+        """Delete the put times and counts of blobs that are gone, and return the number of deleted records.
+
+        A blob with both a time and a count has two records.
 
         Args:
             present: returns for each of some blobs whether the store has it; called in a thread.

@@ -58,7 +58,7 @@ class CopyProgress:
     Attributes:
         copied: number of copied blobs.
         bytes: copied bytes so far.
-        there: number of blobs already at the target.
+        present: number of blobs already at the target.
         missing: digests missing at the source.
         failed: the errors of failed blobs, by digest.
     """
@@ -98,7 +98,10 @@ async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], sta
 async def _lacking(
     source: BlobStore, target: BlobStore, digests: Sequence[str], state: CopyProgress
 ) -> list[str]:
-    """Return the blobs missing at the target, and count the others."""
+    """Return the blobs to copy; count the others in ``state``, as present, missing or failed.
+
+    In a local directory, gc treats the present ones as put now.
+    """
     lacking: list[str] = []
 
     async def look(digest: str) -> None:
@@ -134,7 +137,7 @@ async def _is_there(source: BlobStore, target: BlobStore, digest: str) -> bool:
 
 
 async def _renewed(target: BlobStore, digest: str) -> bool:
-    """Have gc treat an existing blob as put now, and return whether this was possible."""
+    """Remove gc's marks of a blob in a directory; return whether this was possible (elsewhere True)."""
     return not isinstance(target, BlobDirectory) or await asyncio.to_thread(unmark, target.folder, digest)
 
 
@@ -279,9 +282,10 @@ async def open_repair(
         denied = set[str]()
 
         async def repair(digest: str) -> str | None:
-            """Fetch a blob into the target, and return the URL of its server, or None.
+            """Fetch a blob into the target, and return the URL of its server, or None where none gave it.
 
-            A refusing server is logged once, and asked no more.
+            A refusing server is logged once, and asked no more. Raises LocalDiskError if the blob can't be
+            stored.
             """
             copied = CopyProgress()
 
@@ -310,6 +314,9 @@ async def open_repair(
 
 
 def worst_error(state: CopyProgress) -> ShardcastError | None:
-    """Return the error to report for a copy, wrong bytes before all others; None for a whole copy."""
+    """Return the error to report for a copy, wrong bytes before all others; None where no blob failed.
+
+    Blobs missing at the source do not count as failed.
+    """
     wrong = [error for error in state.failed.values() if isinstance(error, (IntegrityError, WrongBytes))]
     return next(iter([*wrong, *state.failed.values()]), None)

@@ -45,7 +45,7 @@ class BlobStore(Protocol):
     algorithm: str
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob, unverified, or None for a missing one."""
+        """Return the number of bytes of a blob, unverified, or None for a missing one."""
 
     def open(self, digest: str) -> AbstractAsyncContextManager[BlobReader]:
         """Open a verified blob for reading.

@@ -37,7 +37,10 @@ class SqliteFile:
     """A database with all statements in a thread of its own, one after the other."""
 
     def __init__(self, file: Path, schema: str) -> None:
-        """Open the database; blocks on the disk. ``schema`` is a script to make missing tables."""
+        """Open the database; blocks on the disk. ``schema`` is a script to make missing tables.
+
+        A damaged file is replaced by a new one; if no file can be used, the database is in memory.
+        """
         self._file, self._schema = file, schema
         self._thread = ThreadPool(1, "shardcast-ledger")
         try:
@@ -49,7 +52,8 @@ class SqliteFile:
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return the result of ``work``, called with the database in the thread.
 
-        After a failure ``work`` is called a second time, with a newly opened database.
+        After a failure ``work`` is called a second time, with a newly opened database, unless the file is
+        locked or the disk is full.
 
         Raises:
             LocalDiskError: the database can't be read or written.

@@ -75,7 +75,7 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def size(self, remote_path: str) -> int:
-        """Return the bytes of a file."""
+        """Return the size of a file, in bytes."""
 
     @abstractmethod
     def open(self, remote_path: str) -> BinaryIO:
@@ -95,7 +95,7 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def files(self, folder: str) -> dict[str, int]:
-        """Return the bytes of each file below a folder, by path; none for a missing folder."""
+        """Return the size of each file below a folder, in bytes, by path; empty for a missing folder."""
 
     @abstractmethod
     def modified(self, remote_path: str) -> float:
@@ -123,7 +123,8 @@ class StorageBackend(ABC):
 class ObjectBackend(StorageBackend):
     """A store in a bucket, or in this process's memory, through fsspec.
 
-    An object appears in one step, and its size is compared; the protocol checks the bytes on their way.
+    An object appears in one step, and ``put_buffer`` compares its size afterwards; the protocol checks the
+    bytes on their way.
     """
 
     def __init__(self, spec: StoreSpec) -> None:
@@ -187,7 +188,7 @@ class ObjectBackend(StorageBackend):
             self._fs.rm_file(full)  # not rm, which takes * and ? for patterns
 
     def size(self, remote_path: str) -> int:
-        """Return the bytes of an object."""
+        """Return the size of an object, in bytes."""
         full = self._full(remote_path)
         with self._failing("look for", full, reading=True):
             return int(self._fs.size(full))
@@ -221,7 +222,7 @@ class ObjectBackend(StorageBackend):
         return True
 
     def files(self, folder: str) -> dict[str, int]:
-        """Return the bytes of each object below a path."""
+        """Return the size of each object below a path, in bytes, by path."""
         full = self._full(folder)
         with self._failing("list", full):
             found = self._fs.find(full, detail=True)

@@ -20,10 +20,8 @@ def configure(stores: Mapping[str, Any] | Registry | None) -> None:
 
     Args:
         stores: the stores by name, or a registry; None for those in the file named by
-            ``SHARDCAST_REGISTRY_STORES``, read again at the next use.
-
-    Raises:
-        StoreNotConfigured: ``stores`` is no valid configuration.
+            ``SHARDCAST_REGISTRY_STORES``, read again at the next use. A store's keys are checked at its first
+            use, not here.
     """
     global _current
     _current = Registry(stores) if isinstance(stores, Mapping) else stores
@@ -33,7 +31,7 @@ def current() -> Registry:
     """Return the registry used by ``put_hash`` and the other functions.
 
     Raises:
-        StoreNotConfigured: no stores are configured.
+        StoreNotConfigured: no stores are configured, or the named file can't be read.
     """
     global _current
     if _current is None:

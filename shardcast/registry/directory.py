@@ -98,7 +98,7 @@ class DirectoryBackend(StorageBackend):
             sync_folder(full.parent)
 
     def size(self, remote_path: str) -> int:
-        """Return the bytes of a file."""
+        """Return the size of a file, in bytes."""
         full = self._full(remote_path)
         with self._failing("look for", full, reading=True):
             return full.stat().st_size
@@ -131,7 +131,7 @@ class DirectoryBackend(StorageBackend):
         return True
 
     def files(self, folder: str) -> dict[str, int]:
-        """Return the bytes of each file below a folder; links are left out."""
+        """Return the size of each file below a folder, in bytes, by path; links are left out."""
         full = self._full(folder)
         found: dict[str, int] = {}
         with self._failing("list", full):

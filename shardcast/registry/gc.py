@@ -257,7 +257,7 @@ class _Collection:
             self._count_deleted(aside, survey.files.quarantined[path])
 
     def _clear(self, path: str) -> None:
-        """Remove the temporary file of a killed put."""
+        """Remove the temporary file of a killed put, once a day old."""
         if self.survey.age(path) >= _LEFT_OVER:
             self.survey.backend.remove(path)
             self.cleared += 1

@@ -127,7 +127,8 @@ class Registry:
     def get_hash(self, metadata: Mapping[str, Any]) -> bytes:
         """Return content, given the metadata from ``put_hash``, ours or DataJoint's.
 
-        The path in the metadata is read, also after a change of the store's subfolding.
+        The path in the metadata is read, also after a change of the store's subfolding. Content in garbage
+        collection's quarantine is read there, with a warning in the log.
 
         Raises:
             KeyError: ``path`` or ``hash`` is missing in ``metadata``.

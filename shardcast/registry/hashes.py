@@ -94,7 +94,8 @@ def checked_schema(name: str) -> str:
     """Return a schema's name after checking that one folder can have this name.
 
     Raises:
-        InvalidName: the name leads elsewhere, is one of the registry's own, or is too long.
+        InvalidName: the name is no text, is empty, begins with a dot, is too long, or has a slash, a
+            backslash, a control character or a surrogate.
     """
     if not isinstance(name, str):
         raise InvalidName(f"a schema's name is text, not {type(name).__name__}")
@@ -116,7 +117,8 @@ def checked_path(path: str) -> str:
     """Return a stored path after checking that it stays in the store.
 
     Raises:
-        InvalidName: the path is empty, absolute, leads up, or has characters with another meaning elsewhere.
+        InvalidName: the path is no text, is empty, absolute or a folder's, has ``.`` or ``..`` between its
+            slashes, or has a backslash, a control character or a surrogate.
     """
     if not isinstance(path, str):
         raise InvalidName(f"a path is text, not {type(path).__name__}")

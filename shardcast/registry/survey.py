@@ -148,7 +148,7 @@ def _list(backend: StorageBackend, folders: list[str]) -> StoreFiles:
 def _by_age(
     backend: StorageBackend, paths: list[str], now: float, min_age: float
 ) -> tuple[list[str], list[str], list[str]]:
-    """Return the paths younger than an age, those of all with a time in the future, and the old paths.
+    """Return the paths younger than an age, those among them with a time in the future, and the old paths.
 
     A file removed meanwhile is in none of the lists.
     """

@@ -119,7 +119,7 @@ class ArchiveClient:
                     yield blob
 
     async def pull_batches(self, wanted: Mapping[str, int]) -> AsyncGenerator[list[tuple[str, bytes]], None]:
-        """Yield the blobs of ``pull`` in lists of those received in one go."""
+        """Yield the blobs of ``pull`` in lists of those received in one go; raises as ``pull`` does."""
         pairs = iter(_checked(wanted).items())
         while request := dict(islice(pairs, self._keys)):
             parts: list[bytes] = []
@@ -188,7 +188,7 @@ class ArchiveClient:
 
         Raises:
             PayloadMissing, LocalDiskError: a file can't be read.
-            PayloadChanged: a file's size changed meanwhile.
+            PayloadChanged: a file became shorter or longer meanwhile, or has no size of its own, as in /proc.
             PeerError: the archive cannot be reached, or refuses the blobs.
         """
         sending = _Sending(blobs)
@@ -244,11 +244,11 @@ class _Sending:
         self._size: int | None = None  # bytes of the body, once all were sent
 
     def keeping(self) -> float:
-        """Return the seconds allowed to the archive for keeping the sent blobs."""
+        """Return the seconds allowed to the archive for keeping the sent blobs; 0 until all are sent."""
         return 0.0 if self._size is None else len(self.keys) / _KEPT_BLOBS + self._size / _KEPT_BYTES
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body in portions, and keep the error behind an early end."""
+        """Yield the body in portions; an error that ends the body early is kept in ``failure``."""
         gathered, size = bytearray(), 0
         try:
             async with aclosing(self._frames()) as frames:
@@ -268,7 +268,7 @@ class _Sending:
             raise
 
     async def _frames(self) -> AsyncGenerator[bytes | memoryview, None]:
-        """Yield the length of each blob and its bytes, and keep its key."""
+        """Yield the encoded length of each blob and its bytes, and then append its key to ``keys``."""
         async with aclosing(_in_turn(self._blobs)) as blobs:
             async for blob in blobs:
                 hasher = hashlib.sha256()
@@ -328,7 +328,7 @@ async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | mem
 
     Raises:
         LocalDiskError: the file can't be read.
-        PayloadChanged: the file's size changed meanwhile.
+        PayloadChanged: the file became shorter or longer meanwhile, or has no size of its own, as in /proc.
     """
     with disk_errors("could not read", path):
         file.flush()
@@ -346,7 +346,7 @@ async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | mem
 
 
 def _checked(wanted: Mapping[str, int]) -> dict[str, int]:
-    """Return the wanted keys in lower case.
+    """Return ``wanted`` with its keys in lower case.
 
     Raises:
         UsageError: ``wanted`` has something else than a key, or than a length.

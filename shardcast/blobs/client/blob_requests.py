@@ -37,7 +37,7 @@ class BlobRequests:
             via: ids of the nodes on the request's way so far.
 
         Raises:
-            ServerLacks: the server doesn't have the blob, or not with this length.
+            ServerLacks: the server doesn't have the blob undamaged, or not with this length.
             WrongBytes: the bytes have another digest.
             PeerError: the server does not answer, or its answer is wrong.
         """
@@ -72,7 +72,7 @@ class BlobRequests:
         yield Part(digest, size, memoryview(last if size else b""), last=True)
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob; None for one missing at the server.
+        """Return the number of bytes of a blob; None for one missing or damaged at the server.
 
         Raises:
             PeerError: the server does not answer, or its answer is wrong.
@@ -87,8 +87,8 @@ class BlobRequests:
         """Return the Content-Length of an answer with the blob.
 
         Raises:
-            ServerLacks: the server doesn't have the blob.
-            PeerError: the answer is another one.
+            ServerLacks: the server doesn't have the blob undamaged.
+            PeerError: the answer is another failure, or has no length.
         """
         status, size = response.status, response.content_length
         if status >= 500:  # 503 is a mirror's, when it couldn't ask

@@ -53,11 +53,14 @@ class Endpoint:
         )
 
     def record(self, response: aiohttp.ClientResponse) -> None:
-        """Keep the node id in an answer."""
+        """Set ``node_id`` to the id in an answer; to None where there is none."""
         self.node_id = response.headers.get(NODE_ID_HEADER)
 
     def unavailable(self, what: str, response: aiohttp.ClientResponse) -> PeerError:
-        """Return the error of an answer of status 500 and above to the request ``what``."""
+        """Return the error of an answer of status 500 and above to the request ``what``.
+
+        An ``Unavailable``, unless the status says that a gateway did not reach the server.
+        """
         error = refused_error(self.url, what, response.status, response.headers, reason=response.reason)
         if isinstance(error, (ServerUnreachable, TlsFailure)):
             return error

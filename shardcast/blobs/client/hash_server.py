@@ -56,7 +56,7 @@ class HashServerClient:
         """Return whether the server answers ``/has-now``.
 
         Raises:
-            PeerError: the server can't be asked, or can't answer now.
+            PeerError: the server can't be asked, can't answer now, or wants a token.
         """
         try:
             return await self._ask(HAS_NOW_PATH, [_PROBE]) in ([True], [False])
@@ -66,7 +66,7 @@ class HashServerClient:
             return False
 
     async def present(self, digests: Sequence[str]) -> list[str]:
-        """Return the blobs present at the server now.
+        """Return the digests of those blobs that are present at the server now.
 
         To be called before a GET: a GET of a blob only promised would wait.
 
@@ -79,7 +79,9 @@ class HashServerClient:
         return [digest for digest, flag in zip(digests, flags, strict=True) if flag is True]
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob; None for one missing at the server.
+        """Return the number of bytes of a blob; None for one missing at the server, or only promised.
+
+        Waits for the end of an upload of the blob under way there.
 
         Raises:
             PeerError: the server does not answer, or its answer is wrong.

@@ -71,7 +71,7 @@ class RemoteStore:
             patience: maximum seconds to wait for another's upload of the same blob.
 
         Raises:
-            UsageError: ``url`` is no address.
+            UsageError: ``url`` is no address, or not https where TLS is required.
         """
         self.algorithm = algorithm
         self._archive = ArchiveClient(url, session, token, timeout=timeout)
@@ -91,7 +91,7 @@ class RemoteStore:
         self._endpoint.node_id = node_id
 
     async def server_kind(self) -> ServerKind:
-        """Return the server's kind; the first call sends a request.
+        """Return the server's kind; the first call asks the server, in one request or two.
 
         Raises:
             PeerError: the server does not answer.
@@ -101,7 +101,9 @@ class RemoteStore:
         return self._kind
 
     async def _probe(self) -> ServerKind:
-        """Request the empty blob as from an archive, then as from a hash server; return the kind.
+        """Return the kind, found by asking for the empty blob as from an archive, then as from a hash server.
+
+        An archive's blobs have SHA-256: with another digest the first request is left out.
 
         Raises:
             PeerError: the server does not answer.
@@ -173,7 +175,7 @@ class RemoteStore:
     # BlobStore
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob; None for one missing at the server.
+        """Return the number of bytes of a blob; None for one missing at the server.
 
         Raises:
             PeerError: the server does not answer, or its answer is wrong.
@@ -184,10 +186,10 @@ class RemoteStore:
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[_Reader]:
-        """Read a blob on arrival.
+        """Yield a reader of a blob, which is received as the caller reads.
 
         Raises:
-            BlobMissing: the server does not have the blob.
+            BlobMissing: the server does not have the blob, or ``digest`` is no digest.
             IntegrityError: the bytes do not match the digest.
             PeerError: the server does not answer, or its answer is wrong.
         """
@@ -241,6 +243,7 @@ class RemoteStore:
         """Upload the bytes of an open file, and return when the server keeps them.
 
         Raises:
+            LocalDiskError: the file can't be read.
             PeerError: the server doesn't keep the blob.
         """
         if await self.server_kind() is ServerKind.ARCHIVE:
@@ -281,7 +284,7 @@ class _Reader:
         self._rest = rest
 
     async def read(self, max_bytes: int) -> bytes:
-        """Return the next bytes, ``max_size`` at most; none at the end.
+        """Return the next bytes, at most ``max_bytes``; empty at the end.
 
         Raises:
             IntegrityError: the bytes do not match the digest.

@@ -62,7 +62,7 @@ class BatchWriter:
             self._kept(digest, part.length)
 
     async def _put(self, key: str, blob: bytes) -> None:
-        """Put a small blob."""
+        """Put a small blob, and call ``kept``."""
         async with self._store.put(key or None) as writer:
             if blob:
                 await writer.write(blob)

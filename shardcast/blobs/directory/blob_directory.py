@@ -96,7 +96,9 @@ class BlobDirectory:
             prepare(self.folder)
 
     async def prepare(self) -> None:
-        """Prepare to put blobs, and remove the temporary files of processes that have ended.
+        """Make the folder for arriving blobs, and clean up after ended processes.
+
+        Their temporary files are removed, and files taken out by a killed gc or scrub are put back.
 
         Without this call, the first put does so.
 
@@ -145,7 +147,7 @@ class BlobDirectory:
         return await self.verified.hashing.run(self._read_small, digests, max_size)
 
     def _read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
-        """Read and digest blobs; blocks on the disk."""
+        """Return blobs as ``read_small`` does; blocks on the disk."""
         found: dict[str, bytes] = {}
         folders = self.lookup.folders()
         for digest in digests:
@@ -201,7 +203,7 @@ class BlobDirectory:
             await writer.discard()
 
     def _record_length(self, incoming: IncomingFolder, digest: str, coding: str | None, length: int) -> None:
-        """Record the decoded length of a coded blob; other blobs need no record."""
+        """Record the decoded length of a coded blob; remove the record of any other blob."""
         record = Path(self.folder.path(digest) + LENGTH_SUFFIX)
         if coding is not None:
             incoming.replace(record, b"%d" % length)

@@ -40,14 +40,14 @@ class Decoder(Protocol):
         """Yield the decoded bytes, in parts of bounded size.
 
         Raises:
-            Malformed: the bytes are not of this coding.
+            MalformedCoding: the bytes are not of this coding.
         """
 
     def finish(self) -> None:
         """Check for a whole stream.
 
         Raises:
-            Malformed: the end of the stream is missing.
+            MalformedCoding: the end of the stream is missing.
         """
 
 
@@ -155,7 +155,7 @@ class DigestCheck:
         """Take the next bytes.
 
         Raises:
-            Malformed: they are not of this coding.
+            MalformedCoding: they are not of this coding.
         """
         if self._decoder is None:
             self._hasher.update(data)
@@ -178,7 +178,7 @@ class DigestCheck:
             ahead: whether a thread reads the next bytes while these are digested.
 
         Raises:
-            Malformed: the bytes are not of this coding.
+            MalformedCoding: the bytes are not of this coding.
             OSError: they can't be read.
         """
         on_read = self._seal.update if self._seal else None
@@ -192,7 +192,7 @@ class DigestCheck:
         """Return the digest, in hex.
 
         Raises:
-            Malformed: the end of the coded bytes is missing.
+            MalformedCoding: the end of the coded bytes is missing.
         """
         if self._decoder is not None:
             self._decoder.finish()

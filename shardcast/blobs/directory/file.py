@@ -88,7 +88,10 @@ class BlobFile:
             return os.pread(self.descriptor, self.size + 1, 0)
 
     def read_small(self, max_size: int) -> bytes | None:
-        """Return the blob's bytes, unverified, or None where they are too many or can't be decoded.
+        """Return the blob's bytes, unverified.
+
+        Returns:
+            None where they are too many or can't be decoded, or where this is no regular file.
 
         Raises:
             LocalDiskError: the file can't be read.
@@ -108,10 +111,10 @@ class BlobFile:
         return bytes(data)
 
     def read(self, check: DigestCheck, position: int, end: int, ahead: bool = False) -> int:
-        """Have ``check`` take the bytes from ``position`` to ``end``; see ``Check.read``.
+        """Have ``check`` take the bytes from ``position`` to ``end``; see ``DigestCheck.read``.
 
         Raises:
-            Malformed: the bytes are not of the file's coding.
+            MalformedCoding: the bytes are not of the file's coding.
             LocalDiskError: the file can't be read.
         """
         with file_errors("could not read", self.path):
@@ -121,7 +124,7 @@ class BlobFile:
         """Yield the blob's bytes, in parts; blocks on the disk.
 
         Raises:
-            Malformed: the file is not of its coding, or not whole.
+            MalformedCoding: the file is not of its coding, or not whole.
             LocalDiskError: the file cannot be read.
         """
         decoding, position = decoder(self.coding), 0
@@ -135,7 +138,9 @@ class BlobFile:
         decoding.finish()
 
     def decoded_length(self) -> int:
-        """Return the bytes of the blob, counted by decoding the file once; blocks on the disk.
+        """Return the number of bytes of the blob; blocks on the disk.
+
+        Those of a coded file are counted by decoding the file once.
 
         Raises:
             BlobCorrupt: the file cannot be decoded, or not read for a reason of this file alone.
@@ -186,7 +191,7 @@ class FileReader:
         self._position = 0
 
     async def read(self, max_bytes: int) -> bytes:
-        """Return the next bytes, at most ``max_size``; empty at the end.
+        """Return the next bytes, at most ``max_bytes``; empty at the end.
 
         Raises:
             BlobCorrupt: the file changed, and can't be decoded any more.

@@ -38,11 +38,11 @@ class IncomingFolder:
     """A process's own folder for temporary files in a directory of blobs.
 
     A lock in the folder, gone with the process, shows the folder to be in use. A new process removes the
-    folders without a lock. A folder whose name or lock was removed is made again.
+    folders whose lock is free. A folder whose name or lock was removed is made again.
     """
 
     def __init__(self, root: str, prepare: Callable[[], object] = lambda: None) -> None:
-        """Make the folder; ``prepare`` is called before, now and each time.
+        """Make the folder; ``prepare`` is called first, here and before the folder is made again.
 
         Raises:
             LocalDiskError: the folder can't be made.
@@ -81,7 +81,7 @@ class IncomingFolder:
             close(dead_lock)
 
     def _make_again(self) -> None:
-        """Make the folder again after the removal of its name or of its lock."""
+        """Make the folder again if its name or its lock was removed; else do nothing."""
         with self._making:
             if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):
                 return
@@ -138,7 +138,7 @@ class IncomingFolder:
             self._synced_parents.add(parent)
 
     def replace(self, path: Path, data: bytes) -> None:
-        """Replace a small file in one step; blocks on the disk.
+        """Replace a small file in one step; blocks on the disk. The new name is not synced.
 
         Raises:
             OSError: the bytes can't be kept.
@@ -157,7 +157,7 @@ class IncomingFolder:
         return size <= MAX_INLINE_SIZE and not self._slow
 
     def record_duration(self, size: int, seconds: float) -> None:
-        """Learn from a blob of so many bytes, stored in so many seconds."""
+        """Have the next small blobs stored in threads if this small one took long; ignore a large one."""
         if size <= MAX_INLINE_SIZE:
             self._slow = seconds > _SLOW
 
@@ -179,7 +179,7 @@ class IncomingFolder:
 
 
 def _try_lock(folder: Path) -> tuple[Lock, int]:
-    """Try to lock a process's folder; the lock is held for as long as the descriptor is open."""
+    """Try to lock a process's folder; return the outcome, and a descriptor that keeps the lock while open."""
     descriptor = open_lock_file(folder / _LOCK)
     try:
         return try_lock(descriptor), descriptor

@@ -67,7 +67,9 @@ class Folder:
         return [self.parent(f"{first:02x}") for first in range(256)] if self.layout == PREFIX else [self.root]
 
     def make_parent(self, digest: str) -> bool:
-        """Make the folder of a blob's file, and return whether it was missing.
+        """Make the folder of a blob's file, shared with the group, and return whether it was missing.
+
+        The caller syncs the name of a new folder.
 
         Raises:
             OSError: the folder can't be made.
@@ -170,7 +172,10 @@ class Layouts:
         self._known: dict[str, tuple[int, str]] = {}
 
     def of(self, root: str) -> tuple[str, ...]:
-        """Return the layouts to look for blobs in: one, or both where the directory can't be read."""
+        """Return the layouts to look for blobs in: one, or both where the directory can't be listed.
+
+        Then a layout known from before is returned alone.
+        """
         try:
             changed = os.stat(root).st_mtime_ns  # noqa: PTH116
         except OSError:
@@ -256,7 +261,7 @@ def make_read_only(path_or_descriptor: str | int) -> None:
     """Make a blob's file read-only, and so remove a mark of gc, too.
 
     Raises:
-        OSError: the file is another user's.
+        OSError: the mode can't be set, as of another user's file.
     """
     os.chmod(path_or_descriptor, BLOB_MODE)  # noqa: PTH101
 

@@ -89,7 +89,9 @@ class BlobLookup:
         return [self.find(digest, folders) is not None for digest in digests]
 
     def length(self, digest: str) -> int | None:
-        """Return the bytes of a blob, decoded, or None for an absent one.
+        """Return the number of a blob's bytes, decoded, or None for an absent one; no bytes are verified.
+
+        The length of a coded blob is the recorded one, else its file is decoded.
 
         Raises:
             BlobCorrupt: the blob has only a coded file, impossible to decode.

@@ -89,11 +89,11 @@ class Marks:
         return None if put is not None and put >= known[0] else known[0]
 
     def keep(self, digest: str) -> None:
-        """Leave a blob marked."""
+        """Have ``save`` keep the mark of a blob seen by this run; its files are not touched."""
         self._live.add(bytes.fromhex(digest))
 
     def set(self, digest: str, forms: Sequence[Form]) -> None:
-        """Mark a blob.
+        """Mark the files of a blob, now; ``save`` records the mark.
 
         A file with the mode already is left unchanged, so the mark of a copy by a hard link stays valid.
 
@@ -110,7 +110,7 @@ class Marks:
         self._live.add(key)
 
     def drop(self, digest: str, forms: Sequence[Form]) -> None:
-        """Unmark a blob.
+        """Remove the mark from the files of a blob; ``save`` leaves it out of the record.
 
         Raises:
             OSError: the mode of a file cannot be changed.
@@ -214,7 +214,10 @@ def put_time(folder: Folder, digest: str) -> float | None:
 
 
 def forget_puts(folder: Folder, before: float) -> None:
-    """Remove the notes of puts ``before`` a time, in seconds since 1970, as far as permissions allow."""
+    """Remove the notes of puts ``before`` a time, in seconds since 1970, as far as permissions allow.
+
+    Notes with a time in the future get the present time.
+    """
     with contextlib.suppress(FileNotFoundError):
         for note in _notes(folder):
             with contextlib.suppress(OSError):

@@ -19,7 +19,7 @@ _MAX_OWNER = 100
 
 
 def mark_private(root: Path, owner: str) -> None:
-    """Mark a directory as served by ``owner`` alone, durably.
+    """Mark a directory as served by ``owner`` alone, durably; an existing mark is kept.
 
     Raises:
         OSError: the mark can't be made.

@@ -168,7 +168,7 @@ def folder_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Hold a folder's lock, and yield True; without ``wait``, yield False while another process holds it.
 
     Raises:
-        OSError: the folder can't be locked.
+        OSError: the folder can't be locked, or another process held the lock for too long.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -230,10 +230,10 @@ class Quarantine:
             return self._write_record(digest, name, was, size=looks.st_size, reason=reason)
 
     def finish_interrupted(self) -> None:
-        """Put back or record the files left in between by a killed process; blocks on the disk.
+        """Put back or record the files left without a record by a killed process; blocks on the disk.
 
         A file goes back to its place, to be verified again. If the place is taken by now, the file stays in
-        quarantine and gets a record.
+        quarantine and gets a record. Temporary files are removed.
 
         Raises:
             LocalDiskError: a file can't be moved.

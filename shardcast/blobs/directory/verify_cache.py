@@ -50,7 +50,10 @@ class VerifyCache:
         return len(self._known)
 
     def add(self, digest: str, stat_result: os.stat_result, found: VerifiedFile) -> None:
-        """Remember the file with this stat result as verified: decoded, it holds this blob."""
+        """Remember the file with this stat result as verified: decoded, it holds this blob.
+
+        When the cache is full, the older half is forgotten.
+        """
         if len(self._known) >= self._most:
             # The older half at once: finding the first entry each time would walk over the removed ones.
             for key in list(islice(self._known, self._most // 2 + 1)):

@@ -144,7 +144,7 @@ class GarbageCollection:
                 forget_puts(self._folder, self._now - max(rules.grace, rules.older_than or 0.0))
 
     def _process(self, digest: str) -> None:
-        """Decide on a blob and act; an error with one blob does not end the run."""
+        """Decide on a blob and act; an error with one blob is counted, and does not end the run."""
         try:
             forms = forms_of(self._folder, digest)
             if forms:

@@ -35,7 +35,10 @@ class Outcome(StrEnum):
 
 
 Repair = Callable[[str], Awaitable[str | None]]
-"""Puts a blob's right bytes into the store, and returns their source, or None where no server has them."""
+"""Puts a blob's right bytes into the store, and returns their source, or None where no server gave them.
+
+Raises LocalDiskError if they can't be stored.
+"""
 
 _PORTION = 8 << 20
 """Bytes hashed in one job; a cancelled scrub ends after its job."""
@@ -121,7 +124,9 @@ class Scrub:
         self._pace = pace or RateLimiter(None)
 
     async def run(self) -> AsyncGenerator[ScrubFinding, None]:
-        """Yield each wrong file, after dealing with it.
+        """Yield a finding for each wrong or unreadable file, after dealing with it.
+
+        First come the blobs in quarantine and absent from the directory: their repair is tried again.
 
         Raises:
             LocalDiskError: the directory or the quarantine can't be read.
@@ -159,7 +164,11 @@ class Scrub:
             )
 
     async def _verify(self, digest: str, coding: str | None) -> ScrubFinding | None:
-        """Verify a file of a blob; repair or set aside a wrong file, and return the finding."""
+        """Verify a file of a blob; repair or set aside a wrong file, and return the finding.
+
+        Returns:
+            None for a right file, a missing one, and one of a coding unknown here, which is counted.
+        """
         path = self.folder.path(digest, coding)
         if coding not in FORMS:
             self.unknown += Path(path).exists()
@@ -197,7 +206,11 @@ class Scrub:
         return ScrubFinding(digest, path, "it changes all the time", Outcome.UNREADABLE)
 
     async def _try_repair(self, digest: str) -> str | None:
-        """Repair a blob, and return the source, or None on a failure."""
+        """Repair a blob whose file can't be opened, and return the source of the right bytes.
+
+        Returns:
+            None without a repairer, and where the right bytes were not found or can't be stored.
+        """
         try:
             return await self._repair(digest) if self._repair else None
         except LocalDiskError:

@@ -51,7 +51,11 @@ class FetchTable:
         await cancel(list(self._tasks))
 
     def join_or_start(self, wanted: Iterable[Wanted], via: Sequence[str]) -> dict[Wanted, PendingFetch]:
-        """Return a fetch for each blob possibly at a server: an unfinished one, or a new one."""
+        """Return a fetch for each blob possibly at a server: an unfinished one, or a new one.
+
+        Too long and recently absent blobs are left out; all are for a request that came through this node
+        before, or through too many nodes.
+        """
         if self._node_id in via or len(via) >= MAX_VIA:
             return {}
         own, fetches = frozenset(via), dict[Wanted, PendingFetch]()
@@ -84,6 +88,8 @@ class FetchTable:
     async def wait(self, wanted: Wanted, fetch: PendingFetch, via: Sequence[str]) -> bool:
         """Return whether a blob arrived, after the end of its fetch; another request may have started it.
 
+        A forwarded request (``via``) waits a second for the first bytes, and then starts a fetch of its own.
+
         Raises:
             ShardcastError: a server possibly with the blob couldn't be asked, or the blob couldn't be kept.
         """
@@ -96,7 +102,10 @@ class FetchTable:
         return await asyncio.shield(fetch.outcome)
 
     async def _run(self, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str], shared: bool) -> None:
-        """Ask the servers, and settle every fetch, also when this task is cancelled."""
+        """Ask the servers, and settle every fetch, also when this task is cancelled.
+
+        Blobs at none of the servers are counted, and remembered as absent.
+        """
         failure: ShardcastError | None = ServerUnreachable("the mirror", "it ended before it had asked")
         try:
             failure = await self._fetcher.fetch(fetches, via)

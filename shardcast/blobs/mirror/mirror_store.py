@@ -53,7 +53,7 @@ class MirrorStore:
                 again.
             clock: a monotonic clock, in seconds.
             absence_seconds: seconds of remembering the absence of a blob at all servers.
-            max_length: maximum bytes of a fetched blob; the requester names the length.
+            max_length: maximum bytes of a fetched blob, checked where the requester names the length.
             patience: seconds without progress until the next server is asked as well.
         """
         self.algorithm = local.algorithm
@@ -68,7 +68,7 @@ class MirrorStore:
         )
 
     async def size(self, digest: str) -> int | None:
-        """Return the bytes of a blob, or None for one not here yet; no server is asked."""
+        """Return the number of bytes of a blob, or None for one not here yet; no server is asked."""
         return await self._local.size(digest)
 
     @asynccontextmanager

@@ -62,7 +62,7 @@ class ArchiveNode:
     async def on_directory(cls, directory: Path, **settings: Any) -> AsyncIterator[Self]:
         """Serve a directory of blobs, made if missing; ``settings`` as of ``running``.
 
-        A directory on a read-only mount is served unchanged, and takes no pushes.
+        A directory on a read-only mount is served unchanged, and takes no pushes; with a mirror this fails.
 
         Raises:
             WrongStore: the directory's blobs are kept under another digest.

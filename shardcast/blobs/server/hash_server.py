@@ -88,9 +88,11 @@ class StoreSettings:
     def open(self) -> HashServerState:
         """Open the directory, and return the state of a hash server over it.
 
+        The directory is shared with its group and its layout marked, as far as permissions allow.
+
         Raises:
             UsageError: a setting is impossible, or the directory does not exist.
-            WrongStore: the directory has another digest.
+            WrongStore: the directory has another digest, or one of the directories is private.
             LocalDiskError: the directory cannot be used.
         """
         self.check()
@@ -222,10 +224,10 @@ class StoreServer:
 
         Raises:
             UsageError: a setting is impossible, or the directory does not exist.
-            WrongStore: the directory has another digest.
+            WrongStore: the directory has another digest, or one of the directories is private.
             LocalDiskError: the directory can't be used.
             AddressTaken: the only port can't be bound.
-            NodeFailed: no port can be bound, or the status file is missing.
+            NodeFailed: no port can be bound, or the status file is missing or unusable.
         """
         status = await StatusFile.wait_for_file(status_file) if status_file else None
         async with AsyncExitStack() as stack:

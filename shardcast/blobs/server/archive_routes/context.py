@@ -22,7 +22,8 @@ class Upstream(Protocol):
         """Fetch a blob into the store, and return whether it arrived.
 
         Raises:
-            PeerError: no server answered.
+            PeerError: no server had the blob, and one did not answer.
+            LocalDiskError: the blob cannot be stored.
         """
 
 

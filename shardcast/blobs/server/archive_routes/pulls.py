@@ -46,8 +46,8 @@ class Pulls:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Send the local blobs of a pull, and then those fetched by a mirror, each on its arrival.
 
-        Missing blobs, and blobs of another length than requested, are left out. An answer that fails after
-        its head breaks off.
+        Each requested key is counted. Missing blobs, and blobs of another length than requested, are left
+        out. An answer that fails after its head breaks off.
         """
         refusal, length = refuse_coded(request), request.content_length
         if refusal:
@@ -122,7 +122,7 @@ class Pulls:
     async def _send_one(
         self, request: web.Request, response: web.StreamResponse, key: str, length: int
     ) -> bool:
-        """Send a blob of the right length; return whether the archive has the blob, undamaged.
+        """Send a blob if it has this length; return whether the archive has the blob, undamaged.
 
         Raises:
             ConnectionError, asyncio.TimeoutError: the reader hung up, or takes no bytes.

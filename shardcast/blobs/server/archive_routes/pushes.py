@@ -36,12 +36,12 @@ class Pushes:
     """Answers to pushes into an archive."""
 
     def __init__(self, context: ArchiveContext, without_token: bool) -> None:
-        """Take pushes of everybody, or of the token's bearer only."""
+        """Take pushes of everybody ``without_token``; else of the token's bearer only."""
         self._context = context
         self._without_token = without_token
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Put the blobs of a push, all or none, and record when."""
+        """Put the blobs of a push, none unless all are whole and on the disk, and record their put time."""
         refusal, stage = self._refuse(request) or refuse_coded(request), self._context.stage
         if refusal:
             return refusal

@@ -90,7 +90,7 @@ class _Blobs:
         self._context = context
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Send a blob; a mirror fetches a missing one first."""
+        """Send a blob, and count the pull; a mirror fetches a missing or damaged blob first."""
         key = key_of(request)
         self._context.access_stats.count_pulls([key])
         headers = {"Cache-Control": IMMUTABLE}

@@ -60,7 +60,7 @@ class AnswerHead:
         coding: str | None,
         ranges: bool,
     ) -> None:
-        """Evaluate a request.
+        """Compute status, headers and range of the answer from a request.
 
         Args:
             request: a GET or HEAD of the blob.
@@ -100,14 +100,16 @@ class AnswerHead:
         self.headers |= selected.headers
 
     def with_body(self, data: bytes) -> web.Response:
-        """Return the answer with a blob whose bytes are in memory."""
+        """Return the answer with a blob whose bytes are in memory; a finished ``answer`` goes first."""
         return self.answer or BlobResponse(
             body=data[self.start : self.end], status=self.status, headers=self.headers
         )
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[web.StreamResponse]:
-        """Send the head, yield the response for its body, and end it; after a failure, break it off.
+        """Send the head, yield the response for its body, and end it.
+
+        If the reader goes away or the blob can't be read, the connection is aborted, and no error is raised.
 
         Raises:
             HTTPServiceUnavailable: an upload limit has no room for another reader.

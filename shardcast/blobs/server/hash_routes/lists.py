@@ -34,7 +34,7 @@ class ListParser:
 
         Raises:
             InvalidData: the body is no list of checksums.
-            Refused: the body is no JSON, or a long list of something else.
+            BadRequest: the body is no JSON, or a long list of something else.
             HTTPException, ConnectionError: as ``read_body`` raises them.
         """
         body = await read_wanted_body(request, MAX_BODY)
@@ -48,7 +48,7 @@ def iter_checksums(body: bytes) -> Iterator[list[str]]:
 
     Raises:
         InvalidData: an item is no checksum.
-        Refused: the body is no list, or an item is longer than a checksum or has parts.
+        BadRequest: the body is no list, or an item is longer than a checksum or has parts.
     """
     text = body.strip(_BLANKS)
     if not (text.startswith(b"[") and text.endswith(b"]")):
@@ -69,7 +69,7 @@ def _strings(piece: bytes) -> list[object]:
     """Return the items of a piece of a list.
 
     Raises:
-        Refused: the piece is no JSON, or an item has parts.
+        BadRequest: the piece is no JSON, or an item has parts.
     """
     if b"[" in piece or b"{" in piece:
         raise BadRequest(_WRONG)

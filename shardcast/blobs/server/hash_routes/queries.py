@@ -45,7 +45,10 @@ class Queries:
         return json_response(await while_connected(request, self._present(digests)))
 
     async def lengths(self, request: web.Request) -> web.StreamResponse:
-        """Tell the lengths of blobs: true for a promised one, 0 for a missing one."""
+        """Answer with the lengths of blobs: true for a promised one, 0 for a missing or corrupt one.
+
+        Waits for the end of uploads of missing ones.
+        """
         digests = await self._lists.read(request)
         lengths = await while_connected(request, self._settled_lengths(digests))
         return json_response(

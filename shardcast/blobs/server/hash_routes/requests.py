@@ -29,7 +29,7 @@ class BadRequest(Exception):
     """A request answered with 400.
 
     Attributes:
-        said: the answer's body, as JSON.
+        payload: the answer's body, to be written as JSON.
     """
 
     def __init__(self, payload: object) -> None:
@@ -87,7 +87,7 @@ def parse_checksums(body: bytes) -> list[str]:
 
     Raises:
         InvalidData: the body is no list of checksums.
-        Refused: the body is no JSON.
+        BadRequest: the body is no JSON.
     """
     if not body:
         raise InvalidData("missing", ["body"], "Field required", None)
@@ -118,7 +118,9 @@ def checksum_of(request: web.Request) -> str:
 
 
 def coding_of(request: web.Request) -> str | None:
-    """Return the content coding for storing a body; None for a body that is the blob itself.
+    """Return the content coding for storing a body; None for storing the body as the blob itself.
+
+    The latter also for a coding unknown to stores.
 
     Raises:
         HTTPUnsupportedMediaType: the coding cannot be decoded here.

@@ -33,7 +33,7 @@ class Uploads:
             ended.set()
 
     async def wait_until_ended(self, digest: str) -> None:
-        """Wait until a blob does not arrive, or no longer."""
+        """Wait for the end of a blob's upload; return at once if there is none."""
         while ending := self._ends.get(digest):
             await ending.wait()
 
@@ -49,7 +49,7 @@ class Promises:
         self._kept: dict[str, asyncio.Event] = {}
 
     def add(self, digest: str) -> None:
-        """Note a promise made now."""
+        """Count a blob as promised from now on, for ``seconds``."""
         self._expire()
         self._until[digest] = self._clock() + self.seconds
         self._until.move_to_end(digest)
