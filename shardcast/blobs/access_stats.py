@@ -105,7 +105,7 @@ class AccessStats:
         try:
             await self._database.run(partial(_add_counts, counts, self._max_keys))
         except LocalDiskError as error:
-            log.error("%d counts are lost: %s", len(counts), error)
+            log.error("the counted requests for %d blobs are lost: %s", len(counts), error)
 
     def now(self) -> float:
         """Return the time, in seconds since the epoch."""

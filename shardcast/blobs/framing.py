@@ -48,7 +48,7 @@ class WrongContent(FramingError):
     """
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"what came as {key} is something else")
+        super().__init__(f"the bytes received for {key} have another SHA-256")
         self.key = key
 
 

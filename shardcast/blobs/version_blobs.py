@@ -127,7 +127,7 @@ class VersionBlobs:
             search.add_error(error)
             return False
         if not right:
-            search.add_corrupt(f"the shard with the digest {digest} was changed")
+            search.add_corrupt(f"the shard with the digest {digest} was changed in {reader.path}")
         if right:
             index.verified[digest] = looks
         return right

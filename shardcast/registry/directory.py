@@ -63,17 +63,25 @@ class DirectoryBackend(StorageBackend):
 
     def put_file(self, local_path: str | Path, remote_path: str) -> None:
         """Copy a local file into the store, durably."""
-        full = self._full(remote_path)
-        with self._failing("write", full):
+        full, local = self._full(remote_path), Path(local_path)
+        with (
+            self._failing("read", local),
+            local.open("rb") as source,
+            self._failing(f"copy {local} to", full),
+        ):
             self._folders.make(full.parent)
-            _copy(Path(local_path), full)
+            _copy(source, full)
 
     def get_file(self, remote_path: str, local_path: str | Path) -> None:
         """Copy a file to a local one, durably."""
         full, local = self._full(remote_path), Path(local_path)
-        with self._failing("read", full, reading=True):
+        with (
+            self._failing("read", full, reading=True),
+            full.open("rb") as source,
+            self._failing(f"copy {full} to", local),
+        ):
             make_folder(local.parent)
-            _copy(full, local)
+            _copy(source, local)
 
     def exists(self, remote_path: str) -> bool:
         """Return whether a path has a file or a folder."""
@@ -122,12 +130,13 @@ class DirectoryBackend(StorageBackend):
     def renew(self, remote_path: str, data: bytes) -> bool:
         """Set a file's time to now; another user's file is replaced by one of ours."""
         full = self._full(remote_path)
-        try:
-            os.utime(full)
-        except FileNotFoundError:
-            return False
-        except PermissionError:  # another user's file: replace it by one of ours
-            self.put_buffer(data, remote_path)
+        with self._failing("set the time of", full):
+            try:
+                os.utime(full)
+            except FileNotFoundError:
+                return False
+            except PermissionError:  # another user's file: replace it by one of ours
+                self.put_buffer(data, remote_path)
         return True
 
     def files(self, folder: str) -> dict[str, int]:
@@ -259,12 +268,12 @@ def _changed(known: os.stat_result) -> float:
     return max(known.st_mtime, known.st_ctime)
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file, durably and in one step."""
+def _copy(source: BinaryIO, target: Path) -> None:
+    """Copy an open file, durably and in one step."""
     part = target.with_name(f".{secrets.token_hex(8)}{PART}")
     try:
-        with source.open("rb") as read, os.fdopen(create_private(part), "wb") as written:
-            shutil.copyfileobj(read, written, _BUFFER)
+        with os.fdopen(create_private(part), "wb") as written:
+            shutil.copyfileobj(source, written, _BUFFER)
             written.flush()
             give_name(written.fileno(), part, target)
     finally:

@@ -201,7 +201,8 @@ def _put(backend: StorageBackend, path: str, data: bytes) -> None:
         backend.put_buffer(data, path)
         return
     raise StoreInaccessible(
-        f"could not put {backend.get_url(path)}: another program puts and removes it again and again"
+        f"could not put {backend.get_url(path)}: another program puts and removes it again and again; "
+        "put the content again once that has ended"
     )
 
 

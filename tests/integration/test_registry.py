@@ -511,6 +511,31 @@ def test_backend_fulfils_its_contract(ours: Registry, tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir() if one.is_file()] == ["local"]
 
 
+def test_copy_error_names_the_local_file(tmp_path: Path) -> None:
+    backend = in_directory(tmp_path / "store").get_store_backend()
+    with pytest.raises(StoreInaccessible, match=f"could not read {tmp_path}/missing: No such file"):
+        backend.put_file(tmp_path / "missing", "some/file")
+    backend.put_buffer(b"a file", "some/file")
+    (tmp_path / "local").write_bytes(b"no folder")
+    with pytest.raises(StoreInaccessible, match=f"could not copy .*some/file to {tmp_path}/local/copy: "):
+        backend.get_file("some/file", tmp_path / "local" / "copy")
+
+
+def test_put_again_onto_a_read_only_disk_names_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = in_directory(tmp_path / "store")
+    metadata = ours.put_hash(b"data", "lab")
+
+    def utime(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(os, "utime", utime)
+    with pytest.raises(StoreInaccessible, match=r"store 'main': could not set the time of .*: Read-only"):
+        ours.put_hash(b"data", "lab")
+    assert ours.get_hash(metadata) == b"data"
+
+
 def test_glob_characters_in_names_are_literal(ours: Registry) -> None:
     first, second = ours.put_hash(b"data", "a?"), ours.put_hash(b"data", "ab")
     third = ours.put_hash(b"data", "*")

@@ -342,7 +342,9 @@ async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | mem
             left -= len(data)
             yield data
         if await asyncio.to_thread(file.read, 1):  # made as it is read, as in /proc, or it grew
-            raise PayloadChanged(f"{path} has more bytes than its size; push the file again once complete")
+            raise PayloadChanged(
+                f"{path} grew while being pushed, or is made as it is read, as in /proc; push a finished copy"
+            )
 
 
 def _checked(wanted: Mapping[str, int]) -> dict[str, int]:

@@ -88,7 +88,7 @@ class _Gzip:
                 try:
                     part = self._stream.decompress(left, _OUTPUT)
                 except zlib.error as error:
-                    raise MalformedCoding(f"this is no gzip: {error}") from None
+                    raise MalformedCoding(f"this can't be decoded as gzip: {error}") from None
                 if part:
                     yield part
                 left = self._stream.unconsumed_tail
@@ -123,7 +123,7 @@ class _Zstd:
                 try:
                     part = self._stream.decompress(left)
                 except self._error as error:
-                    raise MalformedCoding(f"this is no zstd: {error}") from None
+                    raise MalformedCoding(f"this can't be decoded as zstd: {error}") from None
                 if part:
                     yield part
                 left = b""

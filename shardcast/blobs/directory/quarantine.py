@@ -270,7 +270,10 @@ class Quarantine:
                 try:
                     yield QuarantinedFile(**parse_json(record.read_bytes()))
                 except (ValueError, TypeError) as error:
-                    raise OSError(f"{record.name} is no record of a file set aside ({error})") from None
+                    raise OSError(
+                        f"{record.name} is no record of a file set aside ({error}); remove this record, "
+                        "and the next run deals with its file anew"
+                    ) from None
 
     def _records(self) -> list[Path]:
         """Return the records."""

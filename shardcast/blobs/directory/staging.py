@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.incoming_folder import IncomingFolder
-from shardcast.blobs.directory.layout import BLOB_MODE, FLAT, LENGTH_SUFFIX
+from shardcast.blobs.directory.layout import BLOB_MODE, FLAT, LENGTH_SUFFIX, OWN_FOLDER
 from shardcast.concurrency import in_thread
 from shardcast.directories import sync_folder
 from shardcast.disk_errors import disk_errors
@@ -104,7 +104,10 @@ class StagedBlobs:
 
 def _gone(count: int, place: str) -> OSError:
     """Return the error for staged blobs removed by another program."""
-    return OSError(f"{count} of the blobs waiting in {place} were removed by another program")
+    return OSError(
+        f"{count} of the blobs waiting in {place} were removed by another program; have it spare "
+        f"{OWN_FOLDER}, and push again"
+    )
 
 
 @asynccontextmanager

@@ -258,7 +258,10 @@ class GarbageCollection:
                     raise
             marked = is_marked(probe.lstat())
         if not marked:
-            raise LocalDiskError(f"the file system of {self._folder.root} keeps no permissions, so no marks")
+            raise LocalDiskError(
+                f"the file system of {self._folder.root} keeps no permissions, so no marks: gc can remove "
+                "nothing there; move the blobs to another file system"
+            )
 
 
 def check_roots(folder: Folder, names: Some[str], forget: Some[str] = ()) -> None:

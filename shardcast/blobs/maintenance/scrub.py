@@ -244,14 +244,14 @@ class Scrub:
 
     async def _repair_or_set_aside(self, digest: str, file: BlobFile, reason: str) -> ScrubFinding | None:
         """Repair a file or set it aside, and return the finding; None for a file replaced meanwhile."""
-        detail = "nothing was to be done about it"
+        detail = "there is neither a server to repair it from nor a quarantine"
         if self._repair:
             try:
                 source = await self._repair(digest)
             except LocalDiskError as error:
                 source, detail = None, str(error)
             else:
-                detail = "no asked server has it"
+                detail = "no asked server gave the right bytes"
             if source:
                 if file.coding and self._quarantine:  # the right bytes did not replace it: they lie beside it
                     await self._set_aside(self._quarantine, digest, file, reason)

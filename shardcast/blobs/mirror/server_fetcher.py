@@ -124,10 +124,11 @@ class ServerFetcher:
             if not remaining():
                 return None
             if server.node_id in via:
-                return BadAnswer(server.url, "it is what asks here")
+                return BadAnswer(server.url, "the request came through this server, so it was not asked")
             if self._skipped_until.get(server.url, -math.inf) > self._clock():
                 return self._denied.get(server.url) or ServerUnreachable(
-                    server.url, "it didn't answer a moment ago"
+                    server.url,
+                    f"it failed or was too slow a moment ago, and is not asked for {_BACK_OFF:g} s",
                 )
             under_way.add(server.url)
             failed = await self._ask(server, remaining(), via)
