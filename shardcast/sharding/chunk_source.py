@@ -92,10 +92,10 @@ class ByteSource:
         """Return None: files and streams are read."""
 
     def known_digests(self) -> None:
-        """Return None, too."""
+        """Return None: the digests are computed."""
 
     def hashing(self, chunk: memoryview) -> None:
-        """Return None: the shards' digests are all."""
+        """Return None: no more digests are needed than those of the shards and the whole."""
 
     def first_lines(self) -> Iterable[bytes]:
         """Return no line."""
@@ -107,7 +107,7 @@ class ByteSource:
 
 
 def at_end(payload: BinaryIO) -> bool:
-    """Return whether one more read gives nothing; False if the read would wait."""
+    """Return whether one more read gives nothing, and take a byte if there is one; False if it would wait."""
     poll = select.poll()
     poll.register(payload, select.POLLIN)
     return bool(poll.poll(0)) and not payload.read(1)

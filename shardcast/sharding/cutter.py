@@ -53,6 +53,7 @@ def cut(
     Raises:
         Cancelled: ``progress.cancelled`` was set.
         NoRoom: ``reserve`` refused.
+        PayloadChanged: bytes said to be those of an earlier version are others.
         LocalDiskError: the disk failed.
         OSError: the payload cannot be read.
     """

@@ -42,6 +42,6 @@ def new_header(
 
 
 def safe_name(name: str, max_length: int = _MAX_NAME) -> str:
-    """Return a file's name without characters not allowed in a manifest."""
+    """Return a file's name, with ``_`` for characters not allowed in a manifest, cut to ``max_length``."""
     printable = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in name)
     return printable.encode("utf-8", "replace").decode()[:max_length]

@@ -75,7 +75,7 @@ class AdoptedPayload:
             folder: the folder's descriptor.
 
         Raises:
-            OSError: the file can't be read.
+            OSError: the file can't be read, or has lost its name.
         """
         path = self._place.folder / linked_name(shards.start)
         if not self._place.adopt_open(descriptor, name, folder, path):
@@ -85,14 +85,14 @@ class AdoptedPayload:
         return path
 
     def _note(self, first: int, path: Path) -> None:
-        """Note an adopted file."""
+        """Count an adopted file's bytes on the disk, and keep its path and present identity."""
         found = path.stat()
         self._usage.add(self._place.folder, found)
         file = LinkedFile(first, path, FileIdentity.from_stat(found).recorded)
         self._linked = self._linked.replaced([file])
 
     def note_hashed(self, found: os.stat_result) -> None:
-        """Note the state of a whole payload at its hashing, by the open descriptor."""
+        """Have ``commit`` record the payload's identity at its hashing; ``found`` is its state then."""
         identity = FileIdentity.from_stat(found).recorded
         files = tuple(replace_fields(file, identity=identity) for file in self._linked.files)
         self._linked = LinkedFiles(files)

@@ -62,11 +62,11 @@ class AsideVersions:
         yield from sorted(self._versions.values(), key=lambda version: (version.since, version.number))
 
     def get(self, place: VersionPlace) -> AsideVersion | None:
-        """Return the version put aside in a place."""
+        """Return the version put aside in a place; None where there is none."""
         return self._versions.get(place)
 
     def of_line(self, origin: str | None) -> list[AsideVersion]:
-        """Return the versions of one line."""
+        """Return the versions put aside of the line with this origin id."""
         name = line_name(origin)
         return [version for version in self if version.place.folder.parent.name == name]
 
@@ -77,14 +77,14 @@ class AsideVersions:
     # Serving
 
     def find(self, digest: str) -> Path | None:
-        """Return the file of a shard with this SHA-256, unchanged since its verification."""
+        """Return the unchanged file of a verified shard with this SHA-256; None where there is none."""
         found = (version.complete.find(digest) for version in self._versions.values())
         return next((file for file in found if file), None)
 
     def shard(self, version: str, number: int, if_match: str) -> Span | None:
-        """Return the place of the shard named by an ``If-Match``, of a version with this name.
+        """Return the place of the shard named by an ``If-Match``, of a version put aside with this name.
 
-        ``*`` names no shard: any version's would match.
+        None where no such shard is verified here, and for ``*``, which any version's shard would match.
         """
         if "*" in if_match:
             return None
@@ -97,7 +97,7 @@ class AsideVersions:
     # Removal
 
     def droppable(self, line_has_one: bool) -> list[AsideVersion]:
-        """Return the removable versions, in the order of their removal.
+        """Return the removable versions, in the order of their removal; pinned or arriving ones stay.
 
         Args:
             line_has_one: whether a version of the current line is complete. Without one, the newest complete
@@ -155,11 +155,11 @@ class AsideVersions:
     # How they come and go
 
     def add(self, version: AsideVersion) -> None:
-        """Count a version put aside now."""
+        """Add a version to those put aside, in place of one with the same place."""
         self._versions = {**self._versions, version.place: version}
 
     def remove(self, place: VersionPlace) -> AsideVersion | None:
-        """Stop counting a version, and return it: it is now being received, or of the current line."""
+        """Forget the version in a place, and return it, None without one; the files stay."""
         taken = self._versions.get(place)
         self._versions = {other: version for other, version in self._versions.items() if other != place}
         return taken

@@ -42,7 +42,7 @@ def line_name(origin: str | None) -> str:
 
 
 def origin_of(line: Path) -> str | None:
-    """Return the origin id of a line without a record here, by the name of its folder."""
+    """Return the origin id of a line without a record here, or of a hashed id the folder's name."""
     return None if line.name == _NO_ORIGIN else line.name
 
 
@@ -70,6 +70,9 @@ def record_of(data_dir: DataDirLayout, origin: str | None) -> Path:
 
 
 def parse_aside_name(name: str) -> tuple[int, str] | None:
-    """Return the number and the first digits of the payload digest in the name of a version's folder."""
+    """Return the number and the first digits of the payload digest in the name of a version's folder.
+
+    None for any other name.
+    """
     found = _NAME.fullmatch(name)
     return (int(found[1]), found[2]) if found else None

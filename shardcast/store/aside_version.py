@@ -66,7 +66,7 @@ class AsideVersion:
 
 
 def read_aside(place: VersionPlace, record: LineRecord, since: float) -> AsideVersion:
-    """Return the version in a place; blocks on the disk.
+    """Return the version in a place, after a check of its files unless it is marked as open; blocks.
 
     Args:
         place: the place.

@@ -48,7 +48,8 @@ class BesideVersions:
         """Receive a version of another line.
 
         The version is neither listed nor announced, but its bytes count. When complete, the version lies
-        aside; a change of line brings it in by a rename.
+        aside; a change of line brings it in by a rename. A reception under way with the same manifest is
+        returned; one with another manifest is stopped.
 
         Args:
             origin: the origin id of the version's line.
@@ -118,7 +119,7 @@ class BesideVersions:
                 aside.add(finished)
 
     def _finish(self, place: VersionPlace) -> AsideVersion:
-        """Have a version count as whole, durably; blocks on the disk."""
+        """Mark a version as whole, durably, and return it, put aside now; blocks on the disk."""
         finish_aside(place)
         return self._read(place, self._inventory.clock())
 
@@ -129,7 +130,7 @@ class BesideVersions:
         return read_aside(place, record, since)
 
     async def end_abandoned(self) -> None:
-        """Stop receiving versions without a new byte for a day.
+        """Stop receiving versions no shard of which was begun for a day; their bytes so far lie aside.
 
         Raises:
             LocalDiskError: the directory at the path is another one.

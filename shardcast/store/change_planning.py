@@ -211,7 +211,7 @@ class ChangePlanner:
         return Change(plan, leaving, staying, returning)
 
     def _left(self) -> tuple[str, LineRecord] | None:
-        """Return the new place of the current line's record; None for a line that never had a version."""
+        """Return the new path of the current line's record, and the record; None for an empty record."""
         line = self._inventory.line
         if line == LineRecord():
             return None

@@ -144,8 +144,7 @@ class LineChanger:
             await in_thread(put_aside, data_dir, change.plan, self.after_step)
         finally:
             # Before any new file gets the name of an old line's version: a reader of the old version gets the
-            # file put
-            # aside, or none, never another version's.
+            # file put aside, or none, never another version's.
             self._point_to(await asyncio.to_thread(_moved, change.leaving))
         await in_thread(bring_back, data_dir, change.plan, self.after_step)
         for source, target in (*change.plan.aside, *change.plan.back):
@@ -181,7 +180,10 @@ class LineChanger:
         return came, left
 
     def _switch(self, change: Change, came: Sequence[CompleteVersion], left: Sequence[AsideVersion]) -> None:
-        """Have everybody see the new line, in one step: the loop runs nothing else meanwhile."""
+        """Make the new line current for all readers, log the change and begin a new feed.
+
+        One step for the readers: the loop runs nothing else meanwhile.
+        """
         inventory, plan, before = self._inventory, change.plan, self._inventory.line.origin
         here = [*change.staying, *came]
         inventory.complete.take_up_all(here, plan.distribution)

@@ -46,7 +46,10 @@ class CompleteVersion:
         return {self.listing.digest, *(self.manifest.digests.values() if self.manifest else ())}
 
     def shard(self, shard: int) -> Span | None:
-        """Return the place of a shard; None for a missing shard, or after a change of the linked file."""
+        """Return the place of a shard; None for a number without shard, or after a change of the linked file.
+
+        With a manifest, a shard's own file is not looked for.
+        """
         if self.manifest is None:
             return _file_span(self.place.shard(shard))
         if not 1 <= shard <= len(self.manifest.shards):
@@ -64,7 +67,7 @@ class CompleteVersion:
         return bool(self.linked.changed)
 
     def find(self, sha256: str) -> Path | None:
-        """Return the file of a shard with this SHA-256, unchanged since its verification."""
+        """Return the unchanged file of a verified shard with this SHA-256; None where there is none."""
         shard, identity = self.verified.get(sha256, (0, None))
         file = self.place.shard(shard) if shard else None
         return file if file and recorded_identity(file) == identity else None
@@ -82,7 +85,7 @@ def unsurveyed_spans(place: VersionPlace, listing: Listing) -> list[Span]:
 
 
 def _file_span(file: Path) -> Span | None:
-    """Return a whole file as a span without a digest; None for an unreadable one."""
+    """Return a whole file as a span without a digest; None for a missing file, or one of unknown size."""
     try:
         return Span(file, 0, file.stat().st_size, None)
     except OSError:
@@ -138,18 +141,18 @@ class CompleteVersions:
         return tuple(complete.listing for complete in self.versions)
 
     def get(self, version: str) -> CompleteVersion | None:
-        """Return the version with this name."""
+        """Return the complete version with this name; None where there is none."""
         return self._versions.get(version_number(version) or 0)
 
     def find(self, sha256: str) -> Path | None:
-        """Return the file of a shard with this SHA-256, unchanged since its verification; for any thread."""
+        """Return the unchanged file of a verified shard with this SHA-256, or None; for any thread."""
         found = (complete.find(sha256) for complete in self._versions.values())
         return next((file for file in found if file), None)
 
     # How they change
 
     def take_up(self, complete: CompleteVersion) -> None:
-        """Count a version already on the list."""
+        """Count a version as complete, in place of one with its number; the list on the disk stays."""
         self._versions = {**self._versions, complete.listing.number: complete}
 
     def take_up_all(self, versions: Iterable[CompleteVersion], distribution: bytes) -> None:

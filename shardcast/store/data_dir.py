@@ -57,7 +57,7 @@ class DataDir(DataDirLayout):
                 raise
 
     def close(self) -> None:
-        """Give the directory up."""
+        """Release the directory's lock: another process can take the directory."""
         self._lock.release()
 
     # The hold
@@ -96,7 +96,7 @@ class DataDir(DataDirLayout):
     # Leftovers of a crash
 
     def clear_leftovers(self) -> None:
-        """Remove leftovers of a crash: temporary names, and folders in removal.
+        """Remove leftovers of a crash: temporary names, folders in removal, and records without a folder.
 
         Raises:
             OSError: something can't be removed.

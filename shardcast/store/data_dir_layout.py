@@ -48,7 +48,7 @@ class DataDirLayout:
 
     @property
     def verified(self) -> Path:
-        """Records of the verified shards of open versions, with their files' state then."""
+        """Records of the verified shards of versions, with their files' state then."""
         return self.own / "verified"
 
     @property

@@ -98,7 +98,7 @@ class DirectoryLock:
             return False
 
     def release(self) -> None:
-        """Give the lock up."""
+        """Release the lock, and empty the file, unless another process took the directory over."""
         self._released.set()
         if self._renewing is not None:
             self._renewing.join()
@@ -146,7 +146,7 @@ class DirectoryLock:
         self._renewing.start()
 
     def renew(self) -> None:
-        """Renew the file's mtime, or notice the directory's loss to another process.
+        """Renew the file's mtime; if the file names another process, count the lock as lost.
 
         Raises:
             OSError: the lock file can't be read or written.

@@ -35,7 +35,7 @@ class DirectoryWriter:
 
     @contextlib.asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """Enter a change of the list or the records.
+        """Hold the lock during a change of the list or the records; first finish a failed change of line.
 
         Raises:
             LocalDiskError: the directory at the path is another one, or a change of line can't be finished.

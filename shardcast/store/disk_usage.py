@@ -134,7 +134,11 @@ class DiskUsage:
             self._drop(folder)
 
     def freeable(self, folder: Path) -> Freeable:
-        """Return the bytes no longer counted after a version's removal."""
+        """Return what a version's removal takes off the count: its own bytes, and files shared with others.
+
+        Each shared file comes with the number of folders counted with it. Nothing for an uncounted folder.
+        Does not look at the disk.
+        """
         with self._lock:
             known = self._folders.get(folder, _Folder())
             shared: dict[Hashable, int] = dict(known.shared.items())
@@ -177,7 +181,7 @@ class Freeable:
     Attributes:
         alone: bytes of files without another name.
         shared: bytes of files with several names, by inode.
-        names: number of names of each of these, by inode.
+        names: number of names of each of these, by inode; in the count, of the folders with one.
     """
 
     alone: int = 0

@@ -18,7 +18,7 @@ class Events:
 
     Attributes:
         feed: names the run.
-        seq: of the last event.
+        seq: number of the last event.
         closed: whether the node ends.
         open_feeds: how many feeds are open.
     """
@@ -65,7 +65,7 @@ class Events:
         return [event for event in self._past if event.seq > seq]
 
     async def wait_after(self, since: int) -> None:
-        """Wait for an event after ``events_after``, or the end."""
+        """Wait until the last event is not number ``since``, or the node ends."""
         await self._notifier.wait_for(lambda: self.closed or self.seq != since)
 
     async def wait_for_wake(self) -> None:

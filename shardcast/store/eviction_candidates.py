@@ -54,7 +54,7 @@ class EvictionCandidates:
         return self._inventory.aside.droppable(line_has_one=bool(self._inventory.complete.numbers))
 
     def aside(self) -> list[EvictionCandidate]:
-        """Return the versions put aside; they go first."""
+        """Return the removable versions put aside; they go first."""
         return [
             EvictionCandidate(version, (FIRST, place), version.place.folder)
             for place, version in enumerate(self.droppable)

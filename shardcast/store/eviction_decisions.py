@@ -39,7 +39,7 @@ class EvictionDecisions:
     # Versions without enough room
 
     def ran_out(self, opened: OpenVersion) -> None:
-        """Remove no more versions for a version out of room."""
+        """Record that a version ran out of room: from now on no other version is removed for it."""
         space = opened.space
         listed = space.refused_as_listed if space.refused else self.is_listed(opened)
         # A person can mend this one; other reasons may no longer hold by the next try.
@@ -55,7 +55,10 @@ class EvictionDecisions:
         self._failed.clear()
 
     def is_listed(self, opened: OpenVersion) -> bool:
-        """Return whether a version's manifest is complete, and so the version is no longer being made."""
+        """Return whether a version's manifest is complete, and its publisher no longer makes the version.
+
+        A version fetched while being made counts only once the authority lists the number.
+        """
         made = opened.still_published and not self._inventory.is_known(opened.number)
         return opened.live.manifest is not None and not made
 
@@ -80,7 +83,10 @@ class EvictionDecisions:
         return await self._candidates.measured(self._candidates.aside(), on_disk=bounds.by_disk)
 
     def is_short(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> bool:
-        """Return whether candidates matter: the next bytes do not fit, or at first all missing ones."""
+        """Return whether candidates matter: the next bytes do not fit, or at the first call all missing ones.
+
+        Marks the version as measured.
+        """
         first, opened.space.measured = not opened.space.measured, True
         return coming > bounds.available or (
             first and whole and opened.space.missing_space > bounds.available

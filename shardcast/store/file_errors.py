@@ -81,7 +81,7 @@ class BlobSearch:
         self.failure: LocalDiskError | None = None
 
     def add_error(self, error: LocalDiskError) -> None:
-        """Record an unreadable file."""
+        """Record the first fault of a file itself as ``wrong``, the first other error as ``failure``."""
         if isinstance(error, UnreadableFile):
             self.wrong = self.wrong or str(error)
         else:

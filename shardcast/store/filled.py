@@ -67,6 +67,8 @@ class FilledVersions:
     ) -> OpenVersion:
         """Open a version, like ``open``, and announce it.
 
+        An open version with the same number gives way: its readers get an error.
+
         Raises:
             LocalDiskError: the version's folder can't be made.
         """
@@ -122,7 +124,7 @@ class FilledVersions:
             opened.loop = asyncio.get_running_loop()
 
     def reveal(self, number: int) -> None:
-        """Tell of an open version, hidden or new."""
+        """Announce an open version in the feed; a hidden one is hidden no longer."""
         self._inventory.hidden.discard(number)
         self._inventory.events.add(OPEN, version_name(number))
 
@@ -214,7 +216,9 @@ class FilledVersions:
         inventory.events.add(COMPLETE, listing.version, complete.listing)
 
     async def surveyed(self, listing: Listing, manifest: Manifest | None) -> None:
-        """Keep the manifest made for a version of an old node.
+        """Keep the manifest made for a version of an old node, and list the version unless withdrawn.
+
+        Nothing happens if the version went, or its number is another version's by now.
 
         Args:
             listing: the version's line in the list.

@@ -83,7 +83,11 @@ class Holds:
 
     @contextlib.contextmanager
     def held(self, number: int, kind: str, client: str) -> Iterator[Reader]:
-        """Enter an answer (``READ``) or a lease (``LEASE``) of a client ``client``."""
+        """Keep a version during an answer (``READ``) to, or a lease (``LEASE``) of, a ``client``.
+
+        Yields:
+            The reader; the answer adds its sent bytes there.
+        """
         version, reader = (
             self._versions.setdefault(number, _Held()),
             Reader(kind, client, started=self._clock()),
@@ -106,7 +110,7 @@ class Holds:
         """Return the retirable versions among those beyond retention.
 
         A pinned version stays. A version being read, or read within ``RECENTLY_READ``, stays for at most
-        ``LONGEST_HOLD`` after it fell out of retention.
+        ``LONGEST_HOLD`` after the first call with it in ``surplus``; a call without it starts anew.
         """
         now = self._clock()
         for number, version in self._versions.items():
@@ -122,7 +126,7 @@ class Holds:
         return retirable(free, last_read, since, now=now, recently=RECENTLY_READ, longest=LONGEST_HOLD)
 
     def recently_read(self) -> set[int]:
-        """Return the versions read or leased now, or within ``RECENTLY_READ``."""
+        """Return the versions read or leased now, or read within ``RECENTLY_READ``."""
         recently = self._clock() - RECENTLY_READ
         return {number for number, version in self._versions.items() if self._last_read(version) > recently}
 
@@ -146,7 +150,7 @@ class Holds:
         return 0.0 if reading else self._clock() - last
 
     def sent_in_all(self) -> int:
-        """Return the bytes sent of all versions since the node began."""
+        """Return the bytes sent of all versions since the node began, except removed ones."""
         return sum(map(self.sent, self._versions))
 
     def _last_read(self, version: _Held) -> float:

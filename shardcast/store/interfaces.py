@@ -67,7 +67,7 @@ class Shelf(Protocol):
         """The events of the versions."""
 
     def versions_now(self) -> list[Event]:
-        """Return an event for every local version: the last one of each."""
+        """Return an event for every local, known or withdrawn version, with its present state."""
 
     def distribution(self) -> bytes:
         """Return the bytes of the distribution list."""
@@ -109,7 +109,10 @@ class Shelf(Protocol):
         """Return how many shards and bytes of a version are here, verified."""
 
     async def wait_for_shard(self, version: str, number: int) -> None:
-        """Wait until a shard of an open version is here or begins to arrive, ahead of others."""
+        """Have a shard of an open version fetched next, and wait until it is here or begins to arrive.
+
+        Returns at once for a version that is not open.
+        """
 
     def has(self, version: str) -> bool:
         """Return whether a version is here, complete or open."""
@@ -141,6 +144,7 @@ class ShardSink(Protocol):
         """Keep a shard whose pieces are all verified.
 
         Raises:
+            IntegrityError: the shard has another SHA-256 than in the manifest.
             LocalDiskError: the disk failed.
         """
 
@@ -148,5 +152,6 @@ class ShardSink(Protocol):
         """Give the verified version its final name.
 
         Raises:
+            ShardcastError: the version was withdrawn, or the receiver refused it.
             LocalDiskError: the disk failed.
         """

@@ -99,7 +99,7 @@ class Inventory:
         return self.number_of(version_name(number)) is not None
 
     def find(self, sha256: str) -> Path | None:
-        """Return the file of a verified shard with this digest, in a complete version of any line."""
+        """Return the file of a verified shard with this digest, of any line; None where there is none."""
         return self.complete.find(sha256) or self.aside.find(sha256)
 
     def is_known(self, number: int) -> bool:

@@ -117,7 +117,7 @@ class Landing:
 
     @property
     def verified_bytes(self) -> int:
-        """Local bytes."""
+        """Bytes of the pieces here; unverified ones where the shard has no piece digests."""
         return self._pieces.byte_count
 
     @property
@@ -141,10 +141,10 @@ class Landing:
         return await self._pieces.wait_for_reach(position)
 
     def wait_for_prefix(self, position: int, least: int = 1) -> int:
-        """Wait until the prefix is longer than ``position``, and return it.
+        """Wait until the prefix has ``least`` bytes after ``position``, or the shard ends; return the prefix.
 
-        Called in a thread started with ``in_thread``. After a closing of the landing, the prefix may be no
-        longer.
+        Called in a thread started with ``in_thread``. After a closing of the landing, the prefix may be
+        shorter.
         """
         return self._pieces.wait_for_prefix(position, least)
 
@@ -241,11 +241,13 @@ class Landing:
     async def recover_pieces(self, seeds: Sequence[int] = ()) -> None:
         """Verify the pieces already in the file, and count the right ones.
 
+        Does nothing for a shard without piece digests.
+
         Args:
             seeds: open files to search for missing pieces in the same place, such as the former version.
 
         Raises:
-            LocalDiskError: the file can't be read.
+            LocalDiskError: the file can't be read, or a copied piece not be written.
         """
         if self.shard.pieces:
             for index in await self.in_thread(self._recall, seeds):
@@ -369,7 +371,7 @@ class Landing:
         return frozenset(self._at_work)
 
     def close(self) -> None:
-        """Close the file as soon as no thread uses it."""
+        """Let no more pieces land, wake waiting readers, and close the file as soon as no thread uses it."""
         self._closing = True
         self._pieces.close()
         if self.descriptor >= 0 and not self._at_work:

@@ -131,8 +131,7 @@ def put_aside(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
             make_folder(target.parent)
             if source.is_dir():
                 # Before the rename: after a kill in between, the next start would take the time of the last
-                # shard for the
-                # time of putting aside.
+                # shard for the time of putting aside.
                 with contextlib.suppress(PermissionError):  # of another user in our group: it keeps its time
                     os.utime(source, (plan.time, plan.time))
                 sync_folder(source)

@@ -114,7 +114,7 @@ class LineRecord:
         return forgotten or self.digests.get(number) == digest
 
     def withdrawal(self, number: int, digests: Collection[str]) -> Withdrawal | None:
-        """Return the withdrawal of the version with this number and one of these payload digests."""
+        """Return the withdrawal of the version with this number and one of these digests; None for none."""
         found = self.withdrawn.get(number)
         if found is not None and found.digest in digests:
             return found

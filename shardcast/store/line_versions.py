@@ -71,7 +71,7 @@ class LineVersions:
         """Take a provisional version off the list.
 
         The bytes stay as a hidden open version, so nothing is fetched again if the authority lists the
-        version later.
+        version later. A version whose single shards can't be verified is removed.
 
         Raises:
             LocalDiskError: the list could not be written.
@@ -104,7 +104,10 @@ class LineVersions:
         self._inventory.hidden.add(opened.number)
 
     def set_known(self, listings: Mapping[int, Listing]) -> None:
-        """Announce the versions listed by the authority and not complete here."""
+        """Set the versions listed by the authority, not complete here and not withdrawn; announce changes.
+
+        A new or changed one is announced as known, one gone from the authority's list as retired.
+        """
         inventory = self._inventory
         known = {
             number: listing

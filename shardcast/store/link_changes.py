@@ -44,7 +44,10 @@ class LinkChanges:
 
     @contextmanager
     def standing(self) -> Iterator[None]:
-        """Keep all links inside the block: during the publication of a folder its ctimes must not change."""
+        """Have ``remove`` remove nothing inside the block.
+
+        During the publication of a folder, the ctimes of its files must not change.
+        """
         with self._standing:
             yield
 

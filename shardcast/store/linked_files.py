@@ -79,7 +79,7 @@ class LinkedFiles:
         return [file for file in self.files if file.is_changed]
 
     def replaced(self, changed: Iterable[LinkedFile]) -> LinkedFiles:
-        """Return these files, some of them with another identity."""
+        """Return these files and the ``changed`` ones, which replace those with the same first shard."""
         by_first = {file.first: file for file in (*self.files, *changed)}
         return LinkedFiles(tuple(file for _, file in sorted(by_first.items())))
 

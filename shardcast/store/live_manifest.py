@@ -27,7 +27,7 @@ class LiveManifest:
         raw: the lines so far, verbatim; empty for a manifest put together from old nodes' answers.
         manifest: the manifest; None before its closing line.
         error: the reason for no more lines; None while they may come.
-        aborted: the publisher's reason for aborting the version; None for none.
+        aborted: the reason of the publisher, or of a server, for giving the version up; None for none.
     """
 
     def __init__(self, version: str) -> None:
@@ -123,7 +123,7 @@ class LiveManifest:
         self._notifier.notify()
 
     def abort(self, why: str) -> None:
-        """End the manifest of a version aborted by its publisher."""
+        """End the manifest of a version given up, by its publisher or by a server, for the reason ``why``."""
         if not self.ended:
             self.aborted = why
             self.fail(VersionAborted(f"{self.version} was aborted by its publisher: {why}"))

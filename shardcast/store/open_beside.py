@@ -9,7 +9,7 @@ from shardcast.store.version_place import VersionPlace
 
 
 class OpenBeside:
-    """Open versions by their place, and when something last came of each; for the event loop."""
+    """Open versions by their place, and when a shard of each was last begun; for the event loop."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -30,7 +30,7 @@ class OpenBeside:
         return self._versions.values()
 
     def get(self, place: VersionPlace) -> OpenVersion | None:
-        """Return the version in reception in a place."""
+        """Return the version in reception in a place; None where there is none."""
         return self._versions.get(place)
 
     def begin(self, place: VersionPlace, opened: OpenVersion) -> None:
@@ -39,19 +39,19 @@ class OpenBeside:
         self.note_progress(place)
 
     def note_progress(self, place: VersionPlace) -> None:
-        """Record the arrival of some bytes of a version."""
+        """Record that a shard of a version begins to arrive now."""
         self._touched[place] = self._clock()
 
     def touched(self, place: VersionPlace) -> float:
-        """Return when something last came of a version, by the clock of the directory."""
+        """Return when a shard of a version was last begun, by the clock of the directory."""
         return self._touched.get(place, self._clock())
 
     def end(self, place: VersionPlace) -> OpenVersion | None:
-        """End the reception of a version, and return it."""
+        """Forget a version in reception, and return it, None without one; the caller stops it."""
         self._touched.pop(place, None)
         return self._versions.pop(place, None)
 
     def idle_for(self, seconds: float) -> list[VersionPlace]:
-        """Return the places of versions without a new byte for so many seconds."""
+        """Return the places of versions no shard of which was begun for so many seconds."""
         now = self._clock()
         return [place for place, last in self._touched.items() if now - last >= seconds]

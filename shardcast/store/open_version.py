@@ -258,10 +258,13 @@ class OpenVersion:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     async def commit_shard(self, landing: Landing) -> None:
-        """Commit a shard with all its pieces.
+        """Make a shard with all its pieces durable under its final name, and count it as verified.
 
         A shard without piece digests can't be verified alone: the temporary name stays until the whole
         payload is right.
+
+        Raises:
+            LocalDiskError: the disk failed.
         """
         shard = landing.shard
         if shard.number not in self.verified_shards and (shard.pieces or not shard.size):
@@ -273,7 +276,12 @@ class OpenVersion:
     # Ends
 
     async def complete(self, manifest: Manifest) -> None:
-        """Make a version with a right payload durable, and add it to the directory's list."""
+        """Make a version with a right payload durable, and add it to the directory's list.
+
+        Raises:
+            ShardcastError: ``confirm`` refused, or the version was withdrawn, stopped or changed meanwhile.
+            LocalDiskError: the disk failed.
+        """
         if self.confirm:
             await self.confirm(manifest)
         await in_thread(self.finish, manifest)
@@ -294,14 +302,13 @@ class OpenVersion:
                 self.adopted.commit()
             self.files.keep_only(len(manifest.shards))
             # Each file was synced before its rename. Their names become durable now, before the manifest and
-            # the
-            # distribution list refer to them.
+            # the distribution list refer to them.
             sync_folder(self.place.folder)
             self._manifest_file.commit(manifest)
         self.finished = True
 
     def stop(self, error: ShardcastError) -> None:
-        """Let no thread touch a file any more, and wait for those inside; the files stay."""
+        """Refuse further threads with ``error``, and wait for those at the files; the files stay."""
         self._gate.close(error)
 
     def discard(self) -> None:

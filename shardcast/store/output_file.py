@@ -146,6 +146,7 @@ class OutputFile:
         """Give the file the name of the output, durably, and close it.
 
         Raises:
+            ShardcastError: ``confirm`` refused.
             LocalDiskError: the file can't have the name.
         """
         if self.confirm:

@@ -84,7 +84,7 @@ class OutputPart:
         return final
 
     def discard(self) -> None:
-        """Remove the file, unless another file has its name."""
+        """Remove the file and the manifest beside it, unless another file has the name."""
         if is_at(self.descriptor, self.path):
             self.path.unlink(missing_ok=True)
             self.manifest.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ class OutputPieces:
         self._named: FileIdentity | None = None
 
     def mark_named(self, found: os.stat_result) -> None:
-        """Note that the file got its name, with the state ``found``."""
+        """From now on compare the file, and the one at its path, with the state ``found`` at its naming."""
         self._named = FileIdentity.from_stat(found)
 
     @property

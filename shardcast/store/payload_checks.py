@@ -30,7 +30,7 @@ class PayloadChecks:
         self._in_doubt: dict[int, asyncio.Future[None]] = {}
 
     def in_doubt(self, version: str) -> bool:
-        """Return whether a version is not served before its payload is hashed again."""
+        """Return whether a version's payload is being hashed now; its shards are not served meanwhile."""
         return (version_number(version) or 0) in self._in_doubt
 
     def start(self, number: int) -> None:

@@ -102,12 +102,15 @@ class PieceMap:
         return self.reach(position)
 
     def wait_for_prefix(self, position: int, least: int = 1) -> int:
-        """Wait in a thread until the prefix is longer than ``position``, or complete; return the prefix.
+        """Wait in a thread until the prefix is ``least`` bytes longer than ``position``, or no more comes.
 
         Args:
             position: bytes at the caller.
             least: further bytes to wait for, unless the shard ends before: waking a thread for each piece
                 costs as much as hashing the piece.
+
+        Returns:
+            The prefix.
         """
         end = min(position + least, self._size)
         with self._advanced:

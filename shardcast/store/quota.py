@@ -136,15 +136,18 @@ class DiskQuota:
                 raise self._decisions.error(RoomShortage(number, manifest.size, lacking, bounds, why))
 
     async def begin_fetch(self, number: int) -> None:
-        """Begin to fetch a version: other users of the disk may not grow by much from now on."""
+        """Count a version as fetched, and record the bytes of other users of the disk.
+
+        If these grow by much from now on, no version is removed for this one.
+        """
         await self.ledger.begin_fetch(number)
 
     def end_fetch(self, number: int) -> None:
-        """End the fetch of a version, and its claims."""
+        """Count a version as fetched no longer; its missing bytes are not claimed any more."""
         self.ledger.end_fetch(number)
 
     def record_out_of_room(self, opened: OpenVersion) -> None:
-        """Remove no more versions for a version out of room.
+        """Record that a version ran out of room: from now on no other version is removed for it.
 
         A version still being made gets another chance when it is listed.
         """

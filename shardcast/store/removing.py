@@ -79,7 +79,7 @@ def bury(place: VersionPlace, graves: Path) -> list[Path]:
     its pin.
 
     Returns:
-        The grave, for ``empty``.
+        The grave, alone in a list; the caller removes it. Missing after a removal in place.
 
     Raises:
         OSError: the folder can't be moved, or a record not be removed.

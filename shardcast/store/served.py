@@ -93,18 +93,18 @@ class ServedVersions:
         return (complete.listing.shards or 0, complete.size) if complete else (0, 0)
 
     def in_doubt(self, version: str) -> bool:
-        """Return whether a complete version is not served before its bytes are checked."""
+        """Return whether a version's payload is being hashed now; its shards are not served meanwhile."""
         return self._payload_checks.in_doubt(version)
 
     # Manifests
 
     def live(self, version: str) -> LiveManifest | None:
-        """Return the manifest of an open version with verifiable single shards."""
+        """Return the manifest of an open version with verifiable single shards; None for others."""
         opened = self._opened(version)
         return opened.live if opened and (opened.live.raw or not opened.live.has_header) else None
 
     def manifest_of(self, version: str) -> Manifest | None:
-        """Return the manifest of a complete version."""
+        """Return the manifest of a complete version; None where there is none."""
         complete = self._inventory.complete.get(version)
         return complete.manifest if complete else None
 
@@ -148,7 +148,10 @@ class ServedVersions:
         return opened.landings if opened else {}
 
     async def wait_for_shard(self, version: str, number: int) -> None:
-        """Wait until a shard of an open version is there, or begins to arrive, ahead of others."""
+        """Have a shard of an open version fetched next, and wait until it is here or begins to arrive.
+
+        Returns at once for a version that is not open.
+        """
         opened = self._opened(version)
         if opened:
             await opened.wait_for_shard(number)

@@ -70,7 +70,7 @@ class SpaceLedger:
         )
 
     def end_fetch(self, number: int) -> None:
-        """Stop counting a version as fetched, and end the claim."""
+        """Count a version as fetched no longer; its missing bytes are not claimed any more."""
         self._fetched.pop(number, None)
 
     def is_fetched(self, number: int) -> bool:
@@ -90,6 +90,6 @@ class SpaceLedger:
             self._fetched[number] += size
 
     def drop(self, number: int) -> None:
-        """Forget the claim of a version no longer open."""
+        """Forget the claim and the fetch of a version no longer open."""
         self._claimed.pop(number, None)
         self._fetched.pop(number, None)

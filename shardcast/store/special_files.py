@@ -111,7 +111,7 @@ def _record(own: Path) -> Path:
 
 
 def _elsewhere(own: Path) -> Path | None:
-    """Return the path of a socket outside the data directory; None for an untrusted record.
+    """Return the path of a socket outside the data directory; None without a trusted record.
 
     The socket's folder must belong to this user or to the directory's owner and be closed to all others: a
     third user could have made any other folder there.

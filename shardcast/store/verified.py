@@ -36,7 +36,10 @@ class VerificationRecord:
             append(self._path, f"\n{shard} {sha256} {identity.text}\n".encode())
 
     def read(self) -> dict[int, tuple[str, FileIdentity]]:
-        """Return the digest of each shard, and the identity of its file at the verification."""
+        """Return the digest of each shard, and the identity of its file at the verification, by number.
+
+        Damaged lines are left out; nothing for an unreadable record.
+        """
         try:
             lines = self._path.read_text(errors="replace").splitlines()
         except OSError:

@@ -73,6 +73,9 @@ class VersionRetention:
     async def tidy(self) -> None:
         """Retire and remove versions whose time is up.
 
+        Also end receptions without progress, finish withdrawals, repeat failed removals, and begin to hash
+        changed payloads.
+
         Raises:
             OSError: the disk failed, or the directory at the path is another one.
         """

@@ -28,7 +28,7 @@ class Withdrawals:
     async def withdraw(self, withdrawal: Withdrawal) -> None:
         """Stop offering a version for good: durably in the line's record first, then off the list.
 
-        The files stay until newer versions take the version's place.
+        The files stay until newer versions take the version's place; an open version is aborted.
 
         Raises:
             LocalDiskError: the withdrawal could not be recorded.
