@@ -148,8 +148,10 @@ def hash_payload(
             left = span.length
             while left:
                 count = file.readinto(buffer[: min(left, CHUNK_SIZE)])
-                if not count or stop():
+                if stop():
                     raise Cancelled(f"the survey of {version} was cancelled")
+                if not count:
+                    raise Cancelled(f"{span.path} became shorter while it was read")
                 hasher.update(buffer[:count])
                 left -= count
         hasher.end_shard()

@@ -16,7 +16,7 @@ from shardcast.store.aside import MAX_ASIDE_SECONDS
 from shardcast.store.aside_place import aside_place, line_name, open_mark, record_of
 from shardcast.store.aside_version import AsideVersion, finish_aside, read_aside
 from shardcast.store.directory_writer import DirectoryWriter
-from shardcast.store.filled import FilledVersions
+from shardcast.store.filled import RECEIVED_ANEW, FilledVersions
 from shardcast.store.inventory import Inventory
 from shardcast.store.line_record import LineRecord, withdrawn_error
 from shardcast.store.live_manifest import LiveManifest
@@ -74,7 +74,7 @@ class BesideVersions:
             if withdrawal is not None:
                 raise withdrawn_error(withdrawal)
             if known is not None:
-                await in_thread(known.stop, TransferFailed(f"{live.version} is described anew"))
+                await in_thread(known.stop, TransferFailed(f"{live.version} {RECEIVED_ANEW}"))
             earlier = aside.get(place)
             whole = earlier is not None and earlier.finished and earlier.complete.manifest == manifest
             await asyncio.to_thread(self._make_place, origin, place, whole=whole)
@@ -151,6 +151,7 @@ class BesideVersions:
         since = aside.beside.touched(place)
         opened = aside.beside.end(place)
         if opened is not None:
-            error = TransferFailed(f"{version_name(opened.number)} is no longer received beside")
+            why = "nothing of it came for a day, or this node changes over to its line"
+            error = TransferFailed(f"{version_name(opened.number)} is no longer received: {why}")
             await in_thread(opened.stop, error)
             aside.add(await in_thread(self._read, place, since))

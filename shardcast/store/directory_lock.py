@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from shardcast.ages import age_of
+from shardcast.disk_errors import error_text
 from shardcast.errors import DataDirInUse
 from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import (
@@ -162,7 +163,13 @@ class DirectoryLock:
             try:
                 self.renew()
             except OSError as error:
-                log.warning("could not renew the lock of %s: %s", self._root, error.strerror)
+                log.warning(
+                    "could not renew the lock of %s; if this goes on for %.0f s, another machine may take "
+                    "the directory: %s",
+                    self._root,
+                    OLD_AFTER,
+                    error_text(error),
+                )
 
     def _is_mine(self) -> bool:
         """Return whether the file still names this process.

@@ -26,6 +26,9 @@ from shardcast.store.quota import DiskQuota
 from shardcast.store.retirement import Retirement
 from shardcast.store.version_place import remove_version
 
+RECEIVED_ANEW = "is received anew here, by another manifest"
+"""End of the error for readers of a version by the manifest before."""
+
 
 class FilledVersions:
     """Opens versions, and lists whole ones.
@@ -78,7 +81,7 @@ class FilledVersions:
             opened = await self._writer.spare.lent_to(make)
             self.register(opened)
             if before:
-                before.live.fail(TransferFailed(f"{version_name(number)} is described anew"))
+                before.live.fail(TransferFailed(f"{version_name(number)} {RECEIVED_ANEW}"))
             self.reveal(number)
         return opened
 

@@ -103,7 +103,7 @@ def read_plan(data_dir: DataDir) -> Plan | None:
     except (ValueError, LineRecordError, IndexError, KeyError, TypeError) as error:
         raise LocalDiskError(
             f"{file} is damaged: {error}; compare the versions in {data_dir.root} and {data_dir.lines} with "
-            "distribution.txt, then remove it"
+            f"distribution.txt, then remove the file {file.name}"
         ) from None
 
 

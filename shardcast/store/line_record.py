@@ -183,7 +183,8 @@ def read_record(path: Path) -> LineRecord | None:
         return parse_record(data)
     except LineRecordError as error:
         raise LocalDiskError(
-            f"{path} is damaged: {error}; remove it and start again, and withdrawn versions are told anew"
+            f"{path} is damaged: {error}; remove it and start again: a middle hears of withdrawn versions "
+            "anew, an origin forgets them"
         ) from None
 
 

@@ -126,7 +126,7 @@ class LiveManifest:
         """End the manifest of a version given up, by its publisher or by a server, for the reason ``why``."""
         if not self.ended:
             self.aborted = why
-            self.fail(VersionAborted(f"{self.version} was aborted by its publisher: {why}"))
+            self.fail(VersionAborted(f"{self.version} was aborted before it was complete: {why}"))
 
     def fail(self, error: ShardcastError) -> None:
         """End the manifest with an ``error``, raised to readers after the last line."""

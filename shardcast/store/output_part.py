@@ -164,7 +164,10 @@ def _acquire(output: Path) -> tuple[Path, int]:
         if not isinstance(opened, Lock):
             return path, opened
     else:
-        raise LocalDiskError(f"could not write {output}: a thousand other processes are writing it")
+        raise LocalDiskError(
+            f"could not write {output}: {_MAX_PARTS - 1} temporary files beside it, up to {path.name}, are "
+            "in use by other processes or users; remove those left over, or name another output"
+        )
     path = _part_name(output, f"-{machine_id()}-{secrets.token_hex(4)}")
     return path, create_private(path)
 

@@ -69,6 +69,11 @@ class PayloadChecks:
             )
             await self._retirement.retire(number, even_pinned=True)
         except OSError as error:
-            log.error("%s is in doubt, and not served: %s", version, error, extra=about(version=version))
+            log.error(
+                "%s is in doubt, and its changed file is not served before it can be read: %s",
+                version,
+                error,
+                extra=about(version=version),
+            )
         finally:
             stop.set()  # a thread that still hashes ends, also when this task was cancelled

@@ -55,7 +55,9 @@ def check_version(place: VersionPlace, listing: Listing) -> Manifest | None:
         raise ManifestError("its manifest has another digest")
     linked = place.linked_files
     if linked:
-        if manifest is None or (found := recall_linked(place, linked, manifest)) is None:
+        if manifest is None:
+            raise LocalDiskError(f"{place.manifest.name} is missing")
+        if (found := recall_linked(place, linked, manifest)) is None:
             raise LocalDiskError("its file was changed after it was published without a copy")
         linked = found
     count = len(manifest.shards) if manifest else listing.shards
@@ -66,7 +68,8 @@ def check_version(place: VersionPlace, listing: Listing) -> Manifest | None:
         if not path.is_file():
             raise LocalDiskError(f"{path.name} is missing")
         if manifest and path.stat().st_size != manifest.shards[shard - 1].size:
-            raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
+            size = manifest.shards[shard - 1].size
+            raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes, not {size}")
     record = VerificationRecord(place.verified)
     verified = record.read()
     for shard, (sha256, identity) in list(verified.items()):

@@ -42,7 +42,9 @@ class Remover:
             self._left.discard(place)
         except OSError as error:
             if place not in self._left:
-                log.error("could not remove the retired %s, and try again: %s", place.folder.name, error)
+                log.error(
+                    "could not remove the files of %s, and will try again: %s", place.folder.name, error
+                )
             self._left.add(place)
         finally:
             self._graves.append(grave)  # also when only a record couldn't be removed

@@ -126,10 +126,10 @@ class Retirement:
         error: ShardcastError
         if withdrawal is None and opened.space.refused is not None:
             error = opened.space.refused
-            opened.live.abort("there was no room for it")
+            opened.live.abort("a server had no room for it")
         elif withdrawal is None:
             error = VersionAborted(f"{version} was aborted here before it was complete")
-            opened.live.abort("aborted before it was complete")
+            opened.live.abort("its publisher or a server gave it up")
         else:
             error = withdrawn_error(withdrawal)
             opened.live.abort(f"withdrawn: {withdrawal.reason}")

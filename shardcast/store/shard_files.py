@@ -237,7 +237,7 @@ class ShardFiles:
             LocalDiskError: there is no room, or the disk failed.
         """
         part, final = self.part(shard.number), self.final(shard.number)
-        with self._touching("no room for", final):
+        with self._touching("could not write", final):
             if final.exists():  # it changed since it was verified: look again
                 if self._space.unlink(shard.number):
                     self._hooks.usage.remove(self._place.folder, final.stat())

@@ -313,8 +313,8 @@ class UploadFolder:
             self.list.unlink(missing_ok=True)
         except OSError as error:
             log.warning(
-                "%s is complete, but its upload could not be tidied: %s",
-                self.record.version, error_text(error),
+                "%s is complete, but its upload in %s could not be cleared, and goes later: %s",
+                self.record.version, self.folder, error_text(error),
             extra=about(version=self.record.version))  # fmt: skip
             self.record = replace(self.record, complete=True)
 

@@ -68,7 +68,7 @@ class VersionRetention:
         try:
             await self.tidy()
         except OSError as error:
-            log.error("could not retire old versions: %s", error)
+            log.error("could not tidy the versions here, and will try again: %s", error)
 
     async def tidy(self) -> None:
         """Retire and remove versions whose time is up.
@@ -115,7 +115,7 @@ class VersionRetention:
             await self._retirement.retire(number)
         for number in self._quota.surplus_versions(provisional & inventory.complete.numbers):
             log.info(
-                "retired %s: the versions here may take less",
+                "retired %s: the versions here take more than --max-bytes",
                 version_name(number),
                 extra=about(version=version_name(number)),
             )
