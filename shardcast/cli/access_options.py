@@ -91,7 +91,7 @@ class MirrorAccessOptions(ClientAccessOptions):
 def _client_options(
     name: str, group: type[ClientAccessOptions], prefix: str = "", also: tuple[str, ...] = ()
 ) -> AddOptions:
-    """Return the client group of a command.
+    """Return the decorator that adds the options of ``ClientAccessOptions`` to a command.
 
     Args:
         name: the command's parameter.
@@ -162,7 +162,7 @@ def _file_option(
 
 
 def _server_options(*prefixes: str) -> AddOptions:
-    """Return the options of a listening command; ``prefixes`` are those of further variables."""
+    """Return the decorator that adds a listening command's options; ``prefixes`` are of further variables."""
     return grouped(
         "server_access",
         ServerAccessOptions,

@@ -44,7 +44,7 @@ class Announcer:
     """
 
     def __init__(self, folder: Path, keep: int | None, hook: Hook | None) -> None:
-        """Take over the output folder.
+        """Prepare announcements; nothing is read or written yet.
 
         Args:
             folder: the output folder, absolute.
@@ -58,9 +58,12 @@ class Announcer:
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def announce_release(self, release: Release) -> None:
-        """Announce a version whose file is complete in the output folder.
+        """Announce a version whose file is complete in the output folder, unless it was withdrawn.
+
+        Point ``latest`` to the version, run the hook, remove versions beyond ``keep``, and print the line.
 
         Raises:
+            HookFailed: the hook failed, and is to stop the following.
             LocalDiskError: the folder can't be written.
         """
         async with self._turn:
@@ -75,14 +78,14 @@ class Announcer:
             click.echo(json.dumps(message))
 
     async def announce_withdrawal(self, withdrawal: Withdrawal) -> None:
-        """Point ``latest`` to the newest good version, and announce the withdrawal.
+        """Point ``latest`` to the newest good version, run the hook, and print the line.
 
         Raises:
+            CancelledError: the hook failed, and is to stop the following; ``failure`` has its error.
             LocalDiskError: the folder can't be written.
         """
         # Before waiting for the turn: a running hook may take hours, and ``latest`` must not point to a
-        # withdrawn
-        # version meanwhile.
+        # withdrawn version meanwhile.
         await asyncio.to_thread(restore_latest, self._outputs, withdrawal)
         async with self._turn:
             # Again: the turn just ended may have announced the withdrawn version.

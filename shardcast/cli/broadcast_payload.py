@@ -64,7 +64,7 @@ class Payload:
         """Hand the payload to the origin on the data directory.
 
         Yields:
-            The origin's messages: ``version``, then ``progress_display``.
+            The origin's messages: ``version`` first, then ``progress``.
 
         Raises:
             NoNode: no origin runs there.
@@ -114,7 +114,7 @@ class Streamed:
         """Write stdin to the origin on the data directory.
 
         Yields:
-            Messages as the origin has them for a file: ``version``, then ``progress_display``.
+            Messages as the origin has them for a file: ``version`` first, then ``progress``.
 
         Raises:
             NoNode: no origin runs there.

@@ -31,7 +31,7 @@ def through_node_or_alone(data_dir: Path, ask_node: Callable[[], T], alone: Call
 
     Raises:
         LocalDiskError: the folder is no data directory.
-        DataDirInUse: another process holds the directory, and is no node.
+        DataDirInUse: after 10 s, another process still holds the directory, and is no node that answers.
     """
     if not data_dir.is_dir():
         raise LocalDiskError(f"there is no data directory {data_dir}")

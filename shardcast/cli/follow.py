@@ -112,6 +112,10 @@ async def follow_versions(
         folder: the output folder, absolute.
         following: the versions to follow and to keep, and the hook.
         shown: shows the client's transfers.
+
+    Raises:
+        HookFailed: the hook failed, with ``--on-hook-failure stop``.
+        ShardcastError: following failed; as for ``Client.follow``.
     """
     from shardcast.cli.announcer import Announcer
     from shardcast.cli.sharing_notes import describe_given, describe_sources

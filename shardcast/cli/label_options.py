@@ -30,7 +30,7 @@ class LabelOptions:
         """Return the metadata of the manifest; None where nothing was given.
 
         Raises:
-            UsageError: a tag or a pair is none, or they are too many.
+            UsageError: a tag or a pair is malformed, a key is given twice, or they are too many.
         """
         values: dict[str, str] = {}
         for pair in self.pairs:

@@ -45,7 +45,7 @@ def _change(version: str, data_dir: Path, keep: bool) -> None:
     Raises:
         UsageError: ``version`` is no version's name.
         LocalDiskError: the folder is no data directory.
-        DataDirInUse: another process holds the directory, and is no node.
+        DataDirInUse: after 10 s, another process still holds the directory, and is no node that answers.
     """
     options.start_logging()
     if not is_version(version):

@@ -268,7 +268,7 @@ class ShowTransfer:
         """Report at Ctrl-C the kept part of the shown transfer, and how to continue.
 
         Raises:
-            Interrupted: instead of ``KeyboardInterrupt``.
+            Interrupted: instead of ``KeyboardInterrupt``, while a transfer is shown.
         """
         try:
             yield

@@ -60,7 +60,7 @@ class ForegroundNode:
     async def serve(
         self, node: AbstractAsyncContextManager[Node], started: object = None, until: object = None
     ) -> None:
-        """Run a node until a signal, the end of the parent, or the end of ``until``.
+        """Run a node until a signal, the end of the parent, or the end of ``until``; print the URL on stderr.
 
         Args:
             node: the node; entering starts it.
@@ -68,7 +68,7 @@ class ForegroundNode:
             until: coroutine function, called with the node; its end ends the node; None for none.
 
         Raises:
-            ShardcastError: the node can't start, or ``started`` failed.
+            ShardcastError: the node can't start, or ``started`` or ``until`` failed.
         """
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 

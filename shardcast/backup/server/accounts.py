@@ -72,7 +72,9 @@ def make_invitation(
     read_only: bool = False,
     replaces: bool = False,
 ) -> str:
-    """Return the text of a new invitation for one machine.
+    """Make an invitation for one machine, store a digest of the text, and return the text.
+
+    Expired, unused invitations are deleted.
 
     Args:
         database: inside a transaction.
@@ -99,7 +101,9 @@ def make_invitation(
 def register(
     database: sqlite3.Connection, invitation: str, host: str, path: str, now: float, *, shares: bool = False
 ) -> AdmittedClient:
-    """Use up an invitation, and return the client with its new key.
+    """Use up an invitation, and return the client with a new key: the named client, or a new one.
+
+    An invitation with ``replaces`` first revokes the client's other keys, and ends its runs.
 
     Args:
         database: inside a transaction that writes.

@@ -23,8 +23,8 @@ class LogEntry(NamedTuple):
 
     Attributes:
         at: time, in seconds since 1970.
-        client: the client concerned.
-        address: source address of the request.
+        client: the name of the client concerned; empty for an act that concerns no client, or a new one.
+        address: source address of the request; ``LOCAL`` for a command at the server.
         action: the act, in a word.
         detail: more about the act.
     """
@@ -39,7 +39,7 @@ class LogEntry(NamedTuple):
 def add_entry(
     database: sqlite3.Connection, now: float, client: str, address: str, action: str, detail: str = ""
 ) -> None:
-    """Add an entry to the log, in the transaction of the act."""
+    """Add an entry to the log, in the transaction of the act; sometimes delete all but ``MAX_ENTRIES``."""
     added = database.execute(
         "INSERT INTO log (at, client, address, action, detail) VALUES (?, ?, ?, ?, ?)",
         (now, client, address, action, one_line(detail, _MAX_DETAIL)),

@@ -132,7 +132,10 @@ def _application(
 
 
 async def _sweep_forever(store: BackupStore) -> None:
-    """Remove condemned packs after their grace time, and files of killed uploads, now and each minute."""
+    """Remove condemned packs after their grace time, and files of killed uploads, now and each minute.
+
+    A failure is logged; the next sweep tries again.
+    """
     while True:
         try:
             await sweep(store)

@@ -84,7 +84,7 @@ class BackupStore:
             digest: the announced SHA-256, in hex.
             size: the announced size in bytes.
             parts: the bytes.
-            quota: bytes of clients without a quota of their own.
+            quota: maximum bytes of clients without a quota of their own; None for no bound.
 
         Raises:
             BackupRefused: the quota has no room, the run has ended, or the bytes are no pack of this digest
@@ -169,7 +169,10 @@ class BackupStore:
             raise BackupRefused(f"pack {digest} is refused: {error}", status=422) from None
 
     async def _withdraw(self, pack: int, digest: bytes) -> None:
-        """Withdraw a pack that did not arrive whole; on a full disk the next sweep does so."""
+        """Withdraw a pack that was not accepted, and remove its file unless another row needs the file.
+
+        If the disk fails, or is full, the next sweep does so.
+        """
         with contextlib.suppress(LocalDiskError):
             await self.database.write(withdraw_pack, pack, digest)
             await self.database.write(discard, digest)  # also where another sweep withdrew the pack before

@@ -53,9 +53,9 @@ class StoreCheck:
     Attributes:
         packs: number of checked packs.
         bytes_read: bytes read and digested.
-        damaged: files of packs with wrong bytes.
-        lost: packs without a file.
-        mended: formerly damaged packs, now right again.
+        damaged: paths of packs with wrong bytes or a wrong size, or on an unreadable part of the disk.
+        lost: paths of packs without a file.
+        mended: number of packs recorded as damaged or lost, now right again.
         unknown_files: files among the packs that belong to no client.
         database: errors in the database.
         hurt: the snapshots that lack chunks.
@@ -72,7 +72,7 @@ class StoreCheck:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no damage was found; unknown files are none."""
         return not (self.damaged or self.lost or self.database or self.hurt)
 
 
@@ -95,7 +95,8 @@ async def check_store(
 
     Args:
         store: the store.
-        reads: whether to read and digest the pack of a number; else only its size is checked.
+        reads: whether to read and digest the pack of a number; else only its size is checked. Packs
+            recorded as damaged or lost are always read.
         progress: called after each pack.
 
     Raises:
@@ -121,7 +122,10 @@ def subset(part: int, parts: int) -> Callable[[int], bool]:
 
 
 async def _check_pack(store: BackupStore, pack: _Listed, read: bool, found: StoreCheck) -> None:
-    """Check a pack, and record the pack's state if the state has changed."""
+    """Check a pack, record a changed state in the database, and add the result to ``found``.
+
+    A file replaced meanwhile is checked again; a pack deleted meanwhile is not counted.
+    """
     file = store.pack_path(pack.digest.hex())
     read = read or pack.state in (DAMAGED, LOST)
     while True:
@@ -142,7 +146,9 @@ async def _check_pack(store: BackupStore, pack: _Listed, read: bool, found: Stor
 
 
 def _state_of(file: Path, pack: _Listed, read: bool) -> tuple[str, FileIdentity | None]:
-    """Return the state of a pack's file, and the identity of the file; blocks on the disk.
+    """Return whether a pack's file is whole, damaged or lost, and the file's identity; blocks on the disk.
+
+    A failing disk (EIO) counts as damage. The identity is None for a file that can't be opened.
 
     Raises:
         LocalDiskError: the file cannot be read for another reason than a failing disk.

@@ -35,7 +35,7 @@ class FoundChunk(NamedTuple):
 
 
 def find_there(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) -> set[bytes]:
-    """Return the ids of available chunks in packs not condemned by prune."""
+    """Return those of the ids whose chunks the client has in whole packs; condemned packs do not count."""
     rows = _select(database, "id", f"AND {THERE}", client, ids)
     return {row[0] for row in rows}
 
@@ -43,7 +43,7 @@ def find_there(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) 
 def find_numbers(
     database: sqlite3.Connection, client: int, run: int, ids: Sequence[bytes]
 ) -> list[FoundChunk]:
-    """Return the available chunks for a run, including chunks in packs condemned after the run began."""
+    """Return those of the chunks available to a run: in whole packs, or packs condemned after its begin."""
     rows = _select(
         database,
         "id, chunk.number",
@@ -61,7 +61,10 @@ def numbers_of(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) 
 
 
 def locate(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) -> list[ChunkLocation]:
-    """Return where chunks lie, also in damaged packs, since a reader verifies each chunk by its id."""
+    """Return where each of the chunks lies, in the order of the ids; ``NOWHERE`` for an unknown or lost one.
+
+    Chunks in damaged packs are located, too: a reader verifies each chunk by its id.
+    """
     rows = _select(database, "id, digest, offset, length", "AND state <> 'lost'", client, ids)
     found = {row[0]: ChunkLocation(*row[1:]) for row in rows}
     return [found.get(chunk, NOWHERE) for chunk in ids]
@@ -70,8 +73,8 @@ def locate(database: sqlite3.Connection, client: int, ids: Sequence[bytes]) -> l
 def add_chunks(database: sqlite3.Connection, client: int, pack: int, chunks: Sequence[PackedChunk]) -> int:
     """Record the chunks of a whole pack, and return the number of chunks that were not available before.
 
-    An available chunk stays in its pack; a chunk of a damaged or condemned pack moves here, and keeps its
-    number.
+    An available chunk stays in its pack; a chunk of a damaged, lost or condemned pack moves here, and keeps
+    its number.
     """
     (first,) = database.execute("SELECT next_chunk FROM client WHERE number = ?", (client,)).fetchone()
     added = database.executemany(

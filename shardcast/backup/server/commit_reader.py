@@ -107,6 +107,7 @@ async def read_commit(store: BackupStore, run: ActiveRun, parts: AsyncIterator[b
     Raises:
         BackupRefused: the body is malformed, or the base snapshot was deleted.
         ChunksMissing: chunks are not available.
+        IntegrityError: the base snapshot's list of chunks is damaged.
     """
     body = BodyReader(parts)
     head = parse_head(await body.read_block(MAX_HEAD, "head"))

@@ -70,7 +70,10 @@ def check_quota(database: sqlite3.Connection, client: int, more: int, default_qu
 
 
 def used_bytes(database: sqlite3.Connection, client: int) -> int:
-    """Return the bytes of a client's packs and snapshots."""
+    """Return the bytes of a client's packs and snapshots; arriving and condemned packs count, lost ones not.
+
+    A chunk shared between clients counts for the client with the chunk's pack.
+    """
     (packs,) = database.execute(
         "SELECT coalesce(sum(size), 0) FROM pack WHERE client = ? AND state <> 'lost'", (client,)
     ).fetchone()
@@ -85,7 +88,9 @@ def used_bytes(database: sqlite3.Connection, client: int) -> int:
 def accept_pack(
     database: sqlite3.Connection, client: int, pack: int, digest: bytes, chunks: Sequence[PackedChunk]
 ) -> int:
-    """Record the file of an announced pack as written, and return the number of new chunks.
+    """Record the file of an announced pack as written, and return the number of chunks not available before.
+
+    If the client has the same pack already, the announcement is dropped, and the known pack becomes whole.
 
     Raises:
         BackupRefused: the announcement was withdrawn, since its run has ended.
@@ -111,14 +116,14 @@ def accept_pack(
 
 
 def withdraw_pack(database: sqlite3.Connection, pack: int, digest: bytes) -> None:
-    """Withdraw the announcement of a pack, and list the file for removal unless another row needs it."""
+    """Withdraw the announcement of a pack, and list the file for removal; an accepted pack stays."""
     withdrawn = database.execute("DELETE FROM pack WHERE number = ? AND state = 'arriving'", (pack,))
     if withdrawn.rowcount:
         discard(database, digest)
 
 
 def withdraw_abandoned(database: sqlite3.Connection, now: float, *, prune_is_dead: bool) -> None:
-    """Withdraw the announcements of ended runs, and those of a killed prune."""
+    """Withdraw the packs announced by ended runs; with ``prune_is_dead``, also those announced by a prune."""
     rows = database.execute(
         "SELECT number, digest FROM pack WHERE state = 'arriving' AND "
         "CASE WHEN run IS NULL THEN ? ELSE run NOT IN (SELECT number FROM run WHERE expires > ?) END",

@@ -23,7 +23,7 @@ class PackUse:
         pack: the pack's number.
         client: the number of the client that the pack counts for.
         size: the pack's bytes.
-        is_whole: whether the pack is not known to be damaged.
+        is_whole: whether the pack is not known to be damaged or lost.
         live: bytes of chunks needed by snapshots.
         chunks: number of these chunks.
     """
@@ -37,14 +37,15 @@ class PackUse:
 
     @property
     def is_mostly_dead(self) -> bool:
-        """Whether copying the needed chunks elsewhere is worth the work."""
+        """Whether the pack is whole, and needed chunks are some of its bytes, but less than half."""
         return self.is_whole and 0 < self.live < (1 - MOSTLY_DEAD) * self.size
 
 
 def measure_packs(database: sqlite3.Connection, needed: NeededChunks, now: float) -> Iterator[PackUse]:
     """Yield the needed bytes of each pack of the clients of ``needed``, by number.
 
-    Packs sent by runs under way are omitted: the snapshots that need them are still to come.
+    Arriving and condemned packs are omitted, and packs sent by runs under way: the snapshots that need them
+    are still to come.
     """
     rows = database.execute(
         "SELECT pack.number, pack.client, size, state = 'whole', chunk.number, offset, length FROM pack "

@@ -59,8 +59,8 @@ async def prune(store: BackupStore, grace: float = GRACE_SECONDS, *, dry_run: bo
 
     Raises:
         LocalDiskError: the disk failed; finished steps are not undone.
-        IntegrityError: a snapshot's list is damaged; nothing of that client, or of those it shares with, is
-                deleted.
+        IntegrityError: a snapshot's list is damaged; no further pack is deleted, neither of that client and
+            those it shares with nor of the clients after them.
     """
     report = PruneReport(dry_run)
     if not dry_run:
@@ -88,7 +88,7 @@ async def prune(store: BackupStore, grace: float = GRACE_SECONDS, *, dry_run: bo
 
 
 async def _with_spare(store: BackupStore, grace: float) -> Swept:
-    """Sweep; on a full disk, first release the spare blocks."""
+    """Sweep, also packs of a killed prune; if the disk is full, release the spare blocks and sweep again."""
     try:
         return await sweep(store, grace, prune_is_dead=True)
     except LocalDiskError as error:
@@ -98,7 +98,7 @@ async def _with_spare(store: BackupStore, grace: float) -> Swept:
 
 
 def condemn(database: sqlite3.Connection, packs: list[int], now: float) -> None:
-    """Condemn packs: no later run counts on their chunks."""
+    """Mark packs as condemned now: later runs miss their chunks, and ``sweep`` deletes the packs."""
     run = next_run(database)
     database.executemany(
         "UPDATE pack SET state = 'condemned', condemned_at = ?, condemned_run = ? "

@@ -35,7 +35,7 @@ class Rewritten:
 
     Attributes:
         packs: packs whose needed chunks were copied.
-        bytes: bytes freed by deleting these packs.
+        bytes: bytes of these packs, less the bytes of the new ones.
     """
 
     packs: int = 0
@@ -98,7 +98,10 @@ def _of_one_new_pack(uses: Iterable[PackUse]) -> Iterator[list[int]]:
 
 
 async def _rewrite(store: BackupStore, client: int, packs: list[int], needed: NeededChunks) -> Rewritten:
-    """Copy the live chunks of some packs into one new pack."""
+    """Copy the needed chunks of some packs into one new pack, and condemn the old ones.
+
+    A damaged pack is logged, and stays as it is.
+    """
     chunks = await store.database.read(_live_chunks, packs, needed)
     by_pack = dict[bytes, list[_LiveChunk]]()
     for chunk in chunks:

@@ -39,7 +39,7 @@ class ActiveRun:
 
 
 def begin_run(database: sqlite3.Connection, client: int, host: str, path: str, now: float) -> str:
-    """Begin a run, and return the run's id.
+    """Begin a run, and return the run's id; runs with expired leases are deleted.
 
     Raises:
         BackupRefused: too many runs of the client are under way.

@@ -88,7 +88,9 @@ def _find_shared(database: sqlite3.Connection, client: int, ids: Sequence[bytes]
 def _proven(
     store: BackupStore, found: Iterable[SharedChunk], key: bytes, proofs: Mapping[bytes, bytes]
 ) -> Iterator[SharedChunk]:
-    """Yield the chunks whose bytes have the right proof, each id once; blocks on the disk.
+    """Yield the chunks whose bytes have the right proof, each id once.
+
+    Stop after ``_MAX_WRONG`` wrong proofs. Blocks on the disk. A pack without a file is passed over.
 
     Raises:
         LocalDiskError: a pack cannot be read.

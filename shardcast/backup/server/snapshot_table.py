@@ -104,6 +104,7 @@ def read_needs(database: sqlite3.Connection, client: int, name: str) -> ChunkSet
 
     Raises:
         BackupRefused: the client has no such snapshot.
+        IntegrityError: the snapshot's list of chunks is damaged.
     """
     return ChunkSet.decode(_column(database, client, name, "needs"))
 
@@ -113,6 +114,7 @@ def damaged_chunks(database: sqlite3.Connection, client: int, name: str) -> list
 
     Raises:
         BackupRefused: the client has no such snapshot.
+        IntegrityError: the snapshot's list of chunks is damaged.
     """
     needs = read_needs(database, client, name)
     return [chunk.id for chunk in bad_chunks(database, client) if chunk.number in needs][:MAX_IDS]

@@ -27,8 +27,13 @@ def stop_server(folder: StoreFolder, patience: float) -> bool:
 
     The process is signalled only while it holds the folder's lock.
 
+    Args:
+        folder: the server's folder.
+        patience: maximum seconds to wait for the end.
+
     Raises:
-        NodeFailed: the server runs on another machine, or did not end in time.
+        NodeFailed: the server runs on another machine, another program holds the folder, or the server did
+            not end in time.
         LocalDiskError: the lock cannot be read, or the process is another user's.
     """
     pid = running_server(folder)

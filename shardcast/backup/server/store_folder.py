@@ -73,7 +73,7 @@ class StoreFolder:
 
     @property
     def spare(self) -> Path:
-        """Blocks for the database where the disk is full."""
+        """The file of blocks kept for the database, released on a full disk."""
         return own_folder(self.root) / "spare"
 
     def make(self) -> None:

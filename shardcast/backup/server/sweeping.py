@@ -49,7 +49,8 @@ async def sweep(store: BackupStore, grace: float = GRACE_SECONDS, *, prune_is_de
 
     Raises:
         LocalDiskError: the database cannot be written, or a file cannot be removed.
-        IntegrityError: a snapshot's list is damaged; then nothing is deleted.
+        IntegrityError: a snapshot's list is damaged; the packs of its client, of those it shares with, and
+            of the clients after them stay.
     """
     write = store.database.write
     now = store.clock()

@@ -48,7 +48,7 @@ def check_store_dir(store_dir: Path, part: tuple[int, int] | None, as_json: bool
 
 
 async def _check(folder: StoreFolder, reads: Callable[[int], bool], display: Display) -> StoreCheck:
-    """Check a store, and log the result."""
+    """Check a store, and record the summary in the store's own log."""
     import asyncio
 
     from shardcast.backup.server.backup_store import BackupStore

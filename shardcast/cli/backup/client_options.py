@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 _MAX_PATTERNS_FILE = 1 << 20
-"""Bytes of a file of --exclude-from."""
+"""Bytes read of a file of --exclude-from; the rest is ignored."""
 
 dir_option = options.option(
     "--dir",
@@ -40,10 +40,10 @@ class SaveOptions:
     ignore_files: bool
 
     def load(self) -> SaveRules:
-        """Return the rules.
+        """Return the rules that choose the paths to save.
 
         Raises:
-            UsageError: a pattern is none.
+            UsageError: a pattern is malformed.
             LocalDiskError: a file of patterns can't be read.
         """
         from shardcast.backup.client.tree_saver import SaveRules
@@ -53,7 +53,7 @@ class SaveOptions:
         return SaveRules(rules, exclude_caches=self.exclude_caches, one_file_system=self.one_file_system)
 
     def record(self) -> dict[str, Any]:
-        """Return the options for the record of the snapshot."""
+        """Return the options set, except ``ignore_files``, for the record of the snapshot."""
         record = {
             "exclude": self._patterns(),
             "exclude_caches": self.exclude_caches,

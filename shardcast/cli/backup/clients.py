@@ -42,7 +42,7 @@ class _Quota(options.Size):
 @click.option("--log", "show_log", is_flag=True, help="Show the log of all actions, oldest first.")
 @options.json_option
 def clients(client: str | None, store_dir: Path, *, quota: int | None, show_log: bool, as_json: bool) -> None:
-    """List the clients: kept and saved bytes, the time of the last backup, and anything unusual."""
+    """List the clients: bytes kept, quota, snapshots, the time of the last backup, and anything unusual."""
     from shardcast.backup.server.management import StoreManager
     from shardcast.backup.server.store_folder import StoreFolder
 

@@ -47,7 +47,7 @@ def prune(store_dir: Path, *, dry_run: bool, grace: float, as_json: bool) -> Non
 
 
 async def _prune(folder: StoreFolder, grace: float, dry_run: bool) -> PruneReport:
-    """Prune a store, and log the result.
+    """Prune a store, and record the result in the store's own log, except for a dry run.
 
     Raises:
         LocalDiskError: another prune runs, or the disk failed.

@@ -87,7 +87,7 @@ def register(
 
 
 def server_address(text: str) -> str:
-    """Return the base URL of a backup server, with the default port if none is given.
+    """Return the base URL of a backup server; without a port, ``PORT`` for http, and 443 for https.
 
     Raises:
         UsageError: the text is no address.

@@ -85,7 +85,7 @@ class SnapshotSource:
 
     @contextmanager
     def open(self) -> Iterator[OpenSource]:
-        """Yield the open server.
+        """Yield the server and the client's facts, asked for first; close the connection at the end.
 
         Raises:
             UsageError: the options name no client, or the folder is not registered.
@@ -115,7 +115,10 @@ class SnapshotSource:
         return BackupServer(found.url, found.key, tls=found.tls), folder
 
     def _named_server(self) -> tuple[BackupServer, bytes | None]:
-        """Return the server of --url, and the folder of --dir, not necessarily on this machine."""
+        """Return the server of --url, and the folder of --dir, not necessarily on this machine.
+
+        With --invitation, first register this machine.
+        """
         from shardcast.access.tls import client_tls
         from shardcast.addresses import server_url
         from shardcast.backup.client.remote import BackupServer

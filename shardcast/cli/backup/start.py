@@ -111,6 +111,8 @@ def start(
 def _configured(file: Path, store_dir: Path, port: int) -> tuple[Path, int]:
     """Return the folder and the port: from the file unless set by an option or variable.
 
+    Name the ignored keys of the file on stderr.
+
     Raises:
         UsageError: the file is malformed.
         LocalDiskError: the file can't be read.

@@ -23,7 +23,7 @@ def read_config(file: Path) -> tuple[dict[str, str], list[str]]:
     """Return the settings of a file, and the ignored keys.
 
     Raises:
-        UsageError: a line is no ``key: value``, or a key is unknown.
+        UsageError: a line is malformed (as for ``parse_config``), or the file is too large or no UTF-8.
         LocalDiskError: the file can't be read.
     """
     with disk_errors("could not read", file), file.open("rb") as opened:
@@ -42,7 +42,7 @@ def parse_config(text: str) -> tuple[dict[str, str], list[str]]:
     """Return the settings of a text, and the ignored keys.
 
     Raises:
-        UsageError: a line is no ``key: value``, or a key is unknown or repeated.
+        UsageError: a line is no ``key: value``, a key is unknown or repeated, or a value is missing or wrong.
     """
     settings, passed_over = dict[str, str](), list[str]()
     nested = False
@@ -79,7 +79,7 @@ def _value(text: str, number: int) -> str:
     """Return a value without quotes and trailing comment.
 
     Raises:
-        UsageError: a quote does not end, or the value is no plain text.
+        UsageError: a quote does not end, text follows a quote, or the value is no plain text.
     """
     text = text.strip()
     if text[:1] in ("'", '"'):

@@ -127,7 +127,7 @@ def gc(
 def _collect(
     store: BlobDirectory, asked: list[roots.Root], rules: Rules, *, delete: bool, display: Display
 ) -> GcResult:
-    """Read the roots, collect, and show the progress.
+    """Read the roots, collect the garbage, and show the progress; with ``delete``, remember the roots' names.
 
     All roots are read before any change, so an unreadable root ends the run.
 

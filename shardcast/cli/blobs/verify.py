@@ -64,8 +64,8 @@ def verify(
     """Read every blob in DIRECTORY, and compare its digest with its name.
 
     Damaged blobs are printed, each with the action taken; blobs set aside by earlier runs are reported again
-    until a good copy is here. The exit code is 5 if a blob is left unrepaired. The command can run beside
-    servers on the directory, and be interrupted at any time.
+    until a good copy is here. The exit code is 5 if a blob is left unrepaired, else 6 if a file can't be
+    read. The command can run beside servers on the directory, and be interrupted at any time.
     """
     options.start_logging()
     from shardcast.nodes.runtime import run

@@ -21,7 +21,10 @@ Outcome = tuple[bool, str]
 
 
 def start(driver: NodeDriver, node: ClusterNode, words: Sequence[str]) -> Outcome:
-    """Start a node, unless already running."""
+    """Start a node, unless already running, and wait until a server listens, for 15 s at most.
+
+    A server that runs without listening by then counts as started.
+    """
     state = driver.state(node)
     if state.kind == "running":
         return True, "already running"
@@ -35,7 +38,10 @@ def start(driver: NodeDriver, node: ClusterNode, words: Sequence[str]) -> Outcom
 
 
 def settled(driver: NodeDriver, node: ClusterNode) -> NodeState:
-    """Return the state of a node just launched: of a server when it listens, of a client at once."""
+    """Return the state of a node just launched: a client's at once, a server's once it listens or has ended.
+
+    A server that does neither within ``START_SECONDS`` is returned as it is.
+    """
     deadline = time.monotonic() + START_SECONDS
     while True:
         listens = node.role == "client" or any(LISTENING in line for line in heard(driver, node))

@@ -18,7 +18,7 @@ class NodeError(ShardcastError):
 
 @dataclass(frozen=True)
 class NodeState:
-    """NodeState of a node."""
+    """Whether a node runs, has ended, or is absent: never started, or cleared after its end."""
 
     kind: Literal["running", "ended", "absent"]
     code: int | None = None  # the exit code of one that ended, where it is known
@@ -33,7 +33,10 @@ class NodeState:
 
 
 class NodeDriver(Protocol):
-    """Ways to look at nodes, to start and to end them."""
+    """Ways to look at nodes, to start and to end them.
+
+    Each method except ``preview`` raises ``NodeError`` if the node can't be reached or the act fails.
+    """
 
     def state(self, node: ClusterNode) -> NodeState:
         """Return a node's state."""
@@ -45,7 +48,7 @@ class NodeDriver(Protocol):
         """Return the last lines of a node's log."""
 
     def end(self, node: ClusterNode, how: End) -> None:
-        """End a node, or remove the leftovers of an ended one."""
+        """Send SIGTERM (``stop``) or SIGKILL (``kill``); ``clear``: remove the leftovers of an ended node."""
 
     def preview(self, act: str, node: ClusterNode, words: Sequence[str], lines: int) -> str:
         """Return the command behind ``start``, ``status``, ``logs`` or ``stop``."""

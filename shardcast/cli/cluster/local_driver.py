@@ -60,7 +60,7 @@ class LocalDriver:
         return self.state_dir / node.name
 
     def place(self, nodes: Sequence[ClusterNode], base_port: int | None) -> list[ClusterNode]:
-        """Return the same nodes here, each with a permanent port on 127.0.0.1."""
+        """Return the nodes on 127.0.0.1: servers with their recorded ports or new ones, clients with 0."""
         ports = [self.record(node).port for node in nodes]
         candidates = itertools.count(base_port) if base_port else free_ports()
         fresh = (port for port in candidates if port not in ports)
@@ -82,7 +82,11 @@ class LocalDriver:
         return [ClusterNode(ROLES[role], "", "", number=number) for role, number in known]
 
     def record(self, node: ClusterNode) -> NodeRecord:
-        """Return a node's record."""
+        """Return a node's record; one with port and pid 0 for a node never started.
+
+        Raises:
+            NodeError: the record is damaged.
+        """
         path = self.folder(node) / "node.json"
         try:
             record = NodeRecord(**parse_json(path.read_bytes()))

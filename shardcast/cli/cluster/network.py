@@ -56,14 +56,22 @@ class ClusterNode:
 
 
 def parse_port(text: str) -> int:
-    """Read a port."""
+    """Return the number of a port.
+
+    Raises:
+        UsageError: the text is no number from 1 to 65535.
+    """
     if re.fullmatch(r"[0-9]{1,5}", text) and 0 < int(text) < 65536:
         return int(text)
     raise UsageError(f"{text!r} is not a port; write a number from 1 to 65535")
 
 
 def parse_host(text: str) -> tuple[str, str, int | None]:
-    """Read ``[user@]host[:port]``: return the target of ssh, the host as in a URL, and the port."""
+    """Return the target of ssh, the host as in a URL, and the port (or None) of ``[user@]host[:port]``.
+
+    Raises:
+        UsageError: the text is no host.
+    """
     if found := HOST.fullmatch(text):
         user, name, six = found["user"] or "", found["name"], found["boxed"] or found["bare"]
         port = parse_port(found["port"]) if found["port"] else None
@@ -75,7 +83,11 @@ def parse_host(text: str) -> tuple[str, str, int | None]:
 
 
 def parse_line(line: str) -> ClusterNode:
-    """Read a line of a nodes file."""
+    """Return the node in a line of a nodes file.
+
+    Raises:
+        UsageError: the line is malformed.
+    """
     target, *rest = (field.strip() for field in line.split("|"))
     role = next((role for role in ROLES if rest and rest[0] == role), None)
     if role is None:
@@ -95,7 +107,11 @@ def parse_line(line: str) -> ClusterNode:
 
 
 def parse_field(text: str) -> tuple[str, str]:
-    """Read a ``key=value`` field."""
+    """Return key and value of a ``key=value`` field.
+
+    Raises:
+        UsageError: the key is unknown, or the value empty or not printable.
+    """
     key, _, value = text.partition("=")
     if key in ("port", "data_dir", "address") and value and value.isprintable():
         return key, value
@@ -103,7 +119,11 @@ def parse_field(text: str) -> tuple[str, str]:
 
 
 def read_nodes(path: Path) -> list[ClusterNode]:
-    """Read a nodes file."""
+    """Return the nodes in a file.
+
+    Raises:
+        UsageError: the file can't be read, or a line is malformed.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -120,7 +140,11 @@ def read_nodes(path: Path) -> list[ClusterNode]:
 
 
 def nodes_of_addresses(text: str, middles: int | None) -> list[ClusterNode]:
-    """Return the nodes of an IP_ADDR_LIST: the origin, ``middles`` middles (None: all), then clients."""
+    """Return the nodes of an IP_ADDR_LIST: the origin, ``middles`` middles (None: all), then clients.
+
+    Raises:
+        UsageError: the list is malformed.
+    """
     text = text.strip()
     if text.startswith("(") != text.endswith(")"):
         raise UsageError(f'IP_ADDR_LIST has one parenthesis of two: {text!r}; write ("a" "b"), or just a b')
@@ -136,7 +160,7 @@ def nodes_of_addresses(text: str, middles: int | None) -> list[ClusterNode]:
 
 
 def numbered(nodes: Sequence[ClusterNode]) -> Iterator[ClusterNode]:
-    """Yield the nodes with numbers within their roles."""
+    """Yield the nodes with numbers within their roles, and with a data directory where none is named."""
     count: Counter[str] = Counter()
     for node in nodes:
         count[node.role] += 1
@@ -147,7 +171,11 @@ def numbered(nodes: Sequence[ClusterNode]) -> Iterator[ClusterNode]:
 
 
 def check(nodes: Sequence[ClusterNode], needs_origin: bool) -> None:
-    """Refuse an unworkable network before any node runs."""
+    """Check that the network can work, before any node runs.
+
+    Raises:
+        UsageError: there is no origin, no port is left, or two servers have the same host and port.
+    """
     if needs_origin and all(node.role != "origin" for node in nodes):
         raise UsageError("no origin; add a line user@host|origin, or name running origins with --upstream")
     listening: dict[tuple[str, int], ClusterNode] = {}

@@ -39,17 +39,17 @@ SYSTEMD = {  # a client that ended well stays as an active unit, so that it is k
 
 
 def tmux_words(words: Sequence[str]) -> list[str]:
-    """Return words without semicolons that tmux would take for separators."""
+    """Return the words, with a semicolon at the end of a word escaped."""
     return [word[:-1] + r"\;" if word.endswith(";") else word for word in words]  # else tmux's own separator
 
 
 def systemd_words(words: Sequence[str]) -> list[str]:
-    """Return words without variables that systemd would expand."""
+    """Return the words, with each ``$`` doubled."""
     return [word.replace("$", "$$") for word in words]  # else a variable of the user manager's
 
 
 def tmux_state(code: int, output: str) -> NodeState:
-    """Read a state from tmux's answer."""
+    """Return the state in tmux's answer; absent if tmux knows no such session."""
     shown = re.search(r"^exit=(\d*)$", output, re.MULTILINE)
     if code != 0 or shown is None:
         return NodeState("absent")
@@ -57,7 +57,11 @@ def tmux_state(code: int, output: str) -> NodeState:
 
 
 def systemd_state(code: int, output: str) -> NodeState:
-    """Read a state from systemd's answer."""
+    """Return the state in systemd's answer.
+
+    Raises:
+        NodeError: the node's systemd user manager does not answer.
+    """
     if code != 0:
         raise NodeError("its systemd user manager does not answer; look there with `systemctl --user status`")
     shown = dict(line.partition("=")[::2] for line in output.splitlines())
@@ -86,7 +90,11 @@ class SshDriver:
         return [*SSH, node.target, script]
 
     def ask(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command, and return the result, whatever the exit code."""
+        """Run an ssh command, and return the result, also after a failure of the command on the node.
+
+        Raises:
+            NodeError: ssh failed or took too long, or the node lacks the program.
+        """
         try:
             done = subprocess.run(
                 arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
@@ -99,7 +107,11 @@ class SshDriver:
         return done
 
     def do(self, arguments: Sequence[str]) -> str:
-        """Run a command, and return the output."""
+        """Run an ssh command, and return the output.
+
+        Raises:
+            NodeError: as for ``ask``, or the command failed on the node.
+        """
         done = self.ask(arguments)
         if done.returncode != 0:
             raise NodeError(last_line(done.stderr.splitlines()) or f"exit code {done.returncode}")

@@ -169,7 +169,11 @@ def _in_parallel(
 
 @contextlib.contextmanager
 def _locked(options: ClusterOptions) -> Iterator[None]:
-    """Lock --state-dir, so that two starts at once don't start a node twice."""
+    """Lock --state-dir for a start or stop on this machine, so that two starts don't start a node twice.
+
+    Raises:
+        UsageError: another command keeps the lock for 10 minutes.
+    """
     if not options.local or options.dry_run or options.act not in ("start", "stop"):
         yield
         return

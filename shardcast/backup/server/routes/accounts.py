@@ -37,7 +37,7 @@ _LIMITS = {"pack": MAX_PACK, "ids": MAX_IDS, "record": MAX_RECORD, "lease_second
 
 
 def add_account_routes(app: web.Application, state: BackupServerState) -> None:
-    """Tell of the server, register clients, and tell clients their own facts."""
+    """Add the routes that describe the server, register clients, and tell clients their own facts."""
 
     async def about(request: web.Request) -> web.StreamResponse:
         return web.json_response({"format": FORMAT, "name": NAME, "append_only": state.rules.append_only})

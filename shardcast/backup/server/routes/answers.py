@@ -31,7 +31,7 @@ ClientHandler = Callable[[web.Request, BackupClient], Awaitable[web.StreamRespon
 
 
 def answering(handler: RouteHandler) -> RouteHandler:
-    """Return a handler whose errors are answered as JSON."""
+    """Return a handler whose errors are answered as JSON; missing chunks (409) as the bytes of their ids."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:

@@ -43,7 +43,8 @@ async def known_client(state: BackupServerState, request: web.Request) -> Backup
     """Return the client whose key a request shows; None for a wrong or revoked key.
 
     Raises:
-        BackupRefused: there is no key.
+        BackupRefused: the request shows no key, several, or a malformed header.
+        LocalDiskError: the database cannot be read.
     """
     bearer = bearer_of(request.headers.getall(hdrs.AUTHORIZATION, []))
     if isinstance(bearer, Refusal):
@@ -52,10 +53,10 @@ async def known_client(state: BackupServerState, request: web.Request) -> Backup
 
 
 async def slow_down(state: BackupServerState, request: web.Request, what: str) -> None:
-    """Delay the answer to a wrong key or invitation.
+    """Delay the answer to a wrong key or invitation, and log the first one of an address.
 
     Raises:
-        BackupRefused: too many answers wait already.
+        BackupRefused: too many answers wait already, to this address or to all.
         ConnectionError: the client hung up.
     """
     address = request.remote or ""

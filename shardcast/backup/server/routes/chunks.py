@@ -1,4 +1,4 @@
-"""``/backup/locate`` and ``/backup/packs/…``: where chunks lie, and the bytes of a client's own packs."""
+"""``/backup/locate`` and ``/backup/packs/…``: where chunks lie, and the bytes of packs a client may read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_STORE = {"Cache-Control": "private, no-store"}
 
 
 def add_chunk_routes(app: web.Application, state: BackupServerState) -> None:
-    """Locate chunks, and send parts of packs."""
+    """Add the routes that locate chunks and send packs, or ranges of them."""
     store = state.store
 
     async def find(request: web.Request, client: BackupClient) -> web.StreamResponse:

@@ -27,7 +27,7 @@ RUN_ROUTE = RUNS_PATH + "/{run:[0-9a-f]{32}}"
 
 
 def add_run_routes(app: web.Application, state: BackupServerState) -> None:
-    """Take the runs of clients."""
+    """Add the routes of runs: begin, missing chunks, shared chunks, packs, end."""
     store = state.store
 
     def shares(client: BackupClient) -> bool:

@@ -40,7 +40,7 @@ _SNAPSHOT_ROUTE = SNAPSHOTS_PATH + "/{snapshot:[0-9a-f]{1,64}}"
 
 
 def add_snapshot_routes(app: web.Application, state: BackupServerState) -> None:
-    """Take, list, send and delete the snapshots of clients."""
+    """Add the routes that commit, list, send and forget snapshots of clients."""
     store = state.store
 
     async def commit(request: web.Request, client: BackupClient) -> web.StreamResponse:
