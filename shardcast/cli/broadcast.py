@@ -254,7 +254,8 @@ def _publish(payload: Payload | Streamed, data_dir: Path, display: Display, dire
         except DataDirInUse as error:
             if error.role in ("broadcast", "pin"):  # a command that ends by itself
                 if not noted:
-                    display.note("waiting for another broadcast into this directory")
+                    what = "another broadcast" if error.role == "broadcast" else "`shardcast pin` or `unpin`"
+                    display.note(f"waiting for {what} in {data_dir}")
                 noted = True
             elif error.role != "origin":
                 raise

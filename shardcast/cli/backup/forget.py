@@ -115,7 +115,7 @@ def _admin_key(file: Path | None) -> str | None:
     with disk_errors("could not read", file), file.open("rb") as opened:
         text = opened.read(_MAX_KEY_FILE).strip()
     if not text.isascii() or len(text.split()) != 1:
-        raise UsageError(f"{file} holds no key")
+        raise UsageError(f"{file} holds no admin key; the key is in admin.key of the server's folder")
     return text.decode()
 
 

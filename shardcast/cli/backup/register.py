@@ -18,7 +18,9 @@ from shardcast.errors import UsageError
 @click.command(context_settings=SETTINGS)
 @dir_option
 @click.option(
-    "--url", required=True, help=f"The backup server: HOST, HOST:PORT or a URL; the port is {PORT}."
+    "--url",
+    required=True,
+    help=f"The backup server: HOST, HOST:PORT or a URL; the port is {PORT} unless given, 443 for https.",
 )
 @options.option(
     "--invitation",

@@ -188,7 +188,7 @@ source_options = grouped(
     option(
         "--url",
         env="BACKUP_URL",
-        help="The backup server, on a machine without a registered folder.",
+        help="The backup server, HOST:PORT or a URL, on a machine without a registered folder.",
     ),
     option(
         "--key-file",

@@ -85,7 +85,7 @@ def _value(text: str, number: int) -> str:
     if text[:1] in ("'", '"'):
         quoted, quote, rest = text[1:].partition(text[0])
         if not quote or (rest.strip() and not rest.strip().startswith("#")):
-            raise UsageError(f"line {number} has an unclosed quote")
+            raise UsageError(f"line {number} has an unclosed quote, or text after a quote")
         return quoted
     if text[:1] in ("[", "{", "&", "*", "!", "|", ">", "%", "@", "`"):
         raise UsageError(f"line {number} has a value other than plain text; put quotes around it")

@@ -118,7 +118,7 @@ def gc(
     else:
         _print_result(result, older_than, delete)
     for failure in result.failures:
-        click.echo(f"could not see to {failure}", err=True)
+        click.echo(f"could not mark or delete the blob {failure}", err=True)
     if delete:
         asyncio.run(_forget_missing(store))
     return LOCAL_DISK if result.failed else DONE
@@ -165,7 +165,7 @@ def _print_result(result: GcResult, older_than: float | None, delete: bool) -> N
         ("not referred to", result.unreferenced),
     ]
     lines += [(f"{would}marked, to go after the grace time", result.marked)]
-    lines += [("marked before, and still in it", result.waiting)]
+    lines += [("marked before, and still in the grace time", result.waiting)]
     lines += [(f"{would}kept after all", result.unmarked), (f"{would}removed", result.removed)]
     for what, tally in lines:
         if tally.blobs or what.endswith(("here", "removed")):
