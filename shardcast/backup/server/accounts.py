@@ -122,7 +122,9 @@ def register(
     )
     if used.rowcount != 1:
         raise BackupRefused(
-            "this server does not know the invitation, or it was used, or has expired", status=403
+            "this server does not know the invitation, or it was used, or has expired; "
+            "ask for a new one (`shardcast backup invite`)",
+            status=403,
         )
     client, read_only, replaces = database.execute(
         "SELECT client, read_only, replaces FROM invitation WHERE digest = ?", (digest,)

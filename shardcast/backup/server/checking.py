@@ -254,7 +254,7 @@ def _hurt_snapshots(database: sqlite3.Connection) -> Iterator[HurtSnapshot]:
         rows = database.execute("SELECT id, needs FROM snapshot WHERE client = ? ORDER BY number", (client,))
         with closing(rows):
             for snapshot, data in rows:
-                needs = ChunkSet.decode(data)
+                needs = ChunkSet.decode(data, snapshot)
                 lacking = needs.common(bad) + len(needs) - needs.common(known)
                 if lacking:
                     yield HurtSnapshot(name, snapshot, lacking)

@@ -12,6 +12,7 @@ from shardcast.errors import IntegrityError
 
 MAX_BYTES = 1 << 27
 """Bytes of a bitmap: 2^30 chunks of one client."""
+_ADVICE = "forget this snapshot, or restore a copy of the server's database"
 
 
 class ChunkSet:
@@ -24,8 +25,12 @@ class ChunkSet:
         self.update(numbers)
 
     @classmethod
-    def decode(cls, data: bytes) -> ChunkSet:
-        """Return the set encoded by ``encode``.
+    def decode(cls, data: bytes, snapshot: str) -> ChunkSet:
+        """Return the set encoded by ``encode``, the list of chunks of a snapshot.
+
+        Args:
+            data: the encoded set.
+            snapshot: the snapshot's id, for the message.
 
         Raises:
             IntegrityError: the bytes are no encoded set.
@@ -35,9 +40,13 @@ class ChunkSet:
         try:
             found._bits += expanding.decompress(data, MAX_BYTES)
         except zlib.error as error:
-            raise IntegrityError(f"a snapshot's list of chunks is damaged: {error}") from None
+            raise IntegrityError(
+                f"the list of chunks of snapshot {snapshot} is damaged ({error}); {_ADVICE}"
+            ) from None
         if not expanding.eof:
-            raise IntegrityError("a snapshot's list of chunks is cut off, or too long")
+            raise IntegrityError(
+                f"the list of chunks of snapshot {snapshot} is cut off, or too long; {_ADVICE}"
+            )
         return found
 
     def encode(self) -> bytes:

@@ -136,12 +136,12 @@ class NeededChunks:
             IntegrityError: a list is damaged.
         """
         rows = database.execute(
-            "SELECT number, client, needs FROM snapshot "
+            "SELECT number, id, client, needs FROM snapshot "
             f"WHERE client IN ({marks(self.clients)}) AND number > ? ORDER BY number",
             (*self.clients, self._newest),
         )
-        for number, client, data in rows:
-            self._sets[client].unite(ChunkSet.decode(data))
+        for number, snapshot, client, data in rows:
+            self._sets[client].unite(ChunkSet.decode(data, snapshot))
             self._newest = number
 
     def __contains__(self, number: int) -> bool:

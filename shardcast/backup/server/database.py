@@ -32,6 +32,8 @@ _READERS = 2
 """Threads for reading."""
 _CACHE_KIB = 16 << 10
 """KiB of the database in the memory of each connection."""
+_PRIMARY_CODE = 0xFF
+"""The bits of SQLite's error codes without the details."""
 _SETTINGS = f"""
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
@@ -76,8 +78,7 @@ def database_errors(file: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         full = "is full" in str(error)
-        hint = "free some space and try again" if full else "see `shardcast backup check`, or restore a copy"
-        failure = LocalDiskError(f"could not use {file}: {error}; {hint}")
+        failure = LocalDiskError(f"could not use {file}: {error}; {_advice(error, full)}")
         failure.errno = errno.ENOSPC if full else errno.EIO
         raise failure from error
     except LocalDiskError:
@@ -86,6 +87,18 @@ def database_errors(file: Path) -> Iterator[None]:
         failure = LocalDiskError(f"could not use {file}: {error.strerror or error}")
         failure.errno = error.errno
         raise failure from error
+
+
+def _advice(error: sqlite3.Error, full: bool) -> str:
+    """Return what to do about an error of SQLite."""
+    if full:
+        return "free some space and try again"
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "another process works on it; try again later"
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return "let this user write the file and its folder"
+    return "see `shardcast backup check --store_dir`, or restore a copy"
 
 
 def _migrate(database: sqlite3.Connection, file: Path) -> None:

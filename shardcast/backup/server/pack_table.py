@@ -63,8 +63,9 @@ def check_quota(database: sqlite3.Connection, client: int, more: int, default_qu
     used = used_bytes(database, client)
     if used + more > quota:
         raise BackupRefused(
-            f"the client's quota of {format_size(quota)} is used up ({format_size(used)}); "
-            "forget snapshots and prune, or raise it by `shardcast backup clients --quota`",
+            f"the client's quota of {format_size(quota)} has no room for {format_size(more)} more "
+            f"({format_size(used)} are used); forget snapshots and prune at the server, or raise the quota "
+            "there by `shardcast backup clients CLIENT --quota`",
             status=507,
         )
 

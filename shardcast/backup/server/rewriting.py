@@ -113,7 +113,11 @@ async def _rewrite(store: BackupStore, client: int, packs: list[int], needed: Ne
             await asyncio.to_thread(_copy, file, inside, writer)
             copied += inside
         else:
-            log.error("%s is damaged, and stays as it is; run `shardcast backup check --read-data`", file)
+            log.error(
+                "%s is damaged, and stays as it is; run `shardcast backup check --store_dir %s --read-data`",
+                file,
+                store.folder.root,
+            )
             packs = [pack for pack in packs if pack != inside[0].pack]
     if not packs:
         return Rewritten()

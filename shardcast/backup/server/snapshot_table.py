@@ -106,7 +106,7 @@ def read_needs(database: sqlite3.Connection, client: int, name: str) -> ChunkSet
         BackupRefused: the client has no such snapshot.
         IntegrityError: the snapshot's list of chunks is damaged.
     """
-    return ChunkSet.decode(_column(database, client, name, "needs"))
+    return ChunkSet.decode(_column(database, client, name, "needs"), name)
 
 
 def damaged_chunks(database: sqlite3.Connection, client: int, name: str) -> list[bytes]:

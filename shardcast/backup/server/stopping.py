@@ -44,7 +44,10 @@ def stop_server(folder: StoreFolder, patience: float) -> bool:
     deadline = time.monotonic() + patience
     while running_server(folder) == pid:
         if time.monotonic() > deadline:
-            raise NodeFailed(f"process {pid}, the server of {folder.root}, did not end in {patience:g} s")
+            raise NodeFailed(
+                f"process {pid}, the server of {folder.root}, did not end in {patience:g} s; "
+                "try again, or kill the process"
+            )
         time.sleep(_POLL)
     return True
 
@@ -53,7 +56,7 @@ def running_server(folder: StoreFolder) -> int | None:
     """Return the process id of a folder's server; None without a server.
 
     Raises:
-        NodeFailed: the server runs on another machine, or another program holds the folder.
+        NodeFailed: the server runs on another machine or as process 1, or another program holds the folder.
         LocalDiskError: the lock cannot be read.
     """
     with disk_errors("could not look at", folder.lock_file):
@@ -72,8 +75,14 @@ def running_server(folder: StoreFolder) -> int | None:
         role, pid, machine = str(holder["role"]), int(holder["pid"]), str(holder["machine"])
     except (ValueError, KeyError, TypeError):
         raise NodeFailed(f"{folder.root} is held by an unknown process; try again") from None
-    if role != ROLE or machine != machine_id() or pid < 2:
-        raise NodeFailed(f"{folder.root} is held by a {role} of another kind or machine; stop it there")
+    if role != ROLE:
+        raise NodeFailed(f"{folder.root} is held by a {role}, not by a backup server")
+    if machine != machine_id():
+        raise NodeFailed(f"the backup server of {folder.root} runs on another machine; stop it there")
+    if pid < 2:
+        raise NodeFailed(
+            f"the backup server of {folder.root} is process {pid}; stop its container or service instead"
+        )
     return pid
 
 

@@ -53,7 +53,9 @@ def answering(handler: RouteHandler) -> RouteHandler:
             log.error("%s %s: %s", request.method, request.path, error)
             if is_full(error):
                 return await refuse(request, 507, "the disk of the backup server is full; tell its operator")
-            return await refuse(request, 503, "the disk of the backup server failed; tell its operator")
+            return await refuse(
+                request, 503, "the backup server could not use its disk; its log says why, tell its operator"
+            )
 
     return answer
 

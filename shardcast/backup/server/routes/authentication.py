@@ -33,7 +33,11 @@ async def client_of(state: BackupServerState, request: web.Request, *, writes: b
     client = await known_client(state, request)
     if client is None:
         await slow_down(state, request, "a key that this server does not know")
-        raise BackupRefused("this server does not know the key, or it was revoked", status=401)
+        raise BackupRefused(
+            "this server does not know the key, or it was revoked; register again with an invitation by "
+            "`shardcast backup invite --for CLIENT`",
+            status=401,
+        )
     if writes and client.read_only:
         raise BackupRefused("this key only reads: it was made by an invitation with --read-only", status=403)
     return client
@@ -64,7 +68,10 @@ async def slow_down(state: BackupServerState, request: web.Request, what: str) -
         if slowing.first:
             log.warning("%s sent %s", address, what)
         if slowing.seconds is None:
-            raise BackupRefused("too many wrong keys came from this address; wait a minute", status=429)
+            raise BackupRefused(
+                "too many wrong keys or invitations came, from this address or in all; wait a minute",
+                status=429,
+            )
         await while_connected(request, asyncio.sleep(slowing.seconds))
 
 
@@ -78,7 +85,8 @@ async def check_admin_key(state: BackupServerState, request: web.Request) -> Non
     shown = request.headers.getall(ADMIN_KEY_HEADER, [])
     if not shown:
         raise BackupRefused(
-            "this server is append-only: deleting needs the key in admin.key of the server's folder",
+            "this server is append-only: deleting needs --admin-key-file, with the key in admin.key of the "
+            "server's folder",
             status=403,
         )
     if len(shown) != 1 or not hmac.compare_digest(shown[0].strip().encode(), state.admin_key.encode()):

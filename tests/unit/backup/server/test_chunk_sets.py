@@ -27,13 +27,13 @@ def test_sets_behave_as_sets_of_numbers_do(first: set[int], second: set[int], re
 
 @given(NUMBERS)
 def test_encoded_set_is_decoded(numbers: set[int]) -> None:
-    assert set(ChunkSet.decode(ChunkSet(numbers).encode())) == numbers
+    assert set(ChunkSet.decode(ChunkSet(numbers).encode(), "ab12")) == numbers
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", zlib.compress(b"abc")[:-2]])
 def test_other_bytes_are_an_error_in_words(data: bytes) -> None:
-    with pytest.raises(IntegrityError, match="list of chunks"):
-        ChunkSet.decode(data)
+    with pytest.raises(IntegrityError, match=r"list of chunks of snapshot ab12 .*forget"):
+        ChunkSet.decode(data, "ab12")
 
 
 def test_million_chunks_take_little_room() -> None:

@@ -46,9 +46,19 @@ def test_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 
 def test_damaged_database_is_an_error_and_stays(tmp_path: Path) -> None:
     (tmp_path / "db").write_bytes(b"no database at all" * 1000)
-    with pytest.raises(LocalDiskError, match="could not use"):
+    with pytest.raises(LocalDiskError, match=r"could not use .* restore a copy"):
         connect(tmp_path / "db")
     assert (tmp_path / "db").read_bytes().startswith(b"no database")
+
+
+def test_locked_database_is_not_called_damaged(tmp_path: Path) -> None:
+    database, other = connect(tmp_path / "db"), connect(tmp_path / "db")
+    other.execute("PRAGMA busy_timeout = 0")
+    database.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LocalDiskError, match=r"could not use .* another process"):
+        in_transaction(other, tmp_path / "db", "IMMEDIATE", lambda found: found.execute("DELETE FROM run"))
+    database.close()
+    other.close()
 
 
 def test_only_its_owner_reads_the_database(tmp_path: Path) -> None:
@@ -73,7 +83,7 @@ async def test_failed_transaction_changes_nothing(tmp_path: Path) -> None:
 def test_read_only_file_is_an_error_in_words(tmp_path: Path) -> None:
     database = connect(tmp_path / "db")
     database.execute("PRAGMA query_only = ON")
-    with pytest.raises(LocalDiskError, match="could not use"):
+    with pytest.raises(LocalDiskError, match=r"could not use .* let this user write"):
         in_transaction(database, tmp_path / "db", "IMMEDIATE", lambda found: found.execute("DELETE FROM run"))
     assert not database.in_transaction
     database.close()
