@@ -29,9 +29,10 @@ class Refusal(Enum):
 
 
 def bearer_of(headers: Sequence[str]) -> str | Refusal:
-    """Return the bearer's credentials from the values of the ``Authorization`` headers.
+    """Return the bearer's credentials from the values of the ``Authorization`` headers, or the refusal.
 
-    Two headers are malformed: two readers of one request could each take another one.
+    The refusal is ``MISSING`` without a header, and ``MALFORMED`` for another scheme or several headers: two
+    readers of one request could each take another one.
     """
     if not headers:
         return Refusal.MISSING

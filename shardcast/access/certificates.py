@@ -59,7 +59,10 @@ def subject_name(certificate: Mapping[str, Any]) -> str:
 
 
 def certificate_sha256(file: Path) -> str | None:
-    """Return the SHA-256, in hex, of the first certificate in a PEM file; None for an unreadable file."""
+    """Return the SHA-256, in hex, of the first certificate in a PEM file.
+
+    None for a file that can't be read, or has no certificate.
+    """
     try:
         _, header, rest = file.read_text("ascii", "replace").partition(ssl.PEM_HEADER)
         end = rest.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
@@ -88,7 +91,11 @@ def read_certificate(der: bytes) -> Certificate:
 
 
 def _alternative_names(extensions: bytes) -> list[str]:
-    """Return the names among the extensions of a certificate."""
+    """Return the host names and IP addresses of the subject among the extensions of a certificate.
+
+    Raises:
+        ValueError: the bytes are no extensions.
+    """
     names: list[str] = []
     for _, extension in _children(extensions):
         parts = _children(extension)
@@ -103,14 +110,22 @@ def _alternative_names(extensions: bytes) -> list[str]:
 
 
 def _time(tag: int, content: bytes) -> datetime:
-    """Return the time in an element."""
+    """Return the time in an element.
+
+    Raises:
+        ValueError: the element is no time.
+    """
     if tag not in _TIMES:
         raise ValueError("the certificate has no dates")
     return datetime.strptime(content.decode("ascii"), _TIMES[tag]).replace(tzinfo=UTC)
 
 
 def _only(data: bytes, tag: int) -> bytes:
-    """Return the content of the only element of ``data``."""
+    """Return the content of the only element of ``data``, which must have the tag ``tag``.
+
+    Raises:
+        ValueError: there are more elements or none, or the tag is another.
+    """
     [(found, content)] = _children(data, 1)
     if found != tag:
         raise ValueError(f"the certificate has an element {found:#x} instead of {tag:#x}")
@@ -118,10 +133,14 @@ def _only(data: bytes, tag: int) -> bytes:
 
 
 def _children(data: bytes, count: int | None = None) -> list[tuple[int, bytes]]:
-    """Return the tags and contents of the elements in ``data``, which must be so many unless None.
+    """Return the tags and contents of the elements in ``data``.
+
+    Args:
+        data: elements of a certificate, one after another.
+        count: the required number of elements; None for any number from 1 on.
 
     Raises:
-        ValueError: an element is longer than ``data``, or there are more or fewer.
+        ValueError: an element is longer than ``data``, has a malformed length, or the number is another.
     """
     found: list[tuple[int, bytes]] = []
     position = 0

@@ -40,7 +40,9 @@ class ClientAccess:
     def from_environment(
         cls, credentials: Credentials | None = None, tls: ClientTls | None = None
     ) -> ClientAccess:
-        """Return the access of the library.
+        """Return the access of this process: the given parts, and those of the environment variables.
+
+        ``SHARDCAST_REQUIRE_TLS`` allows https servers only.
 
         Args:
             credentials: the tokens; None for those of ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.

@@ -66,7 +66,7 @@ class CredentialsFile(Credentials):
         """Read the file.
 
         Args:
-            file: the file; others than its owner and group should not read it.
+            file: the file; a warning is logged where every user of the machine can read it.
             clock: gives seconds.
 
         Raises:
@@ -144,7 +144,7 @@ def _read_tokens(file: Path) -> Tokens:
 
 
 def _read(file: Path, max_bytes: int) -> Secret:
-    """Return the text of a file.
+    """Return the text of a token file without surrounding blanks.
 
     Raises:
         UsageError: there are more than ``max_bytes`` bytes.

@@ -59,7 +59,7 @@ class KeyRing:
 
         Args:
             clock: gives seconds.
-            sources: how many may tell ``MAX_KEYS`` keys each.
+            sources: bound of the keys of all sources together, in multiples of ``MAX_KEYS``.
         """
         self._clock = clock
         self._max_keys = MAX_KEYS * sources
@@ -68,7 +68,8 @@ class KeyRing:
     def tell(self, source: str, keys: Iterable[VouchingKey], limit: int = MAX_KEYS) -> None:
         """Replace the keys of a source by its present ones.
 
-        Keys beyond a bound are left out; known ones come first.
+        Keys beyond a bound are left out, new ones before known ones; so are those without news for
+        ``KEY_SECONDS``.
 
         Args:
             source: name of the source.
@@ -86,7 +87,7 @@ class KeyRing:
             self._by_source[source] = {name: told[name] for name in known_first[:room]}
 
     def still_told(self, source: str) -> None:
-        """Record the same keys again from a source, at a node that passes on none."""
+        """Renew the keys of a source that says they are unchanged; for a node that passes on no keys."""
         now = self._clock()
         entries = self._by_source.get(source, {})
         for name, entry in entries.items():
@@ -97,7 +98,7 @@ class KeyRing:
         self._by_source.pop(source, None)
 
     def public_key(self, signer: str) -> bytes | None:
-        """Return a key by its id; None for an invalid key."""
+        """Return a key by its id; None for a key that no source told within ``KEY_SECONDS``."""
         entry = self._find(signer)
         return entry.public if entry else None
 
@@ -105,7 +106,7 @@ class KeyRing:
         """Return the time of a server's clock by its key's id, in seconds since 1970.
 
         Raises:
-            KeyError: the key is invalid.
+            KeyError: no source told the key within ``KEY_SECONDS``.
         """
         entry = self._find(signer)
         if entry is None:
@@ -124,7 +125,7 @@ class KeyRing:
         return [found[name] for name in sorted(found)]
 
     def count(self, wanted: Callable[[str], bool]) -> int:
-        """Return the number of keys from ``wanted`` sources."""
+        """Return the number of keys from ``wanted`` sources; a key of two sources counts twice."""
         return sum(len(entries) for source, entries in self._by_source.items() if wanted(source))
 
     def _find(self, signer: str) -> _Entry | None:

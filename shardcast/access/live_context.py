@@ -31,7 +31,11 @@ class TlsFiles(Protocol):
         ...
 
     def load(self) -> ssl.SSLContext:
-        """Return a new context of the files as they are now."""
+        """Return a new context of the files as they are now.
+
+        Raises:
+            UsageError, LocalDiskError: the files can't be used.
+        """
         ...
 
 
@@ -61,7 +65,7 @@ class LiveContext:
         return self._context
 
     def refresh(self) -> None:
-        """Look at the files once, and make the context again after a change.
+        """Look at the files once; make the context again where they changed, and are as at the last look.
 
         Unusable files are logged once, and the former context stays.
         """
@@ -79,7 +83,7 @@ class LiveContext:
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[LiveContext]:
-        """Make the context, and follow the files while the block runs.
+        """Make the context, and follow the files while the block runs; without files, do neither.
 
         Raises:
             UsageError, LocalDiskError: the context can't be made.

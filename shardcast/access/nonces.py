@@ -32,7 +32,7 @@ class Nonces:
         self._by_challenge: dict[str, tuple[str, float]] = {}  # oldest first
 
     def new(self) -> str:
-        """Return a fresh nonce, valid from now on."""
+        """Return a fresh nonce, valid for ``NONCE_SECONDS``; one too many drops the oldest."""
         self._forget()
         if len(self._by_challenge) >= _MAX_NONCES:
             del self._by_challenge[next(iter(self._by_challenge))]
@@ -41,7 +41,7 @@ class Nonces:
         return nonce
 
     def answer(self, challenge: str) -> str | None:
-        """Return the nonce behind a challenge; None where no announcement had such a nonce."""
+        """Return the nonce behind a challenge; None for an expired or unknown nonce."""
         self._forget()
         found = self._by_challenge.get(challenge)
         return found[0] if found else None

@@ -59,7 +59,7 @@ class OwnCertificate:
 
 
 def _self_signed() -> tuple[bytes, bytes]:
-    """Return a new certificate, and the certificate with its key as text for OpenSSL."""
+    """Return a new certificate as DER, and its key and the certificate as PEM for OpenSSL."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.hashes import SHA256

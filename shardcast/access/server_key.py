@@ -18,8 +18,9 @@ _OWNER_ONLY = 0o600
 def load_key_seed(file: Path) -> bytes:
     """Return the seed of a server's key from a file (``SigningKey.from_seed``).
 
-    A missing file is made. Where the file can't be read or written (a full disk, another user's file), the
-    server serves on and signs by a key of this run, with a warning. Blocks on the disk.
+    A missing file is made, and one of another length replaced, with a warning. Where the file can't be read
+    or written (a full disk, another user's file), the server serves on and signs by a key of this run, with a
+    warning. Blocks on the disk.
     """
     seed = secrets.token_bytes(KEY_SIZE)
     try:

@@ -88,7 +88,7 @@ class Vouchers(Protocol):
         """Return the public key of a server by the key's id; None for an unknown server."""
 
     def now(self, signer: str) -> float:
-        """Return the time of a server's clock, in seconds since 1970."""
+        """Return the time of a known server's clock by its key's id, in seconds since 1970."""
 
 
 def sign_ticket(

@@ -52,7 +52,7 @@ class ServerTls:
         return context
 
     def digest(self) -> str | None:
-        """Return the SHA-256 of the present certificate, in hex; None for an unreadable one."""
+        """Return the SHA-256 of the present certificate, in hex; None where the file can't be read."""
         return certificate_sha256(self.certificate)
 
 
@@ -71,7 +71,11 @@ class ClientTls:
     key: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check the parts against each other."""
+        """Check the parts against each other.
+
+        Raises:
+            UsageError: there is a key and no certificate.
+        """
         if self.key and not self.certificate:
             raise UsageError(f"the key {self.key} has no certificate: give --client-certificate too")
 
@@ -141,7 +145,16 @@ def server_tls(
 
 
 def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
-    """Load a certificate and its key."""
+    """Load a certificate and its key into ``context``.
+
+    Args:
+        context: the context.
+        certificate: file with the certificate.
+        key: file with the key; None for the file of the certificate.
+
+    Raises:
+        UsageError, LocalDiskError: as for ``ServerTls.load``.
+    """
     key = key or certificate
     _check_pem(certificate, _CERTIFICATE, "certificate")
     _check_pem(key, _KEY, "key")
@@ -162,7 +175,12 @@ def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path | None) -> 
 
 
 def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
-    """Load certificates of CAs."""
+    """Have ``context`` trust the CAs in a file.
+
+    Raises:
+        UsageError: the file has no certificate, or a malformed one.
+        LocalDiskError: the file can't be read.
+    """
     _check_pem(path, _CERTIFICATE, "certificate")
     try:
         context.load_verify_locations(path)
@@ -171,7 +189,17 @@ def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
 
 
 def _check_pem(path: Path, mark: bytes, what: str) -> None:
-    """Check a file for a certificate or a key; OpenSSL's own errors name no file."""
+    """Check that a file has a certificate or a key; OpenSSL's own errors name no file.
+
+    Args:
+        path: the file.
+        mark: the text to find in the file.
+        what: name of the text, for the error.
+
+    Raises:
+        UsageError: the file has none.
+        LocalDiskError: the file can't be read.
+    """
     with disk_errors(f"could not read the {what} in", path), path.open("rb") as file:
         content = file.read(_MAX_FILE)
     if mark not in content:

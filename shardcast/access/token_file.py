@@ -52,7 +52,7 @@ class TokenFile:
         return f"TokenFile({str(self.path)!r}, {len(self._tokens)} tokens)"
 
     def current(self) -> Mapping[str, Token]:
-        """Return the tokens by id, of the file as of at most a second ago."""
+        """Return the tokens by id, as of a second ago at most; of a broken file, the former ones."""
         now = self._clock()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
@@ -106,7 +106,7 @@ def append_token(path: Path, token: Token) -> None:
     The line is written whole: a server reading meanwhile sees the line, or the file before the change.
 
     Raises:
-        UsageError: the file is broken, or full.
+        UsageError: the file is broken or full, or has a token of this id.
         LocalDiskError: the file can't be written, and is unchanged.
     """
     with disk_errors("could not write", path):

@@ -158,7 +158,7 @@ def check_name(name: str) -> str:
     """Return a name fit for the file.
 
     Raises:
-        UsageError: the name does not fit, or is a token.
+        UsageError: the name does not fit, or has a token in it.
     """
     if not _NAME.fullmatch(name) or _TOKEN.search(name):
         raise UsageError(

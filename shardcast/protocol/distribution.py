@@ -132,7 +132,7 @@ def _by_number(listings: Iterable[Listing]) -> tuple[Listing, ...]:
 
 
 def encode(listings: Sequence[Listing]) -> bytes:
-    """Return the bytes of a distribution list, oldest version first."""
+    """Return the bytes of a distribution list, by number; of several listings of one version the last."""
     lines = (f"{listing.version}: {listing.value}\n" for listing in _by_number(listings))
     return "".join(lines).encode()
 

@@ -171,7 +171,7 @@ def _parse(line: bytes) -> Hello | Event | UpTo | None:
     """Return the message of a line; None for an unknown event.
 
     Raises:
-        FeedError: the line is none of a feed.
+        FeedError: the line is none of a feed, or breaks a bound.
     """
     try:
         values = parse_json(line)
@@ -196,7 +196,11 @@ def _parse(line: bytes) -> Hello | Event | UpTo | None:
 
 
 def _hello(values: dict[str, Any]) -> Hello:
-    """Return the hello in a line, every bound checked."""
+    """Return the hello in a line, every bound checked.
+
+    Raises:
+        FeedError: an id is missing, or a bound is broken.
+    """
     origin, distance, highest = values.get("origin"), values.get("distance"), values.get("highest")
     if distance is not None and (type(distance) is not int or not 0 <= distance <= 1000):
         raise FeedError("a hello with a distance that is no number of hops")
@@ -215,7 +219,11 @@ def _hello(values: dict[str, Any]) -> Hello:
 
 
 def _chain(ids: object) -> tuple[str, ...] | None:
-    """Return the chain of a hello; None where the node tells none."""
+    """Return the chain of a hello; None where the node tells none.
+
+    Raises:
+        FeedError: the value is no list of ids, or is too long.
+    """
     if ids is None:
         return None
     if not isinstance(ids, list) or len(ids) > MAX_CHAIN:
@@ -224,7 +232,11 @@ def _chain(ids: object) -> tuple[str, ...] | None:
 
 
 def _reason(values: dict[str, Any]) -> str:
-    """Return a withdrawal's reason as printable text."""
+    """Return a withdrawal's reason as printable text.
+
+    Raises:
+        FeedError: the reason is no text.
+    """
     reason = values.get("reason", "")
     if not isinstance(reason, str):
         raise FeedError("a withdrawal with a reason that is no text")
@@ -244,7 +256,7 @@ def check_origin_id(text: str) -> str:
 
 
 def printable_reason(reason: str) -> str:
-    """Return a reason in its form on a feed: one line, at most ``MAX_REASON`` characters."""
+    """Return a reason in its form on a feed: one printable line, cut to ``MAX_REASON`` characters."""
     return one_line(reason, MAX_REASON).strip()
 
 
@@ -263,14 +275,22 @@ def check_reason(reason: str) -> str:
 
 
 def _id(text: object) -> str:
-    """Return an id, checked."""
+    """Return the id of a node, a feed or an origin.
+
+    Raises:
+        FeedError: the value is no id.
+    """
     if not is_id(text):
         raise FeedError("a hello without ids")
     return text
 
 
 def _listing(version: str, values: dict[str, Any]) -> Listing:
-    """Return the listing of an event, every bound checked."""
+    """Return the listing of an event, every bound checked.
+
+    Raises:
+        FeedError: there is no digest, or a bound is broken.
+    """
     digest, shards = values.get("digest"), values.get("shards")
     if not isinstance(digest, str) or not is_digest(digest):
         raise FeedError(f"{version} without a digest")

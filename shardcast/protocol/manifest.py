@@ -248,7 +248,7 @@ def closing_line(size: int, shards: int, digests: Mapping[str, str]) -> bytes:
 
 
 def aborted_line(reason: str) -> bytes:
-    """Return the last line of an aborted version."""
+    """Return the last line of an aborted version, with at most 1000 characters of the reason."""
     return _line({"aborted": reason[:1000]})
 
 
@@ -258,7 +258,13 @@ def _line(values: Mapping[str, Any]) -> bytes:
 
 
 def manifest_of_old_node(version: str, sizes: Sequence[int], digests: Mapping[str, str]) -> Manifest:
-    """Return the manifest of a version on an old node: sizes of its shards and the whole digest."""
+    """Return the manifest of a version on an old node, without bytes, origin or digests of shards.
+
+    Args:
+        version: name of the version.
+        sizes: bytes of each shard, in order.
+        digests: digests of the payload, by algorithm.
+    """
     shards, offset = [], 0
     for number, size in enumerate(sizes, 1):
         shards.append(Shard(number, offset, size))
@@ -268,7 +274,11 @@ def manifest_of_old_node(version: str, sizes: Sequence[int], digests: Mapping[st
 
 
 def build_manifest(header: Header, shards: Sequence[Shard], digests: Mapping[str, str]) -> Manifest:
-    """Return the manifest of these parts, encoded bytes included."""
+    """Return the manifest of these parts, encoded bytes included.
+
+    Raises:
+        UsageError: the metadata are no JSON object, or too long.
+    """
     raw = header_line(header) + b"".join(map(shard_line, shards))
     return close_manifest(header, shards, digests, raw)
 

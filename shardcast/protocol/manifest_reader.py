@@ -117,7 +117,7 @@ class ManifestReader:
             )
 
     def manifest(self, lines: bytes | None = None) -> Manifest:
-        """Return the complete manifest; ``lines`` are all of its own, where the reader keeps none.
+        """Return the complete manifest; a reader that keeps no lines needs the bytes of all of them.
 
         Raises:
             ManifestError: its closing line has not arrived.
@@ -157,19 +157,31 @@ class ManifestReader:
             self._skip_line()
 
     def _pass_folder_line(self) -> None:
-        """Count a line about a folder's entries, for their receiver to read (``folders.listing``)."""
+        """Count a line about a folder's entries, for their receiver to read (``folders.listing``).
+
+        Raises:
+            ManifestError: there are too many of them.
+        """
         self._folder_lines += 1
         if self._folder_lines > MAX_FOLDER_LINES:
             raise ManifestError(f"more than {MAX_FOLDER_LINES} lines with entries of a folder")
 
     def _skip_line(self) -> None:
-        """Count an unknown line."""
+        """Count a line of an unknown kind, or after the closing line.
+
+        Raises:
+            ManifestError: there are too many of them.
+        """
         self._strange += 1
         if self._strange > MAX_UNKNOWN_LINES:
             raise ManifestError(f"more than {MAX_UNKNOWN_LINES} lines of an unknown kind")
 
     def _header(self, values: dict[str, Any]) -> Header:
-        """Return the header, every bound checked."""
+        """Return the header, every bound checked.
+
+        Raises:
+            ManifestError: the line is no header, or breaks a bound.
+        """
         format_number = _integer(values, "format", 1, MAX_SIZE)
         if format_number > FORMAT:
             raise ManifestError(
@@ -208,7 +220,11 @@ class ManifestReader:
         )
 
     def _folder(self, header: dict[str, Any]) -> FolderFacts | None:
-        """Return the header's facts about a folder, every bound checked; None for a file."""
+        """Return the header's facts about a folder, every bound checked; None for a file.
+
+        Raises:
+            ManifestError: the facts are malformed, or break a bound.
+        """
         is_written = header.get("folder") is None
         values = header.get("written_folder" if is_written else "folder")
         if values is None:
@@ -221,7 +237,11 @@ class ManifestReader:
         return FolderFacts(name, None if is_written else _integer(values, "entries", 0, MAX_ENTRIES))
 
     def _shard(self, values: dict[str, Any], header: Header) -> Shard:
-        """Return the next shard, every bound checked."""
+        """Return the next shard, every bound checked.
+
+        Raises:
+            ManifestError: the line is not that of the next shard, or breaks a bound.
+        """
         number = len(self.shards) + 1
         if number > MAX_SHARDS:
             raise ManifestError(f"more than {MAX_SHARDS} shards")
@@ -242,7 +262,11 @@ class ManifestReader:
         return Shard(number, offset, size, _digest(values, "sha256"), pieces)
 
     def _closing(self, values: dict[str, Any], header: Header) -> dict[str, str]:
-        """Return the payload's digests, every sum checked."""
+        """Return the payload's digests, every sum checked.
+
+        Raises:
+            ManifestError: the line does not fit the shards or the header.
+        """
         size = self.shards.end
         if not self.shards or _integer(values, "shards", 1, MAX_SHARDS) != len(self.shards):
             raise ManifestError(
@@ -260,7 +284,8 @@ def parse(raw: bytes, version: str | None = None) -> Manifest:
     """Return the manifest in ``raw``.
 
     Raises:
-        ManifestError: the bytes are no manifest, or an incomplete one.
+        ManifestError: the bytes are no manifest, an incomplete one, or one of another version.
+        Aborted: the publisher aborted the version.
     """
     reader = ManifestReader(version)
     reader.feed(raw)
@@ -268,7 +293,11 @@ def parse(raw: bytes, version: str | None = None) -> Manifest:
 
 
 def _integer(values: Mapping[str, Any], key: str, minimum: int, maximum: int) -> int:
-    """Return an integer within bounds."""
+    """Return an integer within bounds.
+
+    Raises:
+        ManifestError: the value is no integer, or out of bounds.
+    """
     value = values.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
         raise ManifestError(f"{key!r} is {str(value)[:40]!r}, no whole number from {minimum} to {maximum}")
@@ -276,7 +305,11 @@ def _integer(values: Mapping[str, Any], key: str, minimum: int, maximum: int) ->
 
 
 def _text(values: Mapping[str, Any], key: str, max_length: int) -> str:
-    """Return text of bounded length."""
+    """Return text of bounded length.
+
+    Raises:
+        ManifestError: the value is no text, or too long.
+    """
     value = values.get(key)
     if not isinstance(value, str) or len(value) > max_length:
         raise ManifestError(f"{key!r} is no text of at most {max_length} characters")
@@ -284,7 +317,11 @@ def _text(values: Mapping[str, Any], key: str, max_length: int) -> str:
 
 
 def _digest(values: Mapping[str, Any], key: str) -> str:
-    """Return a digest in hex."""
+    """Return a digest in hex.
+
+    Raises:
+        ManifestError: the value is something else.
+    """
     value = values.get(key)
     if not is_digest(value):
         raise ManifestError(f"{key!r} is no digest of 64 hex digits")

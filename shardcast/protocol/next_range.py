@@ -277,7 +277,7 @@ def parse_claims(headers: HeaderValues) -> int:
     """Return the pieces for a node to bring across the border of its site.
 
     Raises:
-        NextRangeError: the head names none, or too many.
+        NextRangeError: the head names none, too many, or something else.
     """
     text = headers.get(CLAIMS_HEADER, "")
     try:
@@ -293,7 +293,11 @@ _REASONS: Mapping[str, NotNow] = {reason.value: reason for reason in NotNow}
 
 
 def _pieces(values: Mapping[str, Any], name: str) -> int:
-    """Return a set of pieces, checked; no pieces where the request names none."""
+    """Return a set of pieces, checked; no pieces where the request names none.
+
+    Raises:
+        NextRangeError: the value is no set of pieces, or has too many runs.
+    """
     runs = values.get(name)
     if runs is None:
         return 0
@@ -308,7 +312,11 @@ def _pieces(values: Mapping[str, Any], name: str) -> int:
 def _integer(
     values: Mapping[str, Any], name: str, smallest: int, largest: int, *, default: int | None = None
 ) -> int:
-    """Return an integer within its bounds."""
+    """Return an integer within its bounds.
+
+    Raises:
+        NextRangeError: the value is no integer, or out of bounds.
+    """
     value = values.get(name, default)
     if type(value) is not int or not smallest <= value <= largest:
         raise NextRangeError(f"{name} is no integer from {smallest} to {largest}")

@@ -111,7 +111,11 @@ def parse_status(raw: bytes) -> NodeStatus:
 
 
 def _rows(told: dict[str, Any], key: str, max_rows: int) -> list[Any]:
-    """Return a list of the status; empty where the node has none of the kind."""
+    """Return a list of the status; empty where the node has none of the kind.
+
+    Raises:
+        StatusError: the value is no list, or is too long.
+    """
     rows = told.get(key, [])
     if not isinstance(rows, list) or len(rows) > max_rows:
         raise StatusError(f"{key} that are no list, or too many")
@@ -119,7 +123,11 @@ def _rows(told: dict[str, Any], key: str, max_rows: int) -> list[Any]:
 
 
 def _version(row: object) -> StatusVersion:
-    """Return a version, checked."""
+    """Return a version, checked.
+
+    Raises:
+        StatusError: the row is no version.
+    """
     values = _object(row)
     digest, name = values.get("digest"), values.get("name")
     return StatusVersion(
@@ -134,14 +142,22 @@ def _version(row: object) -> StatusVersion:
 
 
 def _transfer(row: object) -> StatusTransfer:
-    """Return a transfer, checked."""
+    """Return a transfer, checked.
+
+    Raises:
+        StatusError: the row is no transfer.
+    """
     values = _object(row)
     done, rate = _count(values, "done"), _count(values, "rate")
     return StatusTransfer(_version_name(values), done or 0, _count(values, "size"), rate or 0)
 
 
 def _troubles(told: dict[str, Any]) -> Iterator[str]:
-    """Yield what hinders the node, in words."""
+    """Yield what hinders the node, in words.
+
+    Raises:
+        StatusError: a row is no JSON object, or names no version.
+    """
     if isinstance(failure := told.get("disk_failure"), str):
         yield failure
     for row in map(_object, _rows(told, "lacking", _MAX_VERSIONS)):
@@ -166,7 +182,11 @@ def _version_name(values: dict[str, Any]) -> str:
 
 
 def _count(values: dict[str, Any], key: str) -> int | None:
-    """Return a number of bytes; None where the node knows none."""
+    """Return a number of bytes; None where the node knows none.
+
+    Raises:
+        StatusError: the value is no integer, or out of bounds.
+    """
     count = values.get(key)
     if count is not None and (type(count) is not int or not 0 <= count < _MAX_BYTES):
         raise StatusError(f"{key}: a malformed count of bytes")

@@ -84,12 +84,15 @@ class Node:
 
 
 def encode(me: Node, below: Sequence[Node]) -> bytes:
-    """Return the report of a node, with as many nodes below as there is room for."""
+    """Return the report of a node, with as many nodes below as there is room for.
+
+    Nodes too far away for their reader (``MAX_HOPS``) are left out.
+    """
     return b"".join(encode_in_slices(me, below))
 
 
 def encode_in_slices(me: Node, below: Iterable[Node]) -> Iterator[bytes]:
-    """Yield the report of a node in slices of few milliseconds' work."""
+    """Yield the bytes of ``encode`` in slices of few milliseconds' work."""
     begin = json.dumps(me.as_dict())[:-1] + ', "below": ['
     room, separator, left = MAX_REPORT - len(begin) - len("]}"), "", MAX_NODES
     yield begin.encode()
@@ -118,10 +121,10 @@ def parse(raw: bytes) -> list[Node]:
 
 
 def parse_in_slices(raw: bytes) -> Iterator[list[Node]]:
-    """Yield the nodes of a report in slices of few milliseconds' work.
+    """Yield the nodes of ``parse`` in slices of few milliseconds' work.
 
     Raises:
-        ReportError: the bytes are no report.
+        ReportError: the bytes are no report; a wrong node is found in its slice, after earlier ones.
     """
     if raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS:
         # json.loads would block the event loop on a megabyte of brackets.
@@ -172,14 +175,22 @@ def parse_node(values: object) -> Node:
 
 
 def _id(text: object) -> str:
-    """Return an id, checked."""
+    """Return the id of a node or an origin.
+
+    Raises:
+        ReportError: the value is no id.
+    """
     if not is_id(text):
         raise ReportError("a node, or an origin, without an id")
     return text
 
 
 def _versions(names: object) -> list[str]:
-    """Return names of versions, checked."""
+    """Return names of versions, checked.
+
+    Raises:
+        ReportError: the value is no list of versions, or is too long.
+    """
     if not isinstance(names, list) or len(names) > _MAX_VERSIONS:
         raise ReportError("versions that are no list, or too many")
     if not all(isinstance(name, str) and version_number(name) for name in names):
@@ -188,7 +199,11 @@ def _versions(names: object) -> list[str]:
 
 
 def _coming(sizes: object) -> dict[str, int]:
-    """Return bytes by version, checked."""
+    """Return bytes by version, checked.
+
+    Raises:
+        ReportError: the value is no JSON object of versions and counts, or has too many.
+    """
     if not isinstance(sizes, dict):
         raise ReportError("versions under way that are no JSON object")
     _versions(list(sizes))

@@ -214,7 +214,7 @@ def read_list(value: object, read: Callable[[object], T], max_items: int, what: 
 
 
 def optional(read: Callable[[object], T], value: object) -> T | None:
-    """Return the result of ``read`` for a value; None for None."""
+    """Return the result of ``read`` for a value, or raise its error; None for None."""
     return None if value is None else read(value)
 
 
@@ -330,10 +330,10 @@ def read_key(value: object) -> bytes:
 
 
 def read_bytes(value: object, size: int) -> bytes:
-    """Return a number of bytes in base64.
+    """Return the ``size`` bytes of a key or a signature in base64.
 
     Raises:
-        SwarmError: the value is none, or has more or fewer.
+        SwarmError: the value is no base64, or has more or fewer bytes.
     """
     try:
         data = base64.b64decode(value, validate=True) if isinstance(value, str) else b""

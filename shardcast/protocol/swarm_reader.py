@@ -70,7 +70,7 @@ class FrameReader:
         self._given = False  # whether the owner has the piece
 
     def take_pieces_of(self, max_piece: int) -> None:
-        """Take pieces of at most so many bytes from now on; none is under way."""
+        """Take pieces of at most so many bytes from now on; to be called between two pieces only."""
         self.max_piece = max_piece
         size = max_piece + _ROOM
         view = memoryview(bytearray(size) if size <= _LARGE else mmap.mmap(-1, size))
@@ -83,7 +83,7 @@ class FrameReader:
         return self._view[self._filled :]
 
     def received(self, size: int) -> None:
-        """Take ``size`` bytes received into the buffer."""
+        """Record that ``size`` bytes were received into the buffer."""
         self._filled += size
 
     @property
@@ -102,7 +102,10 @@ class FrameReader:
         return bool(self._filled or self._length)
 
     def drop(self, request: int) -> None:
-        """Forget the bytes of a piece of a request without further bytes."""
+        """Forget the begun piece of a request that gets no more bytes.
+
+        Nothing happens amid a frame, or where no piece of this request has begun.
+        """
         if self._length and self._request == request and not self._portion and not self._given:
             self._cut(0, self._held)
             self._held = self._length = 0
@@ -157,7 +160,11 @@ class FrameReader:
         self._portion = size
 
     def _take_portion(self) -> Piece | None:
-        """Take the received bytes of a portion; return the piece when whole."""
+        """Take the received bytes of a portion; return the piece when whole, else None.
+
+        Raises:
+            FrameError: the portion has more bytes than were asked for.
+        """
         if not self._length:  # the portion goes on with the request's next piece
             self._length = self._length_of(self._request)
             if not 0 < self._length <= self.max_piece:

@@ -36,7 +36,8 @@ def add_tags(metadata: Mapping[str, Any] | None, tags: Sequence[str]) -> Mapping
     """Return metadata with the tags of a version in them; those given where there are no tags.
 
     Raises:
-        UsageError: one is no tag, there are too many, or the metadata have tags already.
+        UsageError: one is no tag, there are too many, ``tags`` is a text, or the metadata are no JSON object
+            or have tags already.
     """
     if isinstance(tags, str):
         raise UsageError(f"{tags!r}: give a list of tags")

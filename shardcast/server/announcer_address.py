@@ -19,7 +19,7 @@ _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+)(?::[0-9]+)?", re
 
 
 def announcer_address(request: web.Request) -> Address | None:
-    """Return the address of the sender of a request; None for unknown.
+    """Return the address of the sender of a request; None for unknown, as over a Unix socket.
 
     Behind a trusted proxy this is the last address in ``Forwarded`` (RFC 7239) without a trusted proxy:
     anybody can have written those before.
@@ -38,7 +38,9 @@ def reached_address(request: web.Request) -> Address | None:
 
 
 def forwarded_for(header: str, trusted: Sequence[Network]) -> Address | None:
-    """Return the address of the sender of a request by its ``Forwarded``; None for a header without one.
+    """Return the last address in ``Forwarded`` that is no trusted proxy's.
+
+    None where there is none, or where an element without an address comes after it.
 
     Args:
         header: the value.

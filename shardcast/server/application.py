@@ -103,7 +103,7 @@ def application(
 async def answer_disk_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer with 503 after a failure of this machine's disk, or abort a started answer.
+    """Answer with 503 after an error of this system, such as a failed disk, or abort a started answer.
 
     A failed disk does not mean a missing version: other nodes may have the version.
     """
@@ -189,6 +189,8 @@ def _site(runner: web.AppRunner, sock: socket.socket, live: LiveContext | None) 
 async def serve_on_socket(app: web.Application, data_dir: Path) -> AsyncIterator[None]:
     """Serve inside the block on the data directory's Unix socket, for connections of its owner alone.
 
+    Where the directory can't hold a socket, it is made elsewhere, and its path recorded in the directory.
+
     Raises:
         LocalDiskError: the socket can't be made.
     """
@@ -226,7 +228,7 @@ async def _bind_path(runner: web.AppRunner, path: Path) -> None:
 
 
 def abort_on_silent_death(request: web.Request) -> None:
-    """Have an open answer break off when its reader's machine is gone.
+    """Have an open answer break off when its reader's machine is gone (on Linux only).
 
     The few bytes of such an answer fit into buffers, and the system waits a quarter of an hour for an
     acknowledgement (tcp(7)).

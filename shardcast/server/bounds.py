@@ -57,7 +57,7 @@ class Bounds:
         return None if address is None or address.is_loopback else address
 
     def limited_address(self, host: str) -> Address | None:
-        """Return the address for the byte limit of ``host``; None for a trusted proxy.
+        """Return the address for the byte limit of ``host``; None for a trusted proxy or a Unix socket.
 
         This machine is an address like others: a proxy here is named as trusted.
         """

@@ -47,7 +47,7 @@ class Caller:
     """
 
     def __init__(self, request: web.Request, confirms: bool) -> None:
-        """Answer a request; ``confirms`` is whether the caller confirms when values."""
+        """Answer a request; ``confirms`` is whether its caller sends a confirmation when asked."""
         self.request = request
         self._confirms = confirms
         self.response = web.StreamResponse(headers={"Content-Type": NDJSON})
@@ -109,7 +109,7 @@ class Caller:
             raise NodeFailed("nothing was done: the caller went away before it confirmed it")
 
     async def make_change(self, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> web.StreamResponse:
-        """Make a change after the caller's confirmation, and send the outcome."""
+        """Make a change after the caller's confirmation, and send the outcome: of ``work``, or the error."""
         try:
             await self.confirm()
             outcome = await work()

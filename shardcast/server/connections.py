@@ -182,7 +182,10 @@ class Connections:
             self.check()
 
     def check(self) -> None:
-        """End the connections over a bound."""
+        """End the connections over a bound, and fail slow bodies.
+
+        Where the bytes of all bodies and unsent answers are too many, drop the slowest readers too.
+        """
         now, unsent = self._clock(), 0
         for watch in list(self._watches.values()):
             if watch.transport.is_closing() and not watch.unsent:
@@ -198,7 +201,10 @@ class Connections:
             self._shed(excess)
 
     def _over(self, watch: Watch, now: float) -> str | None:
-        """Return in words the bound exceeded by a connection; None within all bounds."""
+        """Return in words the bound exceeded by a connection; None within all bounds.
+
+        Also record that the reader took all bytes, and fail the reading of a slow body (``_check_pace``).
+        """
         bounds = self._bounds
         if watch.head_since is not None and now - watch.head_since >= bounds.head_seconds:
             return f"no head of a request came within {bounds.head_seconds:g} s"

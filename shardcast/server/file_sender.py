@@ -50,10 +50,11 @@ class FileSender:
         self._reading: CachedReader | None = None
 
     async def send(self, offset: int, count: int) -> None:
-        """Send ``count`` bytes of the file from ``offset`` on.
+        """Send ``count`` bytes of the file from ``offset`` on, each portion when an upload limit allows it.
 
         Raises:
             ConnectionResetError: the reader went away, or took nothing for too long.
+            OSError: the file can't be read, or ends too early.
         """
         loop, end, granted = asyncio.get_running_loop(), offset + count, 0
         while offset < end:

@@ -154,7 +154,7 @@ def token_name(request: web.Request) -> str:
 
 
 def token_of(request: web.Request) -> Token | None:
-    """Return the token behind a request's permission; None without need of one."""
+    """Return the token behind a request's permission; None without need of one, or for a refused request."""
     guard, rule = request.app.get(GUARD), _rule_of(request)
     verdict = guard.check(request, rule) if guard and rule else None
     return verdict if isinstance(verdict, Token) else None

@@ -143,7 +143,12 @@ class HandOuts:
         return NothingNow(NotNow.ALL_GIVEN, _ALL_GIVEN_SECONDS)
 
     def end(self, node: str, sent: int) -> None:
-        """End an answer after ``sent`` bytes."""
+        """Free the slot of an answer that ended after ``sent`` bytes.
+
+        Args:
+            node: the name of the node in its request (``NextRequest.asker``).
+            sent: counts for the rate, by which ranges are chosen.
+        """
         self._slots.end(node)
         self._measured_bytes += sent
         now = self._clock()
@@ -186,7 +191,7 @@ class HandOuts:
         return book
 
     def _refresh(self, version: str, book: VersionBook | None, now: float) -> VersionBook | None:
-        """Bring a version's book up to date, or make one."""
+        """Bring a version's book up to date, or make one; None where the version cannot be handed out."""
         header = self._header(version)
         if book is not None and not book.supply.is_of(header):
             del self._books[version]

@@ -41,6 +41,8 @@ async def send_span(
 ) -> web.StreamResponse:
     """Answer a GET or HEAD with the bytes of a span: all, a range, or none where a precondition fails.
 
+    The answer is 404 where the file is gone or too short, 503 where it can't be opened now.
+
     Args:
         request: the request.
         span: bytes of a file.
@@ -82,7 +84,7 @@ async def send_blob(
 ) -> web.StreamResponse:
     """Answer a GET or HEAD with the bytes of a blob, like ``send_span``, also of one outside any file.
 
-    A blob with fewer or wrong bytes breaks the answer off. ``digest`` is its SHA-256.
+    A blob outside a file breaks the answer off where it has fewer or wrong bytes. ``digest`` is its SHA-256.
     """
     if blob.span:
         span = Span(blob.span.path, blob.span.offset, blob.span.length, digest)
@@ -109,7 +111,8 @@ async def send_blob(
 async def send_landing(request: web.Request, landing: Landing, reader: Reader) -> web.StreamResponse:
     """Answer a GET or HEAD with the verified pieces of a landing, in order, as they arrive.
 
-    The answer breaks off when no piece arrives for ``HTTP_TIMEOUT``, or the landing ends.
+    The answer is 503 where the landing has ended already; it breaks off when no piece arrives for
+    ``HTTP_TIMEOUT``, or the landing ends.
     """
     shard = landing.shard
     answer = _Answer(request, shard.sha256, shard.size, UNBUFFERED_HEADERS)

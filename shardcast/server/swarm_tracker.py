@@ -128,7 +128,8 @@ class SwarmTracker:
             expires: end of the member's right to read, in seconds since 1970; None for never.
 
         Raises:
-            SwarmConflict: the announcement is of another version, or by the id of another member.
+            SwarmConflict: the announcement is of another version, by the id of another member, or by this
+                node itself.
             SwarmError: the proof of the key is wrong.
         """
         announced = TicketVersion(version.number, announcement.origin, announcement.digest)

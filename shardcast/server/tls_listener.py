@@ -176,7 +176,7 @@ class Handshake:
         self._loop.remove_writer(self._descriptor)
 
     def _released(self, error: Exception | None) -> None:
-        """Count the connection no more."""
+        """Count the connection no more, and log a failed handshake."""
         self._connections.release(self)
         if isinstance(error, (ssl.SSLError, ConnectionAbortedError)):
             log.info("no TLS with %s: %s", self._names["peername"], one_line(str(error), _MAX_REASON))

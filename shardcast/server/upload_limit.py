@@ -29,8 +29,8 @@ SHARES: web.AppKey[dict[int, Share]] = web.AppKey("upload_shares", dict)
 async def admit(request: web.Request) -> None:
     """Give a request its share before its answer begins.
 
-    With too many readers at once for a piece each in time, all would fail; the later ones are refused
-    instead.
+    With too many readers at once for a piece each in time, all would fail; the later ones wait some seconds
+    for others to end, and are refused then.
 
     Raises:
         HTTPServiceUnavailable: the limit has no room for another reader.

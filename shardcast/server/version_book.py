@@ -109,10 +109,10 @@ class VersionBook:
         self._swept_at = now
 
     def node(self, name: str, site: str | None, now: float) -> AskingNode | None:
-        """Return an asking node; None without a place for another one.
+        """Return the record of a node that asks now, a new one if need be; None without a place for it.
 
         Args:
-            name: id of the node.
+            name: name of the node in its requests (``NextRequest.asker``).
             site: site of the node; None for the server's own.
             now: the time, in seconds.
         """
@@ -170,12 +170,12 @@ class VersionBook:
             self._nodes.move_to_end(name)
 
     def forget(self, name: str) -> None:
-        """Forget a departed node."""
+        """Forget a departed node; ranges only there are handed out again."""
         if self._nodes.pop(name, None) is not None:
             self.ledger.forget(name)
 
     def note_report(self, request: NextRequest, node: AskingNode, now: float) -> None:
-        """Record the pieces told by a node.
+        """Record the pieces told by a node, and take back those told as lost.
 
         Raises:
             NextRangeError: the version does not have some of them.
@@ -192,7 +192,7 @@ class VersionBook:
             raise ReportIncomplete
 
     def take_back(self, name: str, mask: int) -> None:
-        """Record handed-out pieces that did not arrive at their node."""
+        """Record handed-out pieces that did not arrive at their node: they are handed out again."""
         node = self._nodes.get(name)
         if node is None:
             return  # `forget` has given them back
@@ -203,7 +203,7 @@ class VersionBook:
     def hand_out(
         self, request: NextRequest, node: AskingNode, now: float, *, may_send: bool
     ) -> PieceRun | Handout:
-        """Choose the pieces for a node.
+        """Choose the pieces for a node, and record them as handed out.
 
         Returns:
             As many consecutive pieces of a shard as the node may have; or the reason for none, or the pieces

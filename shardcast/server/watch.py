@@ -90,7 +90,7 @@ class Watch(asyncio.Protocol):
         return self._inner.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Forward, and forget the connection."""
+        """Forward, forget the connection, and call ``on_reset`` where it broke."""
         self._lost(self)
         if error is not None and self.on_reset:
             self.on_reset()

@@ -38,7 +38,7 @@ def add_health_routes(
     Args:
         app: the application.
         status: returns the state.
-        get_missing: returns the missing versions in words; None when all are there.
+        get_missing: returns in words why the node is not ready; None when it is.
         local_only: whether to show the state to this machine alone: a listener without tokens.
     """
     shared = _SharedStatus(status)

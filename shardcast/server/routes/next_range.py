@@ -104,7 +104,10 @@ def _refuse(refusal: NothingNow) -> web.Response:
 async def _send(
     request: web.Request, shelf: Shelf, version: str, granted: GrantedRange, reader: Reader
 ) -> web.StreamResponse:
-    """Send pieces; take them back when they don't leave whole, or the reader breaks the connection."""
+    """Send pieces; take them back when they don't leave whole, or the reader breaks the connection.
+
+    Pieces that can't be read are taken back, and the answer asks the node to come again.
+    """
     run = granted.run
     headers = range_headers(run, granted.size, granted.digest) | _UNCACHED | {"Content-Type": BYTES}
     response = web.StreamResponse(status=206, headers=headers)

@@ -68,7 +68,7 @@ def _take(
 
     Raises:
         SwarmError: the bytes are no announcement, or do not prove their key.
-        SwarmConflict: they are of another version.
+        SwarmConflict: they are of another version, by the id of another member, or by this node itself.
     """
     announcement = Announcement.parse(raw)
     yield None

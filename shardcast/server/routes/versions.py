@@ -100,7 +100,7 @@ def add_version_routes(app: web.Application, shelf: Shelf) -> None:
 
 
 def _find_shard(shelf: Shelf, version: str, number: int, if_match: str | None) -> Span | None:
-    """Return the bytes of a shard; of another line's version where ``If-Match`` names those.
+    """Return the bytes of a shard, of another line's version where ``If-Match`` names those; None for none.
 
     So a download goes on when this node changes over to another line in the middle.
     """
