@@ -81,7 +81,7 @@ def read_certificate(der: bytes) -> Certificate:
     if fields and fields[0][0] == _VERSION:
         fields = fields[1:]
     if len(fields) < 6:  # serial number, algorithm, issuer, validity, subject, key
-        raise ValueError("the certificate has too few fields")
+        raise ValueError("the shown certificate has too few fields")
     begins, ends = (_time(tag, content) for tag, content in _children(fields[3][1], 2))
     names: list[str] = []
     for tag, content in fields[6:]:
@@ -116,7 +116,7 @@ def _time(tag: int, content: bytes) -> datetime:
         ValueError: the element is no time.
     """
     if tag not in _TIMES:
-        raise ValueError("the certificate has no dates")
+        raise ValueError("the shown certificate has no dates")
     return datetime.strptime(content.decode("ascii"), _TIMES[tag]).replace(tzinfo=UTC)
 
 
@@ -128,7 +128,7 @@ def _only(data: bytes, tag: int) -> bytes:
     """
     [(found, content)] = _children(data, 1)
     if found != tag:
-        raise ValueError(f"the certificate has an element {found:#x} instead of {tag:#x}")
+        raise ValueError(f"the shown certificate has an element {found:#x} instead of {tag:#x}")
     return content
 
 
@@ -146,19 +146,19 @@ def _children(data: bytes, count: int | None = None) -> list[tuple[int, bytes]]:
     position = 0
     while position < len(data):
         if position + 2 > len(data):
-            raise ValueError("the certificate is cut off")
+            raise ValueError("the shown certificate ends within an element")
         tag, size = data[position], data[position + 1]
         position += 2
         if size & 0x80:  # the size of the size
             width = size & 0x7F
             if not 1 <= width <= 4 or position + width > len(data):
-                raise ValueError("the certificate has a wrong length")
+                raise ValueError("an element of the shown certificate has a malformed length")
             size = int.from_bytes(data[position : position + width], "big")
             position += width
         if position + size > len(data):
-            raise ValueError("the certificate is cut off")
+            raise ValueError("the shown certificate ends within an element")
         found.append((tag, data[position : position + size]))
         position += size
     if (count is not None and len(found) != count) or not found:
-        raise ValueError("the certificate lacks an element")
+        raise ValueError("an element of the shown certificate is empty, or has too few or too many parts")
     return found

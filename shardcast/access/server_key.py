@@ -29,8 +29,17 @@ def load_key_seed(file: Path) -> bytes:
                 found = stream.read(KEY_SIZE + 1)
             if len(found) == KEY_SIZE:
                 return found
-            log.warning("%s is no signing key, and is replaced", file)
+            log.warning(
+                "%s is no signing key, and a new one replaces it; members of the swarm get new tickets when "
+                "they announce themselves again",
+                file,
+            )
         replace(file, seed, _OWNER_ONLY)
     except OSError as error:
-        log.warning("tickets of this run have a key of their own: %s", error_text(error))
+        log.warning(
+            "the swarm's signing key can't be kept in %s (%s); sharing works, with a new key at each start: "
+            "let this user read and write the file",
+            file,
+            error_text(error),
+        )
     return seed

@@ -155,9 +155,9 @@ def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path | None) -> 
     Raises:
         UsageError, LocalDiskError: as for ``ServerTls.load``.
     """
-    key = key or certificate
     _check_pem(certificate, _CERTIFICATE, "certificate")
-    _check_pem(key, _KEY, "key")
+    _check_pem(key or certificate, _KEY, "key", "" if key else ", or name another file with the key")
+    key = key or certificate
 
     def refuse() -> str:
         raise UsageError(f"the key in {key} is encrypted; write it without a password (openssl pkey)")
@@ -188,13 +188,14 @@ def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
         raise UsageError(f"the certificates in {path} can't be read: {error}") from None
 
 
-def _check_pem(path: Path, mark: bytes, what: str) -> None:
+def _check_pem(path: Path, mark: bytes, what: str, advice: str = "") -> None:
     """Check that a file has a certificate or a key; OpenSSL's own errors name no file.
 
     Args:
         path: the file.
         mark: the text to find in the file.
         what: name of the text, for the error.
+        advice: end of the error.
 
     Raises:
         UsageError: the file has none.
@@ -203,4 +204,4 @@ def _check_pem(path: Path, mark: bytes, what: str) -> None:
     with disk_errors(f"could not read the {what} in", path), path.open("rb") as file:
         content = file.read(_MAX_FILE)
     if mark not in content:
-        raise UsageError(f"there is no {what} in {path}; it must be PEM, as openssl writes it")
+        raise UsageError(f"there is no {what} in {path}; it must be PEM, as openssl writes it{advice}")

@@ -139,7 +139,9 @@ def _lock(descriptor: int, path: Path) -> None:
     deadline = time.monotonic() + _LOCK_SECONDS
     while try_lock(descriptor) is Lock.HELD:
         if time.monotonic() >= deadline:
-            raise LocalDiskError(f"could not write {path}: another process has it locked")
+            raise LocalDiskError(
+                f"could not write {path}: another process kept it locked for {_LOCK_SECONDS:g} s; try again"
+            )
         time.sleep(0.01)
 
 

@@ -162,7 +162,8 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name) or _TOKEN.search(name):
         raise UsageError(
-            "a token's name is 1 to 64 of A-Z a-z 0-9 . _ @ -, and starts with a letter or digit"
+            "a token's name is 1 to 64 of A-Z a-z 0-9 . _ @ -, starts with a letter or digit, and has no "
+            "token in it"
         )
     return name
 

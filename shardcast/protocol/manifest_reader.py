@@ -112,7 +112,7 @@ class ManifestReader:
             raise ManifestError(str(error)) from None
         if self._length + self.shards.memory > self._memory:
             raise ManifestError(
-                f"its {len(self.shards)} shards take more than {self._memory} bytes of memory; "
+                f"its lines and {len(self.shards)} shards take more than {self._memory} bytes of memory; "
                 f"{ENVIRONMENT_PREFIX}TRANSFER_MEMORY sets how much there may be"
             )
 
@@ -174,7 +174,7 @@ class ManifestReader:
         """
         self._strange += 1
         if self._strange > MAX_UNKNOWN_LINES:
-            raise ManifestError(f"more than {MAX_UNKNOWN_LINES} lines of an unknown kind")
+            raise ManifestError(f"more than {MAX_UNKNOWN_LINES} lines of an unknown kind, or after its end")
 
     def _header(self, values: dict[str, Any]) -> Header:
         """Return the header, every bound checked.
@@ -272,8 +272,10 @@ class ManifestReader:
             raise ManifestError(
                 f"it closes after {len(self.shards)} shards and says {values.get('shards')!r}"
             )
-        if _integer(values, "size", 0, MAX_SIZE) != size or header.size not in (None, size):
-            raise ManifestError(f"its shards have {size} bytes together, and it says {values.get('size')!r}")
+        named = _integer(values, "size", 0, MAX_SIZE)
+        if named != size or header.size not in (None, size):
+            other = named if named != size else header.size
+            raise ManifestError(f"its shards have {size} bytes together, and it says {other}")
         digests = {"sha256": _digest(values, "sha256")}
         if "blake3" in values:
             digests["blake3"] = _digest(values, "blake3")

@@ -112,10 +112,16 @@ async def answer_disk_errors(
     except ConnectionError:
         raise
     except OSError as error:
-        log.error("%s %s is not answered: %s", request.method, request.path, error_text(error))
-        if request.writer.output_size:
+        started = request.writer.output_size
+        how = "is not answered to the end" if started else "is not answered"
+        why = error_text(error) or repr(error)  # a time-out has no text
+        log.error("%s %s %s: %s", request.method, request.path, how, why)
+        if started:
             raise ConnectionAbortedError("the answer breaks off") from error
-        raise web.HTTPServiceUnavailable(text="503: the disk of this node failed\n") from error
+        reason = error.strerror or "see the log of this node"
+        raise web.HTTPServiceUnavailable(
+            text=f"503: the disk or system of this node failed: {reason}\n"
+        ) from error
 
 
 @asynccontextmanager

@@ -157,4 +157,6 @@ def _why(error: OSError | OverflowError, host: str, port: int) -> str:
         return f"port {port} on {host} is taken; stop what listens there, or choose another --port"
     if isinstance(error, OSError) and error.errno == errno.EACCES:
         return f"no permission to listen on port {port} of {host}; choose one from 1024 on"
+    if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+        return f"can't listen on {host} port {port}: this machine has no such address; choose another --host"
     return f"can't listen on {host} port {port}: {getattr(error, 'strerror', None) or error}"

@@ -130,7 +130,8 @@ class Connections:
             recent = {other: at for other, at in self._logged_at.items() if now - at < _LOG_SECONDS}
             self._logged_at = recent | {address: now}
             log.warning(
-                "%s has %d connections, and gets no more; if it is a proxy, name it by --trusted-proxy",
+                "%s has %d connections, and gets no more; if it is a proxy, name it by --trusted-proxy, else "
+                "allow more by SHARDCAST_CONNECTIONS_PER_ADDRESS",
                 address,
                 self._bounds.connections,
             )

@@ -105,7 +105,9 @@ class Guard:
         address = request.remote or ""
         with self._wrong.attempt(address) as slowing:
             if slowing.first:
-                log.warning("%s sent a token that this server does not know", address)
+                log.warning(
+                    "%s sent a token that this server does not know; its answers are delayed", address
+                )
             if slowing.seconds is None:
                 return False
             await while_connected(request, asyncio.sleep(slowing.seconds))
@@ -140,7 +142,12 @@ class Guard:
         for answer in list(self._open):
             request, token = answer.request, answer.token
             if request.transport and not still_allows(token, tokens, answer.scope, now):
-                log.info("%s is answered no more: its token %s has ended", request.remote, token.name)
+                log.info(
+                    "%s is answered no more: its token %s has expired, was revoked, or lost the scope %s",
+                    request.remote,
+                    token.name,
+                    answer.scope,
+                )
                 request.transport.abort()
 
 

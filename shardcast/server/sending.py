@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 256 << 10
 """Bytes of a blob read and written at a time."""
+_GONE = "404: the file here is gone, or was cut short\n"
 
 
 async def send_span(
@@ -57,15 +58,16 @@ async def send_span(
     except OSError as error:
         log.error("can't serve %s: %s", span.path, error.strerror)
         if is_absent(error) or is_of_file(error, span.path):
-            return web.Response(status=404, text="404: it is gone\n")
+            return web.Response(status=404, text=_GONE)
         return web.Response(
-            status=503, text="503: the shard can't be read now\n", headers={"Retry-After": RETRY_AFTER}
+            status=503, text="503: the file here can't be read now\n", headers={"Retry-After": RETRY_AFTER}
         )
     with file:
         file.seek(0, 2)
         if file.tell() < span.offset + span.length:
-            log.error("can't serve %s: it has %d bytes, not %d", span.path, file.tell(), span.length)
-            return web.Response(status=404, text="404: it is gone\n")
+            needed = span.offset + span.length
+            log.error("can't serve %s: it has %d bytes, and needs %d", span.path, file.tell(), needed)
+            return web.Response(status=404, text=_GONE)
 
         async def send(response: web.StreamResponse) -> None:
             sender = FileSender(request, response, file, reader)

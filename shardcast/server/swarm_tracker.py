@@ -134,7 +134,7 @@ class SwarmTracker:
         """
         announced = TicketVersion(version.number, announcement.origin, announcement.digest)
         if not version.is_same(announced):
-            raise SwarmConflict(f"the origin id and the digest are not those of v{version.number} here")
+            raise SwarmConflict(f"v{version.number} has another origin id or digest here, or none to compare")
         name, key = version_key(version), announcement.key
         if key == self.relay.own_key:
             raise SwarmConflict("this is the node itself, which is no member here")

@@ -37,7 +37,9 @@ class Turns:
             HTTPServiceUnavailable: too many requests wait.
         """
         if self._waiting >= _MAX_WAITING:
-            raise web.HTTPServiceUnavailable(text="503: busy\n", headers={"Retry-After": RETRY_AFTER})
+            raise web.HTTPServiceUnavailable(
+                text="503: too many large requests wait here already\n", headers={"Retry-After": RETRY_AFTER}
+            )
         self._waiting += 1
         try:
             async with self._turn:

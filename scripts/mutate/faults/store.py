@@ -254,8 +254,8 @@ FAULTS = [
     Fault(
         name="closing-line-with-another-size",
         file="shardcast/protocol/manifest_reader.py",
-        old='if _integer(values, "size", 0, MAX_SIZE) != size or header.size not in (None, size):',
-        new='if _integer(values, "size", 0, MAX_SIZE) != size:',
+        old="if named != size or header.size not in (None, size):",
+        new="if named != size:",
         tests=["tests/unit/protocol/test_manifest.py"],
     ),
     Fault(

@@ -35,7 +35,7 @@ def add_lease_routes(app: web.Application, shelf: Shelf) -> None:
         version = request.match_info["version"]
         with shelf.leased(version, _holder(request)) as leased:
             if not leased:
-                raise web.HTTPNotFound(text="404: no such version\n")
+                raise web.HTTPNotFound(text=f"404: {version} is not here\n")
             response = web.StreamResponse(headers={"Content-Type": NDJSON, **UNBUFFERED_HEADERS})
             await response.prepare(request)
             if request.method == "HEAD":  # grants no lease

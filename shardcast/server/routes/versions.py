@@ -47,7 +47,7 @@ def add_version_routes(app: web.Application, shelf: Shelf) -> None:
         version = request.match_info["version"]
         raw, live = shelf.manifest(version), shelf.live(version)
         if raw is None and live is None:
-            raise web.HTTPNotFound(text="404: no such manifest\n")
+            raise web.HTTPNotFound(text=f"404: {version} is not here\n")
         response = web.StreamResponse(headers={"Content-Type": NDJSON, **UNBUFFERED_HEADERS, **_ANYWHERE})
         if live is None:
             return web.Response(body=raw, headers=response.headers)
@@ -86,7 +86,7 @@ def add_version_routes(app: web.Application, shelf: Shelf) -> None:
             if span is None and shelf.in_doubt(version):
                 raise web.HTTPServiceUnavailable(text="503: the shard is being verified\n", headers=_NOT_NOW)
             if span is None:
-                raise web.HTTPNotFound(text="404: no such shard\n")
+                raise web.HTTPNotFound(text=f"404: {version} has no such shard here\n")
             return await send_span(request, span, reader)
 
     async def probe(request: web.Request) -> web.StreamResponse:

@@ -292,6 +292,13 @@ def test_an_empty_shard_is_alone(sizes: list[int]) -> None:
         parse(build_manifest(PLAIN.header, shards, PLAIN.digests).raw)
 
 
+def test_error_names_the_size_that_the_shards_do_not_have() -> None:
+    with pytest.raises(ManifestError, match="shards have 10000 bytes together, and it says 10001"):
+        parse(with_line(0, size=10_001))
+    with pytest.raises(ManifestError, match="shards have 10000 bytes together, and it says 9999"):
+        parse(with_line(len(LINES) - 1, size=9999))
+
+
 def test_a_shard_beyond_the_payload_is_refused_when_it_comes() -> None:
     reader = ManifestReader()
     reader.feed(with_line(0, size=8191).splitlines(keepends=True)[0] + LINES[1])
