@@ -220,7 +220,11 @@ class TlsTransport(asyncio.Transport):
                 self._loop.remove_writer(self._descriptor)
 
     async def _wait(self) -> None:
-        """Wait until the socket has room, or the connection ends."""
+        """Wait until the socket has room, or the connection ends.
+
+        Raises:
+            ConnectionResetError: the connection had ended before.
+        """
         if self._ended:
             raise ConnectionResetError("the reader went away")
         self._writable = self._loop.create_future()
