@@ -107,6 +107,12 @@ async def read_json_line(request: web.Request, seconds: float | None) -> Any:
     return parse_json(line)
 
 
+def malformed(error: Exception) -> web.HTTPBadRequest:
+    """Return the answer to a request whose values can't be used; a ``KeyError`` names a missing one."""
+    reason = f"the request lacks {error}" if isinstance(error, KeyError) else str(error)
+    return web.HTTPBadRequest(text=f"400: {reason}\n")
+
+
 async def chunks(request: web.Request) -> AsyncIterator[bytes]:
     """Yield a body as it arrives. ``Connections`` fails this when the body is too slow.
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from shardcast.protocol.wire import PIN_PATH, UNPIN_PATH
+from shardcast.server.bodies import malformed
 from shardcast.server.callers import Handler, add_change_route, read_request
 
 
@@ -33,7 +34,7 @@ def add_pin_routes(app: web.Application, versions: Pinning) -> None:
                 caller, values = await read_request(request)
                 version = str(values["version"])
             except (ValueError, KeyError) as error:
-                raise web.HTTPBadRequest(text=f"400: {error}\n") from None
+                raise malformed(error) from None
 
             async def work() -> Mapping[str, Any]:
                 await change(version)

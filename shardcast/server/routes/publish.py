@@ -28,7 +28,7 @@ from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
 from shardcast.log_fields import about
 from shardcast.protocol.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
-from shardcast.server.bodies import read_json_line
+from shardcast.server.bodies import malformed, read_json_line
 from shardcast.server.callers import Caller, add_change_route, read_request
 from shardcast.server.named_pipe import NamedPipe
 from shardcast.server.scoped_routes import add_route
@@ -119,7 +119,7 @@ def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Ca
         except ShardcastError as error:
             return web.json_response(_failure(error), content_type=NDJSON)
         except (ValueError, KeyError, TypeError) as error:
-            raise web.HTTPBadRequest(text=f"400: {error}\n") from None
+            raise malformed(error) from None
         return await _report(caller, publishing)
 
     async def stream(request: web.Request) -> web.StreamResponse:
@@ -128,7 +128,7 @@ def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Ca
             name, shard_size, metadata = str(values["name"]), values.get("shard_size"), values.get("metadata")
             as_folder = values.get("folder") is True
         except (ValueError, KeyError) as error:
-            raise web.HTTPBadRequest(text=f"400: {error}\n") from None
+            raise malformed(error) from None
         with contextlib.ExitStack() as stack:
             try:
                 caller.check_connected()

@@ -26,7 +26,7 @@ from shardcast.errors import ShardcastError, to_wire
 from shardcast.json_text import parse_json
 from shardcast.protocol.distribution import is_version
 from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT, NDJSON
-from shardcast.server.bodies import read_body
+from shardcast.server.bodies import malformed, read_body
 from shardcast.server.scoped_routes import add_route
 from shardcast.server.writing import write
 
@@ -61,7 +61,7 @@ def add_waiting_routes(
                 raise ValueError("no number of seconds")
             waiting = finish(wait)
         except (ValueError, KeyError, TypeError) as error:
-            raise web.HTTPBadRequest(text=f"400: {error}\n") from None
+            raise malformed(error) from None
 
         def look() -> Mapping[str, Any] | None:
             reason = waiting()
@@ -77,7 +77,7 @@ def add_waiting_routes(
             if not fits or type(enough) is not int or enough < 1:
                 raise ValueError("no version, or no number of copies")
         except (ValueError, KeyError, TypeError) as error:
-            raise web.HTTPBadRequest(text=f"400: {error}\n") from None
+            raise malformed(error) from None
         count, last = copies(version, enough), -1
 
         def look() -> Mapping[str, Any] | None:

@@ -15,6 +15,7 @@ from shardcast.errors import UsageError
 from shardcast.protocol.distribution import Withdrawal, is_version
 from shardcast.protocol.feed import check_reason
 from shardcast.protocol.wire import WITHDRAW_PATH
+from shardcast.server.bodies import malformed
 from shardcast.server.callers import add_change_route, read_request
 
 
@@ -37,7 +38,7 @@ def add_withdraw_routes(app: web.Application, versions: Withdrawing) -> None:
             caller, values = await read_request(request)
             version, reason = str(values["version"]), str(values.get("reason", ""))
         except (ValueError, KeyError) as error:
-            raise web.HTTPBadRequest(text=f"400: {error}\n") from None
+            raise malformed(error) from None
 
         async def work() -> Mapping[str, Any]:
             if not is_version(version):
