@@ -61,7 +61,7 @@ class Background(Generic[T]):
                 pass  # the loop is closed: the work has just ended
 
     def cancel(self) -> None:
-        """Cancel the work, and wait for its end; arrived data is kept."""
+        """Cancel the work, again each 0.5 s, and wait for its end; do nothing after that."""
         self._started.wait()
         while not self.ended.is_set():
             self.request_cancel()

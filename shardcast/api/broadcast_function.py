@@ -158,9 +158,11 @@ def broadcast(
     Raises:
         NotInitialized: ``initialize`` was not called, and there is no ``data_dir`` and no ``to``.
         NoNode: no origin runs on ``data_dir``.
-        UsageError: the number of copies or of seconds makes no sense, ``progress`` is neither a function nor
-            True, or an argument cannot be combined with ``to``.
+        UsageError: the shard size, the metadata, a tag, a pattern, or the number of copies or of seconds
+            makes no sense, ``progress`` is neither a function nor True, or arguments don't go together
+            (``copies`` with ``to``, ``token`` without ``to``, ``exclude`` with a file).
         PayloadMissing: the file does not exist.
+        PayloadChanged: the file changed while being read; no version was completed.
         LocalDiskError: the file can't be read or stored.
         CopiesMissing: fewer nodes have the version in time; the version stays published.
         NodeFailed: the origin has ended, and could not be started again.

@@ -122,6 +122,7 @@ class Broadcast:
             VersionAborted: ``cancel`` was called.
             CopiesMissing: too few nodes have the version in time; the version stays published.
             ShardcastError: publishing failed.
+            BaseException: the progress function raised it, and so aborted the broadcast.
         """
         if not self._ended.wait(timeout):
             raise TimeoutError(f"{self.version} is not complete after {timeout:g} s; the broadcast goes on")
@@ -231,7 +232,10 @@ class Broadcast:
             self._ended.set()
 
     def _finish_telling(self) -> None:
-        """Call the progress function for the last time; its exception counts as the failure."""
+        """End the calls of the progress function; its exception, also from an earlier call, is the failure.
+
+        After a success the function is called once more.
+        """
         if self._telling:
             raised = self._telling.finish(succeeded=self._failure is None)
             if raised:

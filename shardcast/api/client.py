@@ -47,7 +47,8 @@ def folder_settings(
     """Return how a client receives folders.
 
     Raises:
-        UsageError: a pattern is none, ``verify`` is no way of verifying, or the two don't go together.
+        UsageError: a pattern is malformed, or a text is given instead of a list; ``verify`` is no way of
+            verifying, or is ``whole`` together with patterns.
     """
     for patterns in (only, exclude):
         if isinstance(patterns, str):
@@ -123,9 +124,10 @@ class ClientNode:
                 the whole digest; for a folder with reusable files here, the digests of shards and files.
 
         Raises:
-            UsageError: a server, a token or ``advertise`` is malformed, a limit is too low, no server is
-                given, one is not https while ``SHARDCAST_REQUIRE_TLS`` is set, an argument needs ``share``,
-                or ``shardcast[swarm]`` is not installed.
+            UsageError: a server, a token, a pattern, ``output_name``, ``verify``, ``seed_for``, ``site`` or
+                ``advertise`` makes no sense, a limit is too low, no server is given, one is not https while
+                ``SHARDCAST_REQUIRE_TLS`` is set, an argument needs ``share``, or ``shardcast[swarm]`` is not
+                installed.
             LocalDiskError: the token file can't be read.
         """
         shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
@@ -159,7 +161,10 @@ class ClientNode:
             check_available()
 
     def __getstate__(self) -> dict[str, object]:
-        """Return the state for pickling, without a token from the environment: each process reads its own."""
+        """Return the state for pickling, without running sharing, and without a token of the environment.
+
+        Each process reads that token itself.
+        """
         return vars(self) | {"_access": None, "_seeding": None}
 
     def _client(self, sharing: SharingSettings | None = None) -> Client:
@@ -345,6 +350,7 @@ class ClientNode:
         Raises:
             UsageError: ``version`` is no version's name.
             VersionNotOffered: no server holds the version.
+            AccessDenied: a server refuses, and no other holds the version.
         """
         answered, held = threading.Event(), threading.Event()
 

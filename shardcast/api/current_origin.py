@@ -152,7 +152,8 @@ def open_broadcast(
 
     Raises:
         NotInitialized: ``initialize`` was not called.
-        NodeFailed: the origin has ended.
+        UsageError: the shard size, the metadata or a tag makes no sense.
+        NodeFailed: the origin has ended, and could not be started again.
     """
     return current_origin("open_broadcast").open_broadcast(name, shard_size, metadata, tags=tags)
 
@@ -188,7 +189,8 @@ def open_broadcast_folder(
 
     Raises:
         NotInitialized: ``initialize`` was not called.
-        NodeFailed: the origin has ended, or is one of an earlier shardcast.
+        UsageError: the name, the shard size, the metadata or a tag makes no sense.
+        NodeFailed: the origin has ended and could not be started again, or is one of an earlier shardcast.
     """
     origin = current_origin("open_broadcast_folder")
     return origin.open_broadcast_folder(name, shard_size, metadata, tags=tags)
@@ -205,13 +207,13 @@ def withdraw(version: str, reason: str = "") -> Withdrawal:
         reason: one line of at most 500 characters for the followers.
 
     Returns:
-        The withdrawal, with the version's digest.
+        The withdrawal, with the version's digest; of a version already withdrawn, the earlier one.
 
     Raises:
         NotInitialized: ``initialize`` was not called.
         UsageError: ``version`` is no version's name, or ``reason`` does not fit.
-        VersionNotOffered: the origin does not have the version.
-        NodeFailed: the origin has ended.
+        VersionNotOffered: the origin has not published the version.
+        NodeFailed: the origin has ended, and could not be started again.
     """
     return current_origin("withdraw").withdraw(version, reason)
 

@@ -47,6 +47,7 @@ class Followed:
             TimeoutError: following goes on after ``timeout`` seconds.
             LocalDiskError: a file could not be written.
             ShardcastError: following failed in another way.
+            BaseException: the function ``progress`` raised it, and so ended the following.
         """
         if not self._work.wait(timeout):
             raise TimeoutError(f"following goes on after {timeout:g} s")

@@ -199,9 +199,11 @@ class OriginServer:
             The version's name, or a handle with ``wait=False``.
 
         Raises:
-            UsageError: the number of copies or of seconds makes no sense, or ``progress`` is neither a
-                function nor True.
+            UsageError: the shard size, the metadata, a tag, a pattern, or the number of copies or of seconds
+                makes no sense, ``progress`` is neither a function nor True, ``timeout`` is given without
+                ``copies``, or ``exclude`` for a file.
             PayloadMissing: the file does not exist.
+            PayloadChanged: the file changed while being read; no version was completed.
             LocalDiskError: the file can't be read or stored.
             CopiesMissing: fewer than ``copies`` nodes below have the version after ``timeout`` seconds.
             NodeFailed: the origin has ended, and could not be started again.
@@ -246,6 +248,7 @@ class OriginServer:
             A binary file to write to.
 
         Raises:
+            UsageError: the shard size, the metadata or a tag makes no sense.
             NodeFailed: the origin has ended, and could not be started again.
         """
         data_dir, size, values = Path(self.data_dir), shard_size_of(shard_size), add_tags(metadata, tags)
@@ -271,7 +274,9 @@ class OriginServer:
             The folder to write files into.
 
         Raises:
-            NodeFailed: the origin has ended, and could not be started again.
+            UsageError: the name, the shard size, the metadata or a tag makes no sense.
+            NodeFailed: the origin has ended and could not be started again, or is one of an earlier
+                shardcast.
         """
         data_dir, size, values = Path(self.data_dir), shard_size_of(shard_size), add_tags(metadata, tags)
         return self._process.restarting(lambda: FolderWriter(data_dir, name, size, values))
@@ -284,11 +289,11 @@ class OriginServer:
             reason: one line of at most 500 characters for the followers.
 
         Returns:
-            The withdrawal, with the version's digest.
+            The withdrawal, with the version's digest; of a version already withdrawn, the earlier one.
 
         Raises:
             UsageError: ``version`` is no version's name, or ``reason`` does not fit.
-            VersionNotOffered: the origin does not have the version.
+            VersionNotOffered: the origin has not published the version.
             NodeFailed: the origin has ended, and could not be started again.
         """
         return self._process.restarting(lambda: withdraw(Path(self.data_dir), version, reason))

@@ -112,7 +112,7 @@ class FolderWriter:
             mtime: seconds since 1970; None for now.
 
         Raises:
-            UsageError: the path is unsafe or there already, or another file is still open.
+            UsageError: the path is unsafe or already used, or another file is still open.
             ShardcastError: publishing failed, and why.
         """
         with self.open(path, len(data), mode=mode, mtime=mtime) as file:
@@ -127,7 +127,8 @@ class FolderWriter:
 
         Raises:
             PayloadChanged: the file changed meanwhile, and the version was aborted.
-            LocalDiskError: the source is no file, or cannot be read.
+            LocalDiskError: the source is no file, or cannot be read; a failure while reading aborts the
+                version.
             UsageError: the path is unsafe or already used, or another file is still open.
             ShardcastError: publishing failed, with the reason.
         """
@@ -146,7 +147,7 @@ class FolderWriter:
                     raise PayloadChanged(f"{path} changed while it was read; {self.version} was aborted")
 
     def complete(self) -> str:
-        """Wait until the version is complete.
+        """End the folder, and wait until the version is complete; a failure aborts the version.
 
         Returns:
             The version's name.
@@ -164,7 +165,7 @@ class FolderWriter:
         return self._writer.complete()
 
     def abort(self) -> None:
-        """Abort the version."""
+        """Abort the version, unless complete."""
         self._writer.abort()
 
     def __enter__(self) -> Self:
@@ -180,10 +181,10 @@ class FolderWriter:
             self._writer.close()
 
     def _check(self, entry: FolderEntry) -> None:
-        """Check that an entry can be written next.
+        """Check the path of an entry; not whether another file is open, or the version has ended.
 
         Raises:
-            UsageError: the version has ended, another file is open, or the path is unsafe or already used.
+            UsageError: the path is unsafe, already used, or lies below a file of the version.
         """
         try:
             check_entry(entry)
@@ -201,7 +202,7 @@ class FolderWriter:
                 yield FolderEntry(above, EntryKind.FOLDER, 0, _FOLDER_MODE)
 
     def _begin(self, entry: FolderEntry) -> None:
-        """Send the entry of a file, after those of the folders above.
+        """Send the entry of a file, after those of the folders above; a failure aborts the version.
 
         Raises:
             UsageError: the entry cannot be written next.
@@ -216,7 +217,7 @@ class FolderWriter:
                 raise UsageError(f"{self.version} can't have this file: {error}") from None
 
     def _send_entry(self) -> None:
-        """Send the newest entry."""
+        """Send the last entry of the table."""
         text = json.dumps(entry_values(self._table, len(self._table) - 1)).encode()
         self._writer.write(len(text).to_bytes(LENGTH_BYTES, "big") + text)
 
@@ -269,6 +270,7 @@ class FolderFile(io.RawIOBase):
 
         Raises:
             LocalDiskError: they can't be kept.
+            UsageError: they are more than the announced size, and the version was aborted.
             ShardcastError: publishing failed, and why.
             ValueError: the file was closed.
         """
@@ -280,16 +282,16 @@ class FolderFile(io.RawIOBase):
         return len(view)
 
     def _put(self, view: memoryview) -> None:
-        """Take the next bytes."""
+        """Keep the next bytes until closing."""
         assert self._kept
         with disk_errors("could not keep", tempfile.gettempdir()):
             self._kept.write(view)
 
     def close(self) -> None:
-        """Send the file.
+        """Send the file, or the last bytes of one with an announced size; a failure aborts the version.
 
         Raises:
-            UsageError: the file's size differs from the announced size.
+            UsageError: the file's size differs from the announced size, or the path was used meanwhile.
             ShardcastError: publishing failed, with the reason.
         """
         if self.closed:
@@ -321,13 +323,13 @@ class FolderFile(io.RawIOBase):
             self._drop()
 
     def _drop(self) -> None:
-        """Forget the file."""
+        """Close the file, and drop the kept bytes: nothing is sent."""
         if self._kept:
             self._kept.close()
         super().close()
 
     def __del__(self) -> None:
-        """Forget a file never closed."""
+        """Drop a file never closed, as for an exception in the block."""
         if not self.closed:
             self._drop()
 
@@ -347,7 +349,7 @@ class SizedFile(FolderFile):
         """Send the next bytes.
 
         Raises:
-            UsageError: they are more than was told, and the version was aborted.
+            UsageError: they are more than the announced size, and the version was aborted.
         """
         if self._written + len(view) > self._entry.size:
             self._folder.abort()
@@ -358,7 +360,11 @@ class SizedFile(FolderFile):
         self._folder._send(view)
 
     def _end(self) -> None:
-        """Check that all announced bytes were written."""
+        """Check that all announced bytes were written, and send the buffered ones.
+
+        Raises:
+            UsageError: bytes are missing, and the version was aborted.
+        """
         if self._written != self._entry.size:
             self._folder.abort()
             raise UsageError(

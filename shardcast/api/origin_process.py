@@ -68,7 +68,7 @@ class OriginProcess:
         Raises:
             DataDirInUse: another process works on the data directory.
             UsageError: the running origin has another port, keeps another number of versions, or lacks one of
-                the options.
+                the options or has another value.
             NodeFailed: the origin could not start, or does not answer.
             ShardcastError: the origin could not start for another reason.
         """
@@ -227,7 +227,7 @@ class OriginProcess:
             return self._restart(cause)
 
     def _death(self) -> str | None:
-        """Return a sentence about the origin's end; None while running.
+        """Return in words how the origin ended, "" for another process's; None while one runs, or hangs.
 
         Raises:
             DataDirInUse: another origin runs instead.
@@ -278,7 +278,15 @@ class OriginProcess:
             )
 
     def _restart(self, cause: str) -> bool:
-        """Start the origin again, or attach to one started by another process meanwhile."""
+        """Start the origin again, or attach to one started by another process meanwhile.
+
+        Returns:
+            Whether this process started the origin.
+
+        Raises:
+            NodeFailed: the origin cannot be started, or ``stop`` was called meanwhile.
+            DataDirInUse: another process has taken the data directory, or an origin listens elsewhere.
+        """
         had_child = self._child is not None
         if had_child:
             log.warning("the origin of %s has died (%s) and is started again", self.data_dir, cause)

@@ -81,7 +81,7 @@ class ProgressThread:
         """Wait for the last call, and return the function's exception; None where it raised none.
 
         Args:
-            succeeded: whether the broadcast has; then the function is called once more.
+            succeeded: whether the broadcast succeeded; then the function is called once more.
         """
         self._succeeded = succeeded
         self._over.set()

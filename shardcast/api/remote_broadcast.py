@@ -149,8 +149,10 @@ class RemoteBroadcast:
             UploadRefused: the origin accepts no uploads, or not this one.
             IntegrityError: the origin received other bytes; nothing was published.
             PayloadChanged: the file changed while being sent; nothing was published.
-            PeerError: the origin could not be reached for too long.
+            LocalDiskError: the file can't be read.
+            PeerError: the origin refuses the token, or could not be reached for too long.
             VersionAborted: ``cancel`` was called.
+            BaseException: the progress function raised it, and so ended the broadcast.
         """
         if timeout is not None and not self._work.wait(timeout):
             raise TimeoutError(f"the broadcast to {self.server} goes on after {timeout:g} s")

@@ -51,6 +51,7 @@ class AskedServers:
         Raises:
             NoServerReachable: no server answered.
             AccessDenied: a server refused, and no other listed its versions.
+            TransferFailed: servers answered, but none with its versions.
         """
         following = Following(
             list(self.downloads.peers.values()),
@@ -108,6 +109,7 @@ async def _news_within(following: Following, seconds: float) -> Standing:
     Raises:
         NoServerReachable: no server answered.
         AccessDenied: a server refused, and no other listed its versions.
+        TransferFailed: servers answered, but none with its versions.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(None if math.isinf(seconds) else seconds):

@@ -52,7 +52,7 @@ class ChildLog:
         ]
 
     def start(self) -> None:
-        """Read until the child ends, once the child has the descriptor."""
+        """Start to read, and close ``descriptor`` here; call once the child has the descriptor."""
         close(self.descriptor)
         for thread in self._threads:
             thread.start()
@@ -63,7 +63,10 @@ class ChildLog:
         close(self._read)
 
     def finish(self, timeout: float) -> None:
-        """Wait for the last lines of a child that has ended."""
+        """Wait until the handlers have the last lines of an ended child.
+
+        ``timeout``: maximum seconds for each of the two threads.
+        """
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout)
@@ -82,7 +85,7 @@ class ChildLog:
         self._lines.put(None)
 
     def _take(self, line: bytes) -> None:
-        """Have a line passed on, unless too many wait."""
+        """Queue a line for the handlers; count it as lost where too many wait."""
         try:
             self._lines.put_nowait(line)
         except queue.Full:
@@ -128,7 +131,7 @@ def _record(name: str, level: int, message: str, fields: Mapping[str, Any]) -> l
 
 
 def emit(record: logging.LogRecord) -> None:
-    """Hand a record to the handlers of its logger; what they raise is theirs, and ends nothing."""
+    """Hand a record to the handlers of its logger; their exceptions go to ``Handler.handleError``."""
     logger = logging.getLogger(record.name)
     try:
         if logger.isEnabledFor(record.levelno):

@@ -312,7 +312,7 @@ def signal_name(number: int) -> str:
 
 
 def report_ready(descriptor: int, url: str | None, error: ShardcastError | None = None) -> None:
-    """Report to the starter of this node: the URL, or the error behind a failed start."""
+    """Report the URL, or the error of a failed start, to the starter of this node; close ``descriptor``."""
     message = {"url": url} if error is None else {"error": to_wire(error)}
     with contextlib.suppress(OSError):  # the parent does not wait any more
         os.write(descriptor, json.dumps(message).encode() + b"\n")

@@ -96,7 +96,7 @@ class Client:
 
         Raises:
             UsageError: one of the servers is not an address, or there is none; an address is not https where
-                TLS is required; or the environment's token is malformed.
+                TLS is required; or the environment's token or ``output_name`` is malformed.
             LocalDiskError: the environment's token file can't be read.
         """
         self.servers = server_urls(servers)
@@ -153,6 +153,7 @@ class Client:
         Raises:
             NoServerReachable: no server answered.
             AccessDenied: a server refused, and no other listed its versions.
+            TransferFailed: servers answered, but none with its versions.
         """
         async with self._asked.looking() as (_, standing):
             return tuple(listing for _, listing in sorted(standing.listed.items()))
@@ -163,6 +164,7 @@ class Client:
         Raises:
             NoServerReachable: no server answered.
             AccessDenied: a server refused, and no other listed its versions.
+            TransferFailed: servers answered, but none with its versions.
         """
         async with self._asked.looking() as (_, standing):
             with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
@@ -201,8 +203,8 @@ class Client:
 
         Args:
             version: a name, a number, "latest", or a tag for the newest version with this tag.
-            output_file: the file; a folder if it ends with "/". None for
-                ``<output_dir>/download_<version>.bin``.
+            output_file: the file; a folder if it ends with "/". None for the client's ``output_name`` in
+                ``output_dir``: by default ``download_<version>.bin``, or ``<version>`` for a folder.
             watch: called with each inner transfer at its beginning, for this package's own commands; programs
                 use ``progress``.
             wait: seconds to wait for a version, and for a server, not there yet; ``math.inf`` to wait without
@@ -214,10 +216,11 @@ class Client:
                 shows a bar on stderr.
 
         Raises:
-            UsageError: ``version`` is no version's name, or ``progress`` is neither a function nor True.
-            VersionNotOffered: no server offers the version.
+            UsageError: ``version`` is no version's name, ``progress`` is neither a function nor True, or
+                ``offline`` is combined with verifying whole outputs.
+            VersionNotOffered: no server offers the version, ``wait`` seconds on.
             VersionWithdrawn: the publisher withdrew the version, perhaps during the download.
-            NoServerReachable: no server could be reached for ``unreachable_at_start`` seconds.
+            NoServerReachable: no server could be reached for ``unreachable_at_start`` seconds, or ``wait``.
             AccessDenied: a server refused, and no other serves the version.
             TransferFailed: the servers answered, but not with the version's shards.
             IntegrityError: the servers' bytes don't have the version's digest.
@@ -268,7 +271,7 @@ class Client:
         latest: bool = True,
         progress: OnProgress | bool | None = None,
     ) -> AsyncGenerator[Release, None]:
-        """Download each new version into ``<output_dir>/download_<version>.bin``, as soon as it is on offer.
+        """Download each new version into ``output_dir``, named as by ``download``, as soon as it is on offer.
 
         A version under way is finished first. A failed version is logged, passed over, and tried again when
         there is no other to fetch. A version without progress is abandoned when another server offers a
@@ -294,8 +297,8 @@ class Client:
             Each version once its file has its name.
 
         Raises:
-            UsageError: ``first`` is no version's name, ``keep`` no number of versions, or the output name has
-                neither ``{version}`` nor ``{number}``.
+            UsageError: ``first`` is no version's name, ``keep`` no number of versions, ``progress`` neither a
+                function nor True, or the output name has neither ``{version}`` nor ``{number}``.
             LocalDiskError: a file can't be written.
         """
         first = version_text(first, tags=False)
@@ -360,8 +363,8 @@ class Client:
             async with client.lease("v3"):
                 release = await client.download("v3")
 
-        Entering raises ``VersionNotOffered`` when no server holds the version. The lease's ``servers`` are
-        the holders.
+        Entering raises ``VersionNotOffered`` when no server holds the version, and ``AccessDenied`` when one
+        refuses and no other holds it. The lease's ``servers`` are the holders.
 
         Raises:
             UsageError: ``version`` is no version's name.

@@ -238,7 +238,7 @@ class Downloads:
         confirm: Confirm | None = None,
         is_authentic: Callable[[], bool],
     ) -> Release:
-        """Transfer a version into its output, and record the output.
+        """Transfer a version into its output, unless verified there already, and record the output.
 
         Args:
             live: the manifest, possibly still growing.
@@ -331,7 +331,11 @@ class Downloads:
     async def _is_here(
         self, manifest: Manifest, output: Path, destination: Destination, is_authentic: bool
     ) -> bool:
-        """Return whether an output is that of a manifest, and nothing touched it since it was verified."""
+        """Return whether nothing touched an output since it was verified as that of a manifest.
+
+        False also where the output is to be read all the same: to verify it whole, to share it, or to choose
+        files by patterns; and for a folder whose manifest is not authentic.
+        """
         if self.folders.verify == WHOLE or self.folders.selects:
             return False
         if manifest.header.folder:
@@ -377,7 +381,7 @@ def _make_parent(output: Path) -> None:
 
 
 async def _recorded(release: Release, destination: Destination, final: os.stat_result | None) -> Release:
-    """Record a version in the folder of outputs, and return the release."""
+    """Record a version where the destination keeps records, and return the release."""
     if destination.folder:
         return await destination.folder.record(release, final)
     if destination.keeps_record and final:
@@ -397,7 +401,11 @@ def _manifest_from(version: str, peers: Sequence[Peer]) -> str:
 
 
 def _check_kind(header: Header) -> None:
-    """Refuse a payload of a kind from a newer shardcast."""
+    """Check that a payload is a file or a folder.
+
+    Raises:
+        TransferFailed: it is of a kind from a newer shardcast.
+    """
     if header.kind != FILE:
         raise TransferFailed(
             f"{header.version} is a {header.kind}, which this shardcast can't receive; update it"

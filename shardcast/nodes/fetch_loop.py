@@ -82,7 +82,7 @@ class OpenFetches:
         await cancel(list(self._tasks.values()))
 
     def _done(self, number: int, task: asyncio.Task[None]) -> None:
-        """Free the place of a version, and have the middle look again."""
+        """Free the place of a version, log an unforeseen error, and have the middle look again."""
         del self._tasks[number], self._servers[number]
         if not task.cancelled() and task.exception():
             log.error(
@@ -167,7 +167,12 @@ class FetchLoop:
         await self._open.stop()
 
     def behind(self) -> str | None:
-        """Return in words the versions still missing at the middle; None when none is."""
+        """Return in words why the middle has not caught up: versions to come, no news, or a change of line.
+
+        Returns:
+            None when the middle has caught up. Versions without room, or served by no upstream, are not
+            waited for.
+        """
         try:
             standing = self._following.standing_or_error()
         except ShardcastError as error:
@@ -214,7 +219,7 @@ class FetchLoop:
         """Fetch the first wanted version on offer, or change over to another line.
 
         Returns:
-            False when there is nothing to do now.
+            Whether to look for a next version at once; False when there is nothing to do now.
 
         Raises:
             NoServerReachable, TransferFailed, AccessDenied: no server tells anything.
@@ -245,7 +250,7 @@ class FetchLoop:
                 await self._following.remove_server(url)
 
     async def _discard_unwanted(self, window: Sequence[int], standing: Standing) -> None:
-        """Discard half-fetched versions without any further fetch."""
+        """Discard half-fetched versions that are no longer wanted: aborted, too old, or passed over."""
         folders, opened, offers = self._folders, open_versions(self._following), _offers(standing)
         oldest = max(folders.complete_numbers, default=0) - folders.keep
         for number in folders.open_numbers - {*window, *self._open.numbers}:
@@ -271,7 +276,10 @@ class FetchLoop:
         return [number for number in self._window(standing) if number not in passed_over]
 
     async def _fetch_or_abandon(self, number: int, standing: Standing) -> None:
-        """Fetch a complete version, unless withdrawn or without progress while others have another."""
+        """Fetch a complete version, until it is withdrawn, or makes no progress while others have another.
+
+        A failure is logged and recorded, not raised.
+        """
         servers, listing = _offers(standing)[number], standing.listed[number]
 
         def abandon() -> ShardcastError | None:

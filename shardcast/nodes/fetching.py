@@ -63,7 +63,7 @@ class FetchFailures:
     disk: str | None = None
 
     def note(self, number: int, failure: ShardcastError | OSError) -> None:
-        """Record a failed fetch of a version."""
+        """Record a failed fetch of a version; one of this machine's disk also as ``local`` and ``disk``."""
         self.failed.add(number)
         self.local.discard(number)
         if isinstance(failure, OSError):
@@ -71,7 +71,7 @@ class FetchFailures:
             self.disk = str(failure)
 
     def note_fetched(self, number: int) -> None:
-        """Record a fetched version."""
+        """Forget, after a fetch, the last error of the disk, and the version's lack of room and refusals."""
         self.disk = None
         self.no_room.pop(number, None)
         self.denied.pop(number, None)
@@ -140,7 +140,7 @@ class VersionFetcher:
         """Fetch a complete version of another line beside this node's own.
 
         Returns:
-            Whether the version is here; False when fetching is impossible now.
+            Whether the version is here; False after a failure, which is logged and recorded.
 
         Raises:
             NoRoom: both lines do not fit.
@@ -370,7 +370,7 @@ async def _first_line(live: LiveManifest) -> None:
 
     Raises:
         TransferFailed: the line doesn't come within ``HTTP_TIMEOUT``.
-        ShardcastError: there is none.
+        ShardcastError: the manifest ended with this error before its first line.
     """
     try:
         async with asyncio.timeout(HTTP_TIMEOUT):

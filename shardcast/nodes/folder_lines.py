@@ -98,7 +98,7 @@ class FolderLines:
         return line
 
     def encode(self) -> bytes:
-        """Return the bytes of the file."""
+        """Forget all but the newest numbers of each line, and return the bytes of the file."""
         for line in self.lines:
             line.forget_old()
         last = self.announced

@@ -100,7 +100,7 @@ class Follow:
         self._denials = DenialLog()
 
     async def remember(self) -> None:
-        """Load the line last followed here, before the servers are followed.
+        """With ``resume``, load the line last followed here, before the servers are followed.
 
         Otherwise the first server to answer after a restart could make this folder change over at once.
 
@@ -180,7 +180,10 @@ class Follow:
                 self._queue.retry_all()
 
     async def _enter(self, standing: Standing) -> None:
-        """Find out, once for each line, the versions in the folder before this run."""
+        """Find out, once for each line, the versions in the folder before this run.
+
+        With ``resume``, begin after the last one announced, and share its folder.
+        """
         if self._entered == (standing.origin,):
             return
         origin = standing.origin or await _manifest_origin(standing, self._downloads.peers)
@@ -321,7 +324,7 @@ def _by_number(withdrawal: Withdrawal) -> int:
 
 
 async def _manifest_origin(standing: Standing, peers: Mapping[str, Peer]) -> str | None:
-    """Return the origin id in the manifest of a line's newest version; None if the manifest has none.
+    """Return the origin id in the manifest of a line's newest version; None if none comes within 5 s.
 
     Servers without a feed (static ones) report no origin id themselves.
     """

@@ -167,10 +167,11 @@ class FollowedFolder:
         return replace(release, new_line=True)
 
     async def start_announcing(self, release: Release) -> bool:
-        """Point ``latest`` at the version now handed to the follower.
+        """With ``links``, point ``latest`` at the version now handed to the follower.
 
         Returns:
-            False, with nothing done, when the publisher withdrew the version meanwhile.
+            False, with nothing done, when the publisher withdrew the version meanwhile; without ``links``
+            always True.
 
         Raises:
             LocalDiskError: the folder can't be written.
@@ -188,7 +189,7 @@ class FollowedFolder:
         await asyncio.to_thread(finish_announcing, self.outputs, release, self._keep, links=self._links)
 
     async def note_withdrawal(self, origin: str | None, withdrawal: Withdrawal) -> None:
-        """Note that the publisher of a line withdrew a version, and tell the follower.
+        """Note that the publisher of a line withdrew a version, point ``latest`` back, and tell the follower.
 
         The follower is told once of each version that is here or was announced here; again if a kill
         interrupted the callback.

@@ -91,7 +91,7 @@ class IncomingUpload(ABC):
         return UploadState.PUBLISHING if self.ending else UploadState.RECEIVING
 
     def status(self) -> UploadStatus:
-        """Return the status of the upload, for its sender.
+        """Return the status of the upload for its sender, and count this as a request of the sender.
 
         Raises:
             ShardcastError: the upload has failed.

@@ -150,7 +150,7 @@ class LineKeeper:
         """Fetch the newest version of another line beside this one, and change over as soon as it is here.
 
         Returns:
-            False when fetching is impossible now.
+            Whether to look at the upstreams again at once; False after a failed fetch.
         """
         listing = change.listed[max(change.complete)]
         if not self._folders.has_of_line(change.origin, listing):

@@ -118,7 +118,7 @@ def keep_version(folder: Path, release: Release, final: os.stat_result) -> None:
 def find_local(
     folder: Path, version: str, origin: str | None = None, output: Path | None = None
 ) -> LocalVersion | None:
-    """Return the verified version that a reader means; None where there is none.
+    """Return the verified version meant by a name; None where there is none, or it was withdrawn.
 
     Of several lines, the one counts that was recorded last. Blocks on the disk.
 
@@ -137,10 +137,10 @@ def find_local(
 
 
 def check_offline(offline: bool, verify: str | None) -> None:
-    """Check that a caller does not want read what is given without reading.
+    """Check that ``offline``, which reads no bytes, is not combined with verifying whole outputs.
 
     Raises:
-        UsageError: the caller does.
+        UsageError: ``offline`` is combined with ``verify="whole"``.
     """
     if offline and verify == WHOLE:
         raise UsageError(
@@ -155,13 +155,13 @@ def release_without_server(
     """Return the version that is here, with a warning.
 
     Args:
-        found: the version.
-        version: the caller's name for it.
+        found: the version; None where none is here.
+        version: the caller's name for the version.
         error: says which servers don't answer.
-        offline: whether the caller takes it.
+        offline: whether the caller takes a version that no server confirms.
 
     Raises:
-        NoServerReachable: there is none, or the caller does not.
+        NoServerReachable: no version is here, or ``offline`` is False.
     """
     if found is None:
         raise NoServerReachable(f"{error}; no verified {version} is here") if offline else error

@@ -41,7 +41,10 @@ async def describe_offers(standing: Standing, peers: Mapping[str, Peer]) -> list
 
 
 async def _describe(listing: Listing, standing: Standing, peers: Mapping[str, Peer]) -> Offered:
-    """Ask the deciding server first, and the next one when an answer is late."""
+    """Return a version with the first description from a server, or with none where no server gives one.
+
+    The deciding server is asked first, and the next one when an answer is late.
+    """
     servers = standing.group.complete.get(listing.number, ())
     first = [url for url in servers if url == standing.speaker]
     works = [

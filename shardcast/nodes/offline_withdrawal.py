@@ -36,7 +36,14 @@ async def withdraw_in(data_dir: Path, version: str, reason: str) -> Withdrawal:
 
 
 def _check_own(data_dir: Path, version: str) -> None:
-    """Refuse a version missing from a data directory, or published by another origin."""
+    """Check that a version is in a data directory, and was published by the origin there.
+
+    Raises:
+        VersionNotOffered: the version is not complete there.
+        UsageError: another origin published the version.
+        DataDirInUse: another process holds the directory.
+        LocalDiskError: the directory can't be read.
+    """
     with contextlib.closing(DataDir(data_dir, _ROLE)) as held:
         with disk_errors("could not read", held.distribution):
             versions = [listing.version for listing in read_list(held)]

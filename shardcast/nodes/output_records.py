@@ -77,7 +77,7 @@ class OutputRecord:
         withdrawn: whether the publisher took the version back.
         path: of an output with a name of its own, below the folder of outputs; empty for others.
         ctime_ns: when the output's inode was last changed, in nanoseconds since 1970; None in records of
-            earlier versions, which no version without a server is taken by.
+            earlier versions, whose outputs are never given without a server.
         followed: whether a follower made the output; only such outputs are removed by ``--keep``.
     """
 

@@ -141,8 +141,8 @@ class OutputFolder:
             number: the version's number.
             digest: of the payload, as shown in the distribution list.
             file: the state of the verified file, for folders filled by several processes: another process may
-                have replaced the file meanwhile, and then nothing is recorded. Without a state, the file now
-                at ``path`` is taken for verified.
+                have replaced the file meanwhile, and then no version is recorded for it. Without a state, the
+                file now at ``path`` is taken for verified.
 
         Raises:
             LocalDiskError: the record can't be written, or the file is not there.

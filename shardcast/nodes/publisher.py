@@ -71,11 +71,11 @@ class PendingBroadcast:
         }
 
     def end(self, size: int) -> None:
-        """Note how many bytes a stream has in all."""
+        """Set the bytes of a stream: the cut ends after so many, and aborts the version if fewer come."""
         self.state.size = size
 
     def cancel(self) -> None:
-        """Abort the broadcast, unless the version is complete."""
+        """Have the broadcast aborted, unless the version is complete; do not wait for the end."""
         self.state.cancelled = True
         self._aborted.set()
 
@@ -170,6 +170,7 @@ class Publisher:
             PayloadMissing: there is no such file or folder.
             LocalDiskError: the payload can't be read, or the number can't be recorded.
             UsageError: the shard size, the metadata or a pattern can't be used.
+            NodeEnding: ``close`` was called.
         """
         description = replace(self._describe(shard_size, metadata, copy), name=name)
         data_dir = self._folders.data_dir
@@ -215,6 +216,7 @@ class Publisher:
         Raises:
             LocalDiskError: the number can't be recorded.
             UsageError: the shard size or the metadata can't be used.
+            NodeEnding: ``close`` was called.
         """
         description = self._describe(shard_size, metadata, copy=True)
 
@@ -255,6 +257,7 @@ class Publisher:
         Raises:
             LocalDiskError: the number can't be recorded.
             UsageError: the shard size or the metadata can't be used.
+            NodeEnding: ``close`` was called.
         """
         description = self._describe(shard_size, metadata, copy=False)
 
@@ -276,7 +279,11 @@ class Publisher:
     def _describe(
         self, shard_size: int | None, metadata: Mapping[str, Any] | None, copy: bool
     ) -> PayloadDescription:
-        """Return the description of a payload, checked."""
+        """Return the description of a payload.
+
+        Raises:
+            UsageError: the shard size or the metadata can't be used.
+        """
         size = self._shard_size if shard_size is None else shard_size
         if not isinstance(size, int) or size < 1:
             raise UsageError(f"a shard of {size!r} bytes makes no sense; it must have at least one")

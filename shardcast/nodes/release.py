@@ -57,7 +57,7 @@ class Release:
 
     Attributes:
         version: the version's name.
-        path: the file.
+        path: the file or folder.
         manifest: of the payload.
         seconds: duration of the download.
         received: bytes received from each server, by URL; for a sharing client also the bytes from all

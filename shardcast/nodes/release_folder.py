@@ -221,10 +221,11 @@ def restore_latest(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, 
     """Point ``latest`` at a good version again after a withdrawal (``mark_withdrawn``).
 
     Nothing changes while ``latest`` names a good version. Else the link gets the newest good version of the
-    line announced already or older than the withdrawn one; without such a version, the link is removed.
+    line announced already or older than the withdrawn one; without such a version, a link to a withdrawn
+    version is removed.
 
     Returns:
-        The number and file of the version now named by ``latest``; None without a link.
+        The number and file of the good version now named by ``latest``; None without one.
 
     Raises:
         LocalDiskError: the folder can't be written.

@@ -148,6 +148,8 @@ class PayloadSender:
     async def run(self, on_complete: Callable[[str], None] = lambda version: None) -> str:
         """Send the payload, and return the version's name after ``on_complete`` has returned.
 
+        At the end the origin is asked to forget the upload; after a failure only if no later run can go on.
+
         Raises:
             ShardcastError: as for ``broadcast_to``.
         """
@@ -160,8 +162,7 @@ class PayloadSender:
             raise
         on_complete(version)
         # With patience: an origin in the middle of a restart would keep its record of the upload, and answer
-        # the next
-        # run of the same command with this version instead of publishing a new one.
+        # the next run of the same command with this version instead of publishing a new one.
         await self._forget(patience=UNREACHABLE_AT_START)
         return version
 
@@ -293,7 +294,7 @@ class PayloadSender:
     async def _forget(self, patience: float = 0.0) -> None:
         """Make the origin forget the upload.
 
-        A failure is only logged, since the origin forgets an upload after an hour without this request.
+        A failure is only logged, since the origin forgets idle uploads by itself (``UploadBounds``).
 
         Args:
             patience: seconds of repeated requests to an unreachable origin.

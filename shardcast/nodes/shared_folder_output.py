@@ -49,7 +49,7 @@ class SharedFolderOutput:
         return self._pieces.unchanged
 
     def find(self, shard: int, start: int, length: int) -> GivenPiece | None:
-        """Return a piece; None if the bytes have changed since their verification."""
+        """Return a piece; None if the bytes can't be read, or have changed since their verification."""
         placed = self._place(shard)
         try:
             if placed.index is None:

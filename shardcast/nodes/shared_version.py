@@ -191,7 +191,7 @@ class SharedVersion:
         exchange.add_server(server, first_at=first_at)
 
     def complete(self, found: os.stat_result | None = None) -> None:
-        """Go on sharing the complete version, for ``seed_for`` seconds.
+        """Mark the whole version as here, and share it for ``seed_for`` seconds more.
 
         Args:
             found: the state of the output at its rename; None for a folder.

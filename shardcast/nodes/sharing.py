@@ -290,7 +290,7 @@ def to_meet(named: Iterable[NamedMember], *, only_tls: bool) -> list[NamedMember
 async def _follow_membership(
     membership: Membership, neighbours: Acquaintances, chooser: RangeChooser, *, only_tls: bool
 ) -> None:
-    """Tell whom the servers name, and this node's site, after each of their answers; for ever."""
+    """Pass the members named by the servers, and this node's site, on after each answer; for ever."""
     while True:
         named = membership.neighbours if membership.tickets else []
         neighbours.me = Member(neighbours.me.key, membership.site)

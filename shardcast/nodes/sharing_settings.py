@@ -38,7 +38,7 @@ class SharingSettings:
         """Check the settings before anything is begun.
 
         Raises:
-            UsageError: neighbours connect to no such port, or the site or the address is none.
+            UsageError: neighbours connect to no such port, or the site or the address is malformed.
         """
         if 0 < self.port < LOWEST_PORT:
             raise UsageError(

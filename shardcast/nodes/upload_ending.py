@@ -80,7 +80,7 @@ class UploadEnding:
             raise mismatch(self.whole, manifest.size, sha256)
 
     async def confirm(self) -> None:
-        """Wait for the sender's confirmation of still waiting for the version.
+        """Have the sender asked to confirm (``lines`` yields ``ready``), and wait for the confirmation.
 
         Raises:
             NodeFailed: the confirmation does not come in time.
@@ -117,7 +117,7 @@ class UploadEnding:
             await cancel([waiting])
 
     async def confirmed(self) -> str:
-        """Publish after the sender's confirmation, and return the version; a cancelled caller stops nothing.
+        """Record the sender's confirmation, and return the version once published; a cancel stops nothing.
 
         Raises:
             NodeFailed: the sender was not asked to confirm yet.

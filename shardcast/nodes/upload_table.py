@@ -111,6 +111,8 @@ class UploadTable:
             NoRoom: the payload is larger than the room on the disk or within ``--max-bytes``.
             LocalDiskError: the disk failed.
             UsageError: the shard size or the metadata can't be used.
+            NodeEnding: the origin is ending (live uploads).
+            ShardcastError: the version of a live upload was aborted at once.
         """
         async with self._beginning:
             known = await self._find(request)
@@ -145,7 +147,7 @@ class UploadTable:
         return self._get(upload).status()
 
     async def append(self, upload: str, offset: int, chunks: AsyncIterable[bytes]) -> UploadStatus:
-        """Take bytes of an upload; see ``IncomingUpload.append``.
+        """Take bytes of an upload, and return its status afterwards; see ``IncomingUpload.append``.
 
         Raises:
             UploadUnknown: there is none with this id.

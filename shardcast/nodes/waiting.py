@@ -43,7 +43,10 @@ class ShutdownWait:
         self._logged = False
 
     def reason(self) -> str | None:
-        """Return in words the reason for the origin to wait; None when the origin may end."""
+        """Return in words the reason for the origin to wait; None when the origin may end.
+
+        After the maximum wait also None, with a warning.
+        """
         now, newest = self._clock(), self._newest()
         sent = self._folders.holds.sent_in_all()
         if sent != self._sent:
