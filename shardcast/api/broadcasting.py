@@ -125,7 +125,9 @@ class Broadcast:
             BaseException: the progress function raised it, and so aborted the broadcast.
         """
         if not self._ended.wait(timeout):
-            raise TimeoutError(f"{self.version} is not complete after {timeout:g} s; the broadcast goes on")
+            waits = self._published.is_set() and self._copies is not None
+            lacks = f"does not have its {self._copies} copies" if waits else "is not complete"
+            raise TimeoutError(f"{self.version} {lacks} after {timeout:g} s; the broadcast goes on")
         if self._error:
             raise self._error
         return self.version
@@ -139,7 +141,7 @@ class Broadcast:
         Args:
             callback: the function.
         """
-        self._ended.add_callback(lambda: callback(self))
+        self._ended.add_callback(lambda: callback(self), f"the broadcast of {self.version}")
 
     def __await__(self) -> Generator[Any, None, str]:
         """Wait for the result in an event loop; a cancelled waiting leaves the broadcast running."""

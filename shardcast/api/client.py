@@ -50,9 +50,11 @@ def folder_settings(
         UsageError: a pattern is malformed, or a text is given instead of a list; ``verify`` is no way of
             verifying, or is ``whole`` together with patterns.
     """
-    for patterns in (only, exclude):
+    for name, patterns in (("only", only), ("exclude", exclude)):
         if isinstance(patterns, str):
-            raise UsageError(f"{patterns!r}: give a list of patterns")
+            raise UsageError(
+                f"{name}={patterns!r} is one text: write a list of patterns, {name}=[{patterns!r}]"
+            )
     paths = tuple(Path(os.fspath(seed)).absolute() for seed in seeds)
     return FolderOptions(paths, link, verify, tuple(only), tuple(exclude)).checked()
 

@@ -18,7 +18,7 @@ class Completion:
         """Begin as not ended."""
         self._lock = threading.RLock()  # reentrant: a signal handler may add a callback
         self._ended = threading.Event()
-        self._callbacks: list[Callable[[], object]] = []
+        self._callbacks: list[tuple[Callable[[], object], str]] = []
 
     def is_set(self) -> bool:
         """Return whether the work has ended."""
@@ -33,19 +33,20 @@ class Completion:
         with self._lock:
             self._ended.set()
             callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            _call(callback, BaseException)  # one that raises SystemExit keeps no other from being called
+        for callback, work in callbacks:
+            # One that raises SystemExit keeps no other from being called.
+            _call(callback, work, BaseException)
 
-    def add_callback(self, callback: Callable[[], object]) -> None:
+    def add_callback(self, callback: Callable[[], object], work: str = "a broadcast") -> None:
         """Call a function at the end, in the thread of the work; at once where the work has ended.
 
-        An exception of the function is logged.
+        An exception of the function is logged, with ``work`` as the name of the work.
         """
         with self._lock:
             if not self._ended.is_set():
-                self._callbacks.append(callback)
+                self._callbacks.append((callback, work))
                 return
-        _call(callback, Exception)
+        _call(callback, work, Exception)
 
     async def reached(self) -> None:
         """Wait for the end without blocking the event loop."""
@@ -59,9 +60,9 @@ class Completion:
         await ended.wait()
 
 
-def _call(callback: Callable[[], object], logged: type[BaseException]) -> None:
-    """Call a function, and log an exception of the type ``logged``."""
+def _call(callback: Callable[[], object], work: str, logged: type[BaseException]) -> None:
+    """Call a function at the end of ``work``, and log an exception of the type ``logged``."""
     try:
         callback()
     except logged:
-        log.exception("the callback at the end of a broadcast failed")
+        log.exception("the callback at the end of %s failed", work)

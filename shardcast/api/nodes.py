@@ -83,7 +83,9 @@ class OriginServer:
             NodeFailed: the port is taken, or the process could not start.
         """
         if not 1 <= first_version <= MAX_VERSION:
-            raise UsageError(f"a first version of {first_version!r} makes no sense; choose 1 or more")
+            raise UsageError(
+                f"first_version={first_version!r} is no number of a version; choose 1 to {MAX_VERSION}"
+            )
         Rates(upload_limit).check()
         self.data_dir = str(Path(data_dir).absolute())
         files = {"tokens": tokens, "certificate": certificate, "key": key, "client_ca": client_ca}

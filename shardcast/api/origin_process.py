@@ -273,7 +273,7 @@ class OriginProcess:
         if self._child and ago < _RESTART_INTERVAL:
             raise NodeFailed(
                 f"the origin of {self.data_dir} died again ({cause}), {ago:.0f} s after it was "
-                "restarted, and is not restarted twice in a minute; its log on stderr may tell why, or "
+                "restarted, and is not restarted twice in a minute; its log may tell why, or "
                 "the kernel's log, when memory ran out"
             )
 
@@ -312,7 +312,10 @@ class OriginProcess:
             NodeFailed: ``stop`` was called.
         """
         if self._shut_down:
-            raise NodeFailed(f"the origin of {self.data_dir} was shut down")
+            raise NodeFailed(
+                f"the origin of {self.data_dir} was shut down by this program; start one again with "
+                "initialize() or a new OriginServer"
+            )
 
     def restarting(self, request: Callable[[], T]) -> T:
         """Return the result of ``request``; if the origin dies meanwhile, restart it and repeat once.

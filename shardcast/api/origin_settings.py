@@ -80,7 +80,10 @@ class OriginSettings:
             given = option_value(words, name)
             if name not in words or (value is not None and given != value):
                 differs = f"has no {name}" if name not in words else f"has {name} {given}"
-                raise UsageError(f"{where} {differs}, not {name}{'' if value is None else f' {value}'}")
+                wanted = "" if value is None else f", not {name} {value}"
+                raise UsageError(
+                    f"{where} {differs}{wanted}; leave that argument out, or end the origin first"
+                )
 
 
 def option_value(words: Sequence[str], name: str) -> str | None:

@@ -170,7 +170,7 @@ class RemoteBroadcast:
         Args:
             callback: the function.
         """
-        self._work.ended.add_callback(lambda: callback(self))
+        self._work.ended.add_callback(lambda: callback(self), f"the broadcast to {self.server}")
 
     def __await__(self) -> Generator[Any, None, str]:
         """Wait for the result in an event loop; a cancelled waiting leaves the broadcast running."""

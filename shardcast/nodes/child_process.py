@@ -271,10 +271,13 @@ class NodeProcess:
             readable, _, _ = select.select([ready], [], [], max(0.0, deadline - time.monotonic()))
             part = os.read(ready, 65536) if readable else b""
             if not part:
-                if not readable:
+                if readable:
+                    how = f"exit code {self._process.wait()}"
+                else:
                     self._process.kill()
-                code = self._process.wait()
-                raise NodeFailed(f"the {self.role} could not start (exit code {code})")
+                    self._process.wait()
+                    how = f"it did not listen within {_START_SECONDS:g} s, and was killed"
+                raise NodeFailed(f"the {self.role} could not start ({how}); its log may tell why")
             line += part
         report = parse_json(line)
         if "error" in report:

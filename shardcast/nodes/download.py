@@ -184,7 +184,10 @@ class Downloads:
                     async with asyncio.timeout(self.limits.timeout):
                         header = await live.wait_header()
             except TimeoutError:
-                raise TransferFailed(f"{version} is open, but no server describes it") from None
+                raise TransferFailed(
+                    f"{version} is being made, but {_manifest_from(version, peers)} did not come within "
+                    f"{self.limits.timeout:g} s"
+                ) from None
             _check_kind(header)
             if header.folder:
                 with self.waits.waiting(lambda: _manifest_from(version, peers)):

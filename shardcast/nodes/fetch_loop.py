@@ -290,7 +290,10 @@ class FetchLoop:
             now, without = self._following.standing(), {*servers, *self.suspect}
             offers = _offers(now)
             if now.change or any(not without.issuperset(offers[n]) for n in self._complete_to_fetch(now)):
-                return NoProgress(f"nothing of {listing.version} comes, and others have other versions")
+                return NoProgress(
+                    f"nothing of {listing.version} comes from {', '.join(servers)}, and other servers have "
+                    "other versions; those are fetched first"
+                )
             return None
 
         withdrawn = if_withdrawn(self._following, number, listing.digest)

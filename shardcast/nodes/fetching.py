@@ -376,4 +376,6 @@ async def _first_line(live: LiveManifest) -> None:
         async with asyncio.timeout(HTTP_TIMEOUT):
             await live.wait_header()
     except TimeoutError:
-        raise TransferFailed(f"{live.version} is open, but no server describes it") from None
+        raise TransferFailed(
+            f"{live.version} is being made, but no server sent its manifest within {HTTP_TIMEOUT:g} s"
+        ) from None

@@ -294,7 +294,10 @@ class Follow:
             ):  # no server tells anything now
                 now, complete, opened = offered_versions(self.following)
                 if now.change or self._queue.next_elsewhere(complete, opened, servers) is not None:
-                    return NoProgress(f"nothing of {version} comes, and others have other versions")
+                    return NoProgress(
+                        f"nothing of {version} comes from {', '.join(servers)}, and other servers have other "
+                        "versions"
+                    )
             return None
 
         is_complete = number in complete

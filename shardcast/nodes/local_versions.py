@@ -218,5 +218,5 @@ def _read_manifest(place: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ManifestError) as error:
-        log.warning("ignored %s: %s", place, error)
+        log.warning("ignored %s, so its version is not given without a server: %s", place, error)
         return None

@@ -121,12 +121,12 @@ def parse_record(data: bytes) -> OutputRecord:
     record = json_object(data, MAX_RECORD)
     number, withdrawn = record.get("number"), record.get("withdrawn", False)
     if number is not None and not is_number(number):
-        raise ValueError(f"a record with the version number {number!r}")
+        raise ValueError(f"the version's number in it is {number!r}, not a whole number from 1 on")
     if not isinstance(withdrawn, bool):
-        raise ValueError("a record with a malformed mark of withdrawal")
+        raise ValueError("its mark of withdrawal is neither true nor false")
     path = record.get("path", "")
     if not isinstance(path, str):
-        raise ValueError("a record with a malformed path")
+        raise ValueError("the path in it is no text")
     identity = FileIdentity(*(_integer(record, key) for key in ("inode", "size", "mtime_ns")))
     digest = parse_digest(record.get("digest"))
     followed = record.get("followed") is True

@@ -66,7 +66,11 @@ class OutputStorage:
             except (BlockingIOError, PermissionError) as error:  # in /tmp it may be another user's
                 if LOCK_FILE not in self._warned:
                     self._warned.add(LOCK_FILE)
-                    log.warning("going on without the lock of %s: %s", self.folder, error.strerror)
+                    log.warning(
+                        "going on without the lock of %s, so another follower there may undo notes: %s",
+                        self.folder,
+                        error.strerror,
+                    )
             yield
 
     # Records of outputs
@@ -173,4 +177,4 @@ class OutputStorage:
         """Warn of an unreadable file, once."""
         if str(path) not in self._warned:
             self._warned.add(str(path))
-            log.warning("ignored %s: %s", path, error)
+            log.warning("ignored %s, as if it were not there: %s", path, error)

@@ -243,7 +243,8 @@ class PayloadSender:
         while status.state is UploadState.WAITING:
             if self._clock() >= deadline:
                 raise TransferFailed(
-                    f"{self._client.server}: earlier broadcasts did not end within {_TURN_SECONDS:g} s"
+                    f"{self._client.server}: earlier broadcasts did not end within {_TURN_SECONDS:g} s, and "
+                    f"{self._source.name} was not sent; broadcast it again later"
                 )
             await asyncio.sleep(_LOOK_AGAIN)
             status = self._note(await self._client.status(status.upload))

@@ -51,7 +51,12 @@ async def find_tagged(standing: Standing, peers: Mapping[str, Peer], tag: str) -
     if found is None:
         raise VersionNotOffered(_missing_tag(standing, tag, offered, unknown))
     if unknown:
-        log.warning("no server tells the tags of %s, which %r may mean too", ", ".join(unknown), tag)
+        log.warning(
+            "the newest version known to have the tag %r is %s; no server tells the tags of the newer %s",
+            tag,
+            found.listing.version,
+            ", ".join(unknown),
+        )
     log.info("%s is %s", tag, found.listing.version, extra=about(version=found.listing.version))
     return found.listing.version
 

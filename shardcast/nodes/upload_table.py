@@ -248,7 +248,7 @@ class UploadTable:
                 raise ValueError("malformed name of an upload")
             loaded = await in_thread(UploadFolder.load, folder)
         except ValueError as error:
-            log.warning("the upload left in %s can't be continued: %s", folder, error)
+            log.warning("the upload left in %s can't be continued, and is removed: %s", folder, error)
             await self._remove_folder(folder)
             return
         record = loaded.record

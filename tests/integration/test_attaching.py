@@ -134,7 +134,7 @@ def test_only_attach_uses_the_origin_of_another_program(payload: Path, tmp_path:
     [
         ({"port": 1}, r"listens on port {port}, not on 1"),
         ({"max_distribution_folders": 7}, r"keeps 3 versions, not 7"),
-        ({"publish": True}, r"has no --publish"),
+        ({"publish": True}, r"has no --publish; leave that argument out"),
         ({"upload_limit": 1_000_000}, r"has no --upload-limit, not --upload-limit 1000000"),
     ],
 )

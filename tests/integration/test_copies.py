@@ -90,7 +90,7 @@ def test_handle_waits_for_copies_and_counts_them(payload: Path, origin: OriginSe
     handle = origin.broadcast(payload, wait=False, copies=2, timeout=30)
     other = origin.broadcast(payload, wait=False)
     assert (handle.version, other.result(10)) == ("v1", "v2")
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"v1 does not have its 2 copies after 0\.5 s"):
         handle.result(0.5)
     report(url(origin), "a", "v1", origin=origin_id(tmp_path))
     processes.wait_until(lambda: handle.progress.copies == 1, what="the first copy")

@@ -106,7 +106,9 @@ def test_node_that_never_reports_ready_is_ended(
 
     monkeypatch.setattr(process_module, "start_command", start_another)
     process = start(tmp_path)
-    with pytest.raises(NodeFailed, match="the origin could not start"):
+    with pytest.raises(
+        NodeFailed, match=r"the origin could not start \(it did not listen within 0.1 s, and was killed"
+    ):
         process.wait_until_listening()
     assert not processes.processes_with_mark(mark)
 

@@ -269,7 +269,7 @@ def test_first_version_continues_after_lost_directory(payload: Path, tmp_path: P
 
 @pytest.mark.parametrize("first", [0, -1, 10**18])
 def test_invalid_first_version_raises_usage_error(first: int, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="first version") as failure:
+    with pytest.raises(UsageError, match=rf"first_version={first} is no number of a version") as failure:
         shardcast.initialize(tmp_path / "data", 0, first_version=first)
     assert isinstance(failure.value, ShardcastError)
     assert not (tmp_path / "data").exists()
