@@ -164,12 +164,12 @@ class KeptConnections:
         with self._lock:
             self._busy.add(connection)
         try:
-            if self._aborted.is_set():
-                raise CannotAsk(self.server, f"{request}: {_ABORTED}")
+            self._check_aborted(request)
             timer.start()
             if not connected:
                 _connect(connection)
                 connected = True
+                self._check_aborted(request)  # abort() can't shut down what has no socket yet
             answer = exchange(connection)
         except (OSError, http.client.HTTPException, ValueError, RuntimeError) as error:
             connection.close()
@@ -185,6 +185,15 @@ class KeptConnections:
             with self._lock:
                 self._free.append(connection)
         return answer
+
+    def _check_aborted(self, request: str) -> None:
+        """Check that requests were not aborted.
+
+        Raises:
+            CannotAsk: the requests were aborted.
+        """
+        if self._aborted.is_set():
+            raise CannotAsk(self.server, f"{request}: {_ABORTED}")
 
     def _failure(self, error: Exception, request: str, late: bool, connected: bool) -> PeerError:
         """Return the error of a request without an answer."""

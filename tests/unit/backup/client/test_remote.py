@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from shardcast.access.secret import Secret
 from shardcast.access.tls import ClientTls
+from shardcast.backup.client import connections
 from shardcast.backup.client.answers import parse_facts, parse_listed, parse_registered
 from shardcast.backup.client.connections import KeptConnections
 from shardcast.backup.client.remote import BackupServer
@@ -24,6 +25,7 @@ from shardcast.backup.packs import PackWriter
 from shardcast.errors import (
     AccessDenied,
     BadAnswer,
+    CannotAsk,
     PeerError,
     ServerBusy,
     ServerLacks,
@@ -276,3 +278,17 @@ def test_key_that_would_break_a_header_is_refused() -> None:
     fields = FACTS | {"key": "a\r\nX: b", "read_only": False}
     with pytest.raises(ValueError, match="key"):
         parse_registered(as_json(fields))
+
+
+def test_abort_while_a_request_connects_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stalled:  # takes connections, answers nothing
+        kept = KeptConnections(f"http://127.0.0.1:{stalled.getsockname()[1]}", {}, ClientTls())
+        connect = connections._connect
+
+        def abort_before_connecting(connection: http.client.HTTPConnection) -> None:
+            kept.abort()
+            connect(connection)
+
+        monkeypatch.setattr(connections, "_connect", abort_before_connecting)
+        with pytest.raises(CannotAsk, match="the command ended meanwhile"):
+            kept.ask("GET", "/", max_answer=1, seconds=20)
