@@ -171,7 +171,10 @@ def check_folder_options(path: Path, is_folder: bool, rules: SurveyRules) -> Non
 
 
 def folder_name(path: Path) -> str:
-    """Return the name of a folder for the manifest."""
+    """Return the name of a folder for the manifest: the last part of its path, without unsafe characters.
+
+    A link keeps its own name; ``.`` and ``..`` are resolved first, and ``/`` becomes ``folder``.
+    """
     given = os.path.normpath(path)
     name = os.path.basename(given)
     if name in ("", ".", ".."):

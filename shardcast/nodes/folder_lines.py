@@ -118,7 +118,7 @@ class FolderLines:
 
 
 def parse_lines(data: bytes) -> FolderLines:
-    """Read the file. Unknown keys are ignored.
+    """Return the lines in the bytes of a followed folder's ``.shardcast-lines``; unknown keys are ignored.
 
     Raises:
         ValueError: the bytes are no such file.

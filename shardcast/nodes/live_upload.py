@@ -101,7 +101,7 @@ class LiveUpload(IncomingUpload):
 
     @property
     def state(self) -> UploadState:
-        """The progress of the upload as one word."""
+        """The state of the upload; ``WAITING`` while earlier broadcasts go first."""
         if self._pending and not self._pending.started and not self.complete:
             return UploadState.WAITING
         return super().state

@@ -219,7 +219,10 @@ def freeable(folder: Path, held: Collection[tuple[int | None, int]], clones: boo
 
 
 def held_open() -> set[tuple[int | None, int]]:
-    """Return device and inode of every open file of this process; blocks on the disk."""
+    """Return device and inode of every open file of this process: a removal does not free their space.
+
+    Blocks on the disk.
+    """
     held = set[tuple[int | None, int]]()
     for entry in Path("/dev/fd").iterdir():
         with contextlib.suppress(OSError):  # the listing's own descriptor is closed by now

@@ -137,7 +137,7 @@ class Greeting:
             self._stream.close(str(error))
 
     def _take_hello(self, hello: HelloFrame) -> None:
-        """Check the other end's ticket, and show this end's.
+        """Check the other end's ticket; at the accepting end, also send this end's ticket and proof.
 
         Raises:
             TicketRefused, StreamRefused: the other end is no member of this version's swarm.

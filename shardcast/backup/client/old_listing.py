@@ -114,7 +114,11 @@ class OldListing:
         self._move_to(len(self._names))
 
     def _move_to(self, index: int) -> CachedPart | None:
-        """Pass the parts before an index, and return the part at the index."""
+        """Pass the parts before the one with the old name at ``index``, and return that part.
+
+        Returns:
+            The part; None after the last one.
+        """
         while index >= self._part_end:
             if self._part is not None and not self._reused:
                 self.unused.append(self._part)

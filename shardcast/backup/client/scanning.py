@@ -78,7 +78,10 @@ class Scan:
                 close(folder)
 
     def _enter(self, folder: int, name: bytes, path: bytes, device: int, depth: int) -> int | None:
-        """Return the descriptor of a subfolder; None for one whose content would not be saved."""
+        """Return the descriptor of a subfolder; None for one whose content a backup would not save.
+
+        That is one on another file system, or, reported as a problem, one too deep or without permission.
+        """
         try:
             if depth >= MAX_DEPTH:
                 raise OSError(0, f"folders are nested more than {MAX_DEPTH} deep")

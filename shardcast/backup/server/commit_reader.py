@@ -31,6 +31,7 @@ _SIZES = ("files", "bytes", "new_bytes")
 _MAX_SIZE = 1 << 62
 _TEXT_FIELDS = ("host", "path", "path64", "user")
 _ID = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
+_TOO_MANY = f"the snapshot needs more than {MAX_SNAPSHOT_IDS} chunks; back up its subfolders one by one"
 
 
 class BodyReader:
@@ -98,7 +99,7 @@ class BodyReader:
             left -= len(batch)
             yield batch
         if count is None:
-            raise BackupRefused(f"a snapshot needs at most {MAX_SNAPSHOT_IDS} chunks", status=413)
+            raise BackupRefused(_TOO_MANY, status=413)
 
 
 async def read_commit(store: BackupStore, run: ActiveRun, parts: AsyncIterator[bytes]) -> NewSnapshot:
@@ -119,7 +120,7 @@ async def read_commit(store: BackupStore, run: ActiveRun, parts: AsyncIterator[b
         needs = await store.database.read(read_needs, run.client, base)
         count = await body.read_count()
         if count > MAX_SNAPSHOT_IDS:
-            raise BackupRefused(f"a snapshot needs at most {MAX_SNAPSHOT_IDS} chunks", status=413)
+            raise BackupRefused(_TOO_MANY, status=413)
     added, missing = ChunkSet(), list[bytes]()
     async for batch in body.ids(count):
         if len(missing) >= MAX_IDS:
