@@ -11,8 +11,8 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.backup.client_options import SETTINGS, dir_option
+from shardcast.cli.backup.server_address import server_address
 from shardcast.cli.backup.server_options import PORT
-from shardcast.errors import UsageError
 
 
 @click.command(context_settings=SETTINGS)
@@ -86,26 +86,3 @@ def register(
                 "can learn whether another one has the file.",
                 err=True,
             )
-
-
-def server_address(text: str) -> str:
-    """Return the base URL of a backup server; without a port, ``PORT`` for http, and 443 for https.
-
-    Raises:
-        UsageError: the text is no address.
-    """
-    from urllib.parse import urlsplit
-
-    from shardcast.addresses import server_url
-
-    url = server_url(text)
-    scheme, separator, rest = text.strip().partition("://")
-    try:
-        named = urlsplit(f"//{rest if separator else scheme}").port
-    except ValueError:
-        raise UsageError(f"{text!r} is no address of a server") from None
-    if named is None and not (separator and scheme.lower() == "https"):
-        parts = urlsplit(url)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        return f"{parts.scheme}://{host}:{PORT}{parts.path}"
-    return url

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shardcast.cli.backup.server_address import server_address
+from shardcast.cli.backup.server_options import PORT
 from shardcast.cli.options import NamedPath, grouped, option
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import UsageError
@@ -120,11 +122,10 @@ class SnapshotSource:
         With --invitation, first register this machine.
         """
         from shardcast.access.tls import client_tls
-        from shardcast.addresses import server_url
         from shardcast.backup.client.remote import BackupServer
 
         assert self.url is not None
-        url, tls = server_url(self.url), client_tls(self.ca)
+        url, tls = server_address(self.url), client_tls(self.ca)
         folder = os.path.abspath(os.fsencode(self.folder)) if self.folder else None  # noqa: PTH100
         if not self.key_file:
             raise UsageError("--url needs --key-file FILE, with the client's key; --invitation makes one")
@@ -188,7 +189,8 @@ source_options = grouped(
     option(
         "--url",
         env="BACKUP_URL",
-        help="The backup server, HOST:PORT or a URL, on a machine without a registered folder.",
+        help="The backup server, on a machine without a registered folder: HOST, HOST:PORT or a URL; "
+        f"the port is {PORT} unless given, 443 for https.",
     ),
     option(
         "--key-file",
