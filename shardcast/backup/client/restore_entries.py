@@ -26,6 +26,7 @@ from shardcast.backup.client.restored_file import RestoredFile, has_attributes, 
 from shardcast.backup.client.snapshot_tree import SnapshotTree
 from shardcast.backup.entries import SavedEntry, SavedKind
 from shardcast.disk_errors import error_text
+from shardcast.errors import IntegrityError
 from shardcast.file_systems import NO_LINKS
 from shardcast.open_files import close
 
@@ -174,10 +175,16 @@ class EntryRestorer:
 
         Raises:
             OSError: the present file cannot be read.
+            ShardcastError: the server failed.
         """
         found = None if fresh else self._places.state(path)
         if found is not None:
-            if self._has_bytes(path, entry, found):
+            try:
+                equal = self._has_bytes(path, entry, found)
+            except IntegrityError as error:  # not in `guarded`: there the damage may be of another file
+                self._report.problem(path, str(error), "damaged")
+                return False
+            if equal:
                 if has_attributes(found, entry, self._settings.rights):
                     self._keep(path, entry.size)
                     if stat.S_IMODE(found.st_mode) != entry.mode:
@@ -202,6 +209,8 @@ class EntryRestorer:
 
         Raises:
             OSError: the file cannot be read.
+            IntegrityError: the entry's chunk lists are damaged or lost.
+            ShardcastError: the server does not answer.
         """
         if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
             return False

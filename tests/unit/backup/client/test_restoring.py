@@ -312,6 +312,34 @@ def test_damaged_listing_hurts_only_its_folder(tmp_path: Path) -> None:
     assert "can't be listed" in found.told["broken"]
 
 
+@pytest.mark.parametrize("names", [(b"a",), (b"a", b"c")], ids=["one name", "hard links"])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_damaged_chunk_list_hurts_only_its_file_where_the_disk_has_one_of_equal_size(
+    tmp_path: Path, names: tuple[bytes, ...], overwrite: bool, is_lost: bool
+) -> None:
+    tree, data = SavedTree(chunk_size=16, pack_size=1), os.urandom(1100 * 16)
+    hard = "1:2" if len(names) > 1 else None
+    large = [tree.file(name, data, mode=0o644, hard=hard) for name in names]
+    kept = saved(tree, *large, _file(tree, b"b"), _file(tree, b"d"))
+    chunk_list = large[0].chunk_lists[0]
+    place = tree.server.places[chunk_list]
+    if is_lost:
+        del tree.server.places[chunk_list]
+    else:
+        pack = tree.server.packs[place.pack]
+        tree.server.packs[place.pack] = _spoil_at(pack, place.offset + place.length - 1)
+    folder = tmp_path / "there"
+    folder.mkdir()
+    for name in names:
+        (folder / os.fsdecode(name)).write_bytes(data)
+    found = Restored(kept, folder, overwrite=overwrite)
+    assert found.counts == {"files": 2, "bytes": 2, "damaged": len(names)}
+    assert set(found.told) == set(map(os.fsdecode, names))
+    assert all((folder / os.fsdecode(name)).read_bytes() == data for name in names)
+    assert sorted(path.name for path in folder.iterdir()) == sorted({"b", "d"} | set(found.told))
+
+
 @pytest.mark.parametrize("name", [b"..", b".", b"a/b", b"/etc/passwd", b"a\0b"])
 def test_names_that_lead_outside_are_refused(tmp_path: Path, name: bytes) -> None:
     tree = SavedTree()
