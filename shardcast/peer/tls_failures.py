@@ -133,14 +133,23 @@ def _describe_certificate(host: str, code: int, shown: Certificate | None, now: 
     if code == _EXPIRED:
         if shown and shown.ends < now:
             return f"its certificate expired on {_day(shown.ends)}; renew it, or set this machine's clock"
-        return "a certificate in the chain of its CA has expired; renew that, or set this machine's clock"
+        return f"{_which(shown)} has expired; renew that, or set this machine's clock"
     if code == _NOT_YET:
-        since = f"before {_day(shown.begins)}" if shown and shown.begins > now else "yet"
-        return f"its certificate is not valid {since}; here it is {_day(now)}: set the clock that is wrong"
+        if shown and shown.begins > now:
+            what = f"its certificate is not valid before {_day(shown.begins)}"
+        else:
+            what = f"{_which(shown)} is not valid yet"
+        return f"{what}; here it is {_day(now)}: set the clock that is wrong"
     if code in _UNKNOWN_CA:
         what = "signed by itself" if code == 18 else "signed by a CA that is not trusted here"
         return f"its certificate is {what}; {_TRUST}"
     return f"its certificate is not accepted ({code}: {_VERIFY.get(code, 'see x509_vfy.h')})"
+
+
+def _which(shown: Certificate | None) -> str:
+    """Return which certificate has a wrong date, if not the server's by the dates in ``shown``."""
+    chain = "a certificate in the chain of its CA"
+    return chain if shown else f"its certificate or {chain}"
 
 
 _VERIFY = {
