@@ -87,7 +87,7 @@ class FileStates:
         self._values[index * _COLUMNS : (index + 1) * _COLUMNS] = found
 
     def encode(
-        self, manifest: str, only: Sequence[str] = (), exclude: Sequence[str] = ()
+        self, manifest: str, only: Sequence[str], exclude: Sequence[str]
     ) -> Iterator[bytes | memoryview]:
         """Yield the bytes of the file of states, part by part.
 

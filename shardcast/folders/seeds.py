@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from shardcast.filesystem import replace_by_parts
 from shardcast.folders.contents import folder_layout
 from shardcast.folders.entries import EntryKind, FolderEntry
 from shardcast.folders.file_states import FileStates
-from shardcast.folders.kept import kept_states, read_kept
+from shardcast.folders.kept import keep_states, kept_selection, kept_states, read_kept
 from shardcast.folders.layout import FolderLayout
 from shardcast.folders.table import FolderTable
 from shardcast.folders.tree import OpenTree
@@ -99,8 +98,8 @@ class SeedFolder:
             others = {index for index, link in hard_links if link in firsts}
             for index in sorted(self._linked | others):
                 self.states.renew(index, self._tree, table.path(index))
-            identity = sha256(self.manifest.raw).hexdigest()
-            replace_by_parts(kept_states(self.path), self.states.encode(identity))
+            selection = kept_selection(self.path, self.manifest, table)
+            keep_states(self.path, self.manifest, self.states, selection)
             self._linked.clear()
         self._tree.close()
 

@@ -39,11 +39,11 @@ def test_file_states_are_written_without_a_copy(tmp_path: Path, count: int) -> N
     states = FileStates(array("Q", [7, 8, 9, 10]) * count, bytearray(b"\1" * count))
     file = tmp_path / "states"
     with at_most(200_000), file.open("wb") as opened:
-        for part in states.encode("ab" * 32):
+        for part in states.encode("ab" * 32, (), ()):
             opened.write(part)
     loaded = FileStates.load(file, "ab" * 32, count)
     assert loaded is not None and len(loaded) == count
-    assert list(loaded.encode("ab" * 32)) == list(states.encode("ab" * 32))
+    assert list(loaded.encode("ab" * 32, (), ())) == list(states.encode("ab" * 32, (), ()))
 
 
 @pytest.mark.parametrize("count", [0, COUNT])

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from shardcast.errors import IntegrityError
+from shardcast.folders.contents import folder_layout
 from shardcast.folders.entries import EntryKind, FolderEntry
-from shardcast.folders.kept import is_unchanged, kept_states, remove_kept, unchanged_pieces
+from shardcast.folders.kept import is_unchanged, kept_selection, kept_states, remove_kept, unchanged_pieces
 from shardcast.folders.options import SHARDS, FolderOptions
 from shardcast.folders.output import FolderOutput
 from shardcast.folders.table import FolderTable
+from shardcast.folders.verification import Difference, FolderVerification
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import parse
 from shardcast.store.live_manifest import LiveManifest
@@ -66,6 +68,14 @@ async def receive(
         opened.close()
 
 
+def differences(folder: Path, manifest: Manifest) -> list[Difference]:
+    """Return the differences of a downloaded folder, or part of one, from its version."""
+    layout = folder_layout(manifest)
+    assert layout
+    selection = kept_selection(folder, manifest, layout.table)
+    return list(FolderVerification(folder, layout, manifest, selection).run())
+
+
 OLD = version(1, files(("a", 900), ("b", 70_000), ("big", LARGE), ("other", LARGE + 9)))
 
 
@@ -99,6 +109,23 @@ async def test_files_are_linked_where_asked_and_the_record_is_renewed(tmp_path: 
     assert await receive(tmp_path, touched, LINKS) == (0, False)
     assert not (tmp_path / "v2" / "big").samefile(tmp_path / "v3" / "big")
     assert int((tmp_path / "v3" / "big").stat().st_mtime) == TIME + 1
+
+
+@pytest.mark.parametrize(
+    "part", [FolderOptions(only=("b", "big")), FolderOptions(exclude=("a", "other"))], ids=["only", "exclude"]
+)
+async def test_part_stays_a_part_of_its_version_when_files_of_it_are_linked(
+    tmp_path: Path, part: FolderOptions
+) -> None:
+    await receive(tmp_path, OLD, part)
+    later = version(2, files(("b", 70_000), ("big", LARGE)))
+    states = kept_states(tmp_path / "v1").read_bytes()
+    assert await receive(tmp_path, later, LINKS) == (0, False)
+    assert (tmp_path / "v1" / "big").samefile(tmp_path / "v2" / "big")
+    assert kept_states(tmp_path / "v1").read_bytes() != states
+    assert not differences(tmp_path / "v1", OLD[0])
+    remove_kept(tmp_path / "v2")
+    assert not differences(tmp_path / "v1", OLD[0])
 
 
 async def test_removing_a_version_renews_the_records_of_those_linked_to_it(tmp_path: Path) -> None:
