@@ -128,7 +128,9 @@ class SnapshotSource:
         url, tls = server_address(self.url), client_tls(self.ca)
         folder = os.path.abspath(os.fsencode(self.folder)) if self.folder else None  # noqa: PTH100
         if not self.key_file:
-            raise UsageError("--url needs --key-file FILE, with the client's key; --invitation makes one")
+            raise UsageError(
+                "--url needs --key-file FILE: the client's key, or with --invitation a new file for the key"
+            )
         if self.invitation:
             self._register(BackupServer(url, tls=tls), folder or b"/")
         return BackupServer(url, self._read_key(), tls=tls), folder
