@@ -225,7 +225,8 @@ async def test_client_that_does_not_close_is_waited_for_within_a_bound(
 async def test_aborted_connection_is_no_orderly_end(connect: Connect) -> None:
     ends = await connect()
     ends.transport.abort()
-    with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+    # Python 3.11.2 has no class of its own for this error.
+    with pytest.raises((ssl.SSLError, ConnectionResetError), match=r"(?i)unexpected.eof|eof occurred|reset"):
         await ends.read(1)
 
 
