@@ -12,7 +12,6 @@ import pytest
 
 from shardcast.access import wrong_tokens
 from shardcast.backup import wire
-from shardcast.backup.client.remote import BackupServer
 from shardcast.backup.encoding import encode_chunk
 from shardcast.backup.packs import PackWriter
 from shardcast.backup.server.app import BackupServerNode
@@ -20,9 +19,8 @@ from shardcast.backup.server.checking import check_store
 from shardcast.backup.server.management import StoreManager
 from shardcast.backup.server.store_folder import StoreFolder
 from shardcast.errors import AccessDenied, BadAnswer
-from tests.support.backup_stores import call, pack_of, random_contents, registered, running_server
+from tests.support.backup_stores import HEAD, call, pack_of, random_contents, registered, running_server, save
 
-HEAD: dict[str, object] = {"host": "desk", "path": "/home/me", "tags": [], "base": None}
 Answer = tuple[int, bytes]
 
 
@@ -116,17 +114,6 @@ async def test_guesses_are_slowed_and_right_keys_are_not(
             for one in guesses:
                 one.cancel()
             await asyncio.gather(*guesses, return_exceptions=True)
-
-
-async def save(client: BackupServer, key: bytes, contents: list[bytes]) -> tuple[str, list[bytes]]:
-    """Make a snapshot, and return its id and the chunks' ids."""
-    run = await call(client.begin_run, "desk", b"/home/me")
-    pack, ids = pack_of(contents, key)
-    await call(run.put_pack, pack)
-    name = await call(run.commit, HEAD, b"record", ids)
-    await call(run.end)
-    assert isinstance(name, str)
-    return name, ids
 
 
 async def test_taken_over_client_changes_no_snapshot_of_an_append_only_server(folder: Path) -> None:

@@ -19,11 +19,10 @@ from shardcast.backup.snapshots import parse_snapshot
 from shardcast.errors import AccessDenied, BadAnswer, ServerLacks
 from tests.support import processes
 from tests.support.backup_clients import save_folder
-from tests.support.backup_stores import call, pack_of, random_contents, registered, running_server
+from tests.support.backup_stores import HEAD, call, pack_of, random_contents, registered, running_server, save
 from tests.support.restores import Restored
 from tests.support.saved_trees import SavedTree
 
-HEAD: dict[str, object] = {"host": "desk", "path": "/home/me", "tags": [], "base": None}
 SIZE = wire.MIN_SHARED + 1000
 
 
@@ -36,17 +35,6 @@ def folder(tmp_path: Path) -> Path:
 async def node(folder: Path) -> AsyncIterator[BackupServerNode]:
     async with running_server(folder, dedupe_clients=True) as running:
         yield running
-
-
-async def save(client: BackupServer, key: bytes, contents: list[bytes]) -> tuple[str, list[bytes]]:
-    """Send contents, make a snapshot that needs them, and return its id and the chunks' ids."""
-    run = await call(client.begin_run, "desk", b"/")
-    pack, ids = pack_of(contents, key)
-    await call(run.put_pack, pack)
-    name = await call(run.commit, HEAD, b"record", ids)
-    await call(run.end)
-    assert isinstance(name, str)
-    return name, ids
 
 
 def proofs_of(run: str, chunks: dict[bytes, bytes]) -> bytes:

@@ -27,6 +27,8 @@ from shardcast.backup.server.store_folder import StoreFolder
 
 T = TypeVar("T")
 KEY = b"k" * 32
+HEAD: dict[str, object] = {"host": "desk", "path": "/home/me", "tags": [], "base": None}
+"""Head of a snapshot without a base."""
 
 
 def pack_of(contents: Sequence[bytes], key: bytes = KEY) -> tuple[Pack, list[bytes]]:
@@ -136,3 +138,14 @@ async def call(work: Callable[..., T], *args: object) -> T:
     """Return the result of a blocking call, made in a thread that a server of this process can't need."""
     with ThreadPoolExecutor(1) as thread:
         return await asyncio.get_running_loop().run_in_executor(thread, work, *args)
+
+
+async def save(client: BackupServer, key: bytes, contents: list[bytes]) -> tuple[str, list[bytes]]:
+    """Send contents, make a snapshot that needs them, and return its id and the chunks' ids."""
+    run = await call(client.begin_run, "desk", b"/home/me")
+    pack, ids = pack_of(contents, key)
+    await call(run.put_pack, pack)
+    name = await call(run.commit, HEAD, b"record", ids)
+    await call(run.end)
+    assert isinstance(name, str)
+    return name, ids

@@ -9,7 +9,7 @@ from typing import Any
 
 from shardcast.backup.client.file_reader import Fields
 from shardcast.backup.client.folder_cache import FolderSums
-from shardcast.backup.client.remote import BackupRun
+from shardcast.backup.client.run import BackupRun
 from shardcast.backup.entries import encode_json, json_fields, parse_entry, text_or_base64
 from shardcast.backup.snapshots import TOP_NAME, Snapshot, snapshot_record
 

@@ -20,7 +20,8 @@ from shardcast.backup.client.folder_cache import FolderCache, FolderSums
 from shardcast.backup.client.id_changes import IdChanges
 from shardcast.backup.client.listing_builder import ListingBuilder
 from shardcast.backup.client.old_listing import CacheDamaged
-from shardcast.backup.client.remote import BackupRun, BackupServer
+from shardcast.backup.client.remote import BackupServer
+from shardcast.backup.client.run import BackupRun
 from shardcast.backup.client.tree_saver import SaveCounts, SavedTree, SaveRules, TreeSaver
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import AccessDenied, BadAnswer, LocalDiskError, ServerLacks

@@ -55,7 +55,9 @@ def test_other_lines_are_printable_messages(line: bytes, level: int) -> None:
 @given(st.dictionaries(st.sampled_from([*LINE, "traceback", "shard"]), st.none() | st.text() | st.integers()))
 def test_any_object_is_a_record(values: dict[str, Any]) -> None:
     for written in (values, {**LINE, **values}):
-        logging.Formatter("%(name)s %(asctime)s %(message)s").format(record_of(json.dumps(written).encode()))
+        record = record_of(json.dumps(written).encode())
+        shown = logging.Formatter("%(name)s %(asctime)s %(message)s").format(record)
+        assert shown.startswith(f"{record.name} ") and record.getMessage() in shown
 
 
 class Stuck(logging.Handler):
